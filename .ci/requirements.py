@@ -1,0 +1,9 @@
+"""Prints what `make` installs beside the package itself: its dependencies and those of its dev and train extras."""
+
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+extras = project["optional-dependencies"]
+wanted = project["dependencies"] + extras["train"] + extras["dev"]
+print(" ".join(requirement for requirement in wanted if not requirement.startswith("fastood[")))

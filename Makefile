@@ -1,0 +1,57 @@
+# `make demo` and `make test` do everything on a fresh machine that has Python >= 3.11, a C++20 compiler and make.
+#
+# PYTHON chooses the interpreter, VENV the folder of the environment, FASTOOD_CUDA=auto|0|1 whether CUDA kernels are built.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Holds the checksum of the pins that the environment was made from: it is made anew only when they change.
+STAMP := $(VENV)/.fastood-pins
+PINS := $(shell cat constraints.txt pyproject.toml | cksum | tr ' ' '-')
+
+.PHONY: help setup build demo test check ctest benchmark clean
+
+help:
+	@echo "make demo       set up, build, run background resampling on embedded real data (about 2 minutes), write a report"
+	@echo "make test       set up, build, run the tests"
+	@echo "make check      format, lint, types"
+	@echo "make ctest      host tests of the shared C++ maths, with the address and undefined-behaviour sanitizers"
+	@echo "make benchmark  throughput of every op beside its peers, as ratios"
+
+setup:
+	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(PINS)" ]; then \
+	  set -e; \
+	  echo "Setting up $(VENV) (a few minutes: PyTorch is large)"; \
+	  $(PYTHON) -c 'import sys; sys.exit(f"Python >= 3.11 is needed, {sys.executable} is {sys.version}" if sys.version_info < (3, 11) else 0)'; \
+	  $(PYTHON) -m venv --clear $(VENV); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(BIN)/python .ci/requirements.py); \
+	  echo "$(PINS)" > $(STAMP); \
+	fi
+
+# Always: the package is what changes. ninja rebuilds only what did.
+build: setup
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -c 'import fastood; i = fastood.build_info(); print("fastood", i["version"], "with" if i["cuda"] else "without", "CUDA kernels", i["cuda_architectures"])'
+
+demo: build
+	$(BIN)/python -m fastood.train --name demo-$$(date +%Y%m%d-%H%M%S)
+
+test: build
+	$(BIN)/python -m pytest
+
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+ctest: setup
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/host -G Ninja -DFASTOOD_CUDA=0 -DFASTOOD_SANITIZE=address,undefined -DPython_EXECUTABLE="$(abspath $(BIN))/python"
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/host --target host_tests
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/host --output-on-failure
+
+benchmark: build
+	$(BIN)/python -m pytest benchmarks
+
+clean:
+	rm -rf build dist $(VENV) fastood/_C*.so *.egg-info

@@ -1,0 +1,63 @@
+// Which instruction set the CPU kernels run with.
+//
+// CMakeLists.txt compiles every `cpu.cpp` once per capability with FASTOOD_CPU_CAPABILITY set to its name, which is also
+// the namespace of that copy; the op asks `cpu_capability()` once and calls the matching one. The environment variable
+// of the same name (default, avx2, avx512) lowers the choice, for tests and comparisons.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+namespace fastood {
+
+enum class CpuCapability { kDefault, kAvx2, kAvx512 };
+
+inline CpuCapability detect_cpu_capability() {
+  CpuCapability best = CpuCapability::kDefault;
+#if defined(FASTOOD_HAVE_X86_KERNELS)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    best = CpuCapability::kAvx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      best = CpuCapability::kAvx512;
+    }
+  }
+#endif
+  const char* wanted = std::getenv("FASTOOD_CPU_CAPABILITY");
+  if (wanted != nullptr && std::strcmp(wanted, "default") == 0) {
+    return CpuCapability::kDefault;
+  }
+  if (wanted != nullptr && std::strcmp(wanted, "avx2") == 0 && best == CpuCapability::kAvx512) {
+    return CpuCapability::kAvx2;
+  }
+  return best;
+}
+
+inline CpuCapability cpu_capability() {
+  static const CpuCapability capability = detect_cpu_capability();
+  return capability;
+}
+
+inline const char* cpu_capability_name() {
+  switch (cpu_capability()) {
+    case CpuCapability::kAvx512:
+      return "avx512";
+    case CpuCapability::kAvx2:
+      return "avx2";
+    default:
+      return "default";
+  }
+}
+
+}  // namespace fastood
+
+// Picks the copy of `fn` for this machine, e.g. FASTOOD_CPU_DISPATCH(uniformity_forward<float>)(...).
+#if defined(FASTOOD_HAVE_X86_KERNELS)
+#define FASTOOD_CPU_DISPATCH(fn)                                                            \
+  (::fastood::cpu_capability() == ::fastood::CpuCapability::kAvx512 ? ::fastood::avx512::fn \
+   : ::fastood::cpu_capability() == ::fastood::CpuCapability::kAvx2 ? ::fastood::avx2::fn   \
+                                                                    : ::fastood::baseline::fn)
+#else
+#define FASTOOD_CPU_DISPATCH(fn) ::fastood::baseline::fn
+#endif

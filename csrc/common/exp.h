@@ -1,0 +1,120 @@
+// Exponentials that vectorise on the CPU and keep their relative accuracy around zero.
+//
+// expm1(x) is assembled from one polynomial, without a branch:
+//     n = round(x / ln 2),   r = x - n ln 2  in [-ln 2 / 2, ln 2 / 2],
+//     expm1(x) = 2^n (r + r^2 g(r)) + (2^n - 1),   g(r) = sum_j r^j / (j + 2)!
+// For |x| < ln 2 / 2 it is n = 0 and r = x exactly, so that neither expm1(x) nor expm1(x) - x cancels.
+// std::exp does not vectorise inside a shared object without -ffast-math; this does.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "host_device.h"
+
+namespace fastood {
+
+template <typename To, typename From>
+FASTOOD_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <typename T>
+struct ExpTraits;
+
+template <>
+struct ExpTraits<float> {
+  using Bits = int32_t;
+  static constexpr int kMantissa = 23;
+  static constexpr float kLog2E = 1.44269504f;
+  // ln 2 in two parts: n * kLn2High is exact for |n| < 2^9, as its last 9 bits are zero.
+  static constexpr float kLn2High = 0.693359375f;
+  static constexpr float kLn2Low = -2.12194440e-4f;
+  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+  static constexpr float kRound = 12582912.0f;
+  // Beyond, 2^n would leave the normal numbers; exp(-87) = 1.6e-38 stands for 0.
+  static constexpr float kMin = -87.0f;
+  static constexpr float kMax = 88.0f;
+  // Taylor coefficients 1/(j + 2)!, enough for the last bit on |r| <= ln 2 / 2.
+  static constexpr int kTerms = 7;
+};
+
+template <>
+struct ExpTraits<double> {
+  using Bits = int64_t;
+  static constexpr int kMantissa = 52;
+  static constexpr double kLog2E = 1.4426950408889634;
+  static constexpr double kLn2High = 6.93147180369123816490e-01;
+  static constexpr double kLn2Low = 1.90821492927058770002e-10;
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kMin = -708.0;
+  static constexpr double kMax = 709.0;
+  static constexpr int kTerms = 13;
+};
+
+template <typename T>
+struct ExpParts {
+  T remainder;  // r
+  T tail;       // r^2 g(r), so that expm1(r) = r + tail
+  T scale;      // 2^n
+};
+
+// Infinities are clamped to the ends of the range; NaN passes through remainder and tail.
+template <typename T>
+FASTOOD_HD ExpParts<T> exp_parts(T x) {
+  using Traits = ExpTraits<T>;
+  using Bits = typename Traits::Bits;
+  constexpr double kInverseFactorial[15] = {1.0 / 2,
+                                            1.0 / 6,
+                                            1.0 / 24,
+                                            1.0 / 120,
+                                            1.0 / 720,
+                                            1.0 / 5040,
+                                            1.0 / 40320,
+                                            1.0 / 362880,
+                                            1.0 / 3628800,
+                                            1.0 / 39916800,
+                                            1.0 / 479001600.,
+                                            1.0 / 6227020800.,
+                                            1.0 / 87178291200.,
+                                            1.0 / 1307674368000.,
+                                            1.0 / 20922789888000.};
+  x = x < Traits::kMin ? Traits::kMin : x;
+  x = x > Traits::kMax ? Traits::kMax : x;
+  const T shifted = x * Traits::kLog2E + Traits::kRound;
+  const T n = shifted - Traits::kRound;
+  const T r = (x - n * Traits::kLn2High) - n * Traits::kLn2Low;
+  T g = static_cast<T>(kInverseFactorial[Traits::kTerms - 1]);
+  FASTOOD_UNROLL
+  for (int j = Traits::kTerms - 2; j >= 0; --j) {
+    g = g * r + static_cast<T>(kInverseFactorial[j]);
+  }
+  constexpr Bits kBias = sizeof(T) == 4 ? 127 : 1023;
+  const Bits exponent = bit_cast<Bits>(shifted) - bit_cast<Bits>(Traits::kRound) + kBias;
+  return {r, r * r * g, bit_cast<T>(static_cast<Bits>(exponent << Traits::kMantissa))};
+}
+
+template <typename T>
+FASTOOD_HD T exp_fast(T x) {
+  const ExpParts<T> e = exp_parts(x);
+  return e.scale + e.scale * (e.remainder + e.tail);
+}
+
+// exp(x) - y; expm1 at y = 1, where it does not cancel.
+template <typename T>
+FASTOOD_HD T exp_minus(T x, T y) {
+  const ExpParts<T> e = exp_parts(x);
+  return e.scale * (e.remainder + e.tail) + (e.scale - y);
+}
+
+// expm1(x) - x >= 0 with a small relative error also where it is about x^2 / 2; x <= ExpTraits<T>::kMax.
+template <typename T>
+FASTOOD_HD T expm1_minus_x(T x) {
+  const ExpParts<T> e = exp_parts(x);
+  return e.scale * e.tail + (e.scale * e.remainder - x) + (e.scale - T(1));
+}
+
+}  // namespace fastood

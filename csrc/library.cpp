@@ -1,0 +1,66 @@
+// Every op schema on one page, and the Python module `fastood._C`.
+//
+// The ops keep to the LibTorch stable ABI: one build runs under any torch from 2.11 on, with CUDA or without.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "outlier_loss/cpu.h"
+#include "outlier_loss/math.h"
+
+STABLE_TORCH_LIBRARY(fastood, m) {
+  // Li & Vasconcelos 2020, eq. 5 and 14: -> (loss, per_sample [N], row_stats [N, 3], divisor)
+  m.def("weighted_uniformity(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "_weighted_uniformity_backward(Tensor grad_loss, Tensor logits, Tensor? weight, Tensor row_stats, "
+      "Tensor divisor) -> Tensor");
+  // -> (loss, per_sample [N], grad_logits [N, K]) in one pass, for callers without autograd
+  m.def(
+      "weighted_uniformity_value_and_grad(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor)");
+}
+
+namespace {
+
+namespace py = pybind11;
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = FASTOOD_VERSION;
+  info["cuda"] = static_cast<bool>(FASTOOD_WITH_CUDA);
+  info["cuda_architectures"] = FASTOOD_CUDA_ARCHITECTURES;
+  info["cuda_compiler"] = FASTOOD_CUDA_COMPILER;
+  info["compiler"] = FASTOOD_CXX_COMPILER;
+  info["target_torch"] = FASTOOD_TARGET_TORCH;
+  info["cpu_capability"] = fastood::cpu_capability_name();
+  return info;
+}
+
+template <typename T>
+py::tuple uniformity_numpy(const py::array_t<T, py::array::c_style | py::array::forcecast>& logits) {
+  if (logits.ndim() != 2 || logits.shape(1) < 1) {
+    throw py::value_error("logits must be [N, K] with K >= 1, got " + std::to_string(logits.ndim()) + "-D");
+  }
+  const int64_t num_rows = logits.shape(0);
+  const int64_t num_classes = logits.shape(1);
+  py::array_t<T> per_sample(num_rows);
+  py::array_t<T> row_stats({num_rows, int64_t{fastood::kRowStats}});
+  py::array_t<T> gradient({num_rows, num_classes});
+  FASTOOD_CPU_DISPATCH(uniformity_forward<T>)
+  (logits.data(), num_classes, num_rows, num_classes, per_sample.mutable_data(), row_stats.mutable_data());
+  FASTOOD_CPU_DISPATCH(uniformity_backward<T>)
+  (logits.data(), num_classes, num_rows, num_classes, row_stats.data(), nullptr, 1.0, gradient.mutable_data());
+  return py::make_tuple(per_sample, gradient);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() =
+      "Compiled part of fastood. Importing it registers torch.ops.fastood; the rest is host maths on numpy arrays.";
+  m.def("build_info", &build_info, "What this build holds: version, cuda, architectures, compilers, target torch.");
+  m.def("uniformity", &uniformity_numpy<float>, py::arg("logits").noconvert(),
+        "Uniformity loss per row and its gradient f - 1/K, for a float32 or float64 array [N, K].");
+  m.def("uniformity", &uniformity_numpy<double>, py::arg("logits").noconvert());
+}

@@ -1,0 +1,278 @@
+// Uniformity loss on CUDA (math.h has the formula).
+//
+// Traffic of forward + backward: read, read, write of the logits, 3 N K sizeof(logit) bytes, which is the floor while
+// the gradient is not made in forward (it is not: the upstream gradient scales it before it is rounded to float16).
+// A row's second pass over its own logits finds them in the level-1 cache, up to about 50k float32 classes.
+// Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. Sums over rows go through one
+// block in a fixed order, so that results repeat bit for bit.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda.h"
+#include "math.h"
+
+namespace fastood {
+namespace {
+
+// A multiple of every group width; 256 threads keep 8 blocks on an SM at up to 32 registers a thread.
+constexpr int kThreads = 256;
+// The reduction over rows is latency-bound: as many threads as a block may have.
+constexpr int kReduceThreads = 1024;
+// Blocks beyond a few waves of the largest GPU only wait; rows are taken in a grid-stride loop.
+constexpr int64_t kMaxBlocks = 4096;
+
+template <typename Logit>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+
+template <typename T>
+__device__ __forceinline__ T load(const T* pointer) {
+  return *pointer;
+}
+__device__ __forceinline__ float load(const __half* pointer) {
+  return __half2float(*pointer);
+}
+__device__ __forceinline__ float load(const __nv_bfloat16* pointer) {
+  return __bfloat162float(*pointer);
+}
+
+template <typename T>
+__device__ __forceinline__ void store(T* pointer, T value) {
+  *pointer = value;
+}
+__device__ __forceinline__ void store(__half* pointer, float value) {
+  *pointer = __float2half_rn(value);
+}
+__device__ __forceinline__ void store(__nv_bfloat16* pointer, float value) {
+  *pointer = __float2bfloat16_rn(value);
+}
+
+struct Add {
+  template <typename T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+struct Max {
+  template <typename T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
+};
+
+// Threads that share a row. kWidth <= 32: neighbouring lanes, by shuffles. kWidth == kThreads: the block, through
+// shared memory. Every thread of the group gets the result; the order is fixed.
+template <int kWidth>
+struct Group {
+  static constexpr int kLanes = kWidth < 32 ? kWidth : 32;
+
+  template <typename T, typename Op>
+  static __device__ __forceinline__ T reduce(T value, Op op, T* shared) {
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      value = op(value, __shfl_xor_sync(0xffffffffu, value, offset));
+    }
+    if constexpr (kWidth > 32) {
+      constexpr int kWarps = kWidth / 32;
+      __syncthreads();  // shared may still be read from the reduction before
+      if (threadIdx.x % 32 == 0) {
+        shared[threadIdx.x / 32] = value;
+      }
+      __syncthreads();
+      value = shared[0];
+#pragma unroll
+      for (int warp = 1; warp < kWarps; ++warp) {
+        value = op(value, shared[warp]);
+      }
+    }
+    return value;
+  }
+};
+
+template <typename Logit, int kWidth, typename T = typename ComputeOf<Logit>::type>
+__global__ void __launch_bounds__(kThreads) forward_kernel(const Logit* __restrict__ logits,  // [N, K]
+                                                           int64_t row_stride, int64_t num_rows, int64_t num_classes,
+                                                           T* __restrict__ per_sample,   // [N]
+                                                           T* __restrict__ row_stats) {  // [N, kRowStats]
+  __shared__ T shared[kThreads / 32];
+  constexpr int kRowsPerBlock = kThreads / kWidth;
+  const int lane = threadIdx.x % kWidth;
+  const T K = static_cast<T>(num_classes);
+  // Whole blocks walk the rows together: the shuffles need every lane, so that rows past the end repeat the last one.
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock; first < num_rows;
+       first += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
+    const int64_t wanted = first + threadIdx.x / kWidth;
+    const int64_t i = wanted < num_rows ? wanted : num_rows - 1;
+    const Logit* row = logits + i * row_stride;
+
+    // 1) anchor: mean and maximum
+    T sum = 0;
+    T largest = -INFINITY;
+    for (int64_t k = lane; k < num_classes; k += kWidth) {
+      const T value = load(row + k);
+      sum += value;
+      largest = Max()(largest, value);
+    }
+    const T mean = Group<kWidth>::reduce(sum, Add(), shared) / K;
+    largest = Group<kWidth>::reduce(largest, Max(), shared);
+    const T anchor = row_anchor(mean, largest);
+    const bool shift = needs_shift(mean, largest);
+
+    // 2) sums of d and of expm1(d) - d, or of exp(d - max)
+    T sum_d = 0;
+    T sum_exp = 0;
+    for (int64_t k = lane; k < num_classes; k += kWidth) {
+      const T value = load(row + k);
+      sum_d += value - anchor;
+      sum_exp += shift ? exp_fast(value - largest) : expm1_minus_x(value - anchor);
+    }
+    sum_d = Group<kWidth>::reduce(sum_d, Add(), shared);
+    sum_exp = Group<kWidth>::reduce(sum_exp, Add(), shared);
+
+    // 3) one thread writes the row
+    if (lane == 0 && wanted < num_rows) {
+      const UniformityRow<T> result = shift ? uniformity_row_shifted(anchor, largest, sum_d, sum_exp, K)
+                                            : uniformity_row(anchor, largest, sum_d, sum_exp, K);
+      per_sample[i] = result.loss;
+      store_row_stats(result, row_stats + kRowStats * i);
+    }
+  }
+}
+
+// loss = sum_i w_i l_i / sum_i w_i in float64: one block, each thread a fixed set of rows, then a fixed tree.
+template <typename T>
+__global__ void __launch_bounds__(kReduceThreads) loss_kernel(const T* __restrict__ per_sample,  // [N]
+                                                              const T* __restrict__ weight,      // [N] or null
+                                                              int64_t num_rows, bool by_weight,
+                                                              T* __restrict__ loss,            // []
+                                                              double* __restrict__ divisor) {  // []
+  __shared__ double shared[kReduceThreads / 32];
+  double sum = 0;
+  double weights = 0;
+  for (int64_t i = threadIdx.x; i < num_rows; i += kReduceThreads) {
+    const double w = weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
+    weights += w;
+    sum += w == 0 ? 0 : w * per_sample[i];
+  }
+  sum = Group<kReduceThreads>::reduce(sum, Add(), shared);
+  weights = Group<kReduceThreads>::reduce(weights, Add(), shared);
+  if (threadIdx.x == 0) {
+    const double value = by_weight ? weights : static_cast<double>(num_rows);
+    *divisor = value;
+    *loss = static_cast<T>(value == 0 ? 0 : sum / value);
+  }
+}
+
+template <typename Logit, int kWidth, typename T = typename ComputeOf<Logit>::type>
+__global__ void __launch_bounds__(kThreads) backward_kernel(const Logit* __restrict__ logits,  // [N, K]
+                                                            int64_t row_stride, int64_t num_rows, int64_t num_classes,
+                                                            const T* __restrict__ row_stats,     // [N, kRowStats]
+                                                            const T* __restrict__ weight,        // [N] or null
+                                                            const T* __restrict__ grad_loss,     // []
+                                                            const double* __restrict__ divisor,  // []
+                                                            Logit* __restrict__ grad_logits) {   // [N, K] contiguous
+  constexpr int kRowsPerBlock = kThreads / kWidth;
+  const int lane = threadIdx.x % kWidth;
+  const double scale = *divisor == 0 ? 0 : static_cast<double>(*grad_loss) / *divisor;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWidth; i < num_rows;
+       i += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
+    const double w = weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
+    const T anchor = row_stats[kRowStats * i];
+    const T lambda = row_stats[kRowStats * i + 1];
+    const T uniform = row_stats[kRowStats * i + 2];
+    const T row_scale = static_cast<T>(scale * w / (static_cast<double>(num_classes) * uniform));
+    for (int64_t k = lane; k < num_classes; k += kWidth) {
+      const T logit = load(logits + i * row_stride + k);
+      const T gradient = uniformity_gradient(logit, anchor, lambda, uniform, row_scale);
+      store(grad_logits + i * num_classes + k, row_scale == T(0) ? T(0) : gradient);
+    }
+  }
+}
+
+template <int kWidth>
+int num_blocks(int64_t num_rows) {
+  constexpr int64_t kRowsPerBlock = kThreads / kWidth;
+  const int64_t blocks = (num_rows + kRowsPerBlock - 1) / kRowsPerBlock;
+  return static_cast<int>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
+}
+
+// Calls launch with the group width for K classes as an integral constant.
+template <typename Launch>
+void with_group_width(int64_t num_classes, const Launch& launch) {
+  if (num_classes <= 16) {
+    launch(std::integral_constant<int, 4>());
+  } else if (num_classes <= 128) {
+    launch(std::integral_constant<int, 16>());
+  } else if (num_classes <= 1024) {
+    launch(std::integral_constant<int, 32>());
+  } else {
+    launch(std::integral_constant<int, kThreads>());
+  }
+}
+
+template <typename Logit>
+cudaError_t forward(const UniformityParams& p, cudaStream_t stream) {
+  using T = typename ComputeOf<Logit>::type;
+  if (p.num_rows > 0) {
+    with_group_width(p.num_classes, [&](auto width) {
+      forward_kernel<Logit, width.value><<<num_blocks<width.value>(p.num_rows), kThreads, 0, stream>>>(
+          static_cast<const Logit*>(p.logits), p.row_stride, p.num_rows, p.num_classes, static_cast<T*>(p.per_sample),
+          static_cast<T*>(p.row_stats));
+    });
+  }
+  loss_kernel<T><<<1, kReduceThreads, 0, stream>>>(static_cast<const T*>(p.per_sample), static_cast<const T*>(p.weight),
+                                                   p.num_rows, p.by_weight, static_cast<T*>(p.loss), p.divisor);
+  return cudaGetLastError();
+}
+
+template <typename Logit>
+cudaError_t backward(const UniformityParams& p, cudaStream_t stream) {
+  using T = typename ComputeOf<Logit>::type;
+  if (p.num_rows > 0) {
+    with_group_width(p.num_classes, [&](auto width) {
+      backward_kernel<Logit, width.value><<<num_blocks<width.value>(p.num_rows), kThreads, 0, stream>>>(
+          static_cast<const Logit*>(p.logits), p.row_stride, p.num_rows, p.num_classes,
+          static_cast<const T*>(p.row_stats), static_cast<const T*>(p.weight), static_cast<const T*>(p.grad_loss),
+          p.divisor, static_cast<Logit*>(p.grad_logits));
+    });
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t launch_uniformity_forward(const UniformityParams& params, cudaStream_t stream) {
+  switch (params.type) {
+    case LogitType::kFloat64:
+      return forward<double>(params, stream);
+    case LogitType::kFloat32:
+      return forward<float>(params, stream);
+    case LogitType::kBFloat16:
+      return forward<__nv_bfloat16>(params, stream);
+    case LogitType::kFloat16:
+      return forward<__half>(params, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t launch_uniformity_backward(const UniformityParams& params, cudaStream_t stream) {
+  switch (params.type) {
+    case LogitType::kFloat64:
+      return backward<double>(params, stream);
+    case LogitType::kFloat32:
+      return backward<float>(params, stream);
+    case LogitType::kBFloat16:
+      return backward<__nv_bfloat16>(params, stream);
+    case LogitType::kFloat16:
+      return backward<__half>(params, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace fastood

@@ -1,0 +1,75 @@
+// What cpu and cuda share of the uniformity op: the arguments, checked once, and the outputs, allocated once.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <tuple>
+
+#include "../common/checks.h"
+#include "math.h"
+
+namespace fastood {
+
+inline ScalarType compute_dtype(ScalarType logits) {
+  return logits == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Logits as the kernels want them: [N, K] with adjacent columns; rows may be any distance apart.
+struct UniformityInput {
+  Tensor logits;
+  int64_t num_rows;
+  int64_t num_classes;
+  int64_t row_stride;
+  const void* weight;  // [N] in the compute dtype, or null for all ones
+
+  UniformityInput(const Tensor& logits_, const std::optional<Tensor>& weight_)
+      : logits(logits_), num_rows(0), num_classes(0), row_stride(0), weight(nullptr) {
+    check_dim(logits, "logits", 2);
+    num_rows = logits.size(0);
+    num_classes = logits.size(1);
+    STD_TORCH_CHECK(num_classes >= 1, "logits must have at least one class, got shape [", num_rows, ", 0]");
+    if (num_classes > 1 && logits.stride(1) != 1) {
+      logits = torch::stable::contiguous(logits);
+    }
+    row_stride = logits.stride(0);
+    if (weight_.has_value()) {
+      check_dim(*weight_, "weight", 1);
+      check_size(*weight_, "weight", num_rows);
+      check_dtype(*weight_, "weight", compute_dtype(logits.scalar_type()));
+      check_same_device(*weight_, "weight", logits);
+      STD_TORCH_CHECK(weight_->is_contiguous(), "weight must be contiguous");
+      weight = weight_->const_data_ptr();
+    }
+  }
+};
+
+// loss [], per_sample [N], row_stats [N, kRowStats] in the compute dtype; divisor [] in float64: what the loss was divided by.
+using UniformityForward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+inline UniformityForward empty_uniformity_forward(const UniformityInput& in) {
+  const ScalarType dtype = compute_dtype(in.logits.scalar_type());
+  return {torch::stable::new_empty(in.logits, {}, dtype), torch::stable::new_empty(in.logits, {in.num_rows}, dtype),
+          torch::stable::new_empty(in.logits, {in.num_rows, kRowStats}, dtype),
+          torch::stable::new_empty(in.logits, {}, ScalarType::Double)};
+}
+
+inline void check_backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& row_stats,
+                           const Tensor& divisor) {
+  const ScalarType dtype = compute_dtype(in.logits.scalar_type());
+  STD_TORCH_CHECK(grad_loss.numel() == 1, "grad_loss must have one element, got ", grad_loss.numel());
+  check_dtype(grad_loss, "grad_loss", dtype);
+  check_dim(row_stats, "row_stats", 2);
+  check_size(row_stats, "row_stats", in.num_rows);
+  check_dtype(row_stats, "row_stats", dtype);
+  STD_TORCH_CHECK(row_stats.size(1) == kRowStats && row_stats.is_contiguous(), "row_stats must be contiguous [N, ",
+                  kRowStats, "]");
+  STD_TORCH_CHECK(divisor.numel() == 1, "divisor must have one element, got ", divisor.numel());
+  check_dtype(divisor, "divisor", ScalarType::Double);
+  check_same_device(grad_loss, "grad_loss", in.logits);
+  check_same_device(row_stats, "row_stats", in.logits);
+  check_same_device(divisor, "divisor", in.logits);
+}
+
+}  // namespace fastood

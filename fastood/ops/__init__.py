@@ -1,0 +1,8 @@
+"""Accelerated ops: typed functions over `torch.ops.fastood`, one file each.
+
+`reference` holds the same formulas in plain float64 PyTorch, for tests and for reading.
+"""
+
+from fastood.ops.weighted_uniformity import weighted_uniformity, weighted_uniformity_value_and_grad
+
+__all__ = ["weighted_uniformity", "weighted_uniformity_value_and_grad"]

@@ -1,0 +1,155 @@
+"""What every op owes to PyTorch: schema, fake kernel, compile, export. Every registered op is checked, none forgotten."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from op_samples import uniformity_args
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fastood import _C
+from fastood.losses import OutlierExposureLoss
+from fastood.ops import weighted_uniformity
+
+
+def registered_ops() -> set[str]:
+    prefix = "fastood::"
+    names = torch._C._dispatch_get_all_op_names()
+    return {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+
+
+def test_every_op_has_samples() -> None:
+    assert {name for name, _, _ in uniformity_args("cpu")} == registered_ops()
+
+
+def test_opcheck(device: str) -> None:
+    for _, op, args in uniformity_args(device):
+        torch.library.opcheck(op, args)
+
+
+def test_fake_cuda_tensors_need_no_gpu() -> None:
+    with FakeTensorMode():
+        logits = torch.empty(8, 10, device="cuda", dtype=torch.bfloat16)
+        weight = torch.empty(8, device="cuda")
+        loss, per_sample, row_stats, divisor = torch.ops.fastood.weighted_uniformity(logits, weight, True)
+        gradient = torch.ops.fastood._weighted_uniformity_backward(loss, logits, weight, row_stats, divisor)
+    assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
+    assert (per_sample.shape, row_stats.shape, divisor.dtype) == ((8,), (8, 3), torch.float64)
+    assert (gradient.dtype, gradient.shape) == (torch.bfloat16, (8, 10))
+
+
+class Head(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 10)
+        self.criterion = OutlierExposureLoss(weight=0.5, reduction="mean")
+
+    def forward(self, x: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.linear(x)
+        return self.criterion(logits, targets, weight), weighted_uniformity(logits, weight)[0]
+
+
+def head_inputs(device: str) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 6, generator=generator).to(device)
+    targets = torch.tensor([0, 9, 3, -1, -1, -1, 2, -1, 5, -1, -1, 4], device=device)
+    return x, targets, torch.rand(12, generator=generator).to(device)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_fullgraph(backend: str, device: str) -> None:
+    torch.manual_seed(0)
+    head = Head().to(device)
+    inputs = head_inputs(device)
+    want = head(*inputs)
+    sum(want).backward()
+    gradient = head.linear.weight.grad.clone()
+    head.zero_grad()
+    got = torch.compile(head, fullgraph=True, backend=backend)(*inputs)
+    sum(got).backward()
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(head.linear.weight.grad, gradient)
+
+
+def test_export(device: str) -> None:
+    head = Head().to(device).eval()
+    inputs = head_inputs(device)
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    exported = torch.export.export(head, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
+    torch.testing.assert_close(exported.module()(*inputs), head(*inputs))
+    half = tuple(tensor[:6] for tensor in inputs)
+    torch.testing.assert_close(exported.module()(*half), head(*half))
+
+
+def test_autocast_keeps_the_loss_in_float32(device: str) -> None:
+    head = Head().to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        loss, uniformity = head(*head_inputs(device))
+    assert loss.dtype == uniformity.dtype == torch.float32
+    (loss + uniformity).backward()
+    assert torch.isfinite(head.linear.weight.grad).all()
+
+
+@pytest.mark.needs_cuda
+def test_cuda_equals_cpu() -> None:
+    for _, op, args in uniformity_args("cuda"):
+        got = op(*args)
+        want = op(*(a.cpu() if isinstance(a, Tensor) else a for a in args))
+        for g, w in zip(*((r,) if isinstance(r, Tensor) else r for r in (got, want)), strict=True):
+            torch.testing.assert_close(g.cpu(), w, rtol=1e-2 if g.dtype.itemsize == 2 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.needs_cuda
+def test_cuda_uses_the_current_stream_and_repeats_bit_for_bit() -> None:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        # Work in front of the op: on another stream it would read logits that are not there yet.
+        logits = torch.randn(4096, 1000, device="cuda")
+        for _ in range(50):
+            logits = logits.add(1)
+        first = weighted_uniformity(logits)[0]
+        second = weighted_uniformity(logits)[0]
+    stream.synchronize()
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first.cpu(), weighted_uniformity(logits.cpu())[0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.needs_cuda
+def test_cuda_graph_replay() -> None:
+    logits = torch.randn(256, 100, device="cuda")
+    weighted_uniformity(logits)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, _ = weighted_uniformity(logits)
+    logits.copy_(torch.randn(256, 100) * 3)
+    graph.replay()
+    torch.testing.assert_close(loss, weighted_uniformity(logits)[0])
+
+
+def test_extension_is_free_of_unstable_torch_symbols() -> None:
+    symbols = subprocess.run(["nm", "-D", _C.__file__], capture_output=True, text=True, check=True).stdout
+    unstable = [line for line in symbols.splitlines() if any(p in line for p in ("_ZN2at", "_ZN3c10", "_ZN5torch"))]
+    assert not [line for line in unstable if " U " in line], "the build would run under one torch version only"
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_lower_instruction_sets_agree(capability: str) -> None:
+    """The copies of the CPU kernels for older machines, in a process of their own: the choice is made once."""
+    script = (
+        "import torch, fastood; from fastood.ops import weighted_uniformity_value_and_grad as f, reference as r\n"
+        f"assert fastood.build_info()['cpu_capability'] in ('default', '{capability}')\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "for shape in [(33, 10), (5, 1000)]:\n"
+        "    x = torch.randn(shape, generator=g); loss, rows, grad = f(x)\n"
+        "    torch.testing.assert_close(rows.double(), r.weighted_uniformity(x)[1], rtol=1e-5, atol=1e-7)\n"
+        "    want = (torch.softmax(x.double(), 1) - 1 / shape[1]) / shape[0]\n"
+        "    torch.testing.assert_close(grad.double(), want, rtol=1e-5, atol=1e-8)\n"
+    )
+    environment = {**os.environ, "FASTOOD_CPU_CAPABILITY": capability}
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
