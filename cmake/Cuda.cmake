@@ -24,8 +24,11 @@ if(NOT FASTOOD_CUDA STREQUAL "0")
     get_filename_component(_fastood_nvcc_real "${_fastood_nvcc_on_path}" REALPATH)
     get_filename_component(_fastood_path_root "${_fastood_nvcc_real}/../.." ABSOLUTE)
   endif()
-  foreach(_root "$ENV{CUDA_HOME}" "$ENV{CUDA_PATH}" "${Python_SITELIB}/nvidia/cu13" /usr/local/cuda
-                "${_fastood_path_root}")
+  if(NOT DEFINED FASTOOD_CUDA_SEARCH)
+    set(FASTOOD_CUDA_SEARCH "$ENV{CUDA_HOME}" "$ENV{CUDA_PATH}" "${Python_SITELIB}/nvidia/cu13" /usr/local/cuda
+                            "${_fastood_path_root}")
+  endif()
+  foreach(_root ${FASTOOD_CUDA_SEARCH})
     if(NOT _root)
       continue()
     endif()

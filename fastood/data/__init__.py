@@ -1,0 +1,17 @@
+"""Images: the embedded default task, other sources by option, and training batches."""
+
+from fastood.data.batches import Augment, epoch_batches
+from fastood.data.config import DataConfig
+from fastood.data.embedded import EmbeddedConfig
+from fastood.data.image_set import DetectionTask, ImageSet
+from fastood.data.loading import load_task
+
+__all__ = [
+    "Augment",
+    "DataConfig",
+    "DetectionTask",
+    "EmbeddedConfig",
+    "ImageSet",
+    "epoch_batches",
+    "load_task",
+]

@@ -1,0 +1,129 @@
+"""From stored images to training batches: order, augmentation, normalisation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MEAN, STD = 0.5, 0.25
+"""Normalisation of every data set (Li & Vasconcelos 2020, supplementary C): a test image's origin is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random crop after zero padding, random horizontal flip, normalisation (Li & Vasconcelos 2020, suppl. C).
+
+    A whole batch is augmented at once. The draws depend on the number of images alone, never on their content.
+
+    Example:
+        >>> augment = Augment(flip=True)
+        >>> images = torch.full((2, 1, 16, 16), 255, dtype=torch.uint8)
+        >>> batch = augment(images, generator=torch.Generator().manual_seed(0))
+        >>> batch.shape, batch.dtype, batch.max().item()
+        (torch.Size([2, 1, 16, 16]), torch.float32, 2.0)
+    """
+
+    padding: int | None = None
+    """Zero pixels on each side before the crop; by default an eighth of the image height (4 for 32×32)."""
+    flip: bool = False
+    """Mirror each image with probability ½. Not for digits or letters."""
+
+    def __post_init__(self) -> None:
+        if self.padding is not None and self.padding < 0:
+            raise ValueError(f"padding must be 0 or larger, got {self.padding}")
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Augment and normalise a batch for training.
+
+        Args:
+            images: uint8 [N, C, H, W].
+            generator: Source of all randomness, on any device.
+
+        Returns:
+            float32 [N, C, H, W] on the device of `images`.
+
+        Raises:
+            TypeError: `images` is not uint8.
+            ValueError: `images` is not of four dimensions.
+        """
+        _check_images(images)
+        n, channels, height, width = images.shape
+        padding = height // 8 if self.padding is None else self.padding
+        shift = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=generator.device)
+        rows = shift[0] + torch.arange(height, device=generator.device)
+        columns = torch.arange(width, device=generator.device).expand(n, width)
+        if self.flip:
+            mirrored = torch.rand(n, 1, generator=generator, device=generator.device) < 0.5
+            columns = torch.where(mirrored, width - 1 - columns, columns)
+        columns = shift[1] + columns
+        rows, columns = rows.to(images.device), columns.to(images.device)
+        padded = torch.nn.functional.pad(images, (padding,) * 4)
+        image = torch.arange(n, device=images.device)[:, None, None, None]
+        channel = torch.arange(channels, device=images.device)[:, None, None]
+        return self.normalize(padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]])
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalise a batch, (x/255 - 0.5)/0.25, without randomness: what the network sees at test time.
+
+        Args:
+            images: uint8 [N, C, H, W].
+
+        Returns:
+            float32 [N, C, H, W] in -2…2.
+
+        Raises:
+            TypeError: `images` is not uint8.
+            ValueError: `images` is not of four dimensions.
+
+        Example:
+            >>> Augment().normalize(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
+            [[[[-2.0, 2.0]]]]
+        """
+        _check_images(images)
+        return (images.float() / 255 - MEAN) / STD
+
+
+def epoch_batches(
+    num_examples: int, batch_size: int, *, generator: torch.Generator, drop_last: bool
+) -> Iterator[Tensor]:
+    """Go once through a data set in random order, without replacement.
+
+    The order is drawn when the function is called, not when the first batch is taken.
+
+    Args:
+        num_examples: Size of the data set, 1 or more.
+        batch_size: Size of a batch, 1 or more.
+        generator: Source of the order.
+        drop_last: Leave out the last batch if it is smaller than the others.
+
+    Returns:
+        Iterator over int64 [batch_size] indices into the data set.
+
+    Raises:
+        ValueError: A size is below 1, or `drop_last` would leave no batch.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> batches = list(epoch_batches(5, 2, generator=generator, drop_last=False))
+        >>> [len(batch) for batch in batches], sorted(torch.cat(batches).tolist())
+        ([2, 2, 1], [0, 1, 2, 3, 4])
+    """
+    if num_examples < 1:
+        raise ValueError(f"num_examples must be 1 or larger, got {num_examples}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or larger, got {batch_size}")
+    if drop_last and batch_size > num_examples:
+        raise ValueError(
+            f"batch_size must be at most num_examples with drop_last, got {batch_size} for {num_examples} examples"
+        )
+    order = torch.randperm(num_examples, generator=generator, device=generator.device)
+    stop = num_examples - num_examples % batch_size if drop_last else num_examples
+    return iter(torch.split(order[:stop], batch_size))
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape [N, C, H, W], got {list(images.shape)}")

@@ -1,0 +1,146 @@
+"""What a run trains and is judged on, as options."""
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from fastood.data.embedded import EMBEDDED_OOD, EmbeddedConfig
+from fastood.data.noise import NOISES
+from fastood.data.specs import SourceSpec, parse_named_spec, parse_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images come from, and how they are brought to one size.
+
+    A source is one of: embedded (digits, letters, photographs; no download), folder:PATH (a tree PATH/CLASS/IMAGE),
+    torchvision:NAME (under --data.root), npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]),
+    and for background and OOD sets also gaussian or uniform (noise).
+
+    Raises:
+        ValueError: A source is unknown or used twice, or a value is out of range.
+
+    Example:
+        >>> DataConfig(in_dist="torchvision:CIFAR10", background="folder:pictures", ood=("noise=gaussian",)).size
+        32
+    """
+
+    in_dist: str = "embedded"
+    """In-distribution training images, with labels. torchvision: the training part."""
+    in_dist_test: str | None = None
+    """In-distribution test images. Default: torchvision's test part; else test_fraction of every class is held out."""
+    background: str = "embedded"
+    """Background pool. torchvision: the training part."""
+    ood: tuple[str, ...] = ("embedded",)
+    """OOD test sets: any number of NAME=SOURCE, or embedded for the six that belong to the embedded digits.
+    torchvision: the test part."""
+    test_fraction: float = 1 / 3
+    """Share of every class held out for testing where in_dist brings no test set."""
+    image_size: int | None = None
+    """Rows and columns; the shorter edge is resized to this, then the centre is cropped. Default: 16 for the
+    embedded digits, else 32."""
+    channels: Literal[1, 3] | None = None
+    """1 (grey) or 3 (RGB). Default: that of in_dist, a folder counting as RGB."""
+    root: Path = Path("data")
+    """Folder of the torchvision datasets."""
+    download: bool = False
+    """Let torchvision fetch datasets that are missing under root."""
+    noise_size: int = 10_000
+    """Images in a gaussian or uniform set; the paper's code draws 10,000."""
+    embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
+    """The embedded digits, letters and photographs."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("image_size", 8), ("noise_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"data.{name} must be {low} or larger, got {value}")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"data.channels must be 1 or 3, got {self.channels}")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"data.test_fraction must be in (0, 1), got {self.test_fraction}")
+        self._check_in_distribution()
+        self._check_embedded_and_names()
+        self._check_overlap()
+
+    @property
+    def size(self) -> int:
+        """Rows and columns of every image."""
+        if self.image_size is not None:
+            return self.image_size
+        return 16 if self.in_dist_spec.kind == "embedded" else 32
+
+    @property
+    def in_dist_spec(self) -> SourceSpec:
+        """`in_dist`, parsed."""
+        return parse_spec(self.in_dist, field="in_dist")
+
+    @property
+    def in_dist_test_spec(self) -> SourceSpec | None:
+        """`in_dist_test`, parsed."""
+        return None if self.in_dist_test is None else parse_spec(self.in_dist_test, field="in_dist_test")
+
+    @property
+    def background_spec(self) -> SourceSpec:
+        """`background`, parsed."""
+        return parse_spec(self.background, field="background")
+
+    @property
+    def ood_specs(self) -> tuple[tuple[str, SourceSpec], ...]:
+        """`ood`, parsed: names (empty for embedded) and sources."""
+        return tuple(parse_named_spec(text, field="ood") for text in self.ood)
+
+    def _check_in_distribution(self) -> None:
+        test = self.in_dist_test_spec
+        for name, spec in (("in_dist", self.in_dist_spec), ("in_dist_test", test)):
+            if spec is None:
+                continue
+            if spec.kind in NOISES:
+                raise ValueError(f"data.{name} must have labels, got {spec.kind!r}, which is noise")
+            if spec.kind == "npy" and len(spec.paths) != 2:
+                raise ValueError(f"data.{name} must have labels: npy:IMAGES.npy,LABELS.npy, got npy:{spec.argument}")
+        if test is not None and test.kind != "torchvision" and test.overlaps(self.in_dist_spec):
+            raise ValueError(f"data.in_dist_test must not repeat data.in_dist, got {self.in_dist_test!r}")
+
+    def _check_embedded_and_names(self) -> None:
+        if not self.ood:
+            raise ValueError("data.ood must name at least one set, got none")
+        names = [name for name, _ in self.ood_specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"data.ood must have different names, got {names}")
+        embedded = [name for name in EMBEDDED_OOD if "" in names and name in names]
+        if embedded:
+            raise ValueError(f"data.ood: {embedded[0]!r} is the name of an embedded set already")
+        if self.in_dist_spec.kind == "embedded":
+            named = [
+                text
+                for text, (name, spec) in zip(self.ood, self.ood_specs, strict=True)
+                if name and spec.kind == "embedded"
+            ]
+            if named:
+                raise ValueError(f"data.ood: {named[0]!r} must read embedded, without a name")
+            if self.in_dist_test not in (None, "embedded"):
+                raise ValueError(
+                    f"data.in_dist_test must be left out with data.in_dist='embedded', got {self.in_dist_test!r}"
+                )
+            return
+        for name, spec in (
+            ("in_dist_test", self.in_dist_test_spec),
+            ("background", self.background_spec),
+            *(("ood", spec) for _, spec in self.ood_specs),
+        ):
+            if spec is not None and spec.kind == "embedded":
+                raise ValueError(
+                    f"data.{name}: 'embedded' belongs to data.in_dist='embedded', whose digits it is made to match; "
+                    f"with data.in_dist={self.in_dist!r} name a source of your own"
+                )
+
+    def _check_overlap(self) -> None:
+        parts = [("data.in_dist", self.in_dist_spec), ("data.background", self.background_spec)]
+        parts += [(f"data.ood {name!r}", spec) for name, spec in self.ood_specs]
+        if self.in_dist_test_spec is not None:
+            parts += [("data.in_dist_test", self.in_dist_test_spec)]
+        for (first, spec), (second, other) in combinations(parts, 2):
+            if (first, second) != ("data.in_dist", "data.in_dist_test") and spec.overlaps(other):
+                raise ValueError(f"{first} and {second} must not share images, both are {spec.kind}:{spec.argument}")

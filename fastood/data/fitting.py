@@ -1,0 +1,41 @@
+"""Bringing images of any size and colour to one size and channel count, all in the same way."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+
+def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
+    """Resize the shorter edge, crop the centre, and convert between grey and RGB.
+
+    As in Li & Vasconcelos 2020, supplementary C, with antialiased bilinear interpolation. Everything is computed in
+    floating point and rounded once.
+
+    Args:
+        images: uint8 [N, 1 or 3, H, W].
+        size: Rows and columns of the result.
+        channels: 1 (ITU-R BT.601 luma) or 3 (grey repeated).
+
+    Returns:
+        uint8 [N, channels, size, size].
+
+    Raises:
+        ValueError: `channels` or those of `images` are neither 1 nor 3.
+
+    Example:
+        >>> fit_images(torch.zeros(2, 3, 40, 60, dtype=torch.uint8), size=32, channels=1).shape
+        torch.Size([2, 1, 32, 32])
+    """
+    for field, count in (("channels", channels), ("channels of images", images.shape[1])):
+        if count not in (1, 3):
+            raise ValueError(f"{field} must be 1 or 3, got {count}")
+    fitted = images
+    if images.shape[1] == 3 and channels == 1:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        fitted = (images.float() * luma).sum(1, keepdim=True)
+    if images.shape[-2:] != (size, size):
+        fitted = transforms.resize(fitted.float(), [size], antialias=True)
+        fitted = transforms.center_crop(fitted, [size, size])
+    if fitted.is_floating_point():
+        fitted = fitted.round().clamp(0, 255).to(torch.uint8)
+    return fitted.expand(-1, channels, -1, -1).contiguous()

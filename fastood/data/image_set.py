@@ -1,0 +1,143 @@
+"""What methods train and are judged on: labelled sets of images that remember where each came from."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images of one size in memory, each with a label and a source.
+
+    Raises:
+        TypeError: A tensor has the wrong dtype.
+        ValueError: A tensor has the wrong shape, or a label or source is out of range.
+
+    Example:
+        >>> letters = ImageSet(
+        ...     name="letters",
+        ...     images=torch.zeros(3, 1, 16, 16, dtype=torch.uint8),
+        ...     labels=torch.full((3,), -1),
+        ...     source=torch.tensor([0, 0, 1]),
+        ...     source_names=("DejaVu Sans", "STIX"),
+        ... )
+        >>> len(letters), len(letters.subset(torch.tensor([2])))
+        (3, 1)
+    """
+
+    name: str
+    """What tables call the set."""
+    images: Tensor
+    """uint8 [N, C, H, W]."""
+    labels: Tensor
+    """int64 [N]: 0…K-1 in-distribution, -1 background or out-of-distribution."""
+    source: Tensor
+    """int64 [N], index into `source_names`."""
+    source_names: tuple[str, ...]
+    """Where images come from, e.g. "letters: DejaVu Sans"."""
+    class_names: tuple[str, ...] = ()
+    """The K classes of an in-distribution set; empty for background and OOD."""
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8:
+            raise TypeError(f"{self.name}: images must be uint8, got {self.images.dtype}")
+        if self.images.ndim != 4:
+            raise ValueError(f"{self.name}: images must have shape [N, C, H, W], got {list(self.images.shape)}")
+        for field, index in (("labels", self.labels), ("source", self.source)):
+            if index.dtype != torch.int64:
+                raise TypeError(f"{self.name}: {field} must be int64, got {index.dtype}")
+            if index.shape != self.images.shape[:1]:
+                raise ValueError(f"{self.name}: {field} must have shape [{len(self)}], got {list(index.shape)}")
+        if not self.source_names:
+            raise ValueError(f"{self.name}: source_names must not be empty")
+        _check_range(self.name, "source", self.source, 0, len(self.source_names))
+        if self.class_names:
+            _check_range(self.name, "labels", self.labels, 0, len(self.class_names))
+        else:
+            _check_range(self.name, "labels without class_names", self.labels, -1, 0)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def subset(self, index: Tensor, *, name: str | None = None) -> "ImageSet":
+        """Select images by index.
+
+        Args:
+            index: int64 [M], each 0…N-1, in any order.
+            name: What to call the subset; by default the same.
+
+        Returns:
+            A set of M images with the same sources and classes.
+
+        Raises:
+            TypeError: `index` is not int64.
+            ValueError: `index` is not of one dimension, or out of range.
+        """
+        if index.dtype != torch.int64:
+            raise TypeError(f"index must be int64, got {index.dtype}")
+        if index.ndim != 1:
+            raise ValueError(f"index must have shape [M], got {list(index.shape)}")
+        _check_range(self.name, "index", index, 0, len(self))
+        return replace(
+            self,
+            name=self.name if name is None else name,
+            images=self.images[index],
+            labels=self.labels[index],
+            source=self.source[index],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetectionTask:
+    """An in-distribution classification task, a background pool, and OOD sets to be told apart from it.
+
+    Raises:
+        ValueError: A set is empty, labelled wrongly for its part, or of another image size than the others.
+    """
+
+    id_train: ImageSet
+    """In-distribution training images."""
+    id_test: ImageSet
+    """In-distribution test images of the same classes."""
+    background: ImageSet
+    """Pool of background images to train with."""
+    ood: dict[str, ImageSet]
+    """OOD test sets by name, in the order of the table; disjoint from the background."""
+
+    def __post_init__(self) -> None:
+        if not self.ood:
+            raise ValueError("ood must hold at least one set, got none")
+        parts = {"id_train": self.id_train, "id_test": self.id_test, "background": self.background}
+        parts |= {f"ood[{name!r}]": images for name, images in self.ood.items()}
+        shape = self.id_train.images.shape[1:]
+        for part, images in parts.items():
+            if len(images) == 0:
+                raise ValueError(f"{part} must hold at least one image, got none ({images.name})")
+            if images.images.shape[1:] != shape:
+                raise ValueError(
+                    f"{part} must have images of {list(shape)} as id_train has, got {list(images.images.shape[1:])}"
+                )
+            labelled = bool(images.class_names)
+            if labelled != part.startswith("id_"):
+                wanted = "class_names" if part.startswith("id_") else "no class_names (every label -1)"
+                raise ValueError(f"{part} must have {wanted}, got {images.class_names}")
+        if self.id_test.class_names != self.id_train.class_names:
+            raise ValueError(
+                f"id_test must have the classes of id_train {self.id_train.class_names}, got {self.id_test.class_names}"
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"id_train must have at least 2 classes, got {self.num_classes}")
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of in-distribution classes."""
+        return len(self.id_train.class_names)
+
+
+def _check_range(name: str, field: str, values: Tensor, low: int, high: int) -> None:
+    """Refuse values outside [low, high)."""
+    outside = values[(values < low) | (values >= high)]
+    if len(outside):
+        wanted = f"in {low}…{high - 1}" if high > low + 1 else str(low)
+        raise ValueError(f"{name}: {field} must be {wanted}, got {int(outside[0])}")

@@ -1,0 +1,162 @@
+"""From options to the images of a task: open and check every source first, then decode."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastood.data.config import DataConfig
+from fastood.data.embedded import embedded_background, embedded_digits, embedded_ood
+from fastood.data.image_set import DetectionTask, ImageSet
+from fastood.data.noise import NOISES
+from fastood.data.seeding import named_generator
+from fastood.data.sources import ImageSource, decode_images, open_arrays, open_folder
+from fastood.data.specs import SourceSpec
+from fastood.data.splits import stratified_split
+from fastood.data.torchvision_sets import open_torchvision
+
+
+def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
+    """Load or make all images of a task.
+
+    Every source is opened, counted and checked before the first image is decoded.
+
+    Args:
+        config: Where images come from.
+        seed: Decides splits, embedded images and noise. The same seed gives the same task, bit for bit.
+
+    Returns:
+        The task, in memory.
+
+    Raises:
+        FileNotFoundError: A path is missing, or a class folder is empty.
+        TypeError: An array has the wrong dtype.
+        ValueError: A set is empty, an image is unreadable, or labels do not fit.
+
+    Example:
+        >>> from fastood.data import DataConfig, EmbeddedConfig, load_task
+        >>> task = load_task(DataConfig(embedded=EmbeddedConfig(pool_size=100, ood_size=10)), seed=0)
+        >>> task.num_classes, len(task.background)
+        (8, 100)
+        >>> list(task.ood)  # doctest: +NORMALIZE_WHITESPACE
+        ['held-out digits', 'Greek letters', 'symbols', 'photographs', 'Gaussian noise', 'uniform noise']
+    """
+    sources = _open_all(config)
+    train = sources["in_dist"]
+    channels = config.channels or (train.channels if train is not None else 1)
+    if train is None:
+        id_train, id_test = embedded_digits(
+            config.embedded, test_fraction=config.test_fraction, size=config.size, channels=channels, seed=seed
+        )
+    else:
+        id_train, id_test = _in_distribution(config, train, sources.get("in_dist_test"), channels, seed)
+    background = _outliers("background", config.background_spec, sources["background"], config, channels, seed)
+    ood: dict[str, ImageSet] = {}
+    for name, spec in config.ood_specs:
+        if spec.kind == "embedded":
+            ood |= embedded_ood(config.embedded, size=config.size, channels=channels, seed=seed)
+        else:
+            ood[name] = _outliers(name, spec, sources[f"ood {name}"], config, channels, seed)
+    return DetectionTask(id_train=id_train, id_test=id_test, background=background, ood=ood)
+
+
+def _open_all(config: DataConfig) -> dict[str, ImageSource | None]:
+    """Open every source by its option; None for those that are made, not read."""
+    in_dist = config.in_dist_spec
+    sources = {
+        "in_dist": _open(in_dist, "in_dist", config, train=True),
+        "background": _open(config.background_spec, "background", config, train=True),
+    }
+    test = config.in_dist_test_spec or (in_dist if in_dist.kind == "torchvision" else None)
+    if test is not None:
+        sources["in_dist_test"] = _open(test, "in_dist_test", config, train=False)
+    for name, spec in config.ood_specs:
+        sources[f"ood {name}"] = _open(spec, f"ood {name!r}", config, train=False)
+    return sources
+
+
+def _open(spec: SourceSpec, field: str, config: DataConfig, *, train: bool) -> ImageSource | None:
+    if spec.kind == "folder":
+        source = open_folder(Path(spec.argument), field=field)
+    elif spec.kind == "npy":
+        paths = [Path(path) for path in spec.paths]
+        source = open_arrays(paths[0], paths[1] if len(paths) > 1 else None, field=field)
+    elif spec.kind == "torchvision":
+        source = open_torchvision(spec.argument, train=train, root=config.root, download=config.download, field=field)
+    else:
+        return None
+    if len(source) == 0:
+        raise ValueError(f"data.{field}: {spec.kind}:{spec.argument} has no images")
+    return source
+
+
+def _in_distribution(
+    config: DataConfig, train: ImageSource, test: ImageSource | None, channels: int, seed: int
+) -> tuple[ImageSet, ImageSet]:
+    """The in-distribution sets; labels are checked before anything is decoded."""
+    labels = _labels(train)
+    count = torch.bincount(labels, minlength=len(train.class_names))
+    class_names = train.class_names or tuple(map(str, range(len(count))))
+    needed = 2 if test is None else 1
+    if int(count.min()) < needed:
+        label = int(count.argmin())
+        raise ValueError(
+            f"data.in_dist: class {class_names[label]!r} has {int(count[label])} images, at least {needed} are needed"
+        )
+    if test is None:
+        generator = named_generator(seed, "in_dist")
+        kept, held_out = stratified_split(labels, config.test_fraction, generator=generator)
+        test, test_labels = train, labels
+    else:
+        test_labels = _labels(test)
+        kept, held_out = torch.arange(len(train)), torch.arange(len(test))
+        if test.class_names and test.class_names != class_names:
+            raise ValueError(
+                f"data.in_dist_test must have the classes of in_dist {class_names}, got {test.class_names}"
+            )
+        if int(test_labels.max()) >= len(class_names):
+            raise ValueError(
+                f"data.in_dist_test must have labels 0…{len(class_names) - 1}, got {int(test_labels.max())}"
+            )
+
+    def decode(source: ImageSource, source_labels: Tensor, index: Tensor) -> ImageSet:
+        return ImageSet(
+            name=train.name,
+            images=decode_images(source, index, size=config.size, channels=channels),
+            labels=source_labels[index],
+            source=torch.zeros(len(index), dtype=torch.int64),
+            source_names=(source.name,),
+            class_names=class_names,
+        )
+
+    return decode(train, labels, kept), decode(test, test_labels, held_out)
+
+
+def _labels(source: ImageSource) -> Tensor:
+    assert source.labels is not None  # DataConfig refuses in-distribution sources without labels.
+    return source.labels
+
+
+def _outliers(
+    name: str, spec: SourceSpec, source: ImageSource | None, config: DataConfig, channels: int, seed: int
+) -> ImageSet:
+    """A background or OOD set: read, or made if `source` is None."""
+    if spec.kind == "embedded":
+        return embedded_background(config.embedded, size=config.size, channels=channels, seed=seed)
+    if source is None:
+        shape = (config.noise_size, channels, config.size, config.size)
+        noise = NOISES[spec.kind](shape, generator=named_generator(seed, name, spec.kind))
+        images = (noise * 255).round().to(torch.uint8)
+    else:
+        images = decode_images(source, torch.arange(len(source)), size=config.size, channels=channels)
+    if source is not None and source.labels is not None and source.class_names:
+        origin, origin_names = source.labels, source.class_names
+    else:
+        origin, origin_names = torch.zeros(len(images), dtype=torch.int64), (spec.name,)
+    return ImageSet(
+        name=spec.name if name == "background" else name,
+        images=images,
+        labels=torch.full((len(images),), -1),
+        source=origin,
+        source_names=origin_names,
+    )

@@ -1,0 +1,104 @@
+"""The strings that say where images come from, such as "folder:pictures" or "torchvision:CIFAR10"."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastood.data.noise import NOISES
+from fastood.data.torchvision_sets import TORCHVISION_SETS
+
+KNOWN_SPECS = "embedded, folder:PATH, torchvision:NAME, npy:IMAGES.npy[,LABELS.npy], gaussian, uniform"
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """A parsed source.
+
+    Example:
+        >>> parse_spec("torchvision:CIFAR10", field="in_dist")
+        SourceSpec(kind='torchvision', argument='CIFAR10')
+    """
+
+    kind: str
+    """What comes before the colon."""
+    argument: str = ""
+    """What comes after it."""
+
+    @property
+    def name(self) -> str:
+        """What tables call the set unless it is named otherwise."""
+        if self.kind == "torchvision":
+            return self.argument
+        return Path(self.paths[0]).stem if self.paths else f"{self.kind} noise"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Files or folder of a "folder" or "npy" source."""
+        if self.kind == "folder":
+            return (self.argument,)
+        return tuple(self.argument.split(",")) if self.kind == "npy" else ()
+
+    def overlaps(self, other: "SourceSpec") -> bool:
+        """Whether both name the same images, or one a folder inside the other's; embedded sets never overlap.
+
+        Example:
+            >>> parse_spec("folder:a", field="background").overlaps(parse_spec("folder:a/b", field="ood"))
+            True
+        """
+        if self.kind != other.kind or self.kind == "embedded":
+            return False
+        if not self.paths:
+            return self.argument == other.argument
+        mine, theirs = Path(self.paths[0]).resolve(), Path(other.paths[0]).resolve()
+        return mine.is_relative_to(theirs) or theirs.is_relative_to(mine)
+
+
+def parse_spec(text: str, *, field: str) -> SourceSpec:
+    """Parse a source specification.
+
+    Args:
+        text: One of the forms in `KNOWN_SPECS`.
+        field: The option it was given for, to name in errors.
+
+    Returns:
+        The parsed source; nothing is opened.
+
+    Raises:
+        ValueError: The form or the name is unknown, or the argument is missing.
+    """
+    kind, _, argument = text.partition(":")
+    if kind in ("embedded", *NOISES) and not argument and ":" not in text:
+        return SourceSpec(kind)
+    if kind not in ("folder", "torchvision", "npy"):
+        raise ValueError(f"data.{field}: unknown source {text!r}; known: {KNOWN_SPECS}")
+    spec = SourceSpec(kind, argument)
+    if kind == "torchvision" and argument not in TORCHVISION_SETS:
+        raise ValueError(f"data.{field}: unknown torchvision set {argument!r}; known: {', '.join(TORCHVISION_SETS)}")
+    if kind != "torchvision" and (not all(spec.paths) or len(spec.paths) > 2):
+        wanted = "folder:PATH" if kind == "folder" else "npy:IMAGES.npy[,LABELS.npy]"
+        raise ValueError(f"data.{field}: {text!r} must read {wanted}")
+    return spec
+
+
+def parse_named_spec(text: str, *, field: str) -> tuple[str, SourceSpec]:
+    """Parse an OOD set's NAME=SOURCE, or "embedded", which names its sets itself.
+
+    Args:
+        text: The specification.
+        field: The option it was given for, to name in errors.
+
+    Returns:
+        The name, empty for "embedded", and the parsed source.
+
+    Raises:
+        ValueError: There is no name, or the source is refused by `parse_spec`.
+
+    Example:
+        >>> parse_named_spec("SVHN=torchvision:SVHN", field="ood")
+        ('SVHN', SourceSpec(kind='torchvision', argument='SVHN'))
+    """
+    if text == "embedded":
+        return "", SourceSpec("embedded")
+    name, separator, spec = text.partition("=")
+    if not separator or not name or "/" in name or ":" in name:
+        raise ValueError(f"data.{field}: {text!r} must read NAME=SOURCE (no '/' or ':' in NAME) or embedded")
+    return name, parse_spec(spec, field=field)

@@ -1,0 +1,72 @@
+"""The build: what it says of itself, and that a hot kernel does not spill registers, which needs no GPU to see."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastood
+from fastood import _C
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_build_info() -> None:
+    info = fastood.build_info()
+    assert info["version"] == fastood.__version__
+    assert info["cpu_capability"] in ("default", "avx2", "avx512")
+    assert info["target_torch"] == "2.11"
+    assert bool(info["cuda_architectures"]) == bool(info["cuda_compiler"]) == info["cuda"]
+
+
+def test_extension_is_free_of_unstable_torch_symbols() -> None:
+    symbols = subprocess.run(["nm", "-D", _C.__file__], capture_output=True, text=True, check=True).stdout
+    undefined = [line for line in symbols.splitlines() if " U " in line]
+    assert undefined
+    unstable = [line for line in undefined if any(name in line for name in ("_ZN2at", "_ZN3c10", "_ZN5torch"))]
+    assert not unstable, "the build would run under one torch version only"
+
+
+def cuda_root() -> Path | None:
+    """Where the build found its toolkit, by the rule of cmake/Cuda.cmake that matters here."""
+    for candidate in (Path("/usr/local/cuda"), *(Path(p) / "nvidia" / "cu13" for p in sys.path)):
+        if (candidate / "bin/nvcc").exists() and (candidate / "include/cuda_runtime.h").exists():
+            return candidate
+    return None
+
+
+@pytest.mark.parametrize("kernels", sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/*/*.cu")))
+def test_float32_kernels_do_not_spill(kernels: str, tmp_path: Path) -> None:
+    root = cuda_root()
+    if root is None:
+        pytest.skip("no CUDA toolkit")
+    command = [root / "bin/nvcc", "-std=c++20", "-O3", "-arch=sm_90", "-cubin", "-Xptxas=-v", ROOT / kernels]
+    done = subprocess.run([*command, "-o", tmp_path / "out.cubin"], capture_output=True, text=True, check=True)
+    name, usage = "", {}
+    for line in done.stderr.splitlines():
+        if "Function properties for" in line:
+            name = line.rsplit(" ", 1)[1]
+        elif "bytes spill stores" in line:
+            usage[name] = line.strip()
+    assert usage, done.stderr
+    # Kernels of float64 inputs (mangled template argument d) are for gradient checks, not for speed.
+    spilling = {k: v for k, v in usage.items() if "0 bytes spill stores" not in v and "Id" not in k}
+    assert not spilling
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", "FASTOOD_CUDA=1, but no CUDA toolkit"), ("yes", "must be auto, 0 or 1, got 'yes'")]
+)
+def test_fastood_cuda_is_honoured(value: str, expected: str, tmp_path: Path) -> None:
+    """1 without a toolkit is an error that says where it looked; a value that means nothing is one too."""
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(probe LANGUAGES NONE)\nset(FASTOOD_CUDA_SEARCH /nowhere)\n"
+        f"include({ROOT / 'cmake/Cuda.cmake'})\n"
+    )
+    command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DFASTOOD_CUDA={value}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert expected in " ".join(done.stderr.split())

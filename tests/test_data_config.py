@@ -1,0 +1,109 @@
+import pytest
+
+from fastood.data import DataConfig
+from fastood.data.specs import KNOWN_SPECS, parse_named_spec, parse_spec
+
+OWN = {"in_dist": "torchvision:MNIST", "background": "folder:pool", "ood": ("noise=uniform",)}
+
+
+def test_specs_parse():
+    assert parse_spec("folder:a:b", field="ood").argument == "a:b"
+    assert parse_spec("npy:x.npy,y.npy", field="in_dist").paths == ("x.npy", "y.npy")
+    assert [parse_spec(text, field="ood").name for text in ("folder:a/cats", "npy:b/dogs.npy", "gaussian")] == [
+        "cats",
+        "dogs",
+        "gaussian noise",
+    ]
+    name, spec = parse_named_spec("my set=folder:a=b", field="ood")
+    assert (name, spec.kind, spec.argument) == ("my set", "folder", "a=b")
+
+
+@pytest.mark.parametrize("text", ["", "digits", "cifar10", "Folder:a", "gaussian:", "uniform:3", "embedded:greek"])
+def test_unknown_sources_are_answered_with_what_is_known(text):
+    with pytest.raises(ValueError) as error:
+        parse_spec(text, field="background")
+    assert str(error.value) == f"data.background: unknown source {text!r}; known: {KNOWN_SPECS}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("torchvision:CIFAR", r"unknown torchvision set 'CIFAR'; known: MNIST, .*CIFAR10, "),
+        ("torchvision:", "unknown torchvision set ''"),
+        ("folder:", "'folder:' must read folder:PATH"),
+        ("npy:", r"must read npy:IMAGES.npy\[,LABELS.npy\]"),
+        ("npy:a.npy,", "must read npy"),
+        ("npy:a.npy,b.npy,c.npy", "must read npy"),
+    ],
+)
+def test_malformed_sources(text, message):
+    with pytest.raises(ValueError, match=f"data.in_dist: .*{message}"):
+        parse_spec(text, field="in_dist")
+
+
+@pytest.mark.parametrize("text", ["gaussian", "=gaussian", "a/b=gaussian", "folder:a=b", "torchvision:SVHN"])
+def test_ood_sets_need_names(text):
+    with pytest.raises(ValueError, match=r"data.ood: .* must read NAME=SOURCE"):
+        DataConfig(ood=(text,))
+
+
+def test_defaults_follow_the_in_distribution():
+    assert DataConfig().size == 16
+    assert DataConfig(**OWN).size == 32
+    assert DataConfig(**OWN, image_size=28).size == 28
+
+
+def test_embedded_task_takes_more_sets():
+    config = DataConfig(background="npy:pool.npy", ood=("embedded", "more=folder:a", "noise=gaussian"))
+    assert [name for name, _ in config.ood_specs] == ["", "more", "noise"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 7}, "data.image_size must be 8 or larger, got 7"),
+        ({"noise_size": 0}, "data.noise_size must be 1 or larger, got 0"),
+        ({"channels": 4}, "data.channels must be 1 or 3, got 4"),
+        ({"test_fraction": 0}, r"data.test_fraction must be in \(0, 1\), got 0"),
+        ({"test_fraction": 1.0}, r"data.test_fraction must be in \(0, 1\), got 1.0"),
+        ({"in_dist": "gaussian"}, "data.in_dist must have labels, got 'gaussian'"),
+        ({"in_dist": "npy:a.npy"}, "data.in_dist must have labels: npy:IMAGES.npy,LABELS.npy, got npy:a.npy"),
+        ({"in_dist_test": "npy:a.npy"}, "data.in_dist_test must have labels"),
+        ({"in_dist_test": "uniform"}, "data.in_dist_test must have labels"),
+        ({"in_dist": "folder:a", "in_dist_test": "folder:a"}, "data.in_dist_test must not repeat data.in_dist"),
+        ({"ood": ()}, "data.ood must name at least one set"),
+        ({"ood": ("a=gaussian", "a=uniform")}, "data.ood must have different names"),
+        ({"background": "embedded"}, "data.background: 'embedded' belongs to data.in_dist='embedded'"),
+        ({"ood": ("embedded",)}, "data.ood: 'embedded' belongs to"),
+        ({"ood": ("x=embedded",)}, "data.ood: 'embedded' belongs to"),
+        ({"background": "torchvision:MNIST"}, "data.in_dist and data.background must not share images"),
+        ({"background": "uniform"}, "data.background and data.ood 'noise' must not share images"),
+        ({"ood": ("x=folder:pool/part",)}, "data.background and data.ood 'x' must not share images"),
+        ({"ood": ("x=folder:other/../pool",)}, "data.background and data.ood 'x' must not share images"),
+        ({"ood": ("x=torchvision:MNIST",)}, "data.in_dist and data.ood 'x' must not share images"),
+        ({"in_dist_test": "folder:t", "ood": ("x=folder:t",)}, "data.ood 'x' and data.in_dist_test must not share"),
+    ],
+)
+def test_config_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**(OWN | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_dist_test": "folder:a"}, "data.in_dist_test must be left out with data.in_dist='embedded'"),
+        ({"ood": ("embedded", "symbols=gaussian")}, "'symbols' is the name of an embedded set already"),
+        ({"ood": ("x=embedded",)}, "data.ood: 'x=embedded' must read embedded, without a name"),
+    ],
+)
+def test_embedded_config_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**options)
+
+
+def test_two_npy_sets_with_the_same_images_overlap_whatever_their_labels():
+    first = parse_spec("npy:a.npy", field="background")
+    assert first.overlaps(parse_spec("npy:./a.npy,b.npy", field="ood"))
+    assert not first.overlaps(parse_spec("npy:b.npy", field="ood"))
+    assert not parse_spec("folder:pool", field="background").overlaps(parse_spec("folder:pool2", field="ood"))
