@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def softplus(x: Tensor) -> Tensor:
-    """`log(1 + exp(x))` to the last bit at any `x`; `torch.nn.functional.softplus` gives up above 20."""
-    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+    """`log(1 + exp(x))`, exact up to where float64 ends; PyTorch's default replaces it by `x` above 20."""
+    return F.softplus(x, threshold=700 if x.dtype == torch.float64 else 80)
 
 
 def inverse_softplus(w: float) -> float:
@@ -78,6 +79,14 @@ class BackgroundPool:
         self.momentum = float(momentum)
         self._omega = torch.full((num_examples,), inverse_softplus(initial_weight), dtype=torch.float32, device=device)
         self._velocity = torch.zeros(num_examples, dtype=torch.float32, device=device)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Take what follows from ω: the weights and, for the draw, their power ε and its running sum."""
+        self._weights = softplus(self._omega.double())
+        self._powers = self._weights.pow(self.epsilon)
+        self._cumulative = self._powers.cumsum(0)
+        self._total = self._weights.sum()
 
     def __len__(self) -> int:
         return self._omega.numel()
@@ -92,8 +101,8 @@ class BackgroundPool:
 
     @property
     def weights(self) -> Tensor:
-        """`w`, float64 `[N]`, a new tensor."""
-        return softplus(self._omega.double())
+        """`w`, float64 `[N]`, a copy."""
+        return self._weights.clone()
 
     def sample(self, batch_size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw examples, with replacement, with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
@@ -112,15 +121,12 @@ class BackgroundPool:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        w = self.weights
-        w_epsilon = w.pow(self.epsilon)
-        cumulative = w_epsilon.cumsum(0)
-        total = cumulative[-1]
+        power_sum = self._cumulative[-1]
         # 53 bits: float32 uniforms could not reach every example of a pool beyond 2^24.
         uniform = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=generator)
         # right=True never returns an example of zero mass; the clamp catches a product that rounded up to the total.
-        index = torch.searchsorted(cumulative, uniform * total, right=True).clamp_(max=len(self) - 1)
-        importance = total / w.sum() * w[index].pow(1 - self.epsilon)
+        index = torch.searchsorted(self._cumulative, uniform * power_sum, right=True).clamp_(max=len(self) - 1)
+        importance = power_sum / self._total * self._weights[index].pow(1 - self.epsilon)
         return index, importance.float()
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float) -> None:
@@ -145,19 +151,18 @@ class BackgroundPool:
                 infinite, or `lr` out of range. The pool is unchanged then.
         """
         self._check_batch(index, per_sample_loss, lr)
-        n = len(self)
         loss = per_sample_loss.detach().to(self.device, torch.float64)
         index = index.to(self.device)
-        omega = self._omega.double()
-        w = softplus(omega)
-        w_epsilon = w.pow(self.epsilon)
-        z, s = w_epsilon.sum(), w.sum()
-        drawn_loss = torch.zeros(n, dtype=torch.float64, device=self.device).index_add_(0, index, loss)
-        per_weight = drawn_loss * ((1 - self.epsilon) * z / s / index.numel()) / w_epsilon
-        batch_loss = (z / s * w[index].pow(1 - self.epsilon) * loss).mean()
-        gradient = torch.sigmoid(omega) * (batch_loss * (self.epsilon * w_epsilon / w / z - 1 / s) + per_weight)
-        self._velocity.mul_(self.momentum).add_(gradient.float())
+        w, powers, power_sum = self._weights, self._powers, self._cumulative[-1]
+        ratio = power_sum / self._total
+        batch_loss = (ratio * w[index].pow(1 - self.epsilon) * loss).mean()
+        # The part of the normalisers, then that of the drawn examples' own weights.
+        gradient = (powers / w).mul_(self.epsilon * batch_loss / power_sum).sub_(batch_loss / self._total)
+        gradient.index_add_(0, index, (1 - self.epsilon) * ratio / index.numel() * loss / powers[index])
+        gradient.mul_(torch.sigmoid(self._omega.double()))
+        self._velocity.mul_(self.momentum).add_(gradient)
         self._omega.add_(self._velocity, alpha=lr)
+        self._refresh()
 
     def _check_batch(self, index: Tensor, per_sample_loss: Tensor, lr: float) -> None:
         if index.dtype != torch.int64:
@@ -198,15 +203,13 @@ class BackgroundPool:
         """
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {rate}")
-        w = self.weights
-        probability = (rate * len(self)) * w / w.sum()
+        probability = (rate * len(self)) * self._weights / self._total
         uniform = torch.rand(len(self), dtype=torch.float64, device=self.device, generator=generator)
         return (uniform < probability).nonzero().flatten()
 
     def effective_sample_size(self) -> float:
         """`(Σ w)² / Σ w²`, between 1 (one example holds all the weight) and N (all are equal)."""
-        w = self.weights
-        return float(w.sum().square() / w.square().sum())
+        return float(self._total.square() / self._weights.square().sum())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return ω and its velocity, float32 `[N]` each, copied: flat tensors, as safetensors wants them."""
@@ -229,3 +232,4 @@ class BackgroundPool:
                 )
         self._omega.copy_(state["omega"])
         self._velocity.copy_(state["velocity"])
+        self._refresh()
