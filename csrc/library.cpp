@@ -11,11 +11,9 @@
 #include "outlier_loss/math.h"
 
 STABLE_TORCH_LIBRARY(fastood, m) {
-  // Li & Vasconcelos 2020, eq. 5 and 14: -> (loss, per_sample [N], row_stats [N, 3], divisor)
-  m.def("weighted_uniformity(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "_weighted_uniformity_backward(Tensor grad_loss, Tensor logits, Tensor? weight, Tensor row_stats, "
-      "Tensor divisor) -> Tensor");
+  // Li & Vasconcelos 2020, eq. 5 and 14: -> (loss, per_sample [N], row_stats [N, 4])
+  m.def("weighted_uniformity(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor)");
+  m.def("_weighted_uniformity_backward(Tensor grad_loss, Tensor logits, Tensor row_stats) -> Tensor");
   // -> (loss, per_sample [N], grad_logits [N, K]) in one pass, for callers without autograd
   m.def(
       "weighted_uniformity_value_and_grad(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor)");
@@ -49,8 +47,9 @@ py::tuple uniformity_numpy(const py::array_t<T, py::array::c_style | py::array::
   py::array_t<T> gradient({num_rows, num_classes});
   FASTOOD_CPU_DISPATCH(uniformity_forward<T>)
   (logits.data(), num_classes, num_rows, num_classes, per_sample.mutable_data(), row_stats.mutable_data());
+  FASTOOD_CPU_DISPATCH(uniformity_scale<T>)(nullptr, num_rows, num_classes, 1.0, row_stats.mutable_data());
   FASTOOD_CPU_DISPATCH(uniformity_backward<T>)
-  (logits.data(), num_classes, num_rows, num_classes, row_stats.data(), nullptr, 1.0, gradient.mutable_data());
+  (logits.data(), num_classes, num_rows, num_classes, row_stats.data(), 1.0, gradient.mutable_data());
   return py::make_tuple(per_sample, gradient);
 }
 

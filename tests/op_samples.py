@@ -65,9 +65,9 @@ def uniformity_args(device: str) -> list[tuple[str, Callable[..., object], tuple
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             logits, weight = sample.make(device, dtype)
             forward = ops.weighted_uniformity.default
-            _, per_sample, row_stats, divisor = forward(logits, weight, True)
+            _, per_sample, row_stats = forward(logits, weight, True)
             grad_loss = torch.ones((), dtype=per_sample.dtype, device=device)
-            backward_args = (grad_loss, logits, weight, row_stats, divisor)
+            backward_args = (grad_loss, logits, row_stats)
             calls += [
                 ("weighted_uniformity", forward, (logits, weight, True)),
                 ("_weighted_uniformity_backward", ops._weighted_uniformity_backward.default, backward_args),

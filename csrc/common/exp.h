@@ -1,10 +1,12 @@
-// Exponentials that vectorise on the CPU and keep their relative accuracy around zero.
+// Exponentials and logarithms that vectorise on the CPU and keep their relative accuracy around zero and one.
 //
 // expm1(x) is assembled from one polynomial, without a branch:
 //     n = round(x / ln 2),   r = x - n ln 2  in [-ln 2 / 2, ln 2 / 2],
 //     expm1(x) = 2^n (r + r^2 g(r)) + (2^n - 1),   g(r) = sum_j r^j / (j + 2)!
 // For |x| < ln 2 / 2 it is n = 0 and r = x exactly, so that neither expm1(x) nor expm1(x) - x cancels.
-// std::exp does not vectorise inside a shared object without -ffast-math; this does.
+//
+// log(x) = e ln 2 + 2 atanh(f / (2 + f)) with x = 2^e (1 + f), 1 + f in [sqrt(1/2), sqrt(2)).
+// std::exp and std::log do not vectorise inside a shared object without -ffast-math; these do.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +42,9 @@ struct ExpTraits<float> {
   static constexpr float kMax = 88.0f;
   // Taylor coefficients 1/(j + 2)!, enough for the last bit on |r| <= ln 2 / 2.
   static constexpr int kTerms = 7;
+  // Terms s^(2j) / (2j + 1) of atanh(s) / s, enough for the last bit on |s| <= 0.1716.
+  static constexpr int kLogTerms = 5;
+  static constexpr Bits kSqrtHalf = 0x3f3504f3;
 };
 
 template <>
@@ -53,6 +58,8 @@ struct ExpTraits<double> {
   static constexpr double kMin = -708.0;
   static constexpr double kMax = 709.0;
   static constexpr int kTerms = 13;
+  static constexpr int kLogTerms = 11;
+  static constexpr Bits kSqrtHalf = 0x3fe6a09e667f3bcd;
 };
 
 template <typename T>
@@ -115,6 +122,31 @@ template <typename T>
 FASTOOD_HD T expm1_minus_x(T x) {
   const ExpParts<T> e = exp_parts(x);
   return e.scale * e.tail + (e.scale * e.remainder - x) + (e.scale - T(1));
+}
+
+// For x > 0 and normal; NaN for NaN and infinity.
+template <typename T>
+FASTOOD_HD T log_fast(T x) {
+  using Traits = ExpTraits<T>;
+  using Bits = typename Traits::Bits;
+  const Bits above = bit_cast<Bits>(x) - Traits::kSqrtHalf;
+  const Bits exponent = above >> Traits::kMantissa;
+  const T f = bit_cast<T>(static_cast<Bits>(bit_cast<Bits>(x) - exponent * (Bits(1) << Traits::kMantissa))) - T(1);
+  const T s = f / (T(2) + f);
+  T sum = T(1) / T(2 * Traits::kLogTerms - 1);
+  FASTOOD_UNROLL
+  for (int j = Traits::kLogTerms - 2; j >= 0; --j) {
+    sum = sum * (s * s) + T(1) / T(2 * j + 1);
+  }
+  const T e = static_cast<T>(exponent);
+  return (e * Traits::kLn2High + (T(2) * s * sum + e * Traits::kLn2Low)) + (x - x);
+}
+
+// log(1 + x) for x >= 0: what 1 + x rounds off is added back to first order.
+template <typename T>
+FASTOOD_HD T log1p_fast(T x) {
+  const T u = T(1) + x;
+  return log_fast(u) + (x - (u - T(1))) / u;
 }
 
 }  // namespace fastood

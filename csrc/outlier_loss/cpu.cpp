@@ -7,6 +7,7 @@
 #include "cpu.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "math.h"
 
@@ -120,25 +121,32 @@ void forward_across_rows(const Logit* logits, int64_t row_stride, int64_t num_cl
       sum_q[lane] += expm1_minus_x(d);
     }
   }
+  // The usual row for all lanes at once; a lane that needs the other form is done again by itself.
+  alignas(64) T lambda[kLanes];
+  alignas(64) T uniform[kLanes];
+#pragma omp simd
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const UniformityRow<T> row = needs_shift(mean[lane], largest[lane])
-                                     ? forward_row(logits + lane * row_stride, num_classes)
-                                     : uniformity_row(anchor[lane], largest[lane], sum_d[lane], sum_q[lane], K);
+    const UniformityRow<T> row = uniformity_row(anchor[lane], largest[lane], sum_d[lane], sum_q[lane], K);
     per_sample[lane] = row.loss;
+    anchor[lane] = row.anchor;
+    lambda[lane] = row.lambda;
+    uniform[lane] = row.uniform;
+  }
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    UniformityRow<T> row{anchor[lane], lambda[lane], uniform[lane], per_sample[lane]};
+    if (needs_shift(mean[lane], largest[lane])) {
+      row = forward_row(logits + lane * row_stride, num_classes);
+      per_sample[lane] = row.loss;
+    }
     store_row_stats(row, row_stats + kRowStats * lane);
   }
 }
 
-// The factor of exp(x) - uniform in the gradient of row i.
-template <typename T>
-T gradient_scale(double scale, const T* weight, int64_t i, const T* stats, int64_t num_classes) {
-  return static_cast<T>(scale * (weight == nullptr ? 1.0 : weight[i]) / (num_classes * stats[2]));
-}
-
 // Zero without a look at the logits where the weight of the row is zero.
 template <typename Logit, typename T = Compute<Logit>>
-void backward_row(const Logit* logits, int64_t num_classes, const T* stats, T row_scale, Logit* grad) {
-  if (row_scale == T(0)) {
+void backward_row(const Logit* logits, int64_t num_classes, const T* stats, double grad_loss, Logit* grad) {
+  const T scale = static_cast<T>(grad_loss * stats[3]);
+  if (scale == T(0)) {
     std::fill_n(grad, num_classes, FromCompute<Logit>::convert(T(0)));
     return;
   }
@@ -148,24 +156,25 @@ void backward_row(const Logit* logits, int64_t num_classes, const T* stats, T ro
 #pragma omp simd
   for (int64_t k = 0; k < num_classes; ++k) {
     const T logit = to_compute(logits[k]);
-    grad[k] = FromCompute<Logit>::convert(uniformity_gradient(logit, anchor, lambda, uniform, row_scale));
+    grad[k] = FromCompute<Logit>::convert(uniformity_gradient(logit, anchor, lambda, uniform, scale));
   }
 }
 
 // kLanes rows at once: their logits are laid out flat, so that the exponentials fill whole vectors.
 template <typename Logit, typename T = Compute<Logit>>
 void backward_across_rows(const Logit* logits, int64_t row_stride, int64_t num_classes, const T* row_stats,
-                          const T* row_scale, Logit* grad) {
+                          double grad_loss, Logit* grad) {
   alignas(64) T x[kMaxClassesAcrossRows * kLanes];
   alignas(64) T uniform[kMaxClassesAcrossRows * kLanes];
   alignas(64) T scale[kMaxClassesAcrossRows * kLanes];
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const T* stats = row_stats + kRowStats * lane;
+    const T row_scale = static_cast<T>(grad_loss * stats[3]);
     for (int64_t k = 0; k < num_classes; ++k) {
       const T logit = to_compute(logits[lane * row_stride + k]);
-      x[lane * num_classes + k] = row_scale[lane] == T(0) ? T(0) : (logit - stats[0]) - stats[1];
+      x[lane * num_classes + k] = row_scale == T(0) ? T(0) : (logit - stats[0]) - stats[1];
       uniform[lane * num_classes + k] = stats[2];
-      scale[lane * num_classes + k] = row_scale[lane];
+      scale[lane * num_classes + k] = row_scale;
     }
   }
 #pragma omp simd
@@ -192,37 +201,40 @@ void uniformity_forward(const Logit* logits, int64_t row_stride, int64_t num_row
   }
 }
 
+template <typename T>
+void uniformity_scale(const T* weight, int64_t num_rows, int64_t num_classes, double divisor, T* row_stats) {
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const double w = weight == nullptr ? 1.0 : weight[i];
+    store_row_scale(w, divisor, static_cast<T>(num_classes), row_stats + kRowStats * i);
+  }
+}
+
 template <typename Logit>
 void uniformity_backward(const Logit* logits, int64_t row_stride, int64_t num_rows, int64_t num_classes,
-                         const Compute<Logit>* row_stats, const Compute<Logit>* weight, double scale,
-                         Logit* grad_logits) {
-  using T = Compute<Logit>;
+                         const Compute<Logit>* row_stats, double grad_loss, Logit* grad_logits) {
   int64_t i = 0;
   if (num_classes <= kMaxClassesAcrossRows) {
     for (; i + kLanes <= num_rows; i += kLanes) {
-      alignas(64) T scales[kLanes];
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        scales[lane] = gradient_scale(scale, weight, i + lane, row_stats + kRowStats * (i + lane), num_classes);
-      }
-      backward_across_rows(logits + i * row_stride, row_stride, num_classes, row_stats + kRowStats * i, scales,
+      backward_across_rows(logits + i * row_stride, row_stride, num_classes, row_stats + kRowStats * i, grad_loss,
                            grad_logits + i * num_classes);
     }
   }
   for (; i < num_rows; ++i) {
-    const T* stats = row_stats + kRowStats * i;
-    backward_row(logits + i * row_stride, num_classes, stats, gradient_scale(scale, weight, i, stats, num_classes),
+    backward_row(logits + i * row_stride, num_classes, row_stats + kRowStats * i, grad_loss,
                  grad_logits + i * num_classes);
   }
 }
 
 #define FASTOOD_INSTANTIATE(Logit)                                                                                    \
   template void uniformity_forward<Logit>(const Logit*, int64_t, int64_t, int64_t, Compute<Logit>*, Compute<Logit>*); \
-  template void uniformity_backward<Logit>(const Logit*, int64_t, int64_t, int64_t, const Compute<Logit>*,            \
-                                           const Compute<Logit>*, double, Logit*);
+  template void uniformity_backward<Logit>(const Logit*, int64_t, int64_t, int64_t, const Compute<Logit>*, double,    \
+                                           Logit*);
 FASTOOD_INSTANTIATE(float)
 FASTOOD_INSTANTIATE(double)
 FASTOOD_INSTANTIATE(BFloat16)
 FASTOOD_INSTANTIATE(Float16)
 #undef FASTOOD_INSTANTIATE
+template void uniformity_scale<float>(const float*, int64_t, int64_t, double, float*);
+template void uniformity_scale<double>(const double*, int64_t, int64_t, double, double*);
 
 }  // namespace fastood::FASTOOD_CPU_CAPABILITY

@@ -145,13 +145,14 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Logit* __restri
   }
 }
 
-// loss = sum_i w_i l_i / sum_i w_i in float64: one block, each thread a fixed set of rows, then a fixed tree.
+// loss = sum_i w_i l_i / divisor in float64: one block, each thread a fixed set of rows, then a fixed tree; with the
+// divisor known, the factor of every row's gradient.
 template <typename T>
 __global__ void __launch_bounds__(kReduceThreads) loss_kernel(const T* __restrict__ per_sample,  // [N]
                                                               const T* __restrict__ weight,      // [N] or null
-                                                              int64_t num_rows, bool by_weight,
-                                                              T* __restrict__ loss,            // []
-                                                              double* __restrict__ divisor) {  // []
+                                                              int64_t num_rows, int64_t num_classes, bool by_weight,
+                                                              T* __restrict__ row_stats,  // [N, kRowStats]
+                                                              T* __restrict__ loss) {     // []
   __shared__ double shared[kReduceThreads / 32];
   double sum = 0;
   double weights = 0;
@@ -162,35 +163,33 @@ __global__ void __launch_bounds__(kReduceThreads) loss_kernel(const T* __restric
   }
   sum = Group<kReduceThreads>::reduce(sum, Add(), shared);
   weights = Group<kReduceThreads>::reduce(weights, Add(), shared);
+  const double divisor = by_weight ? weights : static_cast<double>(num_rows);
   if (threadIdx.x == 0) {
-    const double value = by_weight ? weights : static_cast<double>(num_rows);
-    *divisor = value;
-    *loss = static_cast<T>(value == 0 ? 0 : sum / value);
+    *loss = static_cast<T>(divisor == 0 ? 0 : sum / divisor);
+  }
+  for (int64_t i = threadIdx.x; i < num_rows; i += kReduceThreads) {
+    const double w = weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
+    store_row_scale(w, divisor, static_cast<T>(num_classes), row_stats + kRowStats * i);
   }
 }
 
 template <typename Logit, int kWidth, typename T = typename ComputeOf<Logit>::type>
 __global__ void __launch_bounds__(kThreads) backward_kernel(const Logit* __restrict__ logits,  // [N, K]
                                                             int64_t row_stride, int64_t num_rows, int64_t num_classes,
-                                                            const T* __restrict__ row_stats,     // [N, kRowStats]
-                                                            const T* __restrict__ weight,        // [N] or null
-                                                            const T* __restrict__ grad_loss,     // []
-                                                            const double* __restrict__ divisor,  // []
-                                                            Logit* __restrict__ grad_logits) {   // [N, K] contiguous
+                                                            const T* __restrict__ row_stats,    // [N, kRowStats]
+                                                            const T* __restrict__ grad_loss,    // []
+                                                            Logit* __restrict__ grad_logits) {  // [N, K] contiguous
   constexpr int kRowsPerBlock = kThreads / kWidth;
   const int lane = threadIdx.x % kWidth;
-  const double scale = *divisor == 0 ? 0 : static_cast<double>(*grad_loss) / *divisor;
+  const T upstream = *grad_loss;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWidth; i < num_rows;
        i += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
-    const double w = weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
-    const T anchor = row_stats[kRowStats * i];
-    const T lambda = row_stats[kRowStats * i + 1];
-    const T uniform = row_stats[kRowStats * i + 2];
-    const T row_scale = static_cast<T>(scale * w / (static_cast<double>(num_classes) * uniform));
+    const T* stats = row_stats + kRowStats * i;
+    const T scale = upstream * stats[3];
     for (int64_t k = lane; k < num_classes; k += kWidth) {
       const T logit = load(logits + i * row_stride + k);
-      const T gradient = uniformity_gradient(logit, anchor, lambda, uniform, row_scale);
-      store(grad_logits + i * num_classes + k, row_scale == T(0) ? T(0) : gradient);
+      const T gradient = uniformity_gradient(logit, stats[0], stats[1], stats[2], scale);
+      store(grad_logits + i * num_classes + k, scale == T(0) ? T(0) : gradient);
     }
   }
 }
@@ -227,7 +226,8 @@ cudaError_t forward(const UniformityParams& p, cudaStream_t stream) {
     });
   }
   loss_kernel<T><<<1, kReduceThreads, 0, stream>>>(static_cast<const T*>(p.per_sample), static_cast<const T*>(p.weight),
-                                                   p.num_rows, p.by_weight, static_cast<T*>(p.loss), p.divisor);
+                                                   p.num_rows, p.num_classes, p.by_weight, static_cast<T*>(p.row_stats),
+                                                   static_cast<T*>(p.loss));
   return cudaGetLastError();
 }
 
@@ -238,8 +238,7 @@ cudaError_t backward(const UniformityParams& p, cudaStream_t stream) {
     with_group_width(p.num_classes, [&](auto width) {
       backward_kernel<Logit, width.value><<<num_blocks<width.value>(p.num_rows), kThreads, 0, stream>>>(
           static_cast<const Logit*>(p.logits), p.row_stride, p.num_rows, p.num_classes,
-          static_cast<const T*>(p.row_stats), static_cast<const T*>(p.weight), static_cast<const T*>(p.grad_loss),
-          p.divisor, static_cast<Logit*>(p.grad_logits));
+          static_cast<const T*>(p.row_stats), static_cast<const T*>(p.grad_loss), static_cast<Logit*>(p.grad_logits));
     });
   }
   return cudaGetLastError();

@@ -17,7 +17,6 @@ struct UniformityParams {
   void* per_sample;       // T [N]
   void* row_stats;        // T [N, kRowStats] of math.h
   void* loss;             // T []
-  double* divisor;        // []: what the loss is divided by
   const void* grad_loss;  // T [], backward only
   void* grad_logits;      // as logits, [N, K] contiguous, backward only
   int64_t num_rows;       // N

@@ -10,8 +10,6 @@
 // uniform point, which is where a trained network puts its background rows; here q is a sum of positive terms.
 #pragma once
 
-#include <math.h>
-
 #include "../common/exp.h"
 
 namespace fastood {
@@ -27,14 +25,20 @@ struct UniformityRow {
   T loss;
 };
 
-// Columns of the row statistics that forward hands to backward: anchor, lambda, uniform.
-constexpr int kRowStats = 3;
+// Columns of the row statistics that forward hands to backward: anchor, lambda, uniform, and the factor of
+// exp(x_k) - uniform in the gradient of the loss, w_i / (divisor K uniform), once the divisor is known.
+constexpr int kRowStats = 4;
 
 template <typename T>
 FASTOOD_HD void store_row_stats(const UniformityRow<T>& row, T* stats) {
   stats[0] = row.anchor;
   stats[1] = row.lambda;
   stats[2] = row.uniform;
+}
+
+template <typename T>
+FASTOOD_HD void store_row_scale(double weight, double divisor, T num_classes, T* stats) {
+  stats[3] = divisor == 0 ? T(0) : static_cast<T>(weight / (divisor * num_classes * stats[2]));
 }
 
 // The rounded mean; where that is not finite (a masked logit of -inf, an overflowing sum), the largest logit.
@@ -55,12 +59,12 @@ template <typename T>
 FASTOOD_HD UniformityRow<T> uniformity_row(T anchor, T largest, double sum_d, double sum_q, T num_classes) {
   const T delta = static_cast<T>(sum_d) / num_classes;
   const T mean_expm1 = static_cast<T>(sum_q) / num_classes + delta;
-  const T lambda = log1p(mean_expm1);
+  const T lambda = log1p_fast(mean_expm1);
   const T loss = lambda - delta;
   const T largest_deviation = largest - anchor;
   if (largest_deviation > T(1)) {
     const T sum_shifted = (T(1) + mean_expm1) * exp_fast(-largest_deviation) * num_classes;
-    return {largest, log(sum_shifted), T(1) / num_classes, loss};
+    return {largest, log_fast(sum_shifted), T(1) / num_classes, loss};
   }
   return {anchor, lambda, T(1), loss};
 }
@@ -71,14 +75,14 @@ FASTOOD_HD UniformityRow<T> uniformity_row_shifted(T anchor, T largest, double s
                                                    T num_classes) {
   const T delta = static_cast<T>(sum_d) / num_classes;
   const T mean_shifted = static_cast<T>(sum_shifted) / num_classes;
-  const T loss = (log(mean_shifted) + (largest - anchor)) - delta;
-  return {largest, log(static_cast<T>(sum_shifted)), T(1) / num_classes, loss};
+  const T loss = (log_fast(mean_shifted) + (largest - anchor)) - delta;
+  return {largest, log_fast(static_cast<T>(sum_shifted)), T(1) / num_classes, loss};
 }
 
-// d l / d v_k = f_k - 1/K, for K * uniform = 1 / inverse_scale.
+// d loss / d v_k for row statistics (anchor, lambda, uniform) and their factor, times the upstream gradient.
 template <typename T>
-FASTOOD_HD T uniformity_gradient(T logit, T anchor, T lambda, T uniform, T inverse_scale) {
-  return exp_minus((logit - anchor) - lambda, uniform) * inverse_scale;
+FASTOOD_HD T uniformity_gradient(T logit, T anchor, T lambda, T uniform, T scale) {
+  return exp_minus((logit - anchor) - lambda, uniform) * scale;
 }
 
 }  // namespace fastood

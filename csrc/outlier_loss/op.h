@@ -45,31 +45,26 @@ struct UniformityInput {
   }
 };
 
-// loss [], per_sample [N], row_stats [N, kRowStats] in the compute dtype; divisor [] in float64: what the loss was divided by.
-using UniformityForward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+// loss [], per_sample [N], row_stats [N, kRowStats], all in the compute dtype.
+using UniformityForward = std::tuple<Tensor, Tensor, Tensor>;
 
 inline UniformityForward empty_uniformity_forward(const UniformityInput& in) {
   const ScalarType dtype = compute_dtype(in.logits.scalar_type());
   return {torch::stable::new_empty(in.logits, {}, dtype), torch::stable::new_empty(in.logits, {in.num_rows}, dtype),
-          torch::stable::new_empty(in.logits, {in.num_rows, kRowStats}, dtype),
-          torch::stable::new_empty(in.logits, {}, ScalarType::Double)};
+          torch::stable::new_empty(in.logits, {in.num_rows, kRowStats}, dtype)};
 }
 
-inline void check_backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& row_stats,
-                           const Tensor& divisor) {
+inline void check_backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& row_stats) {
   const ScalarType dtype = compute_dtype(in.logits.scalar_type());
   STD_TORCH_CHECK(grad_loss.numel() == 1, "grad_loss must have one element, got ", grad_loss.numel());
   check_dtype(grad_loss, "grad_loss", dtype);
+  check_same_device(grad_loss, "grad_loss", in.logits);
   check_dim(row_stats, "row_stats", 2);
   check_size(row_stats, "row_stats", in.num_rows);
   check_dtype(row_stats, "row_stats", dtype);
+  check_same_device(row_stats, "row_stats", in.logits);
   STD_TORCH_CHECK(row_stats.size(1) == kRowStats && row_stats.is_contiguous(), "row_stats must be contiguous [N, ",
                   kRowStats, "]");
-  STD_TORCH_CHECK(divisor.numel() == 1, "divisor must have one element, got ", divisor.numel());
-  check_dtype(divisor, "divisor", ScalarType::Double);
-  check_same_device(grad_loss, "grad_loss", in.logits);
-  check_same_device(row_stats, "row_stats", in.logits);
-  check_same_device(divisor, "divisor", in.logits);
 }
 
 }  // namespace fastood

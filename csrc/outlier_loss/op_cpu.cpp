@@ -64,28 +64,30 @@ T weighted_loss(const UniformityInput& in, const T* per_sample, double divisor) 
 template <typename Logit, typename T = Compute<Logit>>
 void forward(const UniformityInput& in, bool by_weight, const UniformityForward& out) {
   const auto* logits = static_cast<const Logit*>(in.logits.const_data_ptr());
+  const auto* weight = static_cast<const T*>(in.weight);
   auto* per_sample = static_cast<T*>(std::get<1>(out).mutable_data_ptr());
-  auto* row_stats = static_cast<T*>(std::get<2>(out).mutable_data_ptr());
+  auto* stats = static_cast<T*>(std::get<2>(out).mutable_data_ptr());
+  const double divisor = loss_divisor<T>(in, by_weight);
   torch::stable::parallel_for(0, in.num_rows, rows_per_task(in.num_classes), [&](int64_t begin, int64_t end) {
     FASTOOD_CPU_DISPATCH(uniformity_forward<Logit>)
     (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, per_sample + begin,
-     row_stats + kRowStats * begin);
+     stats + kRowStats * begin);
+    FASTOOD_CPU_DISPATCH(uniformity_scale<T>)
+    (weight == nullptr ? nullptr : weight + begin, end - begin, in.num_classes, divisor, stats + kRowStats * begin);
   });
-  const double divisor = loss_divisor<T>(in, by_weight);
   *static_cast<T*>(std::get<0>(out).mutable_data_ptr()) = weighted_loss<T>(in, per_sample, divisor);
-  *static_cast<double*>(std::get<3>(out).mutable_data_ptr()) = divisor;
 }
 
 template <typename Logit, typename T = Compute<Logit>>
-void backward(const UniformityInput& in, double scale, const Tensor& row_stats, const Tensor& grad_logits) {
+void backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& row_stats, const Tensor& grad_logits) {
   const auto* logits = static_cast<const Logit*>(in.logits.const_data_ptr());
-  const auto* weight = static_cast<const T*>(in.weight);
   const auto* stats = static_cast<const T*>(row_stats.const_data_ptr());
+  const double upstream = *static_cast<const T*>(grad_loss.const_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());
   torch::stable::parallel_for(0, in.num_rows, rows_per_task(in.num_classes), [&](int64_t begin, int64_t end) {
     FASTOOD_CPU_DISPATCH(uniformity_backward<Logit>)
-    (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, stats + kRowStats * begin,
-     weight == nullptr ? nullptr : weight + begin, scale, grad + begin * in.num_classes);
+    (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, stats + kRowStats * begin, upstream,
+     grad + begin * in.num_classes);
   });
 }
 
@@ -98,7 +100,6 @@ void value_and_grad(const UniformityInput& in, bool by_weight, const Tensor& los
   auto* losses = static_cast<T*>(per_sample.mutable_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());
   const double divisor = loss_divisor<T>(in, by_weight);
-  const double scale = divisor == 0 ? 0 : 1 / divisor;
   const int64_t block_rows = std::clamp<int64_t>(kBlockLogits / in.num_classes, 1, kMaxBlockRows);
   torch::stable::parallel_for(0, in.num_rows, rows_per_task(in.num_classes), [&](int64_t begin, int64_t end) {
     T stats[kRowStats * kMaxBlockRows];
@@ -107,9 +108,10 @@ void value_and_grad(const UniformityInput& in, bool by_weight, const Tensor& los
       const Logit* block = logits + i * in.row_stride;
       FASTOOD_CPU_DISPATCH(uniformity_forward<Logit>)
       (block, in.row_stride, rows, in.num_classes, losses + i, stats);
+      FASTOOD_CPU_DISPATCH(uniformity_scale<T>)
+      (weight == nullptr ? nullptr : weight + i, rows, in.num_classes, divisor, stats);
       FASTOOD_CPU_DISPATCH(uniformity_backward<Logit>)
-      (block, in.row_stride, rows, in.num_classes, stats, weight == nullptr ? nullptr : weight + i, scale,
-       grad + i * in.num_classes);
+      (block, in.row_stride, rows, in.num_classes, stats, 1.0, grad + i * in.num_classes);
     }
   });
   *static_cast<T*>(loss.mutable_data_ptr()) = weighted_loss<T>(in, losses, divisor);
@@ -122,17 +124,11 @@ UniformityForward weighted_uniformity_cpu(const Tensor& logits, const std::optio
   return out;
 }
 
-Tensor weighted_uniformity_backward_cpu(const Tensor& grad_loss, const Tensor& logits,
-                                        const std::optional<Tensor>& weight, const Tensor& row_stats,
-                                        const Tensor& divisor) {
-  const UniformityInput in(logits, weight);
-  check_backward(in, grad_loss, row_stats, divisor);
+Tensor weighted_uniformity_backward_cpu(const Tensor& grad_loss, const Tensor& logits, const Tensor& row_stats) {
+  const UniformityInput in(logits, std::nullopt);
+  check_backward(in, grad_loss, row_stats);
   const Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
-  const double divisor_value = *static_cast<const double*>(divisor.const_data_ptr());
-  dispatch_logits(in.logits, [&]<typename Logit>() {
-    const double upstream = *static_cast<const Compute<Logit>*>(grad_loss.const_data_ptr());
-    backward<Logit>(in, divisor_value == 0 ? 0 : upstream / divisor_value, row_stats, grad_logits);
-  });
+  dispatch_logits(in.logits, [&]<typename Logit>() { backward<Logit>(in, grad_loss, row_stats, grad_logits); });
   return grad_logits;
 }
 

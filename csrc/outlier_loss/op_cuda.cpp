@@ -41,23 +41,19 @@ UniformityForward weighted_uniformity_cuda(const Tensor& logits, const std::opti
   params.loss = std::get<0>(out).mutable_data_ptr();
   params.per_sample = std::get<1>(out).mutable_data_ptr();
   params.row_stats = std::get<2>(out).mutable_data_ptr();
-  params.divisor = static_cast<double*>(std::get<3>(out).mutable_data_ptr());
   params.by_weight = by_weight;
   check_launch(launch_uniformity_forward(params, current_cuda_stream(in.logits.get_device_index())),
                "weighted_uniformity");
   return out;
 }
 
-Tensor weighted_uniformity_backward_cuda(const Tensor& grad_loss, const Tensor& logits,
-                                         const std::optional<Tensor>& weight, const Tensor& row_stats,
-                                         const Tensor& divisor) {
-  const UniformityInput in(logits, weight);
-  check_backward(in, grad_loss, row_stats, divisor);
+Tensor weighted_uniformity_backward_cuda(const Tensor& grad_loss, const Tensor& logits, const Tensor& row_stats) {
+  const UniformityInput in(logits, std::nullopt);
+  check_backward(in, grad_loss, row_stats);
   const torch::stable::accelerator::DeviceGuard guard(in.logits.get_device_index());
   Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
   UniformityParams params = params_of(in);
   params.row_stats = row_stats.mutable_data_ptr();
-  params.divisor = static_cast<double*>(divisor.mutable_data_ptr());
   params.grad_loss = grad_loss.const_data_ptr();
   params.grad_logits = grad_logits.mutable_data_ptr();
   check_launch(launch_uniformity_backward(params, current_cuda_stream(in.logits.get_device_index())),
@@ -68,9 +64,9 @@ Tensor weighted_uniformity_backward_cuda(const Tensor& grad_loss, const Tensor& 
 std::tuple<Tensor, Tensor, Tensor> weighted_uniformity_value_and_grad_cuda(const Tensor& logits,
                                                                            const std::optional<Tensor>& weight,
                                                                            bool by_weight) {
-  auto [loss, per_sample, row_stats, divisor] = weighted_uniformity_cuda(logits, weight, by_weight);
+  auto [loss, per_sample, row_stats] = weighted_uniformity_cuda(logits, weight, by_weight);
   const Tensor one = torch::stable::full({}, 1.0, loss.scalar_type(), std::nullopt, loss.device());
-  return {loss, per_sample, weighted_uniformity_backward_cuda(one, logits, weight, row_stats, divisor)};
+  return {loss, per_sample, weighted_uniformity_backward_cuda(one, logits, row_stats)};
 }
 
 }  // namespace

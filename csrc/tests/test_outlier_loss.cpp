@@ -47,6 +47,14 @@ void test_exponentials(double tolerance) {
       expect(error < 8 * tolerance, "expm1_minus_x", error, 0);
     }
   }
+  for (double x = 1e-8; x < 1e30; x *= 1.0137) {
+    const T argument = static_cast<T>(x);
+    const long double exact = argument;
+    const double log_error = relative_error(fastood::log_fast(argument), std::log(exact));
+    const double log1p_error = relative_error(fastood::log1p_fast(argument), std::log1p(exact));
+    expect(log_error < tolerance, "log_fast", log_error, 0);
+    expect(log1p_error < tolerance, "log1p_fast", log1p_error, 0);
+  }
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const T inf = std::numeric_limits<T>::infinity();
   expect(std::isnan(fastood::exp_fast(nan)), "exp_fast(nan)", fastood::exp_fast(nan), nan);
@@ -73,8 +81,9 @@ void test_rows(int64_t num_rows, int64_t num_classes, double spread, double offs
   std::vector<float> gradient(logits.size());
   FASTOOD_CPU_DISPATCH(uniformity_forward<float>)
   (logits.data(), num_classes, num_rows, num_classes, per_sample.data(), stats.data());
+  FASTOOD_CPU_DISPATCH(uniformity_scale<float>)(nullptr, num_rows, num_classes, 1.0, stats.data());
   FASTOOD_CPU_DISPATCH(uniformity_backward<float>)
-  (logits.data(), num_classes, num_rows, num_classes, stats.data(), nullptr, 1.0, gradient.data());
+  (logits.data(), num_classes, num_rows, num_classes, stats.data(), 1.0, gradient.data());
   for (int64_t i = 0; i < num_rows; ++i) {
     const std::vector<float> row(logits.begin() + i * num_classes, logits.begin() + (i + 1) * num_classes);
     const double error = relative_error(per_sample[i], reference_loss(row));

@@ -23,27 +23,24 @@ from fastood.ops._validation import check_finite_values, check_logits, check_wei
 
 Reduction = Literal["weighted_mean", "mean"]
 
-_ROW_STATS = 3  # kRowStats of csrc/outlier_loss/math.h
+_ROW_STATS = 4  # kRowStats of csrc/outlier_loss/math.h
 
 _forward = torch.ops.fastood.weighted_uniformity.default
 _backward = torch.ops.fastood._weighted_uniformity_backward.default
 _value_and_grad = torch.ops.fastood.weighted_uniformity_value_and_grad.default
 
 
-def _forward_fake(logits: Tensor, weight: Tensor | None, by_weight: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward_fake(logits: Tensor, weight: Tensor | None, by_weight: bool) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(logits.dtype)
     rows = logits.shape[0]
     return (
         logits.new_empty((), dtype=dtype),
         logits.new_empty((rows,), dtype=dtype),
         logits.new_empty((rows, _ROW_STATS), dtype=dtype),
-        logits.new_empty((), dtype=torch.float64),
     )
 
 
-def _backward_fake(
-    grad_loss: Tensor, logits: Tensor, weight: Tensor | None, row_stats: Tensor, divisor: Tensor
-) -> Tensor:
+def _backward_fake(grad_loss: Tensor, logits: Tensor, row_stats: Tensor) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
@@ -66,8 +63,8 @@ class _WeightedUniformity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, weight: Tensor | None, by_weight: bool) -> tuple[Tensor, Tensor]:
-        loss, per_sample, row_stats, divisor = _forward(logits, weight, by_weight)
-        ctx.save_for_backward(logits, weight, loss, per_sample, row_stats, divisor)
+        loss, per_sample, row_stats = _forward(logits, weight, by_weight)
+        ctx.save_for_backward(logits, row_stats, weight, *((loss, per_sample) if ctx.needs_input_grad[1] else ()))
         ctx.by_weight = by_weight
         ctx.mark_non_differentiable(per_sample)
         ctx.set_materialize_grads(False)
@@ -77,18 +74,21 @@ class _WeightedUniformity(torch.autograd.Function):
     def backward(
         ctx: Any, grad_loss: Tensor | None, _grad_per_sample: None
     ) -> tuple[Tensor | None, Tensor | None, None]:
-        logits, weight, loss, per_sample, row_stats, divisor = ctx.saved_tensors
         if grad_loss is None:
             return None, None, None
+        logits, row_stats, weight, *rest = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_differentiable_backward(ctx, grad_loss, logits, weight), None
-        grad_logits = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_logits = _backward(grad_loss, logits, weight, row_stats, divisor)
-        if ctx.needs_input_grad[1]:
-            excess = per_sample - loss if ctx.by_weight else per_sample
-            grad_weight = torch.where(divisor > 0, grad_loss * excess / divisor, 0.0).to(per_sample.dtype)
+        grad_logits = _backward(grad_loss, logits, row_stats) if ctx.needs_input_grad[0] else None
+        grad_weight = _weight_gradient(ctx, grad_loss, weight, *rest) if ctx.needs_input_grad[1] else None
         return grad_logits, grad_weight, None
+
+
+def _weight_gradient(ctx: Any, grad_loss: Tensor, weight: Tensor, loss: Tensor, per_sample: Tensor) -> Tensor:
+    if not ctx.by_weight:
+        return grad_loss * per_sample / len(per_sample)
+    total = weight.double().sum()
+    return torch.where(total > 0, grad_loss * (per_sample - loss) / total, 0.0).to(per_sample.dtype)
 
 
 def _differentiable_backward(
