@@ -1,0 +1,111 @@
+"""ROC and precision–recall curves: every distinct score is one point, nothing dropped or interpolated."""
+
+from dataclasses import dataclass
+from math import inf, isfinite
+
+import torch
+from torch import Tensor
+
+from fastood.metrics.thresholds import Positive, count_at_thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RocCurve:
+    """Rates at every threshold, strictest first, from (0, 0) to (1, 1)."""
+
+    fpr: Tensor
+    """float64 [T + 1], false-positive rate, non-decreasing."""
+    tpr: Tensor
+    """float64 [T + 1], true-positive rate, non-decreasing."""
+    thresholds: Tensor
+    """float64 [T + 1]; first +inf (OOD positive) or −inf (ID positive), where nothing is flagged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrCurve:
+    """Precision and recall at every threshold, strictest first; Σ (Rₙ − Rₙ₋₁) Pₙ is the average precision."""
+
+    precision: Tensor
+    """float64 [T + 1]; first 1 by convention, where nothing is flagged."""
+    recall: Tensor
+    """float64 [T + 1], non-decreasing from 0 to 1."""
+    thresholds: Tensor
+    """float64 [T + 1]; first +inf (OOD positive) or −inf (ID positive)."""
+
+
+def roc_curve(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood") -> RocCurve:
+    """Traces the ROC curve.
+
+    Args:
+        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
+            allowed.
+        ood_scores: [M] OOD scores, same dtype and device.
+        positive: The positive class, "ood" (flagged when score ≥ threshold) or "id" (score ≤ threshold).
+
+    Returns:
+        T + 1 points for T distinct scores, float64, on the device of the scores. Integer scores beyond 2^53
+        are ranked exactly, but their thresholds are rounded.
+
+    Raises:
+        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; an unknown
+            `positive`.
+
+    Example:
+        >>> curve = roc_curve(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
+        >>> curve.fpr.tolist(), curve.tpr.tolist()
+        ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
+    """
+    counts = count_at_thresholds(id_scores, ood_scores, positive=positive)
+    return RocCurve(
+        fpr=_with_first(0.0, counts.false_positives) / counts.negatives,
+        tpr=_with_first(0.0, counts.true_positives) / counts.positives,
+        thresholds=_with_first(inf if positive == "ood" else -inf, counts.thresholds),
+    )
+
+
+def pr_curve(
+    id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood", ood_per_id: float | None = None
+) -> PrCurve:
+    """Traces the precision–recall curve.
+
+    Args:
+        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
+            allowed.
+        ood_scores: [M] OOD scores, same dtype and device.
+        positive: The positive class, "ood" (flagged when score ≥ threshold) or "id" (score ≤ threshold).
+        ood_per_id: OOD images per ID image for which precision is stated, e.g. 0.2 for the 1 : 5 of Li &
+            Vasconcelos 2020; by default the ratio M / N at hand. Makes curves of OOD sets of different size
+            comparable.
+
+    Returns:
+        T + 1 points for T distinct scores, float64, on the device of the scores.
+
+    Raises:
+        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; `positive` or
+            `ood_per_id` out of range.
+
+    Example:
+        >>> curve = pr_curve(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
+        >>> curve.recall.tolist(), curve.precision[1:].tolist()
+        ([0.0, 0.5, 1.0, 1.0], [1.0, 0.6666666666666666, 0.5])
+    """
+    if ood_per_id is not None and not (isfinite(ood_per_id) and ood_per_id > 0):
+        raise ValueError(f"ood_per_id must be a finite number above 0, got {ood_per_id}")
+    counts = count_at_thresholds(id_scores, ood_scores, positive=positive)
+    true_positives = counts.true_positives.to(torch.float64)
+    false_positives = counts.false_positives.to(torch.float64)
+    if ood_per_id is not None:
+        positive_per_negative = ood_per_id if positive == "ood" else 1 / ood_per_id
+        false_positives *= counts.positives / (positive_per_negative * counts.negatives)
+    return PrCurve(
+        precision=_with_first(1.0, true_positives / (true_positives + false_positives)),
+        recall=_with_first(0.0, true_positives) / counts.positives,
+        thresholds=_with_first(inf if positive == "ood" else -inf, counts.thresholds),
+    )
+
+
+def _with_first(value: float, points: Tensor) -> Tensor:
+    """float64 [T + 1]: the point where nothing is flagged, then the T points."""
+    return torch.cat((points.new_tensor([value], dtype=torch.float64), points.to(torch.float64)))

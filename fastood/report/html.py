@@ -1,0 +1,231 @@
+"""The page a run leaves: one file with everything in it, which can be mailed."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+from tqdm import tqdm
+
+from fastood.report.illustrations import Illustration, pool_illustrations, score_illustrations
+from fastood.report.pool import SourceWeights, weights_by_source
+from fastood.report.results import (
+    check_metrics,
+    ood_names,
+    per_cent,
+    protocol_sentence,
+    reported_metrics,
+    result_rows,
+)
+from fastood.report.score_figures import ArmScores, OperatingPoint
+from fastood.report.style import arm_styles, png
+
+if TYPE_CHECKING:
+    from fastood.data.image_set import ImageSet
+
+PAGE_PIXELS_PER_INCH = 100
+"""Size at which the page shows a figure where there is room: its text is then as large as the page's captions."""
+SHOWN_SOURCES = 24
+"""A pool with more sources shows half as many from either end."""
+
+
+def write_report(
+    run_dir: Path,
+    *,
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Any]],
+    pool_weights: Tensor | None = None,
+    background: ImageSet | None = None,
+) -> Path:
+    """Draws a run's figures and writes them, with its tables, into one self-contained HTML file.
+
+    Writes `report.html` and `figures/*.png`, each at once or not at all; the same run gives the same bytes.
+    `python -m fastood.train` calls it when a run is over.
+
+    Args:
+        run_dir: The run's folder; its name is the run's name.
+        metrics: Contents of the run's metrics.json (fractions).
+        config: The resolved configuration: plain mappings, sequences, strings and numbers.
+        scores: Arm → {"id": Tensor[N], "ood": {set → Tensor[M]}}, for the arms and sets of `metrics`.
+        pool_weights: [P] learnt weights of the background pool; None for a run that learnt none.
+        background: The pool's P images; given if and only if `pool_weights` is.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        FileNotFoundError: `run_dir` is no folder.
+        ValueError: The parts do not belong together: other arms, sets, sources or counts than in `metrics`.
+    """
+    if not run_dir.is_dir():
+        raise FileNotFoundError(f"run_dir {run_dir} is no folder")
+    check_metrics(metrics)
+    arms = _arm_scores(metrics, scores)
+    protocol = metrics["protocol"]
+    point = OperatingPoint(positive=protocol["positive"], tpr=protocol["tpr"], ood_per_id=protocol["ood_fraction"])
+    illustrations: dict[str, list[Illustration]] = {"scores": score_illustrations(arms, point), "pool": []}
+    pool = None
+    if (pool_weights is None) != (background is None):
+        raise ValueError("pool_weights and background must be given together")
+    if pool_weights is not None and background is not None:
+        sources = weights_by_source(pool_weights, background)
+        pool = _pool_section(metrics, sources)
+        illustrations["pool"] = pool_illustrations(_shown(sources), background, pool_weights.cpu())
+
+    pictures = _save_pictures(run_dir / "figures", illustrations)
+    environment = Environment(
+        loader=PackageLoader("fastood", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("template.html").render(
+        run_name=run_dir.resolve().name,
+        method=metrics["method"],
+        seed=metrics["seed"],
+        in_distribution=metrics["in_distribution"],
+        ood_names=ood_names(metrics),
+        protocol_sentence=protocol_sentence(metrics),
+        arms=_arm_rows(metrics),
+        blocks=_blocks(metrics, point),
+        pictures=pictures,
+        pool=pool,
+        config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+    )
+    report = run_dir / "report.html"
+    _write(report, page.encode())
+    return report
+
+
+def _arm_scores(metrics: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> dict[str, ArmScores]:
+    if scores.keys() != metrics["arms"].keys():
+        raise ValueError(f"scores hold the arms {sorted(scores)}, metrics {sorted(metrics['arms'])}")
+    names = ood_names(metrics)
+    for arm, part in scores.items():
+        if part["ood"].keys() != set(names):
+            raise ValueError(f"scores of arm {arm!r} hold the OOD sets {sorted(part['ood'])}, metrics {names}")
+    return {
+        arm: ArmScores(
+            label=result["label"],
+            id_scores=scores[arm]["id"].cpu(),
+            ood_scores={name: scores[arm]["ood"][name].cpu() for name in names},
+        )
+        for arm, result in metrics["arms"].items()
+    }
+
+
+def _arm_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the page says of each arm as a whole."""
+    means = [result_rows(metrics, metric)[-1].cells for metric in reported_metrics(metrics)]
+    styles = arm_styles(metrics["arms"])
+    return [
+        {
+            "label": _broken_at_comma(result["label"]),
+            "colour": styles[arm][0],
+            "background_size": result["background_size"],
+            "accuracy": per_cent(result["accuracy"]),
+            "means": [cells[position] for cells in means],
+        }
+        for position, (arm, result) in enumerate(metrics["arms"].items())
+    ]
+
+
+def _broken_at_comma(label: str) -> str:
+    """The label with a line break allowed after its comma only: "γ = 1 %" stays whole."""
+    name, comma, setting = label.partition(", ")
+    return name + comma + setting.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _blocks(metrics: Mapping[str, Any], point: OperatingPoint) -> list[dict[str, Any]]:
+    """The table of the OOD sets, metric by metric, with the meaning of each."""
+    level = f"{100 * point.tpr:g} %"
+    meanings = {
+        "fpr95": {
+            "ood": f"In-distribution images wrongly flagged at the threshold that flags {level} of the OOD images.",
+            "id": f"OOD images wrongly accepted at the threshold that accepts {level} of the in-distribution images.",
+        }[point.positive],
+        "auroc": "How often an OOD image scores above an in-distribution image; 50 is chance.",
+        "aupr": f"Average precision of finding the {point.positive.upper()} images; "
+        "their share among all images is chance.",
+    }
+    return [
+        {
+            "heading": metric.heading,
+            "meaning": meanings[metric.key],
+            "rows": [row for row in result_rows(metrics, metric) if not row.is_mean],
+        }
+        for metric in reported_metrics(metrics)
+    ]
+
+
+def _shown(sources: list[SourceWeights]) -> list[SourceWeights]:
+    if len(sources) <= SHOWN_SOURCES:
+        return sources
+    half = SHOWN_SOURCES // 2
+    return sources[:half] + sources[-half:]
+
+
+def _pool_section(metrics: Mapping[str, Any], sources: list[SourceWeights]) -> dict[str, Any]:
+    """The pool's counts, and a row for each shown source."""
+    if "pool" not in metrics:
+        raise ValueError("metrics lacks pool, but pool_weights are given")
+    recorded = metrics["pool"]["sources"]
+    unknown = {source.name for source in sources} - recorded.keys()
+    if unknown:
+        raise ValueError(f"metrics records no pool source {', '.join(sorted(unknown))}")
+    size = sum(len(source.weights) for source in sources)
+    selected = sum(record["selected"] for record in recorded.values())
+    rows = [
+        {
+            "name": source.name,
+            "count": len(source.weights),
+            "pool_share": f"{100 * len(source.weights) / size:.1f}",
+            "mean_weight": f"{source.mean:.3f}",
+            "selected": recorded[source.name]["selected"],
+            "selected_share": f"{100 * recorded[source.name]['selected'] / max(selected, 1):.1f}",
+        }
+        for source in _shown(sources)
+    ]
+    return {
+        "size": size,
+        "effective_sample_size": metrics["pool"]["effective_sample_size"],
+        "sources": rows,
+        "source_count": len(sources),
+    }
+
+
+def _save_pictures(folder: Path, illustrations: Mapping[str, list[Illustration]]) -> dict[str, list[dict[str, Any]]]:
+    """Draws every illustration into `folder` and returns section → pictures as the page embeds them."""
+    folder.mkdir(exist_ok=True)
+    pictures: dict[str, list[dict[str, Any]]] = {section: [] for section in illustrations}
+    total = sum(map(len, illustrations.values()))
+    with tqdm(total=total, desc="report", unit="figure", leave=False) as progress:
+        for section, part in illustrations.items():
+            for illustration in part:
+                figure = illustration.draw()
+                data = png(figure)
+                _write(folder / f"{illustration.name}.png", data)
+                pictures[section].append(
+                    {
+                        "title": illustration.title,
+                        "caption": illustration.caption,
+                        "width": round(PAGE_PIXELS_PER_INCH * figure.get_figwidth()),
+                        "base64": b64encode(data).decode(),
+                    }
+                )
+                progress.update()
+    return pictures
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file at once: a kill leaves the old file or the new one, never half of one."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)

@@ -1,0 +1,109 @@
+"""The pictures of a report in reading order, each with what to look for in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fastood.report.pool import SourceWeights, extreme_images, weight_label
+from fastood.report.pool_figures import check_drawable, contact_sheet, weight_distribution
+from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
+
+if TYPE_CHECKING:
+    from fastood.data.image_set import ImageSet
+
+SHEET_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Illustration:
+    """One picture of the report, drawn on demand."""
+
+    name: str
+    """File name in the run's figures/ folder, without its ending."""
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) -> list[Illustration]:
+    """Histograms, ROC and PR curves of all arms."""
+    name = point.name
+    false_positives = {
+        "ood": "the in-distribution (grey) images to the right of the line",
+        "id": "the OOD (coloured) images to the left of the line",
+    }[point.positive]
+    return [
+        Illustration(
+            name="score_histograms",
+            title="Histograms: in-distribution against OOD",
+            caption="Look for two heaps that do not overlap: grey on the left, colour on the right. "
+            f"{name} is the share of {false_positives}; here it is taken over all images of an OOD set, so it can "
+            "differ a little from the tables. Each heap is scaled to its own peak, and the outermost bars hold "
+            "whatever lies beyond them.",
+            draw=lambda: score_histograms(arms, point),
+        ),
+        Illustration(
+            name="roc_curves",
+            title="ROC curves",
+            caption="Higher and further left is better. The dots show "
+            f"{name}, where a curve crosses {100 * point.tpr:g} %; dots of arms that coincide lie inside each "
+            "other. The horizontal axis is logarithmic because good detectors differ at small rates, and its left "
+            "end stands for 0. The grey curve is chance.",
+            draw=lambda: roc_curves(arms, point),
+        ),
+        Illustration(
+            name="pr_curves",
+            title="Precision–recall curves",
+            caption="Higher and further right is better; AUPR is the area below. Precision depends on how many OOD "
+            f"images there are: it is stated for the protocol's {point.ood_per_id:g} per in-distribution image, "
+            "whatever the size of the set. The grey line is chance.",
+            draw=lambda: pr_curves(arms, point),
+        ),
+    ]
+
+
+def pool_illustrations(sources: Sequence[SourceWeights], background: ImageSet, weights: Tensor) -> list[Illustration]:
+    """Weights by source, and the images of most and of least weight; refuses images that cannot be drawn."""
+    check_drawable(background)
+    most, least = extreme_images(weights, SHEET_IMAGES)
+    return [
+        Illustration(
+            name="weight_distribution",
+            title="Learnt weights by source",
+            caption="Sources that resemble the in-distribution images should stand at the top, right of the dashed "
+            "line at the pool's mean. Heights are logarithmic: a few images far to the right can carry much of "
+            "a source's weight. The bar spans the middle half of the images, the dot is their mean.",
+            draw=lambda: weight_distribution(sources),
+        ),
+        Illustration(
+            name="most_weighted",
+            title=f"The {len(most)} most weighted images",
+            caption="Weight relative to the pool's mean, and source. "
+            + (_tie_note(weights, most) or "These should look most like the in-distribution classes.")
+            + " Li & Vasconcelos 2020 show the classes at this end in their Figure 5.",
+            draw=lambda: contact_sheet(background, weights, most),
+        ),
+        Illustration(
+            name="least_weighted",
+            title=f"The {len(least)} least weighted images",
+            caption="Weight relative to the pool's mean, and source. "
+            + (_tie_note(weights, least) or "The classifier was soon undecided about such images."),
+            draw=lambda: contact_sheet(background, weights, least),
+        ),
+    ]
+
+
+def _tie_note(weights: Tensor, shown: Tensor) -> str:
+    """Says that the choice is random where images off the sheet have the last weight on it; else nothing."""
+    last = weights[shown[-1]]
+    sharing = int((weights == last).sum())
+    if sharing == int((weights[shown] == last).sum()):
+        return ""
+    label = weight_label(float(last / weights.double().mean()))
+    note = f"{sharing:,} images share the weight {label}, as those do that were never drawn; the sheet shows a random"
+    return f"{note} choice of them."

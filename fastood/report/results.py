@@ -1,0 +1,127 @@
+"""What a run's metrics.json holds, as the terminal table and the page print it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1
+DECIMALS = 2
+"""Decimals of a per cent value in print, as in Li & Vasconcelos 2020."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One of the three reported metrics: its key in metrics.json and how it is read."""
+
+    key: str
+    label: str
+    higher_is_better: bool
+
+    @property
+    def heading(self) -> str:
+        """Label with the direction of better values, e.g. "AUROC ↑"."""
+        return f"{self.label} {'↑' if self.higher_is_better else '↓'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One arm's value in a row, in per cent as printed."""
+
+    mean: str
+    std: str | None
+    """Spread over the protocol's draws; None for a mean over sets."""
+    is_best: bool
+    """No other arm prints a better mean in this row; equal prints are equally best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One metric on one OOD set, or its mean over the sets, for every arm."""
+
+    name: str
+    is_mean: bool
+    cells: tuple[Cell, ...]
+
+
+def reported_metrics(metrics: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """The three metrics in the order of the papers' tables; FPR is named after the protocol's TPR.
+
+    Example:
+        >>> [metric.heading for metric in reported_metrics({"protocol": {"tpr": 0.95}})]
+        ['FPR95 ↓', 'AUROC ↑', 'AUPR ↑']
+    """
+    return (
+        Metric(key="fpr95", label=f"FPR{100 * metrics['protocol']['tpr']:g}", higher_is_better=False),
+        Metric(key="auroc", label="AUROC", higher_is_better=True),
+        Metric(key="aupr", label="AUPR", higher_is_better=True),
+    )
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """Refuses what is no metrics.json of this schema, before anything is drawn or written.
+
+    Raises:
+        ValueError: Another schema, a missing part, no arm, no OOD set, or arms judged on different OOD sets.
+    """
+    if metrics.get("schema") != SCHEMA:
+        raise ValueError(f"metrics must have schema {SCHEMA}, got {metrics.get('schema')!r}")
+    missing = {"method", "seed", "protocol", "in_distribution", "arms"} - metrics.keys()
+    if missing:
+        raise ValueError(f"metrics lacks {', '.join(sorted(missing))}")
+    if not metrics["arms"]:
+        raise ValueError("metrics names no arm")
+    expected = ood_names(metrics)
+    if not expected:
+        raise ValueError("metrics names no OOD set")
+    for arm, result in metrics["arms"].items():
+        if list(result["ood"]) != expected:
+            raise ValueError(f"arm {arm!r} was judged on OOD sets {list(result['ood'])}, the first on {expected}")
+
+
+def ood_names(metrics: Mapping[str, Any]) -> list[str]:
+    """The OOD sets in table order."""
+    first_arm = next(iter(metrics["arms"].values()))
+    return list(first_arm["ood"])
+
+
+def result_rows(metrics: Mapping[str, Any], metric: Metric) -> list[Row]:
+    """One metric's rows: every OOD set in order, then the mean over them; cells in the order of the arms."""
+    arms = list(metrics["arms"].values())
+    rows = []
+    for name in ood_names(metrics):
+        spreads = [arm["ood"][name][metric.key] for arm in arms]
+        rows.append(Row(name=name, is_mean=False, cells=_cells(metric, spreads)))
+    means = [{"mean": arm["mean"][metric.key]} for arm in arms]
+    return [*rows, Row(name="Mean", is_mean=True, cells=_cells(metric, means))]
+
+
+def per_cent(fraction: float) -> str:
+    """A fraction in per cent, as every table prints it.
+
+    Example:
+        >>> per_cent(0.31449)
+        '31.45'
+    """
+    return f"{100 * fraction:.{DECIMALS}f}"
+
+
+def protocol_sentence(metrics: Mapping[str, Any]) -> str:
+    """What the numbers depend on: positive class, counts, draws and AUPR kind."""
+    protocol = metrics["protocol"]
+    first_arm = next(iter(metrics["arms"].values()))
+    first_set = next(iter(first_arm["ood"].values()))
+    positive = {"ood": "OOD", "id": "ID"}[protocol["positive"]]
+    return (
+        f"Protocol {protocol['name']}: {positive} images are the positive class; mean ± std over "
+        f"{protocol['repeats']} draws of {first_set['ood_count']:,} OOD images per set, against "
+        f"{first_set['id_count']:,} ID test images; AUPR is {protocol['aupr']}."
+    )
+
+
+def _cells(metric: Metric, spreads: Sequence[Mapping[str, float]]) -> tuple[Cell, ...]:
+    printed = [per_cent(spread["mean"]) for spread in spreads]
+    best = (max if metric.higher_is_better else min)(printed, key=float)
+    return tuple(
+        Cell(mean=mean, std=per_cent(spread["std"]) if "std" in spread else None, is_best=mean == best)
+        for mean, spread in zip(printed, spreads, strict=True)
+    )

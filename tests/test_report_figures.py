@@ -1,0 +1,139 @@
+"""The report's figures: what is drawn is what was measured, and degenerate input can be drawn."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from fastood.data.image_set import ImageSet
+from fastood.metrics import detection_metrics
+from fastood.report.pool import extreme_images, relative_weights, weights_by_source
+from fastood.report.pool_figures import contact_sheet
+from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
+
+
+def make_scores(shift, *, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (shift + torch.randn(200, generator=generator)).exp()
+
+
+@pytest.fixture
+def arms():
+    return {
+        arm: ArmScores(
+            label=f"{arm}, γ = 1 %",
+            id_scores=make_scores(0.0, seed=1),
+            ood_scores={"a $x$": make_scores(shift, seed=2), "b": make_scores(2.0, seed=3)},
+        )
+        for arm, shift in (("none", 1.0), ("resampled", 2.0))
+    }
+
+
+@pytest.fixture
+def background():
+    generator = torch.Generator().manual_seed(5)
+    return ImageSet(
+        name="pool",
+        images=torch.randint(256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8),
+        labels=torch.full((60,), -1),
+        source=torch.arange(60) % 3,
+        source_names=("letters", "photographs", "noise $\\frac$"),
+    )
+
+
+@pytest.fixture
+def weights(background):
+    generator = torch.Generator().manual_seed(6)
+    return torch.rand(60, generator=generator, dtype=torch.float64) + 2.0 * (background.source == 1)
+
+
+@pytest.mark.parametrize("positive", ["ood", "id"])
+def test_histograms_state_the_fpr_of_each_panel(arms, positive):
+    figure = score_histograms(arms, OperatingPoint(positive=positive, tpr=0.95, ood_per_id=0.2))
+    expected = [
+        detection_metrics(scores.id_scores, ood, positive=positive).fpr95
+        for scores in arms.values()
+        for ood in scores.ood_scores.values()
+    ]
+    assert [ax.texts[0].get_text() for ax in figure.axes] == [f"FPR95  {100 * fpr:.1f} %" for fpr in expected]
+
+
+@pytest.mark.parametrize("positive", ["ood", "id"])
+def test_roc_dots_stand_at_the_fpr(arms, positive):
+    figure = roc_curves(arms, OperatingPoint(positive=positive, tpr=0.95, ood_per_id=0.2))
+    for ax, name in zip(figure.axes, ["a $x$", "b"], strict=True):
+        dots = [line for line in ax.lines if line.get_marker() == "o"]
+        for dot, scores in zip(dots, arms.values(), strict=True):
+            fpr = detection_metrics(scores.id_scores, scores.ood_scores[name], positive=positive).fpr95
+            assert dot.get_xdata()[0] == pytest.approx(max(fpr, 0.5 / 200))
+            assert dot.get_ydata()[0] >= 0.95
+
+
+def test_precision_is_drawn_at_the_ratio_of_the_protocol(arms):
+    figure = pr_curves(arms, OperatingPoint(positive="ood", tpr=0.95, ood_per_id=0.25))
+    # Where everything is flagged, precision is the positives' share: 0.25 OOD images to 1 ID image.
+    assert all(line.get_ydata()[-1] == pytest.approx(0.2) for line in figure.axes[0].lines)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [torch.zeros(30), torch.full((30,), torch.inf), torch.cat([torch.zeros(15), torch.full((15,), -torch.inf)])],
+    ids=["constant", "infinite", "mixed"],
+)
+def test_degenerate_scores_can_be_drawn(scores):
+    arms = {"none": ArmScores(label="none", id_scores=scores, ood_scores={"same": scores, "finite": torch.ones(9)})}
+    point = OperatingPoint(positive="ood", tpr=0.95, ood_per_id=0.2)
+    for draw in (score_histograms, roc_curves, pr_curves):
+        draw(arms, point).savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_extreme_images_are_the_true_ends():
+    weights = torch.tensor([3.0, 1.0, 7.0, 2.0, 5.0, 6.0])
+    most, least = extreme_images(weights, 3)
+    assert most.tolist() == [2, 5, 4]
+    assert least.tolist() == [1, 3, 0]
+    assert [len(part) for part in extreme_images(weights, 99)] == [6, 6]
+
+
+def test_contact_sheet_draws_the_images_with_their_weights(background, weights):
+    most, _ = extreme_images(weights, 9)
+    figure = contact_sheet(background, weights, most)
+    assert len(figure.axes) == 9
+    relative = relative_weights(weights)
+    for ax, position in zip(figure.axes, most.tolist(), strict=True):
+        drawn = np.asarray(ax.images[0].get_array())[..., 0]
+        np.testing.assert_array_equal(drawn, background.images[position, 0])
+        caption = " ".join(text.get_text() for text in ax.texts)
+        assert caption.startswith(f"× {float(relative[position]):.2f}")
+        source = background.source_names[int(background.source[position])]
+        assert source.replace("$", r"\$").split()[0] in caption
+
+
+def test_colour_images_keep_their_colours():
+    images = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    background = ImageSet(
+        name="pool",
+        images=images,
+        labels=torch.full((2,), -1),
+        source=torch.zeros(2, dtype=torch.int64),
+        source_names=("a",),
+    )
+    figure = contact_sheet(background, torch.tensor([1.0, 2.0]), torch.tensor([1]))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), images[1].permute(1, 2, 0))
+
+
+def test_weights_by_source_are_relative_and_ordered(background, weights):
+    sources = weights_by_source(weights, background)
+    every = torch.cat([source.weights for source in sources])
+    assert float(every.mean()) == pytest.approx(1.0)
+    assert sorted(every.tolist()) == pytest.approx(sorted(relative_weights(weights).tolist()))
+    assert [source.mean for source in sources] == sorted((source.mean for source in sources), reverse=True)
+
+
+@pytest.mark.parametrize(
+    "weights", [torch.zeros(3), torch.tensor([1.0, -1.0]), torch.tensor([1.0, torch.nan]), torch.ones(2, 2)]
+)
+def test_bad_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="pool weights must be"):
+        relative_weights(weights)
