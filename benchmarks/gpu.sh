@@ -38,7 +38,8 @@ export FASTOOD_CUDA=1 FASTOOD_REQUIRE_CUDA=1
 export FASTOOD_GIT_SHA="${FASTOOD_GIT_SHA:-$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)}"
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.csv"
-stage build 150 "$python" setup.py build_ext --inplace
+stage build 150 bash -c "cmake -S . -B build -G Ninja -DPython_EXECUTABLE=\"\$(command -v '$python')\" -DFASTOOD_VERSION=0 \
+  -DFASTOOD_BUILD_TESTS=OFF -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=\"$work/fastood\" && cmake --build build"
 grep -E "Function properties|registers|spill" "$out/build.log" >"$out/ptxas.txt" || true
 
 # First of all: whether a static CUDA runtime beside torch's own sees torch's tensors and streams.

@@ -2,7 +2,8 @@
 #
 # FASTOOD_CUDA (environment or -D): auto builds them where an nvcc with its headers is found, 1 makes a missing one an
 # error, 0 leaves them out. A GPU is not needed. Searched in this order: CUDA_HOME, CUDA_PATH, the pip toolkit
-# (`pip install "cuda-toolkit[nvcc,cudart,cccl]"`), /usr/local/cuda, the nvcc on PATH. A folder counts only when bin/nvcc and
+# (`pip install "cuda-toolkit[nvcc,nvvm,crt,cudart,cccl]==13.0.*"`: all of one version, each by name, or nvvm comes newer
+# than nvcc), /usr/local/cuda, the nvcc on PATH. A folder counts only when bin/nvcc and
 # include/cuda_runtime.h are both in it: an nvcc on PATH may be a wrapper script far from its headers, and one toolkit's
 # nvcc with another's headers is a hard error.
 # Sets FASTOOD_WITH_CUDA, FASTOOD_CUDA_ROOT, FASTOOD_CUDART.
@@ -47,12 +48,14 @@ if(NOT FASTOOD_CUDA STREQUAL "0")
   list(REMOVE_DUPLICATES _fastood_searched)
   if(FASTOOD_CUDA STREQUAL "1" AND NOT FASTOOD_WITH_CUDA)
     message(FATAL_ERROR "FASTOOD_CUDA=1, but no CUDA toolkit (bin/nvcc, include/cuda_runtime.h, libcudart_static.a) in: "
-                        "${_fastood_searched}. Set CUDA_HOME, or pip install \"cuda-toolkit[nvcc,cudart,cccl]\".")
+                        "${_fastood_searched}. Set CUDA_HOME, or pip install \"cuda-toolkit[nvcc,nvvm,crt,cudart,cccl]==13.0.*\".")
   endif()
 endif()
 
 if(FASTOOD_WITH_CUDA)
-  # The pip toolkit has no lib64 for a test program to link with; a static test library needs none.
+  # The pip toolkit has no lib64, where nvcc would have CMake's test programs look for their libraries.
+  get_filename_component(_fastood_library_dir "${FASTOOD_CUDART}" DIRECTORY)
+  set(ENV{LIBRARY_PATH} "${_fastood_library_dir}:$ENV{LIBRARY_PATH}")
   set(_fastood_try_compile "${CMAKE_TRY_COMPILE_TARGET_TYPE}")
   set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
   set(CMAKE_CUDA_COMPILER "${FASTOOD_CUDA_ROOT}/bin/nvcc")
