@@ -1,0 +1,137 @@
+"""The configuration of a run: dataclasses that become command-line options and config.yaml."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fastood.data import Augment, DataConfig
+from fastood.methods.resample import ResampleConfig
+from fastood.methods.stage import Schedule
+from fastood.metrics import Protocol
+from fastood.models import ModelConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's result; written to config.yaml."""
+
+    seed: int = 0
+    """Decides everything random: splits, initial weights, order, augmentation, draws. 0 or larger."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """In-distribution, background and OOD images."""
+    augment: Augment = field(default_factory=Augment)
+    """What training images go through."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    method: ResampleConfig = field(default_factory=ResampleConfig)
+    """Background resampling (Li & Vasconcelos 2020)."""
+    protocol: Protocol = field(default_factory=Protocol)
+    """How detection is evaluated."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the network: float32, or bfloat16 with float32 weights."""
+    checkpoint_every: int = 200
+    """Training steps between two checkpoints; every stage ends with one."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or larger, got {self.seed}")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, got {self.checkpoint_every}")
+
+
+PRESETS: dict[str, RunConfig] = {
+    # The paper's schedule with a small network. In 100 epochs the reweighting draws each of 50,000 images about twice,
+    # as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
+    "embedded": RunConfig(
+        model=ModelConfig(name="small-cnn", dropout=0.0),
+        method=ResampleConfig(
+            sample_rate=0.01,
+            reweight=Schedule(epochs=100, learning_rate=0.001, decay_every=None),
+        ),
+    ),
+    "paper": RunConfig(
+        data=DataConfig(image_size=32),
+        augment=Augment(flip=True),
+    ),
+}
+"""Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain values, as config.yaml holds it.
+
+    Example:
+        >>> to_dict(PRESETS["paper"])["model"]
+        {'name': 'wrn-40-4', 'dropout': 0.3}
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    values: dict[str, Any] = plain(asdict(config))
+    return values
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Rebuild a configuration dataclass from the plain values of `to_dict`.
+
+    Args:
+        kind: The dataclass.
+        values: A value for any of its fields; the others keep their defaults.
+
+    Raises:
+        ValueError: If a name is no field of `kind`, or a value is out of range.
+
+    Example:
+        >>> from_dict(ModelConfig, {"name": "wrn-16-2", "depth": 16})
+        Traceback (most recent call last):
+        ...
+        ValueError: ModelConfig has no field 'depth'; it has name, dropout
+    """
+    hints = get_type_hints(kind)
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{kind.__name__} has no field {name!r}; it has {', '.join(known)}")
+    return kind(**{name: _rebuild(hints[name], value) for name, value in values.items()})
+
+
+def _rebuild(annotation: Any, value: Any) -> Any:
+    """A plain value as its field's type wants it: nested dataclasses, paths and tuples."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        if value is None:
+            return None
+        annotation = next(option for option in get_args(annotation) if option is not type(None))
+    if isinstance(value, Mapping) and is_dataclass(annotation):
+        return from_dict(annotation, value)  # type: ignore[arg-type]
+    if isinstance(value, list):
+        item = (get_args(annotation) or (Any,))[0]
+        return tuple(_rebuild(item, entry) for entry in value)
+    return Path(value) if annotation is Path and isinstance(value, str) else value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Fields in which two configurations differ, as "model.name: small-cnn → wrn-40-4".
+
+    Example:
+        >>> differences({"seed": 0, "model": {"dropout": 0.3}}, {"seed": 0, "model": {"dropout": 0.0}})
+        ['model.dropout: 0.3 → 0.0']
+    """
+    found = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        before, after = old.get(name, "(absent)"), new.get(name, "(absent)")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name}: {before} → {after}")
+    return found

@@ -1,0 +1,89 @@
+"""Recompute a run's table from its weights: `python -m fastood.evaluate runs/NAME`."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fastood.run_folder import RunFolder
+from fastood.runner import Run, print_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Score a run's stored weights again, print its table, and compare it with metrics.json."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder, runs/NAME."""
+    tolerance: float = 1e-3
+    """Largest difference of a fraction that still counts as the same: another machine rounds differently."""
+    write: bool = False
+    """Replace metrics.json, scores and report; otherwise nothing is written."""
+
+
+def changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Values in which two metrics documents differ: path, old value, new value.
+
+    Example:
+        >>> list(changes({"seed": 0, "mean": {"auroc": 0.9}}, {"seed": 0, "mean": {"auroc": 0.8}}))
+        [('mean.auroc', 0.9, 0.8)]
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in [*old, *(name for name in new if name not in old)]:
+            yield from changes(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+    elif old != new:
+        yield path, old, new
+
+
+def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], *, tolerance: float) -> tuple[bool, str]:
+    """Whether two metrics documents agree within a tolerance, and a sentence that says so.
+
+    Example:
+        >>> describe_difference({"auroc": 0.9}, {"auroc": 0.8}, tolerance=1e-3)
+        (False, 'differs from metrics.json in 1 value, e.g. auroc: 0.9 there, 0.8 here')
+    """
+    found = list(changes(old, new))
+    if not found:
+        return True, "the same as metrics.json, to the last digit"
+
+    def size(change: tuple[str, Any, Any]) -> float:
+        _, before, after = change
+        numbers = isinstance(before, int | float) and isinstance(after, int | float)
+        return abs(before - after) if numbers else float("inf")
+
+    path, before, after = max(found, key=size)
+    if size((path, before, after)) <= tolerance:
+        return True, f"the same as metrics.json within {size((path, before, after)):.1e}"
+    count = f"{len(found)} value{'s' if len(found) > 1 else ''}"
+    return False, f"differs from metrics.json in {count}, e.g. {path}: {before} there, {after} here"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    Returns:
+        0 if the table is that of metrics.json, 1 if it differs or cannot be computed.
+    """
+    command = tyro.cli(Command, args=args, prog="python -m fastood.evaluate")
+    folder = RunFolder(command.run)
+    try:
+        stored = folder.read_metrics()
+        run = Run.prepare(folder.read_config())
+        metrics, scores = run.judge(folder)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_table(metrics)
+    same, sentence = describe_difference(stored, metrics, tolerance=command.tolerance)
+    print(sentence)
+    if command.write:
+        run.write_results(folder, metrics, scores)
+        print(f"written: {folder.metrics}, {folder.scores}, {folder.path / 'report.html'}")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

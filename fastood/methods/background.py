@@ -1,0 +1,109 @@
+"""Where a stage's background images come from: a fixed subset, or a pool whose weights learn."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastood.methods.stream import EpochStream
+from fastood.samplers import BackgroundPool
+
+
+class Background(Protocol):
+    """Source of background mini-batches, told the loss of what it gave."""
+
+    def draw(self) -> tuple[Tensor, Tensor | None]:
+        """Indices int64 `[B]` into the task's background and their importance `[B]`, None meaning 1 each."""
+        ...
+
+    def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
+        """Takes the outlier losses `[B]` of the images just drawn."""
+        ...
+
+    def scalars(self) -> dict[str, float]:
+        """What is worth a curve in TensorBoard."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on with the same draws."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        ...
+
+
+class SubsetBackground:
+    """A fixed subset of the background, shuffled anew each time it has been passed through.
+
+    Args:
+        index: The subset, int64 `[n]`, n of at least 1.
+        batch_size: Images in a batch; a smaller subset is one batch.
+        generator: Source of the order.
+    """
+
+    def __init__(self, index: Tensor, *, batch_size: int, generator: torch.Generator) -> None:
+        self.index = index
+        self._stream = EpochStream(len(index), batch_size, generator)
+
+    def draw(self) -> tuple[Tensor, Tensor | None]:
+        """The next batch, each image counting once."""
+        return self.index[self._stream.next()], None
+
+    def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
+        """Nothing to learn from the losses."""
+
+    def scalars(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the shuffled order."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._stream.load_state_dict(state)
+
+
+class AdversarialBackground:
+    """Draws from a pool by its weights and raises the weights of what the network finds hard.
+
+    Li & Vasconcelos 2020, supplementary algorithm 1: the weights move at every step and the next draw uses
+    them. (The authors' code rebuilds its sampler once an epoch and so draws from stale weights.)
+
+    Args:
+        pool: The pool; changed by `observe`.
+        batch_size: Images in a batch.
+        learning_rate: Step size η_w of the weights.
+        generator: Source of the draws.
+    """
+
+    def __init__(
+        self, pool: BackgroundPool, *, batch_size: int, learning_rate: float, generator: torch.Generator
+    ) -> None:
+        self.pool = pool
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self._generator = generator
+
+    def draw(self) -> tuple[Tensor, Tensor | None]:
+        """A batch with replacement, by supplementary eq. 11, with the importance of eq. 12."""
+        return self.pool.sample(self.batch_size, generator=self._generator)
+
+    def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
+        """One ascent step on the weighted outlier loss, in closed form: no second backward pass."""
+        self.pool.ascend(index, per_sample_loss, lr=self.learning_rate)
+
+    def scalars(self) -> dict[str, float]:
+        """How many images the weights amount to."""
+        return {"effective_sample_size": self.pool.effective_sample_size()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Pool and generator."""
+        return {"pool": self.pool.state_dict(), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.pool.load_state_dict(state["pool"])
+        self._generator.set_state(state["generator"])

@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM that wait for the end of a step."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was asked to stop and has saved its state.
+
+    Args:
+        stage: The stage that was running.
+        step: Steps of it that are done and saved.
+        checkpoint: The file that holds them.
+    """
+
+    def __init__(self, stage: str, step: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped in stage {stage!r} after step {step}; saved in {checkpoint}")
+        self.stage = stage
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+class StopRequest:
+    """While entered, a first Ctrl-C or SIGTERM only sets `requested`; a second Ctrl-C stops at once.
+
+    A signal can fall between the update of the network and that of the pool. Stopping only between steps keeps
+    what is saved exactly what an unbroken run would have had. Off the main thread, where Python delivers no
+    signals, it does nothing.
+
+    Example:
+        >>> with StopRequest() as stop:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     stop.requested
+        True
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

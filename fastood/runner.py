@@ -1,0 +1,92 @@
+"""A run's parts put together from its configuration, judged, and written down."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from rich.console import Console
+
+from fastood.config import RunConfig, to_dict
+from fastood.data import DetectionTask, load_task
+from fastood.methods.evaluation import ArmScores, metrics_document, score_arm
+from fastood.methods.resample import Resample
+from fastood.methods.stage import Method
+from fastood.report import metrics_table, write_report
+from fastood.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A configuration with the images, the method and the device that it names."""
+
+    config: RunConfig
+    task: DetectionTask
+    method: Method
+    fabric: Fabric
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> "Run":
+        """Load images and set up method and device; anything wrong with the configuration shows here.
+
+        Raises:
+            FileNotFoundError: If data is missing.
+            ValueError: If the data or a value does not fit.
+        """
+        task = load_task(config.data, seed=config.seed)
+        drawn = config.protocol.ood_count(len(task.id_test))
+        for name, images in task.ood.items():
+            if len(images) < drawn:
+                raise ValueError(
+                    f"OOD set {name!r} must have the {drawn} images that the protocol draws "
+                    f"(protocol.ood_fraction of {len(task.id_test)} test images), got {len(images)}"
+                )
+        method = Resample(config.method, model=config.model, task=task, seed=config.seed)
+        on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+        if on_gpu and not torch.cuda.is_available():
+            raise ValueError("device is cuda, but this PyTorch finds no GPU")
+        fabric = Fabric(accelerator="cuda" if on_gpu else "cpu", devices=1, precision=config.precision)
+        fabric.launch()
+        return cls(config=config, task=task, method=method, fabric=fabric)
+
+    def judge(self, folder: RunFolder) -> tuple[dict[str, Any], dict[str, ArmScores]]:
+        """Score every arm's stored weights.
+
+        Args:
+            folder: Holds weights and pool; the method's pool is loaded from it.
+
+        Returns:
+            The contents of metrics.json, and the scores of each arm.
+
+        Raises:
+            FileNotFoundError: If the run has not come to its end.
+        """
+        self.method.pool.load_state_dict(folder.read_pool())
+        scores = {}
+        for arm in self.method.arms:
+            model = self.method.build_model()
+            model.load_state_dict(folder.read_weights(arm.name))
+            scores[arm.name] = score_arm(model, self.method, self.task, augment=self.config.augment, fabric=self.fabric)
+        metrics = metrics_document(self.method, self.task, scores, protocol=self.config.protocol, seed=self.config.seed)
+        return metrics, scores
+
+    def write_results(self, folder: RunFolder, metrics: dict[str, Any], scores: dict[str, ArmScores]) -> None:
+        """Write scores, report and, last, metrics.json: where that lies, everything else does."""
+        folder.write_scores(scores)
+        write_report(
+            folder.path,
+            metrics=metrics,
+            config=to_dict(self.config),
+            scores={arm: {"id": result.id_scores, "ood": result.ood_scores} for arm, result in scores.items()},
+            pool_weights=self.method.pool.weights.cpu(),
+            background=self.task.background,
+        )
+        folder.write_metrics(metrics)
+
+
+def print_table(metrics: dict[str, Any]) -> None:
+    """Print the table of a metrics document: as wide as the terminal, or 110 columns into a pipe or file."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    console.print(metrics_table(metrics))

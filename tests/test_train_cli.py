@@ -1,0 +1,258 @@
+"""The two command lines on a run of seconds: what they leave, repeat, resume, compare and refuse."""
+
+import json
+import multiprocessing
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_run import STAGES, STEPS, tiny_args, train_until_killed
+
+from fastood import evaluate, train
+from fastood.config import PRESETS, RunConfig, differences, from_dict, to_dict
+
+# A fork of a process that has imported everything starts at once, and knows nothing of this process's threads.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["fastood.train"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order, here and in the processes that are killed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take longer than the training here."""
+    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an unbroken run, with its report."""
+    folder = tmp_path_factory.mktemp("finished")
+    torch.set_num_threads(1)
+    assert train.main(tiny_args(folder)) == 0
+    return folder / "runs" / "run"
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """Every result file of a run."""
+    files = [run / "metrics.json", run / "scores.safetensors", run / "pool.safetensors", *run.glob("models/*")]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
+
+
+def test_a_run_leaves_everything(finished: Path, capsys: pytest.CaptureFixture[str]):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert (metrics["schema"], metrics["method"], metrics["seed"]) == (1, "resample", 0)
+    assert metrics["in_distribution"]["train"] == 96
+    assert metrics["in_distribution"]["test"] == 32
+    assert list(metrics["arms"]) == ["none", "random", "resampled", "full"]
+    sizes = {arm: values["background_size"] for arm, values in metrics["arms"].items()}
+    assert sizes["none"] == 0
+    assert sizes["full"] == 80
+    assert 0 < sizes["random"] < 80
+    for arm in metrics["arms"].values():
+        assert list(arm["ood"]) == ["stripes", "noise"]
+        for result in arm["ood"].values():
+            assert {"auroc", "aupr", "fpr95", "positive", "id_count", "ood_count", "repeats", "seed"} == set(result)
+            assert (result["positive"], result["id_count"], result["ood_count"]) == ("ood", 32, 6)
+        expected = sum(result["auroc"]["mean"] for result in arm["ood"].values()) / 2
+        assert arm["mean"]["auroc"] == pytest.approx(expected)
+    sources = metrics["pool"]["sources"].values()
+    assert sum(source["count"] for source in sources) == metrics["pool"]["size"] == 80
+    assert sum(source["selected"] for source in sources) == sizes["resampled"]
+    assert sum(source["count"] * source["mean_weight"] for source in sources) == pytest.approx(80)
+
+    scores = load_file(finished / "scores.safetensors")
+    assert scores["full/id"].shape == (32,)
+    assert scores["none/ood/noise"].shape == (40,)
+    assert (finished / "report.html").stat().st_size > 1000
+    assert {path.name for path in (finished / "tensorboard").iterdir()} == set(STAGES)
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_every_arm_learns(finished: Path):
+    for arm in json.loads((finished / "metrics.json").read_text())["arms"].values():
+        assert arm["accuracy"] > 0.5, "chance is 0.25"
+        assert arm["mean"]["auroc"] > 0.6, "chance is 0.5"
+
+
+def test_arms_start_from_the_same_pretrained_weights(tmp_path: Path, no_report: None):
+    args = tiny_args(tmp_path)
+    args[args.index("--method.finetune.learning-rate") + 1] = "1e-30"
+    assert train.main(args) == 0
+    run = tmp_path / "runs" / "run"
+    pretrained = torch.load(run / "checkpoints" / "pretrain.pt", weights_only=True)["model"]
+    for arm in ("none", "random", "resampled", "full"):
+        weights = load_file(run / "models" / f"{arm}.safetensors")
+        assert all(torch.equal(weights[name], value) for name, value in pretrained.items())
+
+
+def test_two_runs_with_one_seed_are_identical_and_two_seeds_are_not(finished: Path, tmp_path: Path, no_report: None):
+    assert train.main(tiny_args(tmp_path)) == 0
+    assert results(tmp_path / "runs" / "run") == results(finished)
+    assert train.main([*tiny_args(tmp_path, name="other"), "--seed", "1"]) == 0
+    assert results(tmp_path / "runs" / "other") != results(finished)
+
+
+MOMENTS = ["between steps", "between updates"]
+KILLS = [(stage, MOMENTS[number % 2]) for number, stage in enumerate(STAGES)]
+
+
+@pytest.mark.parametrize(("stage", "moment"), [*KILLS, ("reweight", "checkpoint half written"), ("", "judging")])
+def test_a_killed_run_resumes_to_the_same_result(
+    finished: Path, tmp_path: Path, no_report: None, stage: str, moment: str
+):
+    step = random.Random(f"{stage} {moment}").randrange(3, STEPS)
+    args = tiny_args(tmp_path)
+    process = FORKSERVER.Process(target=train_until_killed, args=(args, stage, step, moment))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    run = tmp_path / "runs" / "run"
+    assert not (run / "metrics.json").exists()
+    assert train.main([*args, "--resume"]) == 0
+    assert results(run) == results(finished)
+
+
+def test_ctrl_c_says_how_to_resume(
+    finished: Path, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    args = tiny_args(tmp_path)
+    with monkeypatch.context() as patch:
+        step = train.StageRun.train_step
+
+        def interrupted(run: train.StageRun) -> float:
+            if (run.stage.name, run.step) == ("finetune-random", STEPS - 1):
+                signal.raise_signal(signal.SIGINT)
+            return step(run)
+
+        patch.setattr(train.StageRun, "train_step", interrupted)
+        assert train.main(args) == 130
+    said = capsys.readouterr().err
+    assert "stopped in stage 'finetune-random' after step 12" in said
+    assert "--name run" in said
+    assert "--resume" in said.splitlines()[-1]
+    assert train.main([*args, "--resume"]) == 0
+    assert results(tmp_path / "runs" / "run") == results(finished)
+
+
+def test_resuming_what_is_not_there_begins_and_what_is_finished_repeats(
+    finished: Path, tmp_path: Path, no_report: None
+):
+    for _ in range(2):
+        assert train.main([*tiny_args(tmp_path), "--resume"]) == 0
+        assert results(tmp_path / "runs" / "run") == results(finished)
+
+
+def test_resuming_with_another_config_names_the_field(finished: Path, capsys: pytest.CaptureFixture[str]):
+    before = results(finished)
+    args = tiny_args(finished.parents[1])
+    args[args.index("--method.sample-rate") + 1] = "0.5"
+    assert train.main([*args, "--resume", "--seed", "2"]) == 1
+    error = capsys.readouterr().err
+    assert "seed: 0 → 2; method.sample_rate: 0.3 → 0.5" in error
+    assert results(finished) == before
+
+
+def test_an_existing_run_folder_is_refused_before_any_work(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("fastood.runner.load_task", lambda *args, **kwargs: pytest.fail("worked"))
+    assert train.main(tiny_args(finished.parents[1])) == 1
+    assert "exists: go on with it by --resume, or choose another --name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.name", "resnet"], "no model is named 'resnet'"),
+        (["--seed", "-1"], "seed must be 0 or larger, got -1"),
+        (["--checkpoint-every", "0"], "checkpoint_every must be at least 1 step, got 0"),
+        (["--method.sample-rate", "0.01"], "of 80 background images is less than one image"),
+        (["--data.noise-size", "5"], "OOD set 'noise' must have the 6 images"),
+        (["--data.background", "npy:absent.npy"], "absent.npy"),
+        pytest.param(
+            ["--device", "cuda"],
+            "device is cuda, but this PyTorch finds no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+):
+    assert train.main([*tiny_args(tmp_path), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("options", [["--method.sample-rate", "1.5"], ["--method.pretrain.epochs", "0"]])
+def test_values_out_of_range_are_refused_while_parsing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+):
+    with pytest.raises(SystemExit):
+        train.main([*tiny_args(tmp_path), *options])
+    assert "must be" in capsys.readouterr().err
+
+
+def test_resume_wants_a_name(capsys: pytest.CaptureFixture[str]):
+    assert train.main(["--resume"]) == 1
+    assert "resume needs the name of a run" in capsys.readouterr().err
+
+
+def test_evaluate_repeats_the_table_and_writes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert evaluate.main([str(finished)]) == 0
+    assert "the same as metrics.json, to the last digit" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_evaluate_tells_a_difference_and_writes_on_request(
+    finished: Path, tmp_path: Path, no_report: None, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    weights = load_file(run / "models" / "full.safetensors")
+    save_file(weights | {"head.weight": -weights["head.weight"]}, run / "models" / "full.safetensors")
+    assert evaluate.main([str(run)]) == 1
+    assert "differs from metrics.json" in capsys.readouterr().out
+    assert evaluate.main([str(run), "--write"]) == 1
+    assert evaluate.main([str(run)]) == 0
+
+
+def test_evaluate_names_what_is_missing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert evaluate.main([str(tmp_path)]) == 1
+    assert "metrics.json does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_config_survives_yaml(preset: str):
+    config = PRESETS[preset]
+    assert from_dict(RunConfig, to_dict(config)) == config
+    assert differences(to_dict(config), to_dict(config)) == []
+
+
+def test_presets_decide_the_defaults():
+    assert train.parse_command([]).config == PRESETS["embedded"]
+    command = train.parse_command(["--preset=paper", "--method.sample-rate", "0.01"])
+    assert command.config.model.name == "wrn-40-4"
+    assert command.config.method.sample_rate == 0.01
+    assert command.config.data.size == 32
+
+
+def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = capsys.readouterr().out
+    for words in ("--method.sample-rate", "Sample rate γ", "--data.background", "--resume", "--preset"):
+        assert words in text
