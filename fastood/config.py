@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastood.data import Augment, DataConfig
-from fastood.methods.resample import ResampleConfig
-from fastood.methods.stage import Schedule
+from fastood.methods import MethodConfig, ResampleConfig, Schedule
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
 
@@ -27,7 +26,7 @@ class RunConfig:
     """What training images go through."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
-    method: ResampleConfig = field(default_factory=ResampleConfig)
+    method: MethodConfig = field(default_factory=ResampleConfig)
     """Background resampling (Li & Vasconcelos 2020)."""
     protocol: Protocol = field(default_factory=Protocol)
     """How detection is evaluated."""

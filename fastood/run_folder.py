@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastood.config import RunConfig, differences, from_dict, to_dict
-from fastood.methods.checkpoint import CheckpointFolder, save_tensors, write_atomically
+from fastood.files import save_tensors, write_atomically
+from fastood.methods.checkpoint import CheckpointFolder
 from fastood.methods.evaluation import ArmScores
 
 
@@ -63,7 +64,7 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml, the first file of a run."""
         text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-        write_atomically(self.config, lambda file: file.write(text.encode()))
+        write_atomically(self.config, text.encode())
 
     def read_config(self) -> RunConfig:
         """The configuration that the run was started with.
@@ -79,7 +80,7 @@ class RunFolder:
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json."""
         text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.metrics, lambda file: file.write(text.encode()))
+        write_atomically(self.metrics, text.encode())
 
     def read_metrics(self) -> dict[str, Any]:
         """The contents of metrics.json.

@@ -10,7 +10,6 @@ from rich.console import Console
 from fastood.config import RunConfig, to_dict
 from fastood.data import DetectionTask, load_task
 from fastood.methods.evaluation import ArmScores, metrics_document, score_arm
-from fastood.methods.resample import Resample
 from fastood.methods.stage import Method
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
@@ -41,7 +40,7 @@ class Run:
                     f"OOD set {name!r} must have the {drawn} images that the protocol draws "
                     f"(protocol.ood_fraction of {len(task.id_test)} test images), got {len(images)}"
                 )
-        method = Resample(config.method, model=config.model, task=task, seed=config.seed)
+        method = config.method.build(config.model, task=task, seed=config.seed)
         on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         if on_gpu and not torch.cuda.is_available():
             raise ValueError("device is cuda, but this PyTorch finds no GPU")
@@ -89,4 +88,4 @@ def print_table(metrics: dict[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
-    console.print(metrics_table(metrics))
+    console.print(metrics_table(metrics, width=console.width))

@@ -77,6 +77,10 @@ class ResampleConfig:
         if self.background_batch_size < 1:
             raise ValueError(f"background_batch_size must be at least 1, got {self.background_batch_size}")
 
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Resample":
+        """The method with these hyper-parameters; see `Resample`."""
+        return Resample(self, model=model, task=task, seed=seed)
+
 
 class Resample:
     """Pre-train, reweight the background adversarially, select γ of it, fine-tune; beside the paper's other arms.

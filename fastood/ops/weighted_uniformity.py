@@ -139,8 +139,8 @@ def weighted_uniformity(
             device.
 
     Returns:
-        loss: `[]`, differentiable with respect to `logits` and `weight` (beyond the first order by plain PyTorch, slower).
-            Zero when N is 0 or all weights are.
+        loss: `[]`, differentiable with respect to `logits` and `weight` (beyond the first order by plain PyTorch,
+            slower). Zero when N is 0 or all weights are.
         per_sample: `[N]`, the unweighted `l_i >= 0` of eq. 5 in nats, detached: what `BackgroundPool.ascend` takes.
         Both are float64 for float64 logits and float32 for all others.
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 from tqdm import tqdm
 
+from fastood.files import write_atomically
 from fastood.report.illustrations import Illustration, pool_illustrations, score_illustrations
 from fastood.report.pool import SourceWeights, weights_by_source
 from fastood.report.results import (
@@ -100,7 +101,7 @@ def write_report(
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
     )
     report = run_dir / "report.html"
-    _write(report, page.encode())
+    write_atomically(report, page.encode())
     return report
 
 
@@ -203,7 +204,6 @@ def _pool_section(metrics: Mapping[str, Any], sources: list[SourceWeights]) -> d
 
 def _save_pictures(folder: Path, illustrations: Mapping[str, list[Illustration]]) -> dict[str, list[dict[str, Any]]]:
     """Draws every illustration into `folder` and returns section → pictures as the page embeds them."""
-    folder.mkdir(exist_ok=True)
     pictures: dict[str, list[dict[str, Any]]] = {section: [] for section in illustrations}
     total = sum(map(len, illustrations.values()))
     with tqdm(total=total, desc="report", unit="figure", leave=False) as progress:
@@ -211,7 +211,7 @@ def _save_pictures(folder: Path, illustrations: Mapping[str, list[Illustration]]
             for illustration in part:
                 figure = illustration.draw()
                 data = png(figure)
-                _write(folder / f"{illustration.name}.png", data)
+                write_atomically(folder / f"{illustration.name}.png", data)
                 pictures[section].append(
                     {
                         "title": illustration.title,
@@ -222,10 +222,3 @@ def _save_pictures(folder: Path, illustrations: Mapping[str, list[Illustration]]
                 )
                 progress.update()
     return pictures
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file at once: a kill leaves the old file or the new one, never half of one."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

@@ -17,23 +17,24 @@ from fastood.report.results import (
     result_rows,
 )
 
-MAX_WIDTH = 100
 NAME_WIDTH = 24
 """Longer names of OOD sets are wrapped."""
+MIN_NAME_WIDTH = 10
 MEAN_WIDTH = len("100.00")
 SPREAD_WIDTH = len(" ± 0.00")
 GAP = 3
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
+def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
     """Lays out a run's results in per cent: FPR95 ↓, AUROC ↑ and AUPR ↑ per OOD set and mean, and accuracy.
 
     Arms are columns as in the supplementary Table 2 of Li & Vasconcelos 2020, one block of rows per metric, so that
-    any number of OOD sets reads well in 100 columns. The best arm of each row is bold. Beyond four or so arms the
-    spread is left out.
+    any number of OOD sets reads well. The best arm of each row is bold. Where the columns do not fit (80 columns, or
+    more than four or so arms) the spread is left out.
 
     Args:
         metrics: Contents of a run's metrics.json (fractions).
+        width: Columns of the terminal.
 
     Returns:
         A table to print with `rich.print`.
@@ -66,7 +67,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     arms = metrics["arms"].values()
     names_width = min(NAME_WIDTH, max(len(name) for name in (*ood_names(metrics), "background images")))
     arm_width = MEAN_WIDTH + SPREAD_WIDTH + GAP
-    has_spread = len("Trained on") + names_width + 2 * GAP + len(arms) * arm_width <= MAX_WIDTH
+    has_spread = len("Trained on") + names_width + 2 * GAP + len(arms) * arm_width <= width
     title = f"Out-of-distribution detection, in per cent — in-distribution: {metrics['in_distribution']['name']}"
     caption = protocol_sentence(metrics) + ("" if has_spread else " The std is in metrics.json.")
     table = Table(
@@ -78,9 +79,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    table.add_column("OOD set", max_width=names_width)
+    table.add_column("OOD set", min_width=MIN_NAME_WIDTH, max_width=names_width)
     for arm in arms:
-        table.add_column(Text(arm["label"].replace(", ", ",\n")), vertical="bottom", no_wrap=True)
+        table.add_column(Text(arm["label"].replace(", ", ",\n")), vertical="bottom", no_wrap=True, min_width=MEAN_WIDTH)
     for metric in reported:
         rows = result_rows(metrics, metric)
         for position, row in enumerate(rows):

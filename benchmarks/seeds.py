@@ -1,0 +1,86 @@
+"""Repeat a run over seeds: `python benchmarks/seeds.py [--seeds 5] [--out FILE] [options of fastood.train]`.
+
+One training says little about a method; this is where the README's numbers come from. Runs stay in runs/seeds-<hash> and
+resume, so that the command can be repeated until it is through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastood import __version__
+from fastood.config import to_dict
+from fastood.train import main as train
+from fastood.train import parse_command
+
+METRICS = ("fpr95", "auroc", "aupr")
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and population standard deviation over runs of every arm's mean metrics, accuracy and of the pool's weights."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {
+            "mean": statistics.fmean(values),
+            "std": statistics.pstdev(values),
+            "min": min(values),
+            "max": max(values),
+        }
+
+    arms = {
+        name: {
+            "label": arm["label"],
+            **{metric: spread([run["arms"][name]["mean"][metric] for run in runs]) for metric in METRICS},
+            "accuracy": spread([run["arms"][name]["accuracy"] for run in runs]),
+        }
+        for name, arm in runs[0]["arms"].items()
+    }
+    sources = {
+        name: spread([run["pool"]["sources"][name]["mean_weight"] for run in runs])
+        for name in runs[0]["pool"]["sources"]
+    }
+    gain = [run["arms"]["resampled"]["mean"]["auroc"] - run["arms"]["random"]["mean"]["auroc"] for run in runs]
+    return {"arms": arms, "auroc_resampled_minus_random": gain, "mean_weight_by_source": sources}
+
+
+def main() -> None:
+    """Train once per seed, write the summary with every run's metrics, print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/resample-embedded.json"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    options, rest = parser.parse_known_args()
+    runs = []
+    for seed in range(options.seeds):
+        name = f"{options.out.stem}-seed{seed}"
+        arguments = ["--out", str(options.runs), "--name", name, "--seed", str(seed), "--resume", *rest]
+        if train(arguments) != 0:
+            raise SystemExit(f"seed {seed} did not come to its end; repeat the command to go on")
+        runs.append(json.loads((options.runs / name / "metrics.json").read_text()))
+    summary = summarise(runs)
+    config = to_dict(parse_command(rest).config) | {"seed": f"0 … {options.seeds - 1}"}
+    content = {"schema": 1, "fastood": __version__, "config": config, "summary": summary, "runs": runs}
+    options.out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    table = Table(title=f"mean over OOD sets, mean ± std over {len(runs)} seeds, per cent", title_justify="left")
+    for heading in ("arm", "FPR95 ↓", "AUROC ↑", "AUPR ↑", "accuracy"):
+        table.add_column(heading)
+    for arm in summary["arms"].values():
+        cells = [f"{100 * arm[m]['mean']:.2f} ± {100 * arm[m]['std']:.2f}" for m in (*METRICS, "accuracy")]
+        table.add_row(arm["label"], *cells)
+    console = Console(width=110)
+    console.print(table)
+    gain = summary["auroc_resampled_minus_random"]
+    console.print("AUROC, resampled - random, per seed:", ", ".join(f"{100 * g:+.2f}" for g in gain))
+    console.print(f"results: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
