@@ -1,7 +1,7 @@
 """Repeat a run over seeds: `python benchmarks/seeds.py [--seeds 5] [--out FILE] [options of fastood.train]`.
 
-One training says little about a method; this is where the README's numbers come from. Runs stay in runs/seeds-<hash> and
-resume, so that the command can be repeated until it is through.
+One training says little about a method; this is where the README's numbers come from. Runs stay in runs/seeds-<hash>
+and resume, so that the command can be repeated until it is through.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ METRICS = ("fpr95", "auroc", "aupr")
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and population standard deviation over runs of every arm's mean metrics, accuracy and of the pool's weights."""
+    """Mean and population standard deviation over runs of every arm's mean metrics, accuracy and of the pool's
+    weights."""
 
     def spread(values: list[float]) -> dict[str, float]:
         return {
