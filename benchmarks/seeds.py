@@ -24,8 +24,7 @@ METRICS = ("fpr95", "auroc", "aupr")
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and population standard deviation over runs of every arm's mean metrics, accuracy and of the pool's
-    weights."""
+    """Mean and population standard deviation over runs of every arm's mean metrics and every source's weight."""
 
     def spread(values: list[float]) -> dict[str, float]:
         return {

@@ -82,11 +82,14 @@ class BackgroundPool:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Take what follows from ω: the weights and, for the draw, their power ε and its running sum."""
-        self._weights = softplus(self._omega.double())
+        """Take what follows from ω: the weights and, for the draw, their power ε and its running sum.
+
+        Each weight is float32 like its ω; every sum over the pool is float64.
+        """
+        self._weights = softplus(self._omega)
         self._powers = self._weights.pow(self.epsilon)
-        self._cumulative = self._powers.cumsum(0)
-        self._total = self._weights.sum()
+        self._cumulative = self._powers.cumsum(0, dtype=torch.float64)
+        self._total = self._weights.sum(dtype=torch.float64)
 
     def __len__(self) -> int:
         return self._omega.numel()
@@ -102,7 +105,7 @@ class BackgroundPool:
     @property
     def weights(self) -> Tensor:
         """`w`, float64 `[N]`, a copy."""
-        return self._weights.clone()
+        return self._weights.double()
 
     def sample(self, batch_size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw examples, with replacement, with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
@@ -126,7 +129,7 @@ class BackgroundPool:
         uniform = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=generator)
         # right=True never returns an example of zero mass; the clamp catches a product that rounded up to the total.
         index = torch.searchsorted(self._cumulative, uniform * power_sum, right=True).clamp_(max=len(self) - 1)
-        importance = power_sum / self._total * self._weights[index].pow(1 - self.epsilon)
+        importance = power_sum / self._total * self._weights[index].double().pow(1 - self.epsilon)
         return index, importance.float()
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float) -> None:
@@ -155,11 +158,12 @@ class BackgroundPool:
         index = index.to(self.device)
         w, powers, power_sum = self._weights, self._powers, self._cumulative[-1]
         ratio = power_sum / self._total
-        batch_loss = (ratio * w[index].pow(1 - self.epsilon) * loss).mean()
+        batch_loss = (ratio * w[index].double().pow(1 - self.epsilon) * loss).mean()
         # The part of the normalisers, then that of the drawn examples' own weights.
         gradient = (powers / w).mul_(self.epsilon * batch_loss / power_sum).sub_(batch_loss / self._total)
-        gradient.index_add_(0, index, (1 - self.epsilon) * ratio / index.numel() * loss / powers[index])
-        gradient.mul_(torch.sigmoid(self._omega.double()))
+        own = (1 - self.epsilon) * ratio / index.numel() * loss / powers[index].double()
+        gradient.index_add_(0, index, own.float())
+        gradient.mul_(torch.sigmoid(self._omega))
         self._velocity.mul_(self.momentum).add_(gradient)
         self._omega.add_(self._velocity, alpha=lr)
         self._refresh()
@@ -203,13 +207,13 @@ class BackgroundPool:
         """
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {rate}")
-        probability = (rate * len(self)) * self._weights / self._total
+        probability = (rate * len(self)) * self.weights / self._total
         uniform = torch.rand(len(self), dtype=torch.float64, device=self.device, generator=generator)
         return (uniform < probability).nonzero().flatten()
 
     def effective_sample_size(self) -> float:
         """`(Σ w)² / Σ w²`, between 1 (one example holds all the weight) and N (all are equal)."""
-        return float(self._total.square() / self._weights.square().sum())
+        return float(self._total.square() / self.weights.square().sum())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return ω and its velocity, float32 `[N]` each, copied: flat tensors, as safetensors wants them."""

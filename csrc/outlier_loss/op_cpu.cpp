@@ -1,6 +1,7 @@
 // torch.ops.fastood.weighted_uniformity and its backward on the CPU.
 #include <algorithm>
 
+#include "../common/huge_pages.h"
 #include "cpu.h"
 #include "math.h"
 #include "op.h"
@@ -117,6 +118,12 @@ void value_and_grad(const UniformityInput& in, bool by_weight, const Tensor& los
   *static_cast<T*>(loss.mutable_data_ptr()) = weighted_loss<T>(in, losses, divisor);
 }
 
+Tensor empty_gradient(const UniformityInput& in) {
+  Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
+  advise_huge_pages(grad_logits.mutable_data_ptr(), grad_logits.numel() * grad_logits.element_size());
+  return grad_logits;
+}
+
 UniformityForward weighted_uniformity_cpu(const Tensor& logits, const std::optional<Tensor>& weight, bool by_weight) {
   const UniformityInput in(logits, weight);
   const UniformityForward out = empty_uniformity_forward(in);
@@ -127,7 +134,7 @@ UniformityForward weighted_uniformity_cpu(const Tensor& logits, const std::optio
 Tensor weighted_uniformity_backward_cpu(const Tensor& grad_loss, const Tensor& logits, const Tensor& row_stats) {
   const UniformityInput in(logits, std::nullopt);
   check_backward(in, grad_loss, row_stats);
-  const Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
+  const Tensor grad_logits = empty_gradient(in);
   dispatch_logits(in.logits, [&]<typename Logit>() { backward<Logit>(in, grad_loss, row_stats, grad_logits); });
   return grad_logits;
 }
@@ -139,7 +146,7 @@ std::tuple<Tensor, Tensor, Tensor> weighted_uniformity_value_and_grad_cpu(const 
   const ScalarType dtype = compute_dtype(in.logits.scalar_type());
   const Tensor loss = torch::stable::new_empty(in.logits, {}, dtype);
   const Tensor per_sample = torch::stable::new_empty(in.logits, {in.num_rows}, dtype);
-  const Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
+  const Tensor grad_logits = empty_gradient(in);
   dispatch_logits(in.logits,
                   [&]<typename Logit>() { value_and_grad<Logit>(in, by_weight, loss, per_sample, grad_logits); });
   return {loss, per_sample, grad_logits};

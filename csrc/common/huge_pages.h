@@ -1,0 +1,30 @@
+// Huge pages for large outputs on the CPU.
+//
+// The C library maps every allocation above 32 MiB anew, so that a kernel writing one takes a page fault per 4 KiB: on a
+// 64 MiB gradient this costs more than computing it. Asked for before the first write, the kernel hands out 2 MiB at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fastood {
+
+inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t kHugePage = size_t{1} << 21;
+  constexpr size_t kAlwaysMapped = size_t{1} << 25;  // M_MMAP_THRESHOLD's upper limit
+  if (bytes < kAlwaysMapped) {
+    return;
+  }
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHugePage - 1);
+  // Only advice: where the system has no huge pages to give, nothing changes.
+  (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace fastood
