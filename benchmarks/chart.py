@@ -44,7 +44,7 @@ def main() -> None:
         axes.set_xlim(0, 1.18 * max(t["ratio_p80"] for row in of_op for p, t in row["timings"].items() if p in peers))
         axes.set_title(op, loc="left", fontsize=10)
         axes.set_xlabel(f"time of the peer / time of {of_op[0]['subject']} (bars: 20-80 % over rounds)", fontsize=8)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(peers))
         axes.spines[["top", "right"]].set_visible(False)
     device = metadata.get("gpu", f"{metadata['processor']}, {metadata['threads']} threads")
     figure.suptitle(f"{device} · torch {metadata['torch']} · {metadata['git_sha'][:9]}", fontsize=9)
