@@ -114,6 +114,14 @@ def test_bad_trade_off(weight: float) -> None:
         OutlierExposureLoss(weight=weight)
 
 
+def test_nan_logits_are_flagged_on_request() -> None:
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 0.0]])
+    targets = torch.tensor([0, -1])
+    assert math.isnan(OutlierExposureLoss()(logits, targets))
+    with pytest.raises(ValueError, match=r"logits must be finite.*row 1"):
+        OutlierExposureLoss(check_finite=True)(logits, targets)
+
+
 def test_bad_reduction() -> None:
     with pytest.raises(ValueError, match="reduction must be"):
         OutlierExposureLoss(reduction="sum")

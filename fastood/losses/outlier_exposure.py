@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastood.ops._validation import check_logits, check_weight
+from fastood.ops._validation import check_finite_values, check_logits, check_weight
 from fastood.ops.weighted_uniformity import Reduction, weighted_uniformity
 
 
@@ -36,6 +36,7 @@ class OutlierExposureLoss(nn.Module):
         reduction: What a weighted sum over rows is divided by: `"weighted_mean"`, the sum of their weights (eq. 14), or
             `"mean"`, their number, which keeps importance weights such as `BackgroundPool.sample` returns unbiased
             (supplementary eq. 10). Without `sample_weight` the two are the same.
+        check_finite: Raise `ValueError` on NaN or infinite logits, naming the first row. Waits for the device.
 
     Shape:
         - logits: `[N, K]`, float64, float32, bfloat16 or float16.
@@ -68,7 +69,9 @@ class OutlierExposureLoss(nn.Module):
         ...     optimizer.step()
     """
 
-    def __init__(self, weight: float = 0.5, reduction: Reduction = "weighted_mean") -> None:
+    def __init__(
+        self, weight: float = 0.5, reduction: Reduction = "weighted_mean", *, check_finite: bool = False
+    ) -> None:
         super().__init__()
         if not 0 <= weight < float("inf"):
             raise ValueError(f"weight must be finite and >= 0, got {weight}")
@@ -76,6 +79,7 @@ class OutlierExposureLoss(nn.Module):
             raise ValueError(f'reduction must be "weighted_mean" or "mean", got {reduction!r}')
         self.weight = float(weight)
         self.reduction: Reduction = reduction
+        self.check_finite = check_finite
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(model)`."""
@@ -96,6 +100,8 @@ class OutlierExposureLoss(nn.Module):
         check_targets(targets, logits)
         if sample_weight is not None:
             check_weight(sample_weight, logits, "sample_weight")
+        if self.check_finite:
+            check_finite_values(logits, "logits")
         if logits.device.type == "cpu" and not torch.compiler.is_compiling() and targets.numel() > 0:
             largest = int(targets.max())
             if largest >= logits.shape[1]:
