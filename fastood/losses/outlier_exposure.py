@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastood.ops._validation import check_finite_values, check_logits, check_weight
+from fastood.ops._validation import check_finite_values, check_logits, check_weight, compute_dtype
 from fastood.ops.weighted_uniformity import Reduction, weighted_uniformity
 
 
@@ -102,32 +102,40 @@ class OutlierExposureLoss(nn.Module):
             check_weight(sample_weight, logits, "sample_weight")
         if self.check_finite:
             check_finite_values(logits, "logits")
-        if logits.device.type == "cpu" and not torch.compiler.is_compiling() and targets.numel() > 0:
-            largest = int(targets.max())
-            if largest >= logits.shape[1]:
-                raise ValueError(
-                    f"targets must be below K = {logits.shape[1]} (or negative: background), got {largest}"
-                )
-
+        rows = logits.shape[0]
         background = targets < 0
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        weight = torch.ones_like(targets, dtype=dtype) if sample_weight is None else sample_weight.to(dtype)
-        background_weight = torch.where(background, weight, 0.0)
-        id_weight = torch.where(background, 0.0, weight)
-
-        id_per_sample = F.cross_entropy(logits.to(dtype), targets.clamp_min(0), reduction="none")
-        id_divisor = id_weight.sum() if self.reduction == "weighted_mean" else (~background).sum()
-        # A background row's cross-entropy is masked by where, not by a product: 0 · inf would be NaN.
-        id_loss = torch.where(id_weight > 0, id_weight * id_per_sample, 0.0).sum() / _at_least(id_divisor, dtype)
-
+        num_background = background.sum()
+        dtype = compute_dtype(logits.dtype)
+        id_per_sample = _cross_entropy(logits.to(dtype), targets.masked_fill(background, _IGNORED))
+        if sample_weight is None:
+            id_sum, id_divisor = id_per_sample.sum(), rows - num_background
+            background_weight = background.to(dtype)
+        else:
+            weight = sample_weight.to(dtype)
+            background_weight = torch.where(background, weight, 0.0)
+            id_sum = (weight * id_per_sample).sum()
+            by_weight = self.reduction == "weighted_mean"
+            id_divisor = weight.sum() - background_weight.sum() if by_weight else rows - num_background
         background_loss, uniformity = weighted_uniformity(logits, background_weight, reduction=self.reduction)
         if self.reduction == "mean":
-            background_loss = background_loss * (logits.shape[0] / _at_least(background.sum(), dtype))
+            background_loss = background_loss * (rows / _nonzero(num_background))
+        loss = id_sum / _nonzero(id_divisor) + self.weight * background_loss
+        return loss, torch.where(background, uniformity, id_per_sample.detach())
 
-        per_sample = torch.where(background, uniformity, id_per_sample.detach())
-        return id_loss + self.weight * background_loss, per_sample
+
+# Of F.cross_entropy: rows that add nothing, neither loss nor gradient.
+_IGNORED = -100
 
 
-def _at_least(divisor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Replace a zero divisor by one: the sum over it is zero as well."""
-    return torch.where(divisor > 0, divisor, 1).to(dtype)
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return F.cross_entropy(logits, targets, ignore_index=_IGNORED, reduction="none")
+    except IndexError as error:
+        raise ValueError(
+            f"targets must be below K = {logits.shape[1]} (or negative: background), got {int(targets.max())}"
+        ) from error
+
+
+def _nonzero(divisor: Tensor) -> Tensor:
+    """A zero divisor becomes one: the sum over it is zero as well."""
+    return divisor + (divisor == 0)
