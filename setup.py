@@ -5,6 +5,7 @@ Environment: FASTOOD_CUDA=auto|0|1, CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS, C
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,9 @@ class CMakeBuild(build_ext):
             f"-DFASTOOD_CUDA={os.environ.get('FASTOOD_CUDA') or 'auto'}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
+        # Of this environment: the ninja cached by an earlier isolated build is gone with its temporary folder.
+        if ninja := shutil.which("ninja"):
+            configure.append(f"-DCMAKE_MAKE_PROGRAM={ninja}")
         jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build), *jobs], check=True)

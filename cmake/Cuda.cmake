@@ -6,7 +6,7 @@
 # than nvcc), /usr/local/cuda, the nvcc on PATH. A folder counts only when bin/nvcc and
 # include/cuda_runtime.h are both in it: an nvcc on PATH may be a wrapper script far from its headers, and one toolkit's
 # nvcc with another's headers is a hard error.
-# Sets FASTOOD_WITH_CUDA, FASTOOD_CUDA_ROOT, FASTOOD_CUDART.
+# Sets FASTOOD_WITH_CUDA, FASTOOD_CUDA_ROOT, FASTOOD_CUDART, and FASTOOD_CUDA_REASON: why, for build_info().
 
 set(FASTOOD_CUDA "$ENV{FASTOOD_CUDA}" CACHE STRING "auto, 0 or 1: build the CUDA kernels")
 if(FASTOOD_CUDA STREQUAL "")
@@ -17,6 +17,7 @@ if(NOT FASTOOD_CUDA MATCHES "^(auto|0|1)$")
 endif()
 
 set(FASTOOD_WITH_CUDA 0)
+set(FASTOOD_CUDA_REASON "")
 set(_fastood_searched "")
 if(NOT FASTOOD_CUDA STREQUAL "0")
   find_program(_fastood_nvcc_on_path nvcc NO_CACHE)
@@ -52,7 +53,26 @@ if(NOT FASTOOD_CUDA STREQUAL "0")
   endif()
 endif()
 
+# The newest GPUs of the default list need a recent compiler; below 12.0 none of it is tried.
 if(FASTOOD_WITH_CUDA)
+  execute_process(COMMAND "${FASTOOD_CUDA_ROOT}/bin/nvcc" --version OUTPUT_VARIABLE _fastood_nvcc_version)
+  string(REGEX MATCH "release ([0-9]+[.][0-9]+)" _ "${_fastood_nvcc_version}")
+  set(_fastood_nvcc_version "${CMAKE_MATCH_1}")
+  if(_fastood_nvcc_version VERSION_LESS 12.0)
+    set(FASTOOD_CUDA_REASON "nvcc ${_fastood_nvcc_version} in ${FASTOOD_CUDA_ROOT} is older than 12.0")
+    if(FASTOOD_CUDA STREQUAL "1")
+      message(FATAL_ERROR "FASTOOD_CUDA=1, but ${FASTOOD_CUDA_REASON}")
+    endif()
+    set(FASTOOD_WITH_CUDA 0)
+  elseif(_fastood_nvcc_version VERSION_LESS 12.8)
+    set(_fastood_default_archs "7.5;8.0;9.0+PTX")
+  else()
+    set(_fastood_default_archs "7.5;8.0;9.0;10.0+PTX")
+  endif()
+endif()
+
+if(FASTOOD_WITH_CUDA)
+  set(FASTOOD_CUDA_REASON "nvcc ${_fastood_nvcc_version} in ${FASTOOD_CUDA_ROOT}")
   # The pip toolkit has no lib64, where nvcc would have CMake's test programs look for their libraries.
   get_filename_component(_fastood_library_dir "${FASTOOD_CUDART}" DIRECTORY)
   set(ENV{LIBRARY_PATH} "${_fastood_library_dir}:$ENV{LIBRARY_PATH}")
@@ -62,7 +82,7 @@ if(FASTOOD_WITH_CUDA)
   # TORCH_CUDA_ARCH_LIST in torch's form ("9.0;10.0+PTX") or our default; +PTX adds code for GPUs to come.
   set(_fastood_archs "$ENV{TORCH_CUDA_ARCH_LIST}")
   if(_fastood_archs STREQUAL "")
-    set(_fastood_archs "8.0;9.0;10.0+PTX")
+    set(_fastood_archs "${_fastood_default_archs}")
   endif()
   string(REPLACE " " ";" _fastood_archs "${_fastood_archs}")
   set(CMAKE_CUDA_ARCHITECTURES "")
@@ -80,8 +100,13 @@ if(FASTOOD_WITH_CUDA)
   set(CMAKE_TRY_COMPILE_TARGET_TYPE "${_fastood_try_compile}")
   message(STATUS "fastood: CUDA kernels on (${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, "
                  "architectures ${CMAKE_CUDA_ARCHITECTURES})")
-elseif(FASTOOD_CUDA STREQUAL "0")
-  message(STATUS "fastood: CUDA kernels off (FASTOOD_CUDA=0)")
 else()
-  message(STATUS "fastood: CUDA kernels off (FASTOOD_CUDA=auto found no toolkit in: ${_fastood_searched})")
+  if(FASTOOD_CUDA STREQUAL "0")
+    set(FASTOOD_CUDA_REASON "FASTOOD_CUDA=0")
+  elseif(NOT FASTOOD_CUDA_REASON)
+    set(FASTOOD_CUDA_REASON "no CUDA toolkit in: ${_fastood_searched}")
+  endif()
+  message(STATUS "fastood: CUDA kernels off (${FASTOOD_CUDA_REASON})")
 endif()
+# A list in a message is read by people.
+string(REPLACE ";" ", " FASTOOD_CUDA_REASON "${FASTOOD_CUDA_REASON}")

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/Exception.h>
 
 #include <string>
 
@@ -19,6 +20,24 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "weighted_uniformity_value_and_grad(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor)");
 }
 
+#if !FASTOOD_WITH_CUDA
+namespace {
+
+// Instead of the dispatcher's "Could not run ... with arguments from the 'CUDA' backend".
+void no_cuda_kernels(StableIValue*, uint64_t, uint64_t) {
+  STD_TORCH_CHECK(false, "the tensors are on a CUDA device, but this fastood was built without CUDA kernels (",
+                  FASTOOD_CUDA_REASON, "): install it anew with FASTOOD_CUDA=1, which needs nvcc");
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
+  m.impl("weighted_uniformity", &no_cuda_kernels);
+  m.impl("_weighted_uniformity_backward", &no_cuda_kernels);
+  m.impl("weighted_uniformity_value_and_grad", &no_cuda_kernels);
+}
+#endif
+
 namespace {
 
 namespace py = pybind11;
@@ -29,6 +48,7 @@ py::dict build_info() {
   info["cuda"] = static_cast<bool>(FASTOOD_WITH_CUDA);
   info["cuda_architectures"] = FASTOOD_CUDA_ARCHITECTURES;
   info["cuda_compiler"] = FASTOOD_CUDA_COMPILER;
+  info["cuda_reason"] = FASTOOD_CUDA_REASON;
   info["compiler"] = FASTOOD_CXX_COMPILER;
   info["target_torch"] = FASTOOD_TARGET_TORCH;
   info["cpu_capability"] = fastood::cpu_capability_name();
@@ -36,10 +56,7 @@ py::dict build_info() {
 }
 
 template <typename T>
-py::tuple uniformity_numpy(const py::array_t<T, py::array::c_style | py::array::forcecast>& logits) {
-  if (logits.ndim() != 2 || logits.shape(1) < 1) {
-    throw py::value_error("logits must be [N, K] with K >= 1, got " + std::to_string(logits.ndim()) + "-D");
-  }
+py::tuple uniformity_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& logits) {
   const int64_t num_rows = logits.shape(0);
   const int64_t num_classes = logits.shape(1);
   py::array_t<T> per_sample(num_rows);
@@ -53,13 +70,26 @@ py::tuple uniformity_numpy(const py::array_t<T, py::array::c_style | py::array::
   return py::make_tuple(per_sample, gradient);
 }
 
+py::tuple uniformity_numpy(const py::array& logits) {
+  if (logits.ndim() != 2 || logits.shape(1) < 1) {
+    throw py::value_error("logits must be [N, K] with K >= 1, got shape " +
+                          py::str(logits.attr("shape")).cast<std::string>());
+  }
+  if (logits.dtype().is(py::dtype::of<double>())) {
+    return uniformity_of<double>(logits);
+  }
+  if (logits.dtype().is(py::dtype::of<float>())) {
+    return uniformity_of<float>(logits);
+  }
+  throw py::type_error("logits must be float32 or float64, got " + py::str(logits.dtype()).cast<std::string>());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() =
       "Compiled part of fastood. Importing it registers torch.ops.fastood; the rest is host maths on numpy arrays.";
   m.def("build_info", &build_info, "What this build holds: version, cuda, architectures, compilers, target torch.");
-  m.def("uniformity", &uniformity_numpy<float>, py::arg("logits").noconvert(),
+  m.def("uniformity", &uniformity_numpy, py::arg("logits"),
         "Uniformity loss per row and its gradient f - 1/K, for a float32 or float64 array [N, K].");
-  m.def("uniformity", &uniformity_numpy<double>, py::arg("logits").noconvert());
 }

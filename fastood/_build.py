@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypedDict
 
 import torch  # registers the libraries that the extension is linked against: keep it before _C
@@ -14,18 +15,25 @@ class BuildInfo(TypedDict):
     cuda: bool
     cuda_architectures: str
     cuda_compiler: str
+    cuda_reason: str
     compiler: str
     target_torch: str
     cpu_capability: str
 
 
+_FOLDER = Path(__file__).parent
+
 try:
     from fastood import _C
 except ImportError as error:
+    if not list(_FOLDER.glob("_C.*.so")) and (_FOLDER.parent / "CMakeLists.txt").exists():
+        raise ImportError(
+            f"{_FOLDER} is fastood's source, not built in place; it hides an installed fastood while you are in "
+            f"{_FOLDER.parent}. Change the folder, or build here: `make build`, `pip install -e .`"
+        ) from error
     raise ImportError(
-        f"fastood's compiled part could not be loaded under torch {torch.__version__}: {error}. Likely causes: "
-        "(1) it was never built: run `pip install .`, or `python setup.py build_ext --inplace` in the source tree; "
-        "(2) torch is older than 2.11; (3) the extension was built for another Python version."
+        f"fastood's compiled part could not be loaded under torch {torch.__version__}: {error}. Likely causes: torch "
+        "is older than 2.11, or the extension was built for another Python version: `pip install --force-reinstall .`"
     ) from error
 
 
@@ -34,7 +42,8 @@ def build_info() -> BuildInfo:
 
     Returns:
         `version` of the package; `cuda`, whether the CUDA kernels are in; `cuda_architectures` and `cuda_compiler` they
-        were built for and with (empty without them); `compiler` of the host code; `target_torch`, the oldest torch
+        were built for and with (empty without them);
+        `cuda_reason`, why they are in or not; `compiler` of the host code; `target_torch`, the oldest torch
         whose stable ABI it runs under; `cpu_capability`, the instruction set chosen on this machine (default, avx2,
         avx512).
 

@@ -20,6 +20,11 @@ def inverse_softplus(w: float) -> float:
     return float(value + torch.log(-torch.expm1(-value)))
 
 
+OMEGA_MIN, OMEGA_MAX = -80.0, 1e6
+"""ω is kept in this range. softplus(-80) = 2e-35 is still a normal float32: no weight becomes zero for good. A million is
+far beyond what pools of any size learn, and leaves float32 room for a step."""
+
+
 class BackgroundPool:
     r"""A weight for each background example, learnt adversarially, and draws that follow the weights.
 
@@ -41,7 +46,7 @@ class BackgroundPool:
         epsilon: ε in [0, 1), how much of a weight goes into the draw (supplementary eq. 11); the rest goes into the
             importance (eq. 12). At ε = 1 the weights would have no gradient.
         momentum: Of the ascent, in [0, 1).
-        initial_weight: `w` at the start, > 0 and finite.
+        initial_weight: `w` at the start, in [1e-30, 1e6].
         device: Where weights live and indices are drawn.
 
     Raises:
@@ -73,8 +78,8 @@ class BackgroundPool:
             raise ValueError(f"epsilon must be in [0, 1), got {epsilon}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        if not 0 < initial_weight < float("inf"):
-            raise ValueError(f"initial_weight must be finite and > 0, got {initial_weight}")
+        if not 1e-30 <= initial_weight <= OMEGA_MAX:
+            raise ValueError(f"initial_weight must be in [1e-30, 1e6], got {initial_weight}")
         self.epsilon = float(epsilon)
         self.momentum = float(momentum)
         self._omega = torch.full((num_examples,), inverse_softplus(initial_weight), dtype=torch.float32, device=device)
@@ -120,10 +125,10 @@ class BackgroundPool:
             example counts: the mean of `r_i l_i` over draws is the weighted loss of eq. 14 over the pool.
 
         Raises:
-            ValueError: `batch_size` is below 1.
+            ValueError: `batch_size` is no int or below 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
         power_sum = self._cumulative[-1]
         # 53 bits: float32 uniforms could not reach every example of a pool beyond 2^24.
         uniform = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=generator)
@@ -141,7 +146,7 @@ class BackgroundPool:
             ∂L/∂ω_j = sigmoid(ω_j) { L (ε w_j^(ε-1) / Z - 1/S) + (1-ε) w_j^(-ε) (Z/S) (1/B) Σ_{b: i_b = j} l_b }
 
         and the step is `velocity ← momentum · velocity + gradient; ω ← ω + lr · velocity`, what `torch.optim.SGD` would
-        do with autograd's gradient of `-L`.
+        do with autograd's gradient of `-L`. ω stays in `OMEGA_MIN … OMEGA_MAX`.
 
         Args:
             index: int64 `[B]`, as drawn by `sample`; an example drawn twice counts twice.
@@ -151,7 +156,7 @@ class BackgroundPool:
         Raises:
             TypeError: `index` or `per_sample_loss` has the wrong dtype.
             ValueError: Empty batch, shapes that differ, an index outside `0 … N - 1`, a loss that is negative, NaN or
-                infinite, or `lr` out of range. The pool is unchanged then.
+                infinite, or `lr` out of range, or a step beyond float32. The pool is unchanged then.
         """
         self._check_batch(index, per_sample_loss, lr)
         loss = per_sample_loss.detach().to(self.device, torch.float64)
@@ -164,11 +169,22 @@ class BackgroundPool:
         own = (1 - self.epsilon) * ratio / index.numel() * loss / powers[index].double()
         gradient.index_add_(0, index, own.float())
         gradient.mul_(torch.sigmoid(self._omega))
-        self._velocity.mul_(self.momentum).add_(gradient)
-        self._omega.add_(self._velocity, alpha=lr)
+        velocity = self._velocity * self.momentum + gradient
+        omega = self._omega + lr * velocity
+        if not bool(torch.isfinite(omega).all()):
+            raise ValueError(
+                f"per_sample_loss times lr must stay in float32's range, got up to {float(loss.max()):g} · {lr:g}"
+            )
+        clamped = omega.clamp(OMEGA_MIN, OMEGA_MAX)
+        # A weight at the limit has no business pushing on.
+        self._velocity = velocity.masked_fill_(clamped != omega, 0.0)
+        self._omega = clamped
         self._refresh()
 
     def _check_batch(self, index: Tensor, per_sample_loss: Tensor, lr: float) -> None:
+        for name, value in (("index", index), ("per_sample_loss", per_sample_loss)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if index.dtype != torch.int64:
             raise TypeError(f"index must be int64, got {index.dtype}")
         if not per_sample_loss.is_floating_point():
@@ -224,7 +240,7 @@ class BackgroundPool:
 
         Raises:
             KeyError: A tensor is missing.
-            ValueError: A tensor has another size or dtype. The pool is unchanged then.
+            ValueError: A tensor has another size or dtype, or a value that is not finite. The pool is unchanged then.
         """
         for name in ("omega", "velocity"):
             if name not in state:
@@ -234,6 +250,8 @@ class BackgroundPool:
                     f"state[{name!r}] must be float32 of shape ({len(self)},), "
                     f"got {state[name].dtype} of shape {tuple(state[name].shape)}"
                 )
-        self._omega.copy_(state["omega"])
-        self._velocity.copy_(state["velocity"])
+            if not bool(torch.isfinite(state[name]).all()):
+                raise ValueError(f"state[{name!r}] must be finite, got NaN or infinity")
+        self._omega = state["omega"].to(self.device, copy=True).clamp_(OMEGA_MIN, OMEGA_MAX)
+        self._velocity = state["velocity"].to(self.device, copy=True)
         self._refresh()

@@ -27,7 +27,7 @@ def batch(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> tup
     logits = torch.randn(40, 7, generator=generator, dtype=torch.float64).to(dtype)
     targets = torch.randint(0, 7, (40,), generator=generator)
     targets[torch.rand(40, generator=generator) < 0.6] = -1
-    targets[3] = -7  # any negative label is background
+    targets[3], targets[4] = -7, -100  # any negative label is background
     return logits, targets, torch.rand(40, generator=generator, dtype=torch.float64) + 0.1
 
 
@@ -70,13 +70,27 @@ def test_means_are_taken_apart() -> None:
     torch.testing.assert_close(once, twice)
 
 
-def test_zero_weights_and_infinite_background_rows() -> None:
-    logits = torch.tensor([[1.0, 0.0], [-math.inf, 0.0], [2.0, 1.0]], requires_grad=True)
-    loss = OutlierExposureLoss()(logits, torch.tensor([0, -1, -1]), torch.tensor([1.0, 0.0, 0.0]))
+@pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
+def test_rows_without_weight_add_nothing_whatever_they_hold(reduction: str, device: str) -> None:
+    inf, nan = math.inf, math.nan
+    logits = torch.tensor(
+        [[1.0, 0.0], [-inf, 0.0], [2.0, 1.0], [nan, 1.0], [-inf, 0.0]], device=device, requires_grad=True
+    )
+    targets = torch.tensor([0, -1, -1, -1, 0], device=device)  # the last: an infinite cross-entropy
+    weight = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0], device=device)
+    loss = OutlierExposureLoss(reduction=reduction)(logits, targets, weight)
     loss.backward()
     assert math.isfinite(loss.item())
-    assert torch.isfinite(logits.grad).all()
-    assert logits.grad[1:].eq(0).all()
+    assert torch.isfinite(logits.grad[:4]).all()
+    assert logits.grad[1:4].eq(0).all()
+
+
+def test_large_background_weights_leave_the_id_mean_alone() -> None:
+    logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 3, -1, -1, -1, -1])
+    weight = torch.tensor([1.0] * 4 + [1.23e8, 3.3e8, 7e8, 1e8])
+    got = OutlierExposureLoss(weight=0)(logits, targets, weight)
+    torch.testing.assert_close(got, F.cross_entropy(logits[:4], targets[:4]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -147,6 +147,17 @@ def test_same_generator_same_draws() -> None:
     assert torch.equal(first[1], second[1])
 
 
+def test_a_pool_lives_where_it_is_told_to(device: str) -> None:
+    generator = torch.Generator(device).manual_seed(0)
+    pool = BackgroundPool(1000, device=device)
+    index, importance = pool.sample(64, generator=generator)
+    pool.ascend(index, torch.ones(64, device=device), lr=10.0)
+    chosen = pool.select(0.1, generator=generator)
+    assert {t.device.type for t in (index, importance, chosen, pool.weights)} == {device}
+    assert pool.weights[index].min() > pool.weights.min()
+    assert 50 < len(chosen) < 200
+
+
 def test_state_dict_restores_the_trajectory(generator: torch.Generator) -> None:
     pool = BackgroundPool(50)
     index, _ = pool.sample(10, generator=generator)
@@ -179,6 +190,18 @@ def test_pool_of_one(generator: torch.Generator) -> None:
     assert math.isfinite(float(pool.weights))
 
 
+@pytest.mark.parametrize("size", [3, 10])
+def test_a_tiny_pool_with_the_papers_step_size_keeps_positive_weights(size: int, generator: torch.Generator) -> None:
+    """100 is meant for a million examples; in a handful of them ω runs to its limits and must stay there."""
+    pool = BackgroundPool(size)
+    for _ in range(300):
+        index, importance = pool.sample(8, generator=generator)
+        pool.ascend(index, torch.rand(8, generator=generator) * 10, lr=100.0)
+        assert torch.isfinite(importance).all()
+    assert (pool.weights > 0).all()
+    assert torch.isfinite(pool.weights).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -186,7 +209,8 @@ def test_pool_of_one(generator: torch.Generator) -> None:
         ({"num_examples": 2.0}, "num_examples must be an int"),
         ({"epsilon": 1.0}, r"epsilon must be in \[0, 1\), got 1.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
-        ({"initial_weight": 0.0}, "initial_weight must be finite and > 0"),
+        ({"initial_weight": 0.0}, r"initial_weight must be in \[1e-30, 1e6\]"),
+        ({"initial_weight": 1e39}, r"initial_weight must be in \[1e-30, 1e6\]"),
     ],
 )
 def test_bad_pool(arguments: dict[str, float], message: str) -> None:
@@ -206,6 +230,8 @@ def test_bad_pool(arguments: dict[str, float], message: str) -> None:
         ({"loss": torch.tensor([1.0, math.nan])}, ValueError, "got nan at position 1 .example 3"),
         ({"loss": torch.tensor([-1.0, 0.0])}, ValueError, "got -1.0 at position 0"),
         ({"lr": 0.0}, ValueError, "lr must be finite and > 0, got 0.0"),
+        ({"index": [0, 3]}, TypeError, "index must be a torch.Tensor, got list"),
+        ({"loss": torch.tensor([1e38, 0.0]), "lr": 1e5}, ValueError, "must stay in float32's range"),
     ],
 )
 def test_bad_step_leaves_the_pool_as_it_was(arguments: dict[str, object], error: type[Exception], message: str) -> None:
@@ -229,5 +255,7 @@ def test_bad_state() -> None:
         BackgroundPool(5).load_state_dict({"omega": torch.zeros(5)})
     with pytest.raises(ValueError, match=r"float32 of shape \(5,\)"):
         BackgroundPool(5).load_state_dict({"omega": torch.zeros(4), "velocity": torch.zeros(4)})
-    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+    with pytest.raises(ValueError, match=r"state.'omega'. must be finite"):
+        BackgroundPool(2).load_state_dict({"omega": torch.tensor([0.0, math.nan]), "velocity": torch.zeros(2)})
+    with pytest.raises(ValueError, match="batch_size must be an int >= 1"):
         BackgroundPool(5).sample(0, generator=torch.Generator())

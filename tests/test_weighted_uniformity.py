@@ -56,8 +56,8 @@ def test_matches_float64_reference(sample: UniformitySample, dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000, 21841])
-@pytest.mark.parametrize("spread", [1e-3, 1e-2, 1e-1, 1.0, 5.0])
-@pytest.mark.parametrize("offset", [0.0, 10.0])
+@pytest.mark.parametrize("spread", [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0])
+@pytest.mark.parametrize("offset", [0.0, 10.0, 100.0])
 def test_relative_error_near_the_uniform_point(classes: int, spread: float, offset: float, device: str) -> None:
     logits, _ = UniformitySample(64, classes, spread=spread, offset=offset).make(device, torch.float32)
     assert relative_error(weighted_uniformity(logits)[1], exact_per_sample(logits)) <= 1e-5
@@ -130,15 +130,27 @@ def test_upstream_gradient_scales_before_rounding(device: str) -> None:
 def test_special_rows(device: str) -> None:
     inf, nan = math.inf, math.nan
     logits = torch.tensor(
-        [[0, -inf, 0], [0, nan, 0], [0, inf, 0], [300, -300, 0], [-inf, -inf, -inf], [1e30, -1e30, 0]], device=device
+        [
+            *([0, -inf, 0], [0, nan, 0], [0, inf, 0], [300, -300, 0], [-inf, -inf, -inf], [1e30, -1e30, 0]),
+            # Their sum overflows: [3e38, 3e38, 0] and the gradient of two equal large logits.
+            [3e38, 3e38, 0],
+        ],
+        device=device,
+        requires_grad=True,
     )
-    per_sample = weighted_uniformity(logits)[1].tolist()
+    weight = torch.tensor([0.0, 0, 0, 1, 0, 0, 1], device=device)
+    loss, losses = weighted_uniformity(logits, weight)
+    loss.backward()
+    per_sample = losses.tolist()
     assert per_sample[0] == inf
     assert math.isnan(per_sample[1])
     assert math.isnan(per_sample[2])
     assert per_sample[3] == pytest.approx(300 - math.log(3))
     assert math.isnan(per_sample[4])
     assert per_sample[5] == pytest.approx(1e30)
+    assert per_sample[6] == pytest.approx(1e38)
+    torch.testing.assert_close(2 * logits.grad[3].cpu(), torch.tensor([2 / 3, -1 / 3, -1 / 3]))
+    torch.testing.assert_close(2 * logits.grad[6].cpu(), torch.tensor([1 / 6, 1 / 6, -1 / 3]))
 
 
 def test_rows_of_weight_zero_add_nothing_whatever_they_hold(device: str) -> None:
@@ -159,17 +171,19 @@ def test_one_class_is_always_uniform(device: str) -> None:
     assert logits.grad.eq(0).all()
 
 
-def test_nothing_depends_on_the_number_of_threads(device: str) -> None:
-    logits, weight = UniformitySample(3000, 100).make(device, torch.float32)
-    results = []
+@pytest.mark.parametrize("classes", [31, 100])
+def test_nothing_depends_on_the_number_of_threads(classes: int) -> None:
+    logits, weight = UniformitySample(40001, classes).make("cpu", torch.float32)
     threads = torch.get_num_threads()
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        results.append(weighted_uniformity_value_and_grad(logits, weight))
-    torch.set_num_threads(threads)
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(weighted_uniformity_value_and_grad(logits, weight))
+    finally:
+        torch.set_num_threads(threads)
     for other in results[1:]:
-        assert torch.equal(results[0][0], other[0])
-        assert torch.allclose(results[0][2], other[2], rtol=1e-5, atol=0)
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -180,6 +194,20 @@ def test_second_derivative(reduction: str, device: str) -> None:
         return weighted_uniformity(*args, reduction=reduction)[0]
 
     assert torch.autograd.gradgradcheck(loss, (logits.requires_grad_(), weight.requires_grad_()))
+
+
+@pytest.mark.parametrize("weights", ["random", "all_zero"])
+def test_create_graph_changes_no_gradient(weights: str, device: str) -> None:
+    """Also where the weights depend on the logits: their path counts once."""
+    logits, weight = UniformitySample(3, 4, weights=weights).make(device, torch.float64)
+    logits.requires_grad_()
+    weight.requires_grad_()
+
+    def gradients(create_graph: bool) -> tuple[Tensor, ...]:
+        loss = weighted_uniformity(logits, weight * logits.exp().sum(1))[0]
+        return torch.autograd.grad(loss, (logits, weight), create_graph=create_graph)
+
+    torch.testing.assert_close(gradients(True), gradients(False))
 
 
 def test_backward_twice_with_retain_graph(device: str) -> None:
@@ -197,8 +225,11 @@ def test_numpy_face_needs_no_torch_tensor() -> None:
     want = reference.weighted_uniformity(torch.from_numpy(logits))[1]
     np.testing.assert_allclose(per_sample, want, rtol=1e-5)
     np.testing.assert_allclose(gradient, torch.softmax(torch.from_numpy(logits), 1) - 0.1, atol=1e-6)
-    with pytest.raises(ValueError, match=r"\[N, K\]"):
+    np.testing.assert_allclose(_C.uniformity(np.asfortranarray(logits.astype(np.float64))[::2])[0], want[::2])
+    with pytest.raises(ValueError, match=r"\[N, K\].*\(10,\)"):
         _C.uniformity(logits[0])
+    with pytest.raises(TypeError, match="float32 or float64, got int64"):
+        _C.uniformity(np.zeros((2, 3), dtype=np.int64))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 //
 // CMakeLists.txt compiles every `cpu.cpp` once per capability with FASTOOD_CPU_CAPABILITY set to its name, which is also
 // the namespace of that copy; the op asks `cpu_capability()` once and calls the matching one. The environment variable
-// of the same name (default, avx2, avx512) lowers the choice, for tests and comparisons.
+// of the same name (baseline, avx2, avx512) lowers the choice, for tests and comparisons.
 #pragma once
 
 #include <cstdlib>
@@ -10,10 +10,10 @@
 
 namespace fastood {
 
-enum class CpuCapability { kDefault, kAvx2, kAvx512 };
+enum class CpuCapability { kBaseline, kAvx2, kAvx512 };
 
 inline CpuCapability detect_cpu_capability() {
-  CpuCapability best = CpuCapability::kDefault;
+  CpuCapability best = CpuCapability::kBaseline;
 #if defined(FASTOOD_HAVE_X86_KERNELS)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -25,8 +25,8 @@ inline CpuCapability detect_cpu_capability() {
   }
 #endif
   const char* wanted = std::getenv("FASTOOD_CPU_CAPABILITY");
-  if (wanted != nullptr && std::strcmp(wanted, "default") == 0) {
-    return CpuCapability::kDefault;
+  if (wanted != nullptr && std::strcmp(wanted, "baseline") == 0) {
+    return CpuCapability::kBaseline;
   }
   if (wanted != nullptr && std::strcmp(wanted, "avx2") == 0 && best == CpuCapability::kAvx512) {
     return CpuCapability::kAvx2;
@@ -46,7 +46,7 @@ inline const char* cpu_capability_name() {
     case CpuCapability::kAvx2:
       return "avx2";
     default:
-      return "default";
+      return "baseline";
   }
 }
 

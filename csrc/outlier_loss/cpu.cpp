@@ -18,7 +18,7 @@
 namespace fastood::FASTOOD_CPU_CAPABILITY {
 namespace {
 
-// One AVX-512 vector of floats; two of AVX2.
+// One AVX-512 vector of floats; two of AVX2. kRowTile of the op.
 constexpr int64_t kLanes = 16;
 // Up to here rows are taken kLanes at a time; the tile of 32 x 16 floats stays in the level-1 cache.
 constexpr int64_t kMaxClassesAcrossRows = 32;

@@ -47,26 +47,28 @@ FASTOOD_HD T row_anchor(T mean, T largest) {
   return mean - mean == T(0) ? mean : largest;
 }
 
-// Whether sums of exp(d_k) must be shifted by their largest term: they would overflow (e^60 * 2^30 < 2^127), or some
-// d_k is -inf and q would be +inf beside a delta of -inf. Such rows are never near uniform, so nothing cancels.
+// Whether sums of exp(d_k) must be shifted by their largest term: they would overflow (e^60 * 2^30 < 2^127), or the mean
+// did, or some d_k is -inf and q would be +inf beside a delta of -inf. Such rows are never near uniform, so nothing
+// cancels.
 template <typename T>
 FASTOOD_HD bool needs_shift(T mean, T largest) {
-  return !(largest - mean <= T(60));
+  return !(mean - mean == T(0) && largest - mean <= T(60));
 }
 
-// From sum_d = sum_k d_k and sum_q = sum_k (expm1(d_k) - d_k).
+// From sum_d = sum_k d_k and sum_q = sum_k (expm1(d_k) - d_k). The last subtraction is done in double: delta, which is
+// what rounding the mean to an anchor left over, can exceed the loss.
 template <typename T>
 FASTOOD_HD UniformityRow<T> uniformity_row(T anchor, T largest, double sum_d, double sum_q, T num_classes) {
-  const T delta = static_cast<T>(sum_d) / num_classes;
-  const T mean_expm1 = static_cast<T>(sum_q) / num_classes + delta;
-  const T lambda = log1p_fast(mean_expm1);
-  const T loss = lambda - delta;
+  const double delta = sum_d / num_classes;
+  const double mean_expm1 = sum_q / num_classes + delta;
+  const double lambda = log1p_fast(mean_expm1);
+  const T loss = static_cast<T>(lambda - delta);
   const T largest_deviation = largest - anchor;
   if (largest_deviation > T(1)) {
-    const T sum_shifted = (T(1) + mean_expm1) * exp_fast(-largest_deviation) * num_classes;
+    const T sum_shifted = static_cast<T>(1 + mean_expm1) * exp_fast(-largest_deviation) * num_classes;
     return {largest, log_fast(sum_shifted), T(1) / num_classes, loss};
   }
-  return {anchor, lambda, T(1), loss};
+  return {anchor, static_cast<T>(lambda), T(1), loss};
 }
 
 // From sum_shifted = sum_k exp(v_k - largest) instead of sum_q.

@@ -9,6 +9,8 @@
 namespace fastood {
 namespace {
 
+// Rows that a CPU kernel may take as one vector.
+constexpr int64_t kRowTile = 16;
 // Below this many logits a second thread costs more than it brings.
 constexpr int64_t kGrain = 1 << 16;
 // Rows whose logits and gradient stay in the level-1 cache between the two passes of value_and_grad.
@@ -33,8 +35,15 @@ void dispatch_logits(const Tensor& logits, const Body& body) {
   }
 }
 
-int64_t rows_per_task(int64_t num_classes) {
-  return std::max<int64_t>(1, kGrain / num_classes);
+// Calls body(begin, end) on ranges of rows, in parallel where it pays. Ranges begin at multiples of kRowTile, so that the
+// same rows share a vector, and get the same bits, whatever the number of threads.
+template <typename Body>
+void parallel_rows(const UniformityInput& in, const Body& body) {
+  const int64_t tiles = (in.num_rows + kRowTile - 1) / kRowTile;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (in.num_classes * kRowTile));
+  torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+    body(begin * kRowTile, std::min(end * kRowTile, in.num_rows));
+  });
 }
 
 // Sums in float64 and in row order, so that the loss does not depend on the number of threads.
@@ -69,7 +78,7 @@ void forward(const UniformityInput& in, bool by_weight, const UniformityForward&
   auto* per_sample = static_cast<T*>(std::get<1>(out).mutable_data_ptr());
   auto* stats = static_cast<T*>(std::get<2>(out).mutable_data_ptr());
   const double divisor = loss_divisor<T>(in, by_weight);
-  torch::stable::parallel_for(0, in.num_rows, rows_per_task(in.num_classes), [&](int64_t begin, int64_t end) {
+  parallel_rows(in, [&](int64_t begin, int64_t end) {
     FASTOOD_CPU_DISPATCH(uniformity_forward<Logit>)
     (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, per_sample + begin,
      stats + kRowStats * begin);
@@ -85,7 +94,7 @@ void backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& 
   const auto* stats = static_cast<const T*>(row_stats.const_data_ptr());
   const double upstream = *static_cast<const T*>(grad_loss.const_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());
-  torch::stable::parallel_for(0, in.num_rows, rows_per_task(in.num_classes), [&](int64_t begin, int64_t end) {
+  parallel_rows(in, [&](int64_t begin, int64_t end) {
     FASTOOD_CPU_DISPATCH(uniformity_backward<Logit>)
     (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, stats + kRowStats * begin, upstream,
      grad + begin * in.num_classes);
@@ -101,8 +110,9 @@ void value_and_grad(const UniformityInput& in, bool by_weight, const Tensor& los
   auto* losses = static_cast<T*>(per_sample.mutable_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());
   const double divisor = loss_divisor<T>(in, by_weight);
-  const int64_t block_rows = std::clamp<int64_t>(kBlockLogits / in.num_classes, 1, kMaxBlockRows);
-  torch::stable::parallel_for(0, in.num_rows, rows_per_task(in.num_classes), [&](int64_t begin, int64_t end) {
+  const int64_t cached_rows = std::clamp<int64_t>(kBlockLogits / in.num_classes, 1, kMaxBlockRows);
+  const int64_t block_rows = cached_rows < kRowTile ? cached_rows : cached_rows / kRowTile * kRowTile;
+  parallel_rows(in, [&](int64_t begin, int64_t end) {
     T stats[kRowStats * kMaxBlockRows];
     for (int64_t i = begin; i < end; i += block_rows) {
       const int64_t rows = std::min(block_rows, end - i);

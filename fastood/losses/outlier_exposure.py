@@ -40,7 +40,8 @@ class OutlierExposureLoss(nn.Module):
 
     Shape:
         - logits: `[N, K]`, float64, float32, bfloat16 or float16.
-        - targets: `[N]`, int64, a class in `0 … K - 1` or below zero for background.
+        - targets: `[N]`, int64, a class in `0 … K - 1`, or below zero for background: -1 as well as PyTorch's -100,
+          which does not mean "ignore" here.
         - sample_weight: `[N]`, floating-point, >= 0, or None for all ones.
         - output: `[]`, float64 for float64 logits, float32 for all others. A batch without in-distribution (or without
           background) rows has a zero in the place of that term.
@@ -106,16 +107,17 @@ class OutlierExposureLoss(nn.Module):
         background = targets < 0
         num_background = background.sum()
         dtype = compute_dtype(logits.dtype)
-        id_per_sample = _cross_entropy(logits.to(dtype), targets.masked_fill(background, _IGNORED))
+        id_per_sample = _cross_entropy(logits.to(dtype), targets, background)
         if sample_weight is None:
             id_sum, id_divisor = id_per_sample.sum(), rows - num_background
             background_weight = background.to(dtype)
         else:
             weight = sample_weight.to(dtype)
-            background_weight = torch.where(background, weight, 0.0)
-            id_sum = (weight * id_per_sample).sum()
-            by_weight = self.reduction == "weighted_mean"
-            id_divisor = weight.sum() - background_weight.sum() if by_weight else rows - num_background
+            id_weight = weight.masked_fill(background, 0.0)
+            background_weight = weight.masked_fill(~background, 0.0)
+            # A masked sum: an infinite loss of a row without weight would turn a product into NaN.
+            id_sum = torch.where(id_weight == 0, 0.0, id_weight * id_per_sample).sum()
+            id_divisor = id_weight.sum() if self.reduction == "weighted_mean" else rows - num_background
         background_loss, uniformity = weighted_uniformity(logits, background_weight, reduction=self.reduction)
         if self.reduction == "mean":
             background_loss = background_loss * (rows / _nonzero(num_background))
@@ -123,17 +125,21 @@ class OutlierExposureLoss(nn.Module):
         return loss, torch.where(background, uniformity, id_per_sample.detach())
 
 
-# Of F.cross_entropy: rows that add nothing, neither loss nor gradient.
-_IGNORED = -100
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor, background: Tensor) -> Tensor:
+    """Cross-entropy of in-distribution rows; background rows add nothing to it, whatever they hold."""
+    # Masked logits, since a row that cross_entropy ignores still sends 0 · inf = NaN backward.
+    id_logits = logits.masked_fill(background.unsqueeze(1), 0.0)
     try:
-        return F.cross_entropy(logits, targets, ignore_index=_IGNORED, reduction="none")
+        return F.cross_entropy(
+            id_logits, targets.masked_fill(background, _IGNORED), ignore_index=_IGNORED, reduction="none"
+        )
     except IndexError as error:
         raise ValueError(
             f"targets must be below K = {logits.shape[1]} (or negative: background), got {int(targets.max())}"
         ) from error
+
+
+_IGNORED = -100
 
 
 def _nonzero(divisor: Tensor) -> Tensor:

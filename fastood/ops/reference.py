@@ -21,11 +21,16 @@ def weighted_uniformity(
     Returns:
         loss `[]` and per_sample `[N]`, float64, differentiable to any order.
 
+    Raises:
+        ValueError: `reduction` is unknown.
+
     Example:
         >>> loss, per_sample = weighted_uniformity(torch.zeros(2, 10))
         >>> float(loss)
         0.0
     """
+    if reduction not in ("weighted_mean", "mean"):
+        raise ValueError(f'reduction must be "weighted_mean" or "mean", got {reduction!r}')
     v = logits.double()
     w = torch.ones(v.shape[0], dtype=v.dtype, device=v.device) if weight is None else weight.double()
     # The mean is subtracted first: eq. 5 is invariant to it, and what is left of float64 lasts to spreads of 1e-5.
