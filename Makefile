@@ -4,9 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Holds the checksum of the pins that the environment was made from: it is made anew only when they change.
-STAMP := $(VENV)/.fastood-pins
-PINS := $(shell cat constraints.txt pyproject.toml | cksum | tr ' ' '-')
+# What the environment was made from: the pins, the requirements and the interpreter. It is made anew only when they change.
+STAMP := $(VENV)/.made-by-fastood
+PINS := $(shell { cat constraints.txt; $(PYTHON) .ci/requirements.py; $(PYTHON) --version; } 2>&1 | cksum | tr ' ' '-')
 
 .PHONY: help setup build demo test check ctest benchmark clean
 
@@ -20,9 +20,13 @@ help:
 setup:
 	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(PINS)" ]; then \
 	  set -e; \
-	  echo "Setting up $(VENV) (a few minutes: PyTorch is large)"; \
+	  if [ -e $(VENV) ] && [ ! -e $(STAMP) ]; then \
+	    echo "$(VENV) exists and was not made by this Makefile: remove it, or choose another with VENV=..."; exit 1; \
+	  fi; \
 	  $(PYTHON) -c 'import sys; sys.exit(f"Python >= 3.11 is needed, {sys.executable} is {sys.version}" if sys.version_info < (3, 11) else 0)'; \
+	  echo "Setting up $(VENV) (a few minutes: PyTorch is large)"; \
 	  $(PYTHON) -m venv --clear $(VENV); \
+	  echo unfinished > $(STAMP); \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(BIN)/python .ci/requirements.py); \
 	  echo "$(PINS)" > $(STAMP); \
@@ -31,7 +35,7 @@ setup:
 # Always: the package is what changes. ninja rebuilds only what did.
 build: setup
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
-	@$(BIN)/python -c 'import fastood; i = fastood.build_info(); print("fastood", i["version"], "with" if i["cuda"] else "without", "CUDA kernels", i["cuda_architectures"])'
+	@$(BIN)/python -c 'import fastood; i = fastood.build_info(); print("fastood", i["version"], "with" if i["cuda"] else "without", "CUDA kernels", i["cuda_architectures"], "-", i["cuda_reason"])'
 
 demo: build
 	$(BIN)/python -m fastood.train --name demo-$$(date +%Y%m%d-%H%M%S)
@@ -43,7 +47,7 @@ check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 ctest: setup
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/host -G Ninja -DFASTOOD_CUDA=0 -DFASTOOD_SANITIZE=address,undefined -DPython_EXECUTABLE="$(abspath $(BIN))/python"

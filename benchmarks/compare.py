@@ -24,7 +24,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print every ratio old and new; return 1 where one fell by more than allowed."""
+    """Print every ratio old and new; return 1 where one fell by more than allowed or is gone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise SystemExit(f"not comparable: {name} is {before!r} in {options.old} and {after!r} in {options.new}")
     rows = {(row["op"], row["shape"], row["dtype"]): row for row in old["rows"]}
     slower = 0
+    missing = rows.keys() - {(row["op"], row["shape"], row["dtype"]) for row in new["rows"]}
+    for key in sorted(missing):
+        print("missing in the new file:", *key)
     for row in new["rows"]:
         before = rows.get((row["op"], row["shape"], row["dtype"]))
         for peer, timing in row["timings"].items():
@@ -46,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             fell = was / now > options.max_slowdown
             slower += fell
             print(f"{row['op']} {row['shape']} vs {peer}: {was:.2f} -> {now:.2f}{'  SLOWER' if fell else ''}")
-    return 1 if slower else 0
+    return 1 if slower or missing else 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fastood
+from fastood.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import Comparison, copy_bandwidth
@@ -26,6 +27,7 @@ SCHEMA = 1
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", type=Path, help="write the comparisons to this JSON file")
     parser.addoption("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.addoption("--seconds", type=float, default=3.0, help="time to spend on each comparison")
     parser.addoption("--quick", action="store_true", help="a few rounds of each, to see that every benchmark runs")
 
 
@@ -44,7 +46,9 @@ def record(request: pytest.FixtureRequest, benchmark: Callable) -> Callable[[Com
     """Keep a comparison for the summary and the JSON; pytest-benchmark times the subject for its own report."""
 
     def keep(comparison: Comparison, subject: Callable[[], object]) -> None:
-        request.config.stash.setdefault(ROWS, []).append(comparison)
+        rows = request.config.stash.setdefault(ROWS, [])
+        rows.append(comparison)
+        write_results(request.config, rows)
         benchmark.extra_info["comparison"] = comparison.as_json()
         benchmark.pedantic(subject, rounds=5, iterations=1)
 
@@ -54,7 +58,11 @@ def record(request: pytest.FixtureRequest, benchmark: Callable) -> Callable[[Com
 @pytest.fixture(scope="session")
 def budget(request: pytest.FixtureRequest) -> dict[str, float]:
     """Time to spend on each comparison."""
-    return {"seconds": 0.05, "min_rounds": 2} if request.config.getoption("--quick") else {"seconds": 3.0}
+    return (
+        {"seconds": 0.05, "min_rounds": 2}
+        if request.config.getoption("--quick")
+        else {"seconds": request.config.getoption("--seconds")}
+    )
 
 
 ROWS: pytest.StashKey[list[Comparison]] = pytest.StashKey()
@@ -62,26 +70,31 @@ ROWS: pytest.StashKey[list[Comparison]] = pytest.StashKey()
 
 def metadata(device: str) -> dict[str, object]:
     """What must match before two files of results may be compared."""
-    root = Path(__file__).resolve().parents[1]
-    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True).stdout
     info = {
-        "git_sha": os.environ.get("FASTOOD_GIT_SHA", sha) or "unknown",
-        "git_dirty": bool(dirty.strip()),
+        "git_sha": os.environ.get("FASTOOD_GIT_SHA") or output_of("git", "rev-parse", "HEAD") or "unknown",
+        "git_dirty": os.environ.get("FASTOOD_GIT_DIRTY") == "1"
+        or bool(output_of("git", "status", "--porcelain", "-uno")),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)),
         "processor": processor_name(),
         "device": device,
-        "build": fastood.build_info(),
+        "build": {name: value for name, value in fastood.build_info().items() if name != "cuda_reason"},
     }
     if device == "cuda":
-        driver = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
-        ).stdout.strip()
+        driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         info |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": driver}
     return info
+
+
+def output_of(*command: str) -> str:
+    """What a command prints, or nothing where it is not installed or fails."""
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def processor_name() -> str:
@@ -112,15 +125,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             cells = [f"{t.ratio:.2f} ({t.ratio_p20:.2f}-{t.ratio_p80:.2f})" for t in (row.timings[p] for p in peers)]
             table.add_row(row.shape, row.dtype, str(row.threads), f"{ours.median * 1e3:.3f}", over_floor, *cells)
         console.print(table)
-    path = config.getoption("--results")
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "schema": SCHEMA,
-            "metadata": metadata(config.getoption("--device")),
-            "rows": [row.as_json() for row in rows],
-        }
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        temporary.replace(path)
-        console.print(f"results: {path}")
+    if config.getoption("--results") is not None:
+        console.print(f"results: {config.getoption('--results')}")
+
+
+def write_results(config: pytest.Config, rows: list[Comparison]) -> None:
+    """Write what there is so far: a run that is cut short keeps its finished rows."""
+    path: Path | None = config.getoption("--results")
+    if path is None:
+        return
+    content = {
+        "schema": SCHEMA,
+        "metadata": metadata(config.getoption("--device")),
+        "rows": [row.as_json() for row in rows],
+    }
+    write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())

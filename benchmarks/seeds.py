@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fastood import __version__
 from fastood.config import to_dict
+from fastood.files import write_atomically
 from fastood.train import main as train
 from fastood.train import parse_command
 
@@ -52,7 +53,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Train once per seed, write the summary with every run's metrics, print it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/resample-embedded.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -67,7 +68,7 @@ def main() -> None:
     summary = summarise(runs)
     config = to_dict(parse_command(rest).config) | {"seed": f"0 … {options.seeds - 1}"}
     content = {"schema": 1, "fastood": __version__, "config": config, "summary": summary, "runs": runs}
-    options.out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(options.out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     table = Table(title=f"mean over OOD sets, mean ± std over {len(runs)} seeds, per cent", title_justify="left")
     for heading in ("arm", "FPR95 ↓", "AUROC ↑", "AUPR ↑", "accuracy"):

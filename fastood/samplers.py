@@ -21,8 +21,8 @@ def inverse_softplus(w: float) -> float:
 
 
 OMEGA_MIN, OMEGA_MAX = -80.0, 1e6
-"""ω is kept in this range. softplus(-80) = 2e-35 is still a normal float32: no weight becomes zero for good. A million is
-far beyond what pools of any size learn, and leaves float32 room for a step."""
+"""ω is kept in this range. softplus(-80) = 2e-35 is still a normal float32: no weight becomes zero for good. A million
+is far beyond what pools of any size learn, and leaves float32 room for a step."""
 
 
 class BackgroundPool:

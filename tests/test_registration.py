@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastood.losses import OutlierExposureLoss
-from fastood.ops import weighted_uniformity
+from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
 
 
 def registered_ops() -> set[str]:
@@ -104,17 +104,36 @@ def test_cuda_equals_cpu() -> None:
 
 @pytest.mark.needs_cuda
 def test_cuda_uses_the_current_stream_and_repeats_bit_for_bit() -> None:
+    source = torch.randn(4096, 1000, device="cuda")
+    want = weighted_uniformity_value_and_grad((source * 3).cpu())
+    logits = torch.zeros_like(source)
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        # Work in front of the op: on another stream it would read logits that are not there yet.
-        logits = torch.randn(4096, 1000, device="cuda")
-        for _ in range(50):
-            logits = logits.add(1)
-        first = weighted_uniformity(logits)[0]
-        second = weighted_uniformity(logits)[0]
+        # Kept busy for about 0.1 s: on any other stream the op would read zeros, whose loss is zero.
+        torch.cuda._sleep(200_000_000)
+        logits.copy_(source * 3)
+        leaf = logits.detach().requires_grad_()
+        loss = weighted_uniformity(leaf)[0]
+        loss.backward()
+        first = weighted_uniformity_value_and_grad(logits)
+        second = weighted_uniformity_value_and_grad(logits)
     stream.synchronize()
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first.cpu(), weighted_uniformity(logits.cpu())[0], rtol=1e-4, atol=0)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    torch.testing.assert_close(loss.detach().cpu(), want[0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(leaf.grad.cpu(), want[2], rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(first[2].cpu(), want[2], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("shape", [(4100, 1025), (262_200, 3)], ids=str)
+def test_cuda_rows_beyond_one_grid(shape: tuple[int, int]) -> None:
+    """More rows than the capped grid has groups: the grid-stride iteration."""
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    want = weighted_uniformity_value_and_grad(logits)
+    got = weighted_uniformity_value_and_grad(logits.cuda())
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g.cpu(), w, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.needs_cuda
