@@ -27,7 +27,7 @@ setup:
 	  echo "Setting up $(VENV) (a few minutes: PyTorch is large)"; \
 	  $(PYTHON) -m venv --clear $(VENV); \
 	  echo unfinished > $(STAMP); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools wheel; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(BIN)/python .ci/requirements.py); \
 	  echo "$(PINS)" > $(STAMP); \
 	fi
