@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +12,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import fastood
 from fastood.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import Comparison, copy_bandwidth
+from metadata import metadata
 
 SCHEMA = 1
 
@@ -66,44 +63,6 @@ def budget(request: pytest.FixtureRequest) -> dict[str, float]:
 
 
 ROWS: pytest.StashKey[list[Comparison]] = pytest.StashKey()
-
-
-def metadata(device: str) -> dict[str, object]:
-    """What must match before two files of results may be compared."""
-    info = {
-        "git_sha": os.environ.get("FASTOOD_GIT_SHA") or output_of("git", "rev-parse", "HEAD") or "unknown",
-        "git_dirty": os.environ.get("FASTOOD_GIT_DIRTY") == "1"
-        or bool(output_of("git", "status", "--porcelain", "-uno")),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": processor_name(),
-        "device": device,
-        "build": {name: value for name, value in fastood.build_info().items() if name != "cuda_reason"},
-    }
-    if device == "cuda":
-        driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-        info |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": driver}
-    return info
-
-
-def output_of(*command: str) -> str:
-    """What a command prints, or nothing where it is not installed or fails."""
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def processor_name() -> str:
-    """The CPU's model, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

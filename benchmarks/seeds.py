@@ -12,10 +12,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
+from metadata import metadata
 from rich.console import Console
 from rich.table import Table
 
-from fastood import __version__
 from fastood.config import to_dict
 from fastood.files import write_atomically
 from fastood.train import main as train
@@ -67,7 +68,13 @@ def main() -> None:
         runs.append(json.loads((options.runs / name / "metrics.json").read_text()))
     summary = summarise(runs)
     config = to_dict(parse_command(rest).config) | {"seed": f"0 … {options.seeds - 1}"}
-    content = {"schema": 1, "fastood": __version__, "config": config, "summary": summary, "runs": runs}
+    content = {
+        "schema": 1,
+        "metadata": metadata("cuda" if torch.cuda.is_available() else "cpu"),
+        "config": config,
+        "summary": summary,
+        "runs": runs,
+    }
     write_atomically(options.out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     table = Table(title=f"mean over OOD sets, mean ± std over {len(runs)} seeds, per cent", title_justify="left")

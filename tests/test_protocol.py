@@ -62,7 +62,7 @@ def test_protocol_depends_on_its_generator_only():
 
 @pytest.mark.parametrize(("fraction", "id_count", "expected"), [(0.2, 9999, 1999), (0.29, 100, 29), (1.5, 10, 15)])
 def test_ood_count_rounds_down_in_decimal(fraction, id_count, expected):
-    assert Protocol(ood_fraction=fraction).ood_count(id_count) == expected
+    assert Protocol(name="mine", ood_fraction=fraction).ood_count(id_count) == expected
 
 
 def test_small_ood_set_is_an_error_that_names_it_and_draws_nothing():
@@ -98,3 +98,8 @@ def test_protocol_refuses_bad_fields(field, value):
 def test_protocol_refuses_so_few_id_images_that_no_ood_image_is_drawn():
     with pytest.raises(ValueError, match="leaves no OOD image"):
         Protocol().ood_count(4)
+
+
+def test_a_changed_protocol_cannot_go_by_the_name_of_another():
+    with pytest.raises(ValueError, match=r"not be li2020 where ood_fraction, positive is not"):
+        Protocol(ood_fraction=0.5, positive="id")

@@ -2,7 +2,10 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
+
+from fastood.train import parse_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,8 +37,17 @@ def test_table_is_the_committed_result() -> None:
     assert ", ".join(f"{100 * gain:+.2f}" for gain in gains) in README
 
 
-def test_files_named_for_the_curious_exist() -> None:
+def test_the_map_of_the_tree_is_true() -> None:
     tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for path in ("csrc/library.cpp", "fastood/methods/loop.py", "fastood/methods/resample.py", "tests/op_samples.py"):
-        assert path in tree
-        assert (ROOT / path).exists()
+    paths = re.findall(r"^    ((?:csrc|fastood|benchmarks)/\S*)", tree, re.MULTILINE)
+    assert len(paths) >= 10
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_commands_are_understood() -> None:
+    text = README.replace("\\\n", " ")
+    commands = re.findall(r"^    python -m fastood.train (.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert parse_command(shlex.split(command)).config.data.ood

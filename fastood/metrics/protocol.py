@@ -1,7 +1,7 @@
 """Evaluation protocols: how many OOD images meet the ID test set, how often, and which class is positive."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import floor, isfinite
 from statistics import fmean, pstdev
 from typing import Any, get_args
@@ -26,7 +26,7 @@ class Protocol:
     """
 
     name: str = "li2020"
-    """Name that results carry."""
+    """Name that results carry; another than li2020 as soon as one of the others is changed."""
     ood_fraction: float = 0.2
     """OOD images drawn per ID test image, rounded down; above 0."""
     repeats: int = 5
@@ -45,6 +45,11 @@ class Protocol:
             raise ValueError(f"tpr must lie in (0, 1], got {self.tpr}")
         if self.positive not in get_args(Positive):
             raise ValueError(f'positive must be "ood" or "id", got {self.positive!r}')
+        changed = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
+        if self.name == "li2020" and changed:
+            raise ValueError(
+                f"name must not be li2020 where {', '.join(changed)} is not li2020's: give protocol.name another"
+            )
 
     def ood_count(self, id_count: int) -> int:
         """Number of OOD images that meet `id_count` ID test images in one draw.

@@ -42,9 +42,9 @@ def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) ->
             name="score_histograms",
             title="Histograms: in-distribution against OOD",
             caption="Look for two heaps that do not overlap: grey on the left, colour on the right. "
-            f"{name} is the share of {false_positives}; here it is taken over all images of an OOD set, so it can "
-            "differ a little from the tables. Each heap is scaled to its own peak, and the outermost bars hold "
-            "whatever lies beyond them.",
+            f"{name} is the share of {false_positives}; here it is taken over all images of an OOD set, and can differ "
+            "by several points from the tables, which average draws of fewer images. Each heap is scaled to its own "
+            "peak, and the outermost bars hold whatever lies beyond them.",
             draw=lambda: score_histograms(arms, point),
         ),
         Illustration(
