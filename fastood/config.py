@@ -1,8 +1,9 @@
 """The configuration of a run: dataclasses that become command-line options and config.yaml."""
 
+import re
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,6 +13,9 @@ from fastood.metrics import Protocol
 from fastood.models import ModelConfig
 
 T = TypeVar("T")
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["32-true", "bf16-mixed"]
+Preset = Literal["embedded", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +34,20 @@ class RunConfig:
     """Background resampling (Li & Vasconcelos 2020)."""
     protocol: Protocol = field(default_factory=Protocol)
     """How detection is evaluated."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """Arithmetic of the network: float32, or bfloat16 with float32 weights."""
-    checkpoint_every: int = 200
-    """Training steps between two checkpoints; every stage ends with one."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or larger, got {self.seed}")
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 step, got {self.checkpoint_every}")
+        for name, kind in (("device", Device), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
 
 
-PRESETS: dict[str, RunConfig] = {
+PRESETS: dict[Preset, RunConfig] = {
     # The paper's schedule with a small network. In 100 epochs the reweighting draws each of 50,000 images about twice,
     # as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
     "embedded": RunConfig(
@@ -60,6 +63,31 @@ PRESETS: dict[str, RunConfig] = {
     ),
 }
 """Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""
+
+
+def absolute_paths(data: DataConfig) -> DataConfig:
+    """The same images, named so that they are found from any directory.
+
+    Example:
+        >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood
+        ('x=npy:/x.npy',)
+    """
+
+    def absolute(source: str) -> str:
+        parts = re.fullmatch(r"([^=:]*=)?(folder|npy):(.*)", source, re.DOTALL)
+        if parts is None:
+            return source
+        paths = parts[3].split(",") if parts[2] == "npy" else [parts[3]]
+        return f"{parts[1] or ''}{parts[2]}:{','.join(str(Path(path).absolute()) for path in paths)}"
+
+    return replace(
+        data,
+        in_dist=absolute(data.in_dist),
+        in_dist_test=None if data.in_dist_test is None else absolute(data.in_dist_test),
+        background=absolute(data.background),
+        ood=tuple(absolute(source) for source in data.ood),
+        root=data.root.absolute(),
+    )
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -110,13 +138,21 @@ def _rebuild(annotation: Any, value: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         if value is None:
             return None
-        annotation = next(option for option in get_args(annotation) if option is not type(None))
+        options = [option for option in get_args(annotation) if option is not type(None)]
+        annotation = next((option for option in options if _fits(option, value)), options[0])
     if isinstance(value, Mapping) and is_dataclass(annotation):
         return from_dict(annotation, value)  # type: ignore[arg-type]
     if isinstance(value, list):
         item = (get_args(annotation) or (Any,))[0]
         return tuple(_rebuild(item, entry) for entry in value)
     return Path(value) if annotation is Path and isinstance(value, str) else value
+
+
+def _fits(option: Any, value: Any) -> bool:
+    """Whether an option of a union is the dataclass that has every field of a mapping."""
+    return (
+        is_dataclass(option) and isinstance(value, Mapping) and set(value) <= {entry.name for entry in fields(option)}
+    )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastood.run_folder import RunFolder
+from fastood.config import Device
+from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table
 
 
@@ -20,6 +21,8 @@ class Command:
     """The run's folder, runs/NAME."""
     tolerance: float = 1e-3
     """Largest difference of a fraction that still counts as the same: another machine rounds differently."""
+    device: Device | None = None
+    """Where to compute; by default where the run did."""
     write: bool = False
     """Replace metrics.json, scores and report; otherwise nothing is written."""
 
@@ -65,17 +68,22 @@ def main(args: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-        0 if the table is that of metrics.json, 1 if it differs or cannot be computed.
+        0 if the table is that of metrics.json, 1 if it differs or cannot be computed, 130 if stopped by Ctrl-C.
     """
     command = tyro.cli(Command, args=args, prog="python -m fastood.evaluate")
     folder = RunFolder(command.run)
     try:
+        config = folder.read_config()
         stored = folder.read_metrics()
-        run = Run.prepare(folder.read_config())
+        run = Run.prepare(config, device=command.device)
+        folder.require_same_data(fingerprint(run.task))
         metrics, scores = run.judge(folder)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
     print_table(metrics)
     same, sentence = describe_difference(stored, metrics, tolerance=command.tolerance)
     print(sentence)

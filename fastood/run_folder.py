@@ -1,17 +1,40 @@
 """The folder that a run leaves: what lies where, and how it is written and read back."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fastood.config import RunConfig, differences, from_dict, to_dict
+from fastood.data import DetectionTask, ImageSet
 from fastood.files import save_tensors, write_atomically
 from fastood.methods.checkpoint import CheckpointFolder
 from fastood.methods.evaluation import ArmScores
+
+
+def fingerprint(task: DetectionTask) -> dict[str, str]:
+    """SHA-256 of every set's images, labels and sources, by the set's name.
+
+    Example:
+        >>> from fastood.data import DataConfig, load_task
+        >>> list(fingerprint(load_task(DataConfig(), seed=0)))[:4]
+        ['id_train', 'id_test', 'background', 'ood/held-out digits']
+    """
+
+    def digest(images: ImageSet) -> str:
+        whole = hashlib.sha256(str(tuple(images.images.shape)).encode())
+        for tensor in (images.images, images.labels, images.source):
+            whole.update(tensor.contiguous().numpy().data)
+        return whole.hexdigest()
+
+    sets = {"id_train": task.id_train, "id_test": task.id_test, "background": task.background}
+    sets |= {f"ood/{name}": images for name, images in task.ood.items()}
+    return {name: digest(images) for name, images in sets.items()}
 
 
 class RunFolder:
@@ -29,6 +52,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.json"
         self.scores = path / "scores.safetensors"
         self.pool = path / "pool.safetensors"
@@ -49,6 +73,16 @@ class RunFolder:
             raise FileExistsError(
                 f"the run folder {self.path} exists: go on with it by --resume, or choose another --name"
             )
+
+    def require_empty(self) -> None:
+        """Refuse to begin a run among files that are not its own; what a kill left of its first file is.
+
+        Raises:
+            FileExistsError: If the folder holds anything else.
+        """
+        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if found - {f".{self.config.name}.tmp"}:
+            raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
 
     def require_same_config(self, config: RunConfig) -> None:
         """Refuse to resume a run under another configuration.
@@ -71,11 +105,35 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: If there is no config.yaml.
-            ValueError: If it holds an unknown field or a value out of range.
+            ValueError: If it cannot be read, or holds an unknown field or a value out of range.
         """
         if not self.config.exists():
             raise FileNotFoundError(f"no run in {self.path}: {self.config} does not exist")
-        return from_dict(RunConfig, yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        try:
+            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"it must hold fields, got {type(values).__name__}")
+            return from_dict(RunConfig, values)
+        except (TypeError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.config} is damaged: {error}") from None
+
+    def write_data(self, digests: dict[str, str]) -> None:
+        """Write data.json: what the run's images were, as `fingerprint` tells."""
+        write_atomically(self.data, (json.dumps(digests, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def require_same_data(self, digests: dict[str, str]) -> None:
+        """Refuse to go on with, or to judge on, other images than the run began with.
+
+        Raises:
+            FileNotFoundError: If there is no data.json.
+            ValueError: If a set differs; each is named.
+        """
+        if not self.data.exists():
+            raise FileNotFoundError(f"{self.data} does not exist: what images the run had is not known")
+        before = _read_json(self.data)
+        changed = [name for name in {**before, **digests} if before.get(name) != digests.get(name)]
+        if changed:
+            raise ValueError(f"the run in {self.path} had other images or labels in {', '.join(changed)}")
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json."""
@@ -87,11 +145,11 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: If the run has none yet.
+            ValueError: If it is damaged.
         """
         if not self.metrics.exists():
             raise FileNotFoundError(f"{self.metrics} does not exist: the run has not come to its end")
-        metrics: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
-        return metrics
+        return _read_json(self.metrics)
 
     def write_scores(self, scores: dict[str, ArmScores]) -> None:
         """Write scores.safetensors, named "<arm>/id" and "<arm>/ood/<set>"."""
@@ -129,5 +187,18 @@ class RunFolder:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: the run has not come to its end")
-    tensors: dict[str, Tensor] = load_file(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
     return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it must hold fields, got {type(values).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return values

@@ -1,18 +1,39 @@
 """A run's parts put together from its configuration, judged, and written down."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from fastood.config import RunConfig, to_dict
+from fastood.config import Device, RunConfig, absolute_paths, to_dict
 from fastood.data import DetectionTask, load_task
 from fastood.methods.evaluation import ArmScores, metrics_document, score_arm
 from fastood.methods.stage import Method
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
+
+
+def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+    """What "auto" means here.
+
+    Raises:
+        ValueError: If a GPU is asked for and there is none.
+    """
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise ValueError("device is cuda, but this PyTorch finds no GPU")
+    return "cuda" if found and device != "cpu" else "cpu"
+
+
+def settle(config: RunConfig) -> RunConfig:
+    """Write out what would mean something else elsewhere: the device, and paths relative to this directory.
+
+    Raises:
+        ValueError: If a GPU is asked for and there is none.
+    """
+    return replace(config, device=resolve_device(config.device), data=absolute_paths(config.data))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,13 +46,18 @@ class Run:
     fabric: Fabric
 
     @classmethod
-    def prepare(cls, config: RunConfig) -> "Run":
+    def prepare(cls, config: RunConfig, *, device: Device | None = None) -> "Run":
         """Load images and set up method and device; anything wrong with the configuration shows here.
+
+        Args:
+            config: What to run.
+            device: Where to compute; None takes the configuration's.
 
         Raises:
             FileNotFoundError: If data is missing.
             ValueError: If the data or a value does not fit.
         """
+        accelerator = resolve_device(config.device if device is None else device)
         task = load_task(config.data, seed=config.seed)
         drawn = config.protocol.ood_count(len(task.id_test))
         for name, images in task.ood.items():
@@ -41,10 +67,7 @@ class Run:
                     f"(protocol.ood_fraction of {len(task.id_test)} test images), got {len(images)}"
                 )
         method = config.method.build(config.model, task=task, seed=config.seed)
-        on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-        if on_gpu and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but this PyTorch finds no GPU")
-        fabric = Fabric(accelerator="cuda" if on_gpu else "cpu", devices=1, precision=config.precision)
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
         fabric.launch()
         return cls(config=config, task=task, method=method, fabric=fabric)
 

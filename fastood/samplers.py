@@ -39,7 +39,8 @@ class BackgroundPool:
           paper's is done; pass `lr=alpha * 100` for the code's.
         - Algorithm 1 writes the step in `w`, section C in `ω`; it is done in `ω`, with the momentum of the code (0.9),
           of which the paper says nothing. `momentum=0` is plain ascent.
-        - The authors draw a whole epoch ahead from weights that stand still meanwhile; here every draw is fresh.
+        - The authors draw a whole epoch ahead from the weights at its start; here every draw is fresh. For theirs,
+          take the indices of one large `sample` batch by batch, with `importance` for the weights of the moment.
 
     Args:
         num_examples: N >= 1, the size of the pool.
@@ -121,8 +122,7 @@ class BackgroundPool:
 
         Returns:
             index: int64 `[B]`.
-            importance: float32 `[B]`, `r_i = (Σ w^ε / Σ w) w_i^(1-ε)` (eq. 12), the factor by which the loss of a drawn
-            example counts: the mean of `r_i l_i` over draws is the weighted loss of eq. 14 over the pool.
+            importance: float32 `[B]`, as `importance` gives it.
 
         Raises:
             ValueError: `batch_size` is no int or below 1.
@@ -134,8 +134,25 @@ class BackgroundPool:
         uniform = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=generator)
         # right=True never returns an example of zero mass; the clamp catches a product that rounded up to the total.
         index = torch.searchsorted(self._cumulative, uniform * power_sum, right=True).clamp_(max=len(self) - 1)
-        importance = power_sum / self._total * self._weights[index].double().pow(1 - self.epsilon)
-        return index, importance.float()
+        return index, self.importance(index)
+
+    def importance(self, index: Tensor) -> Tensor:
+        """The factor by which the loss of a drawn example counts, `r_i = (Σ w^ε / Σ w) w_i^(1-ε)` (suppl. eq. 12).
+
+        The mean of `r_i l_i` over draws is the weighted loss of eq. 14 over the pool.
+
+        Args:
+            index: int64 `[B]`, each in `0 … N - 1`, on the pool's device.
+
+        Returns:
+            float32 `[B]`, of the weights as they are now.
+
+        Example:
+            >>> BackgroundPool(num_examples=5).importance(torch.tensor([0, 3]))
+            tensor([1., 1.])
+        """
+        own = self._weights[index].double().pow(1 - self.epsilon)
+        return (self._cumulative[-1] / self._total * own).float()
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float) -> None:
         r"""Take one step of gradient ascent on the weighted loss of the batch, in all N weights.

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import tyro
 from torch import Tensor
 
-from fastood.config import PRESETS, RunConfig
+from fastood.config import PRESETS, Preset, RunConfig
 from fastood.methods.loop import NonFiniteLossError, StageRun, run_stage
-from fastood.run_folder import RunFolder
-from fastood.runner import Run, print_table
-
-Preset = Literal["embedded", "paper"]
+from fastood.run_folder import RunFolder, fingerprint
+from fastood.runner import Run, print_table, settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +33,8 @@ class Command:
     """Name of the run; by default the preset and the time."""
     out: Path = Path("runs")
     """Folder that holds runs."""
+    checkpoint_every: int = 200
+    """Training steps between two checkpoints; every stage ends with one."""
     resume: bool = False
     """Go on with the run of this name, stopped at any moment, to the result that it would have had.
     A run that does not exist yet is begun, so that one command can be repeated until it is through."""
@@ -42,6 +42,10 @@ class Command:
     """Where the defaults shown here come from.
     embedded: images that need no download, a small network, the paper's schedule.
     paper: WRN-40-4 and 32×32 images with flips as in Li & Vasconcelos 2020; name the images with --data."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, got {self.checkpoint_every}")
 
 
 def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
@@ -53,20 +57,27 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
         resume: Go on with what the folder holds; begin if that is nothing yet.
 
     Raises:
-        FileExistsError: If the folder exists and `resume` is false.
+        FileExistsError: If the folder exists and `resume` is false, or holds files but no run to resume.
         FileNotFoundError: If data is missing.
-        ValueError: If the configuration is out of range, or not that of the run to resume.
+        ValueError: If the configuration is out of range, or it or the images are not those of the run to resume.
     """
+    config = settle(config)
     if not resume:
         folder.require_absent()
     elif folder.config.exists():
         folder.require_same_config(config)
+    else:
+        folder.require_empty()
     run = Run.prepare(config)
+    digests = fingerprint(run.task)
+    if folder.data.exists():
+        folder.require_same_data(digests)
     folder.write_config(config)
+    folder.write_data(digests)
     return run
 
 
-def complete(run: Run, folder: RunFolder) -> dict[str, Any]:
+def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dict[str, Any]:
     """Run every stage, judge every arm, and write what a run leaves.
 
     Returns:
@@ -74,15 +85,16 @@ def complete(run: Run, folder: RunFolder) -> dict[str, Any]:
 
     Raises:
         NonFiniteLossError: If training diverges.
+        ValueError: If γ of the learnt weights selects no image, or a checkpoint is damaged.
         TrainingInterrupted: On Ctrl-C or SIGTERM; the run can be resumed.
     """
-    train_stages(run, folder)
+    train_stages(run, folder, checkpoint_every=checkpoint_every)
     metrics, scores = run.judge(folder)
     run.write_results(folder, metrics, scores)
     return metrics
 
 
-def train_stages(run: Run, folder: RunFolder) -> None:
+def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
     """Run the method's stages, each from its checkpoint if it has one, and store weights and pool."""
 
     def final_weights(stage: str) -> dict[str, Tensor]:
@@ -107,7 +119,7 @@ def train_stages(run: Run, folder: RunFolder) -> None:
             stage_run,
             seed=run.config.seed,
             checkpoints=folder.checkpoints,
-            checkpoint_every=run.config.checkpoint_every,
+            checkpoint_every=checkpoint_every,
             tensorboard_folder=folder.tensorboard,
         )
     for arm in run.method.arms:
@@ -124,7 +136,7 @@ def parse_command(args: Sequence[str]) -> Command:
         ('wrn-40-4', 3)
     """
     preset: Preset = "embedded"
-    for known in get_args(Preset):
+    for known in PRESETS:
         if f"--preset={known}" in args or ("--preset", known) in itertools.pairwise(args):
             preset = known
     return tyro.cli(
@@ -133,6 +145,23 @@ def parse_command(args: Sequence[str]) -> Command:
         prog="python -m fastood.train",
         default=Command(config=PRESETS[preset], preset=preset),
     )
+
+
+def check_command(command: Command) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if command.resume and command.name is None:
+        raise ValueError("resume needs the name of a run: --name NAME --resume")
+    if command.name is not None and (command.name in ("", "..") or Path(command.name).name != command.name):
+        raise ValueError(f"name must be a plain folder name inside --out, got {command.name!r}")
+    if command.preset == "paper" and command.config.data.in_dist == "embedded":
+        raise ValueError(
+            "preset paper wants images of your own, --data.in-dist, --data.background and --data.ood: "
+            "its flips and its WRN-40-4 are not for the embedded digits"
+        )
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -145,18 +174,20 @@ def main(args: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         command = parse_command(args)
-        if command.resume and command.name is None:
-            raise ValueError("resume needs the name of a run: --name NAME --resume")
+        check_command(command)
         name = command.name or f"{command.preset}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = RunFolder(command.out / name)
-        print(f"run folder: {folder.path}", flush=True)
         run = begin(command.config, folder, resume=command.resume)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped before training began", file=sys.stderr)
+        return 130
+    print(f"run folder: {folder.path}", flush=True)
     try:
-        metrics = complete(run, folder)
-    except NonFiniteLossError as error:
+        metrics = complete(run, folder, checkpoint_every=command.checkpoint_every)
+    except (NonFiniteLossError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:

@@ -196,6 +196,73 @@ def test_a_signal_saves_and_the_stage_goes_on_as_if_unbroken(
         assert torch.equal(resumed.background.pool.weights, whole.background.pool.weights)
 
 
+@pytest.mark.parametrize("moment", ["last checkpoint", "finished stage"])
+def test_a_signal_at_the_end_of_a_stage_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str):
+    if moment == "finished stage":
+        run(start(make_stage()), tmp_path)
+    name = "save" if moment == "last checkpoint" else "load"
+    original = getattr(CheckpointFolder, name)
+
+    def signalled(*args: object) -> object:
+        if name == "load" or args[2]["step"] == 12:
+            signal.raise_signal(signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(CheckpointFolder, name, signalled)
+    with pytest.raises(TrainingInterrupted, match="after step 12"):
+        run(start(make_stage()), tmp_path)
+    assert (tmp_path / "checkpoints" / "stage.pt").exists()
+
+
+def test_a_checkpoint_of_another_length_or_damaged_is_refused(tmp_path: Path):
+    longer = start(make_stage(schedule=Schedule(epochs=3, learning_rate=0.05)))
+    with pytest.raises(ValueError, match="stage 'stage' must be of 12 steps, got 18"):
+        start(make_stage()).load_state_dict(longer.state_dict())
+    checkpoints = CheckpointFolder(tmp_path)
+    checkpoints.save("stage", longer.state_dict())
+    whole = checkpoints.path("stage").read_bytes()
+    for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        checkpoints.path("stage").write_bytes(content)
+        with pytest.raises(ValueError, match=r"stage\.pt is damaged"):
+            checkpoints.load("stage")
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_draws_ahead_do_not_see_the_steps_between(ahead: int):
+    def drawn(losses: float) -> list[list[int]]:
+        source = AdversarialBackground(
+            BackgroundPool(160),
+            batch_size=8,
+            learning_rate=100.0,
+            generator=torch.Generator().manual_seed(1),
+            batches_ahead=ahead,
+        )
+        batches = []
+        for _ in range(8):
+            index, importance = source.draw()
+            torch.testing.assert_close(importance, source.pool.importance(index))
+            batches.append(index.tolist())
+            source.observe(torch.arange(8), torch.full((8,), losses))
+        return batches
+
+    quiet, moved = drawn(0.0), drawn(50.0)
+    assert quiet[:ahead] == moved[:ahead]
+    assert quiet[ahead] != moved[ahead]
+
+
+def test_draws_ahead_go_on_where_they_were_saved():
+    def fresh(seed: int) -> AdversarialBackground:
+        generator = torch.Generator().manual_seed(seed)
+        return AdversarialBackground(
+            BackgroundPool(160), batch_size=8, learning_rate=100.0, generator=generator, batches_ahead=4
+        )
+
+    whole, resumed = fresh(1), fresh(2)
+    whole.draw()
+    resumed.load_state_dict(whole.state_dict())
+    assert [whole.draw()[0].tolist() for _ in range(6)] == [resumed.draw()[0].tolist() for _ in range(6)]
+
+
 def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = start(make_stage())
     run(whole, tmp_path)
@@ -242,6 +309,8 @@ def test_divergence_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("epochs", 0),
         ("learning_rate", 0.0),
+        ("learning_rate", math.inf),
+        ("weight_decay", math.inf),
         ("decay_every", 0),
         ("decay_factor", 0.0),
         ("momentum", 1.0),

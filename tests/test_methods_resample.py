@@ -6,6 +6,7 @@ from lightning.fabric import Fabric
 from tiny_run import tiny_task
 
 from fastood.data import Augment
+from fastood.data.seeding import named_generator
 from fastood.methods import Resample, ResampleConfig
 from fastood.methods.loop import StageRun
 from fastood.models import ModelConfig
@@ -43,22 +44,60 @@ def test_every_arm_starts_from_pretraining_and_takes_the_same_steps():
     assert [stage.background is None for stage in finetunes] == [True, False, False, False]
 
 
-def test_arms_see_the_same_in_distribution_batches():
+class RecordingAugment(Augment):
+    """Keeps the pixels of in-distribution batches, the first of each step."""
+
+    def __call__(self, images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+        batch = super().__call__(images, generator=generator)
+        SEEN.setdefault(id(generator), []).append(batch)
+        return batch
+
+
+SEEN: dict[int, list[torch.Tensor]] = {}
+
+
+def test_arms_see_the_same_in_distribution_pixels():
     resample, task = method(), tiny_task()
-    orders = []
+    seen = []
     for stage in resample.stages[2:]:
         run = StageRun(
             stage,
             model=resample.build_model(),
             task=task,
-            augment=Augment(),
+            augment=RecordingAugment(),
             seed=0,
             fabric=Fabric(accelerator="cpu", devices=1),
         )
         for _ in range(3):
             run.train_step()
-        orders.append(run.order.next().tolist())
-    assert orders[0] == orders[1] == orders[2] == orders[3]
+        seen.append(torch.stack(SEEN.pop(id(run.augment_id_generator))))
+        SEEN.clear()
+    assert seen[0].shape == (3, 96, 1, 8, 8)
+    assert all(torch.equal(seen[0], pixels) for pixels in seen[1:])
+
+
+def test_an_arm_that_draws_nothing_is_refused():
+    """Of 160 images γ = 1 / 160 keeps none with probability 0.37."""
+    refused = {"random": 0, "resampled": 0}
+    for seed in range(20):
+        generator = named_generator(seed, "select", "random")
+        if not (torch.rand(160, generator=generator) < 1 / 160).any():
+            refused["random"] += 1
+            with pytest.raises(ValueError, match=r"sample_rate .* left the random arm none"):
+                method(seed, sample_rate=1 / 160)
+            continue
+        resample = method(seed, sample_rate=1 / 160)
+        if len(resample.background_index("resampled")) == 0:
+            refused["resampled"] += 1
+            with pytest.raises(ValueError, match=r"sample_rate .* left the resampled arm none"):
+                resample.stages[4].background()
+    assert all(0 < count < 20 for count in refused.values())
+
+
+@pytest.mark.parametrize(("refresh", "ahead"), [("step", 1), ("epoch", 6)])
+def test_sampler_refresh_decides_how_far_draws_run_ahead(refresh: str, ahead: int):
+    resample = method(sampler_refresh=refresh, batch_size=16)
+    assert resample.stages[1].background().batches_ahead == ahead
 
 
 def test_arms_keep_their_part_of_the_background():
@@ -105,16 +144,20 @@ def test_score_is_the_maximum_softmax(generator: torch.Generator):
         ("sample_rate", 1.01),
         ("sample_rate", float("nan")),
         ("outlier_weight", -0.5),
+        ("outlier_weight", float("inf")),
+        ("weight_learning_rate", float("inf")),
         ("epsilon", 1.0),
         ("initial_weight", 0.0),
         ("weight_learning_rate", 0.0),
         ("weight_momentum", 1.0),
         ("batch_size", 0),
         ("background_batch_size", 0),
+        ("batch_norm", "frozen"),
+        ("sampler_refresh", "never"),
     ],
 )
-def test_config_errors_name_the_field(field: str, value: float):
-    with pytest.raises(ValueError, match=rf"{field}.* must be .*got {value}"):
+def test_config_errors_name_the_field(field: str, value: float | str):
+    with pytest.raises(ValueError, match=rf"{field}.* must be .*got {value!r}"):
         ResampleConfig(**{field: value})
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastood.models import MODEL_NAMES, build_model
+from fastood.models import MODEL_NAMES, ModelConfig, build_model
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "wrn-10-1", "wrn-16-2"])
@@ -69,3 +69,16 @@ def test_errors_name_the_argument(change: dict[str, object], message: str):
     arguments = {"name": "small-cnn", "num_classes": 2, "in_channels": 1, "image_size": 8} | change
     with pytest.raises(ValueError, match=message):
         build_model(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "resnet"}, "model.name: no model is named 'resnet'"),
+        ({"name": "wrn-41-4"}, "model.name: depth must be 6n"),
+        ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_config_errors_name_the_option(change: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**change)

@@ -112,6 +112,17 @@ def test_hard_examples_gain_weight_and_draws_follow(generator: torch.Generator) 
     assert hard[chosen].float().mean() > 0.1
 
 
+def test_importance_is_that_of_the_weights_as_they_are(generator: torch.Generator) -> None:
+    pool = pool_with_weights(SHAPES["skewed"], epsilon=0.3)
+    index, drawn = pool.sample(10, generator=generator)
+    assert torch.equal(pool.importance(index), drawn)
+    pool.ascend(index, torch.ones(10), lr=100.0)
+    w = pool.weights
+    r = w.pow(0.3).sum() / w.sum() * w[index].pow(0.7)
+    torch.testing.assert_close(pool.importance(index), r.float())
+    assert not torch.equal(pool.importance(index), drawn)
+
+
 def test_select_follows_equation_20(generator: torch.Generator) -> None:
     pool = pool_with_weights(SHAPES["skewed"])
     w = pool.weights

@@ -5,8 +5,10 @@ import multiprocessing
 import random
 import shutil
 import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +16,9 @@ from tiny_run import STAGES, STEPS, tiny_args, train_until_killed
 
 from fastood import evaluate, train
 from fastood.config import PRESETS, RunConfig, differences, from_dict, to_dict
+from fastood.methods import Schedule
+from fastood.models import ModelConfig
+from fastood.run_folder import RunFolder
 
 # A fork of a process that has imported everything starts at once, and knows nothing of this process's threads.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -101,7 +106,9 @@ def test_two_runs_with_one_seed_are_identical_and_two_seeds_are_not(finished: Pa
     assert train.main(tiny_args(tmp_path)) == 0
     assert results(tmp_path / "runs" / "run") == results(finished)
     assert train.main([*tiny_args(tmp_path, name="other"), "--seed", "1"]) == 0
-    assert results(tmp_path / "runs" / "other") != results(finished)
+    other = tmp_path / "runs" / "other"
+    for weights in finished.glob("models/*"):
+        assert (other / "models" / weights.name).read_bytes() != weights.read_bytes()
 
 
 MOMENTS = ["between steps", "between updates"]
@@ -175,9 +182,11 @@ def test_an_existing_run_folder_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.name", "resnet"], "no model is named 'resnet'"),
         (["--seed", "-1"], "seed must be 0 or larger, got -1"),
-        (["--checkpoint-every", "0"], "checkpoint_every must be at least 1 step, got 0"),
+        (["--name", "../run"], "name must be a plain folder name inside --out, got '../run'"),
+        (["--name", ".."], "name must be a plain folder name"),
+        (["--name", ""], "name must be a plain folder name"),
+        (["--preset", "paper", "--data.in-dist", "embedded", "--data.background", "embedded"], "preset paper wants"),
         (["--method.sample-rate", "0.01"], "of 80 background images is less than one image"),
         (["--data.noise-size", "5"], "OOD set 'noise' must have the 6 images"),
         (["--data.background", "npy:absent.npy"], "absent.npy"),
@@ -196,7 +205,15 @@ def test_bad_input_is_refused_and_leaves_no_folder(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("options", [["--method.sample-rate", "1.5"], ["--method.pretrain.epochs", "0"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method.sample-rate", "1.5"],
+        ["--method.pretrain.epochs", "0"],
+        ["--checkpoint-every", "0"],
+        ["--model.dropout", "1"],
+    ],
+)
 def test_values_out_of_range_are_refused_while_parsing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ):
@@ -232,7 +249,141 @@ def test_evaluate_tells_a_difference_and_writes_on_request(
 
 def test_evaluate_names_what_is_missing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert evaluate.main([str(tmp_path)]) == 1
+    assert "no run in" in capsys.readouterr().err
+    run = shutil.copytree(finished, tmp_path / "copy")
+    (run / "metrics.json").unlink()
+    assert evaluate.main([str(run)]) == 1
     assert "metrics.json does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "data.json", "metrics.json", "pool.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\xff{", b"[1]"])
+def test_evaluate_names_what_is_damaged(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes
+):
+    run = shutil.copytree(finished, tmp_path / "copy")
+    (run / file).write_bytes(content)
+    assert evaluate.main([str(run)]) == 1
+    assert f"{file} is damaged" in capsys.readouterr().err
+
+
+def test_a_value_of_another_type_is_damage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = shutil.copytree(finished, tmp_path / "copy")
+    text = (run / "config.yaml").read_text()
+    for old, new in [
+        ("epochs: 2", "epochs: many"),
+        ("batch_norm: eval", "batch_norm: frozen"),
+        ("device: cpu", "device: tpu"),
+    ]:
+        (run / "config.yaml").write_text(text.replace(old, new))
+        assert evaluate.main([str(run)]) == 1
+        assert "config.yaml is damaged" in capsys.readouterr().err
+
+
+def test_other_images_are_refused(tmp_path: Path, no_report: None, capsys: pytest.CaptureFixture[str]):
+    args = tiny_args(tmp_path)
+    assert train.main(args) == 0
+    before = results(tmp_path / "runs" / "run")
+    images = np.load(tmp_path / "background.npy")
+    images[0, 0, 0] ^= 1
+    np.save(tmp_path / "background.npy", images)
+    capsys.readouterr()
+    for again in (lambda: train.main([*args, "--resume"]), lambda: evaluate.main([str(tmp_path / "runs" / "run")])):
+        assert again() == 1
+        assert "had other images or labels in background\n" in capsys.readouterr().err
+    assert results(tmp_path / "runs" / "run") == before
+
+
+def test_evaluate_finds_relative_images_from_another_directory(
+    tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+):
+    args = [part.replace(f"{tmp_path}/", "") for part in tiny_args(tmp_path)]
+    args[args.index("--device") + 1] = "auto"
+    monkeypatch.chdir(tmp_path)
+    assert train.main(args) == 0
+    stored = RunFolder(tmp_path / "runs" / "run").read_config()
+    assert stored.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate.main(["../runs/run"]) == 0
+
+
+def test_resuming_another_device_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = replace(RunFolder(finished).read_config(), device="auto")
+    with pytest.raises(ValueError, match="device: cpu → cuda"):
+        train.begin(config, RunFolder(finished), resume=True)
+
+
+def test_resume_into_files_that_are_no_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("fastood.runner.load_task", lambda *args, **kwargs: pytest.fail("worked"))
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "thesis.tex").write_text("mine")
+    assert train.main([*tiny_args(tmp_path), "--resume"]) == 1
+    assert "holds files but no run to go on with" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_kill_left_of_the_first_file_does_not_stop_a_resume(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / ".config.yaml.tmp").touch()
+    folder.require_empty()
+
+
+def test_checkpoint_every_does_not_decide_the_result(finished: Path, tmp_path: Path, no_report: None):
+    args = tiny_args(tmp_path)
+    shutil.copytree(finished, tmp_path / "runs" / "run")
+    args[args.index("--checkpoint-every") + 1] = "7"
+    data = [part.replace(str(tmp_path), str(finished.parents[1])) for part in args]
+    assert train.main([*data, "--out", str(tmp_path / "runs"), "--resume"]) == 0
+
+
+def test_an_empty_selection_ends_without_a_traceback(
+    tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("fastood.samplers.BackgroundPool.select", lambda *args, **kwargs: torch.arange(0))
+    assert train.main(tiny_args(tmp_path)) == 1
+    assert "sample_rate (γ) 0.3 of 80 background images left the resampled arm none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [(KeyboardInterrupt, 130, "stopped"), (TypeError("labels must be integers"), 1, "error: labels must be integers")],
+)
+def test_loading_ends_without_a_traceback(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    message: str,
+):
+    def load_task(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fastood.runner.load_task", load_task)
+    for main, args in ((train.main, tiny_args(tmp_path)), (evaluate.main, [str(finished)])):
+        assert main(args) == code
+        said = capsys.readouterr()
+        assert message in said.err
+        assert len(said.err.splitlines()) == 1
+        assert "run folder" not in said.out
+
+
+def test_from_dict_picks_the_dataclass_of_a_union_whose_fields_fit():
+    @dataclass
+    class Holder:
+        part: ModelConfig | Schedule | None
+
+    assert from_dict(Holder, {"part": {"epochs": 1, "learning_rate": 0.1}}).part == Schedule(
+        epochs=1, learning_rate=0.1
+    )
+    assert from_dict(Holder, {"part": {"dropout": 0.1}}).part == ModelConfig(dropout=0.1)
+    assert from_dict(Holder, {"part": None}).part is None
 
 
 @pytest.mark.parametrize("preset", PRESETS)

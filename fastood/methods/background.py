@@ -70,26 +70,40 @@ class AdversarialBackground:
     """Draws from a pool by its weights and raises the weights of what the network finds hard.
 
     Li & Vasconcelos 2020, supplementary algorithm 1: the weights move at every step and the next draw uses
-    them. (The authors' code rebuilds its sampler once an epoch and so draws from stale weights.)
+    them. With `batches_ahead` of an epoch it is the authors' code: indices are drawn an epoch at a time, from weights
+    that the batches in between have moved on from.
 
     Args:
         pool: The pool; changed by `observe`.
         batch_size: Images in a batch.
         learning_rate: Step size η_w of the weights.
         generator: Source of the draws.
+        batches_ahead: Batches whose indices are drawn at once, at least 1. Importance and ascent always go by the
+            weights of the moment.
     """
 
     def __init__(
-        self, pool: BackgroundPool, *, batch_size: int, learning_rate: float, generator: torch.Generator
+        self,
+        pool: BackgroundPool,
+        *,
+        batch_size: int,
+        learning_rate: float,
+        generator: torch.Generator,
+        batches_ahead: int = 1,
     ) -> None:
         self.pool = pool
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.batches_ahead = batches_ahead
         self._generator = generator
+        self._ahead = torch.empty(0, dtype=torch.int64)
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """A batch with replacement, by supplementary eq. 11, with the importance of eq. 12."""
-        return self.pool.sample(self.batch_size, generator=self._generator)
+        if len(self._ahead) == 0:
+            self._ahead, _ = self.pool.sample(self.batches_ahead * self.batch_size, generator=self._generator)
+        index, self._ahead = self._ahead[: self.batch_size], self._ahead[self.batch_size :]
+        return index, self.pool.importance(index)
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
         """One ascent step on the weighted outlier loss, in closed form: no second backward pass."""
@@ -100,10 +114,15 @@ class AdversarialBackground:
         return {"effective_sample_size": self.pool.effective_sample_size()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Pool and generator."""
-        return {"pool": self.pool.state_dict(), "generator": self._generator.get_state()}
+        """Pool, generator and the indices drawn ahead."""
+        return {
+            "pool": self.pool.state_dict(),
+            "generator": self._generator.get_state(),
+            "ahead": self._ahead.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.pool.load_state_dict(state["pool"])
         self._generator.set_state(state["generator"])
+        self._ahead = state["ahead"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -37,9 +38,18 @@ class CheckpointFolder:
         write_atomically(self.path(stage), lambda file: torch.save(dict(state), file))
 
     def load(self, stage: str) -> dict[str, Any] | None:
-        """The stage's checkpoint on the CPU, or None before its first."""
+        """The stage's checkpoint on the CPU, or None before its first.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
         path = self.path(stage)
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            try:
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            # A truncated file makes PyTorch seek to before its start: an OSError.
+            except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+                raise ValueError(f"{path} is damaged: {error}") from None
         return state

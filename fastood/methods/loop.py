@@ -58,7 +58,9 @@ class StageRun:
         self._forward, self._stepper = fabric.setup(self.model, self.optimizer)
         set_mode(self._forward, stage)
         self.order = EpochStream(len(task.id_train), stage.batch_size, named_generator(seed, stage.draws, "order"))
-        self.augment_generator = named_generator(seed, stage.draws, "augment")
+        # One each: stages that share draws then see the same pixels, whatever background stands beside them.
+        self.augment_id_generator = named_generator(seed, stage.draws, "augment-id")
+        self.augment_background_generator = named_generator(seed, stage.draws, "augment-background")
         self.background = stage.background() if stage.background is not None else None
         self.step = 0
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
@@ -76,18 +78,18 @@ class StageRun:
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
         id_index = self.order.next()
-        images = self.task.id_train.images[id_index]
+        batch = self.augment(self.task.id_train.images[id_index], generator=self.augment_id_generator)
         labels = self.task.id_train.labels[id_index]
         importance: Tensor | None = None
         background_index: Tensor | None = None
         if self.background is not None:
             background_index, background_importance = self.background.draw()
-            images = torch.cat([images, self.task.background.images[background_index]])
+            background = self.task.background.images[background_index]
+            batch = torch.cat([batch, self.augment(background, generator=self.augment_background_generator)])
             labels = torch.cat([labels, self.task.background.labels[background_index]])
             if background_importance is not None:
                 importance = torch.cat([torch.ones(len(id_index)), background_importance])
 
-        batch = self.augment(images, generator=self.augment_generator)
         device = self.fabric.device
         logits = self._forward(batch.to(device))
         loss, per_sample = self.stage.loss.with_per_sample(
@@ -130,18 +132,29 @@ class StageRun:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "order": self.order.state_dict(),
-            "augment": self.augment_generator.get_state(),
+            "augment-id": self.augment_id_generator.get_state(),
+            "augment-background": self.augment_background_generator.get_state(),
             "background": None if self.background is None else self.background.state_dict(),
             "dropout": random_state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: If it is of a stage of another length.
+        """
+        if state["total_steps"] != self.total_steps:
+            raise ValueError(
+                f"the checkpoint of stage {self.stage.name!r} must be of {self.total_steps} steps, "
+                f"got {state['total_steps']}"
+            )
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.load_state_dict(state["order"])
-        self.augment_generator.set_state(state["augment"])
+        self.augment_id_generator.set_state(state["augment-id"])
+        self.augment_background_generator.set_state(state["augment-background"])
         if self.background is not None:
             self.background.load_state_dict(state["background"])
         torch.set_rng_state(state["dropout"]["cpu"])
@@ -187,18 +200,20 @@ def run_stage(
         torch.manual_seed(named_generator(seed, run.stage.draws, "dropout").initial_seed())
         if (saved := checkpoints.load(name)) is not None:
             run.load_state_dict(saved)
-        if run.step == run.total_steps:
-            return
-        with (
-            SummaryWriter(str(tensorboard_folder / name), purge_step=run.step + 1) as writer,
-            tqdm(desc=name, total=run.total_steps, initial=run.step, unit="step", mininterval=0.5) as bar,
-        ):
-            try:
-                _run_steps(run, writer, bar, stop, checkpoints, checkpoint_every)
-            except NonFiniteLossError as error:
-                last = checkpoints.path(name)
-                kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
-                raise NonFiniteLossError(f"{error}; {kept}") from None
+        if run.step < run.total_steps:
+            with (
+                SummaryWriter(str(tensorboard_folder / name), purge_step=run.step + 1) as writer,
+                tqdm(desc=name, total=run.total_steps, initial=run.step, unit="step", mininterval=0.5) as bar,
+            ):
+                try:
+                    _run_steps(run, writer, bar, stop, checkpoints, checkpoint_every)
+                except NonFiniteLossError as error:
+                    last = checkpoints.path(name)
+                    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+                    raise NonFiniteLossError(f"{error}; {kept}") from None
+        # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
+        if stop.requested:
+            raise TrainingInterrupted(name, run.step, checkpoints.path(name))
 
 
 def _run_steps(
@@ -221,7 +236,7 @@ def _run_steps(
             checkpoints.save(run.stage.name, run.state_dict())
         bar.update()
         if stopping:
-            raise TrainingInterrupted(run.stage.name, run.step, checkpoints.path(run.stage.name))
+            return
 
 
 def log_scalars(writer: SummaryWriter, run: StageRun, loss: float) -> None:

@@ -1,6 +1,8 @@
 """Background data resampling (Li & Vasconcelos, CVPR 2020): learn which background images matter, keep those."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,9 +12,12 @@ from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.background import AdversarialBackground, SubsetBackground
 from fastood.methods.stage import Arm, NormMode, Schedule, Stage
+from fastood.methods.stream import EpochStream
 from fastood.models import Classifier, ModelConfig, build_model
 from fastood.samplers import BackgroundPool
 from fastood.scores import max_softmax_score
+
+SamplerRefresh = Literal["step", "epoch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,29 +58,37 @@ class ResampleConfig:
     The authors' script takes its 100 on α · l_out: 50 here."""
     weight_momentum: float = 0.9
     """Momentum of the weights' steps: the authors' code; the paper names none."""
+    sampler_refresh: SamplerRefresh = "step"
+    """When draws take up new weights: "step" as in the paper's algorithm, at every step; "epoch" as in the authors'
+    code, which draws a whole epoch's indices from the weights at its start. Importance is always of the moment."""
     batch_norm: NormMode = "eval"
-    """BatchNorm while background is present: "eval" keeps the in-distribution statistics, "train" learns joint ones.
-    The paper is silent; "eval" is the authors' code, and spares test images the statistics of half a background."""
+    """BatchNorm after pre-training, in every arm: "eval" keeps the in-distribution statistics, "train" learns those of
+    what the arm sees. The paper is silent; "eval" is the authors' code, and spares test images the statistics of half
+    a background."""
     dropout: bool = False
-    """Dropout while background is present. Off in the authors' code, whose network is in eval mode there."""
+    """Dropout after pre-training, in every arm. Off in the authors' code, whose network is in eval mode there."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_rate <= 1:
             raise ValueError(f"sample_rate (γ) must be in (0, 1], got {self.sample_rate}")
-        if not self.outlier_weight >= 0:
-            raise ValueError(f"outlier_weight (α) must be at least 0, got {self.outlier_weight}")
+        if not 0 <= self.outlier_weight < math.inf:
+            raise ValueError(f"outlier_weight (α) must be finite and at least 0, got {self.outlier_weight}")
         if not 0 <= self.epsilon < 1:
             raise ValueError(f"epsilon (ε) must be in [0, 1), got {self.epsilon}")
         if not self.initial_weight > 0:
             raise ValueError(f"initial_weight must be above 0, got {self.initial_weight}")
-        if not self.weight_learning_rate > 0:
-            raise ValueError(f"weight_learning_rate must be above 0, got {self.weight_learning_rate}")
+        if not 0 < self.weight_learning_rate < math.inf:
+            raise ValueError(f"weight_learning_rate (η_w) must be finite and above 0, got {self.weight_learning_rate}")
         if not 0 <= self.weight_momentum < 1:
             raise ValueError(f"weight_momentum must be in [0, 1), got {self.weight_momentum}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.background_batch_size < 1:
             raise ValueError(f"background_batch_size must be at least 1, got {self.background_batch_size}")
+        if self.sampler_refresh not in get_args(SamplerRefresh):
+            raise ValueError(f"sampler_refresh must be one of step, epoch, got {self.sampler_refresh!r}")
+        if self.batch_norm not in get_args(NormMode):
+            raise ValueError(f"batch_norm must be one of eval, train, got {self.batch_norm!r}")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Resample":
         """The method with these hyper-parameters; see `Resample`."""
@@ -86,7 +99,8 @@ class Resample:
     """Pre-train, reweight the background adversarially, select γ of it, fine-tune; beside the paper's other arms.
 
     The four arms (none, random γ, resampled γ, full) start from the same pre-trained weights and take the same
-    number of steps over the same in-distribution batches; only the background differs.
+    number of steps over the same in-distribution batches; only the background differs. None is fine-tuned too,
+    without background, so that steps match; the paper does not say.
 
     Args:
         config: Hyper-parameters.
@@ -95,7 +109,7 @@ class Resample:
         seed: Seed of the run.
 
     Raises:
-        ValueError: If the network is unknown, or γ of the background is less than one image.
+        ValueError: If the network is unknown, γ of the background is less than one image, or the random arm draws none.
     """
 
     name = "resample"
@@ -127,6 +141,7 @@ class Resample:
         self.arms = tuple(Arm(name=arm, label=label, stage=f"finetune-{arm}") for arm, label in labels.items())
         self.stages = (self._pretrain(), self._reweight(), *(self._finetune(arm.name) for arm in self.arms))
         self.build_model()
+        self._require_background("random")
 
     def build_model(self) -> Classifier:
         """The configured network with the run's initial weights."""
@@ -159,6 +174,16 @@ class Resample:
             return self.pool.select(self.config.sample_rate, generator=generator)
         raise ValueError(f"arm must be one of {', '.join(known.name for known in self.arms)}, got {arm!r}")
 
+    def _require_background(self, arm: str) -> Tensor:
+        """Background images of an arm that must have some: independent draws can all fail where γ N is small."""
+        index = self.background_index(arm)
+        if len(index) == 0:
+            raise ValueError(
+                f"sample_rate (γ) {self.config.sample_rate} of {len(self._task.background)} background images "
+                f"left the {arm} arm none with seed {self._seed}; it must be larger"
+            )
+        return index
+
     def _loss(self) -> OutlierExposureLoss:
         # The importance r_i of supplementary eq. 12 averages to 1 by itself: a plain mean keeps eq. 10 unbiased.
         return OutlierExposureLoss(weight=self.config.outlier_weight, reduction="mean")
@@ -173,12 +198,15 @@ class Resample:
         )
 
     def _reweight(self) -> Stage:
+        order = EpochStream(len(self._task.id_train), self.config.batch_size, torch.Generator())
+
         def background() -> AdversarialBackground:
             return AdversarialBackground(
                 self.pool,
                 batch_size=self.config.background_batch_size,
                 learning_rate=self.config.weight_learning_rate,
                 generator=named_generator(self._seed, "reweight", "background"),
+                batches_ahead=order.batches_per_epoch if self.config.sampler_refresh == "epoch" else 1,
             )
 
         return Stage(
@@ -195,11 +223,8 @@ class Resample:
 
     def _finetune(self, arm: str) -> Stage:
         def background() -> SubsetBackground:
-            index = self.background_index(arm)
-            if len(index) == 0:
-                raise ValueError(f"the {arm} arm kept no background image at sample_rate (γ) {self.config.sample_rate}")
             return SubsetBackground(
-                index,
+                self._require_background(arm),
                 batch_size=self.config.background_batch_size,
                 generator=named_generator(self._seed, "finetune", arm, "background"),
             )

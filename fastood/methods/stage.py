@@ -1,5 +1,6 @@
 """What a method is made of: stages that train, arms that are judged, and a score."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -41,16 +42,16 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
         if self.decay_every is not None and self.decay_every < 1:
             raise ValueError(f"decay_every must be at least 1 epoch, or None, got {self.decay_every}")
         if not 0 < self.decay_factor <= 1:
             raise ValueError(f"decay_factor must be in (0, 1], got {self.decay_factor}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
 
     def learning_rate_at(self, epoch: int) -> float:
         """Step size of an epoch, counted from 0."""

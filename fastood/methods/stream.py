@@ -1,6 +1,5 @@
 """An endless stream of shuffled mini-batches that can stop at any batch and go on later."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,9 +46,7 @@ class EpochStream:
     def _begin_epoch(self) -> None:
         self._epoch_start = self._generator.get_state()
         self._taken = 0
-        self._batches: Iterator[Tensor] = iter(
-            epoch_batches(self.num_examples, self.batch_size, generator=self._generator, drop_last=True)
-        )
+        self._batches = epoch_batches(self.num_examples, self.batch_size, generator=self._generator, drop_last=True)
 
     def next(self) -> Tensor:
         """The next batch of indices, int64 `[B]`, without repetition inside an epoch."""

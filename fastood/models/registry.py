@@ -7,7 +7,7 @@ import torch
 
 from fastood.models.classifier import Classifier
 from fastood.models.small_cnn import SmallCNN
-from fastood.models.wide_resnet import WideResNet
+from fastood.models.wide_resnet import WideResNet, check_shape
 
 MODEL_NAMES = ("small-cnn", "wrn-16-2", "wrn-16-4", "wrn-28-10", "wrn-40-2", "wrn-40-4")
 """Names that `build_model` takes; any other `wrn-DEPTH-WIDEN` works too."""
@@ -21,6 +21,15 @@ class ModelConfig:
     """small-cnn, wrn-40-4 or any wrn-DEPTH-WIDEN. Li & Vasconcelos 2020 train WRN-40-4 with dropout 0.3."""
     dropout: float = 0.3
     """Probability of dropping an activation, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        if self.name != "small-cnn":
+            try:
+                _wide_shape(self.name)
+            except ValueError as error:
+                raise ValueError(f"model.name: {error}") from None
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
 
 
 _MIN_IMAGE_SIZE = 8  # both families halve the image twice before averaging over it
@@ -71,14 +80,22 @@ def _build(
 ) -> Classifier:
     if name == "small-cnn":
         return SmallCNN(num_classes=num_classes, in_channels=in_channels, dropout=dropout, generator=generator)
-    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
-        depth, widen = int(wide[1]), int(wide[2])
-        return WideResNet(
-            depth,
-            widen,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            dropout=dropout,
-            generator=generator,
-        )
-    raise ValueError(f"no model is named {name!r}; known: {', '.join(MODEL_NAMES)}, or any wrn-DEPTH-WIDEN")
+    depth, widen = _wide_shape(name)
+    return WideResNet(
+        depth,
+        widen,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        dropout=dropout,
+        generator=generator,
+    )
+
+
+def _wide_shape(name: str) -> tuple[int, int]:
+    """Depth and width of a `wrn-DEPTH-WIDEN`."""
+    wide = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
+    if wide is None:
+        raise ValueError(f"no model is named {name!r}; known: {', '.join(MODEL_NAMES)}, or any wrn-DEPTH-WIDEN")
+    depth, widen = int(wide[1]), int(wide[2])
+    check_shape(depth, widen)
+    return depth, widen

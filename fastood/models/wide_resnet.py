@@ -65,10 +65,7 @@ class WideResNet(Classifier):
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        if depth < 10 or (depth - 4) % 6 != 0:
-            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, 40, …), got {depth}")
-        if widen < 1:
-            raise ValueError(f"widen must be at least 1, got {widen}")
+        check_shape(depth, widen)
         super().__init__(64 * widen, num_classes)
         self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
@@ -86,3 +83,15 @@ class WideResNet(Classifier):
         """Spatial mean of the last activation, `[N, 64 · widen]`."""
         activated = torch.relu(self.norm(self.blocks(self.stem(images))))
         return activated.mean(dim=(2, 3))
+
+
+def check_shape(depth: int, widen: int) -> None:
+    """Refuse a depth or width that no wide residual network has.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if depth < 10 or (depth - 4) % 6 != 0:
+        raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, 40, …), got {depth}")
+    if widen < 1:
+        raise ValueError(f"widen must be at least 1, got {widen}")
