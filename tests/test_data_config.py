@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from fastood.data import DataConfig
+from fastood.data import DataConfig, load_task
 from fastood.data.specs import KNOWN_SPECS, parse_named_spec, parse_spec
 
 OWN = {"in_dist": "torchvision:MNIST", "background": "folder:pool", "ood": ("noise=uniform",)}
@@ -107,3 +108,12 @@ def test_two_npy_sets_with_the_same_images_overlap_whatever_their_labels():
     assert first.overlaps(parse_spec("npy:./a.npy,b.npy", field="ood"))
     assert not first.overlaps(parse_spec("npy:b.npy", field="ood"))
     assert not parse_spec("folder:pool", field="background").overlaps(parse_spec("folder:pool2", field="ood"))
+
+
+def test_a_label_out_of_all_proportion_is_refused_before_memory_is(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.array([0, 1, 10**11]))
+    spec = f"npy:{tmp_path / 'images.npy'},{tmp_path / 'labels.npy'}"
+    config = DataConfig(in_dist=spec, background="uniform", ood=("g=gaussian",))
+    with pytest.raises(ValueError, match=r"data.in_dist must have labels below its 3 images, got 100000000000"):
+        load_task(config, seed=0)

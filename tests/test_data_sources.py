@@ -168,8 +168,8 @@ def test_files_that_are_no_arrays_are_named(tmp_path):
 
 
 def test_torchvision_reads_both_parts(idx_root):
-    train = open_torchvision("MNIST", train=True, root=idx_root, download=False, field="in_dist")
-    test = open_torchvision("MNIST", train=False, root=idx_root, download=False, field="in_dist")
+    train = open_torchvision("MNIST", part="train", root=idx_root, download=False, field="in_dist")
+    test = open_torchvision("MNIST", part="test", root=idx_root, download=False, field="in_dist")
     assert (len(train), len(test), train.channels) == (40, 20, 1)
     assert train.class_names[:2] == ("0 - zero", "1 - one")
     pixels = torch.from_numpy(random_pixels(40, 28, 28))
@@ -177,7 +177,7 @@ def test_torchvision_reads_both_parts(idx_root):
 
 
 def test_emnist_letters_are_turned_upright_and_counted_from_zero(idx_root):
-    source = open_torchvision("EMNIST", train=True, root=idx_root, download=False, field="in_dist")
+    source = open_torchvision("EMNIST", part="train", root=idx_root, download=False, field="in_dist")
     assert torch.bincount(source.labels).tolist() == [2] * 26
     assert source.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
     assert torch.equal(source.read(3)[0], torch.from_numpy(random_pixels(52, 28, 28, seed=1)[3].T.copy()))
@@ -187,22 +187,29 @@ def test_damaged_files_of_torchvision_are_named(idx_root):
     path = idx_root / "MNIST/raw/train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"data.background: the files of torchvision:MNIST under .* are damaged"):
-        open_torchvision("MNIST", train=True, root=idx_root, download=False, field="background")
+        open_torchvision("MNIST", part="train", root=idx_root, download=False, field="background")
+
+
+def test_textures_as_an_ood_set_are_all_three_parts(idx_root):
+    """Li & Vasconcelos 2020, Table 1, count 5,640: train, val and test of 1,880 each."""
     folder = idx_root / "dtd" / "dtd"
     (folder / "labels").mkdir(parents=True)
     (folder / "images" / "dotted").mkdir(parents=True)
-    (folder / "labels" / "test1.txt").write_text("dotted/0.jpg\n")
-    (folder / "images" / "dotted" / "0.jpg").write_bytes(b"no image")
-    source = open_torchvision("DTD", train=False, root=idx_root, download=False, field="ood")
-    with pytest.raises(ValueError, match=r"unreadable image 0 of torchvision:DTD: .*dotted/0.jpg"):
-        decode_images(source, torch.arange(1), size=8, channels=1)
+    for part in ("train", "val", "test"):
+        (folder / "labels" / f"{part}1.txt").write_text(f"dotted/{part}.jpg\n")
+        (folder / "images" / "dotted" / f"{part}.jpg").write_bytes(b"no image")
+    source = open_torchvision("DTD", part="ood", root=idx_root, download=False, field="ood")
+    assert source.labels.tolist() == [0, 0, 0]
+    assert len(open_torchvision("DTD", part="test", root=idx_root, download=False, field="ood").labels) == 1
+    with pytest.raises(ValueError, match=r"unreadable image 2 of torchvision:DTD: .*dotted/test.jpg"):
+        decode_images(source, torch.tensor([2]), size=8, channels=1)
 
 
 def test_torchvision_never_downloads_unasked(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data.ood: torchvision:SVHN under .*data.download fetches it"):
-        open_torchvision("SVHN", train=False, root=tmp_path, download=False, field="ood")
+        open_torchvision("SVHN", part="test", root=tmp_path, download=False, field="ood")
     with pytest.raises(FileNotFoundError, match=r"data.ood: .* needs data.root, but there is no folder .*nowhere"):
-        open_torchvision("MNIST", train=False, root=tmp_path / "nowhere", download=False, field="ood")
+        open_torchvision("MNIST", part="test", root=tmp_path / "nowhere", download=False, field="ood")
     assert list(tmp_path.iterdir()) == []
 
 

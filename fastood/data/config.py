@@ -27,19 +27,24 @@ class DataConfig:
     """
 
     in_dist: str = "embedded"
-    """In-distribution training images, with labels. torchvision: the training part."""
+    """In-distribution training images, with labels.
+    embedded: scikit-learn's digits, no download.
+    folder:PATH: a tree PATH/CLASS/IMAGE.
+    torchvision:NAME: the training part of MNIST, FashionMNIST, KMNIST, EMNIST, USPS, CIFAR10, CIFAR100, SVHN, STL10 or
+    DTD under --data.root.
+    npy:IMAGES.npy,LABELS.npy: uint8 [N, H, W] or [N, H, W, C], and integers [N]."""
     in_dist_test: str | None = None
     """In-distribution test images. Default: torchvision's test part; else test_fraction of every class is held out."""
     background: str = "embedded"
-    """Background pool. torchvision: the training part."""
+    """Background pool: a source as above, without need of labels, or gaussian or uniform."""
     ood: tuple[str, ...] = ("embedded",)
     """OOD test sets: any number of NAME=SOURCE, or embedded for the six that belong to the embedded digits.
     torchvision: the test part."""
     test_fraction: float = 1 / 3
     """Share of every class held out for testing where in_dist brings no test set."""
     image_size: int | None = None
-    """Rows and columns; the shorter edge is resized to this, then the centre is cropped. Default: 16 for the
-    embedded digits, else 32."""
+    """Rows and columns; the shorter edge is resized to this, then the centre is cropped, once and for all.
+    Default: 16 for the embedded digits, else 32."""
     channels: Literal[1, 3] | None = None
     """1 (grey) or 3 (RGB). Default: that of in_dist, a folder counting as RGB."""
     root: Path = Path("data")

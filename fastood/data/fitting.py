@@ -8,8 +8,9 @@ from torchvision.transforms.v2 import functional as transforms
 def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
     """Resize the shorter edge, crop the centre, and convert between grey and RGB.
 
-    As in Li & Vasconcelos 2020, supplementary C, with antialiased bilinear interpolation. Everything is computed in
-    floating point and rounded once.
+    Li & Vasconcelos 2020, supplementary C, resize in the same way but crop at random: here images are stored once, at
+    one size, so that only the centre square of an oblong image is ever seen. Interpolation is bilinear with
+    antialiasing; everything is computed in floating point and rounded once.
 
     Args:
         images: uint8 [N, 1 or 3, H, W].

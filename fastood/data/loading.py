@@ -13,7 +13,7 @@ from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images, open_arrays, open_folder
 from fastood.data.specs import SourceSpec
 from fastood.data.splits import stratified_split
-from fastood.data.torchvision_sets import open_torchvision
+from fastood.data.torchvision_sets import Part, open_torchvision
 
 
 def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
@@ -64,25 +64,25 @@ def _open_all(config: DataConfig) -> dict[str, ImageSource | None]:
     """Open every source by its option; None for those that are made, not read."""
     in_dist = config.in_dist_spec
     sources = {
-        "in_dist": _open(in_dist, "in_dist", config, train=True),
-        "background": _open(config.background_spec, "background", config, train=True),
+        "in_dist": _open(in_dist, "in_dist", config, part="train"),
+        "background": _open(config.background_spec, "background", config, part="train"),
     }
     test = config.in_dist_test_spec or (in_dist if in_dist.kind == "torchvision" else None)
     if test is not None:
-        sources["in_dist_test"] = _open(test, "in_dist_test", config, train=False)
+        sources["in_dist_test"] = _open(test, "in_dist_test", config, part="test")
     for name, spec in config.ood_specs:
-        sources[f"ood {name}"] = _open(spec, f"ood {name!r}", config, train=False)
+        sources[f"ood {name}"] = _open(spec, f"ood {name!r}", config, part="ood")
     return sources
 
 
-def _open(spec: SourceSpec, field: str, config: DataConfig, *, train: bool) -> ImageSource | None:
+def _open(spec: SourceSpec, field: str, config: DataConfig, *, part: Part) -> ImageSource | None:
     if spec.kind == "folder":
         source = open_folder(Path(spec.argument), field=field)
     elif spec.kind == "npy":
         paths = [Path(path) for path in spec.paths]
         source = open_arrays(paths[0], paths[1] if len(paths) > 1 else None, field=field)
     elif spec.kind == "torchvision":
-        source = open_torchvision(spec.argument, train=train, root=config.root, download=config.download, field=field)
+        source = open_torchvision(spec.argument, part=part, root=config.root, download=config.download, field=field)
     else:
         return None
     if len(source) == 0:
@@ -95,6 +95,9 @@ def _in_distribution(
 ) -> tuple[ImageSet, ImageSet]:
     """The in-distribution sets; labels are checked before anything is decoded."""
     labels = _labels(train)
+    if int(labels.max()) >= len(labels):
+        # Every class needs an image; asked before bincount makes room for each label.
+        raise ValueError(f"data.in_dist must have labels below its {len(labels)} images, got {int(labels.max())}")
     count = torch.bincount(labels, minlength=len(train.class_names))
     class_names = train.class_names or tuple(map(str, range(len(count))))
     needed = 2 if test is None else 1

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 from fastood.data.sources import ImageSource, image_to_tensor
 
@@ -21,6 +22,8 @@ class TorchvisionSet:
     """Constructor arguments of the training part."""
     test: Mapping[str, Any]
     """Constructor arguments of the test part."""
+    ood: tuple[Mapping[str, Any], ...] = ()
+    """Constructor arguments of the parts that make an OOD set, where that is more than the test part."""
     channels: int
     """1 or 3."""
     first_label: int = 0
@@ -49,16 +52,21 @@ TORCHVISION_SETS: dict[str, TorchvisionSet] = {
     "CIFAR100": TorchvisionSet(**_FLAG, channels=3),
     "SVHN": TorchvisionSet(**_SPLIT, channels=3),
     "STL10": TorchvisionSet(**_SPLIT, channels=3),
-    "DTD": TorchvisionSet(**_SPLIT, channels=3),
+    # The textures of Li & Vasconcelos 2020, Table 1, are all 5,640 images.
+    "DTD": TorchvisionSet(**_SPLIT, ood=tuple({"split": part} for part in ("train", "val", "test")), channels=3),
 }
 
 
-def open_torchvision(name: str, *, train: bool, root: Path, download: bool, field: str) -> ImageSource:
+Part = Literal["train", "test", "ood"]
+"""What a set is opened for: to train on, to test the classifier with, or as an OOD set."""
+
+
+def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field: str) -> ImageSource:
     """Open a torchvision dataset.
 
     Args:
         name: A key of `TORCHVISION_SETS`.
-        train: The training or the test part.
+        part: The training part, the test part, or all that makes an OOD set (the test part for most).
         root: Folder that holds the dataset as torchvision lays it out.
         download: Fetch it if it is not there.
         field: The option it was given for, to name in errors.
@@ -71,19 +79,21 @@ def open_torchvision(name: str, *, train: bool, root: Path, download: bool, fiel
         ValueError: Its files are damaged.
     """
     known = TORCHVISION_SETS[name]
-    part = known.train if train else known.test
+    arguments = {"train": (known.train,), "test": (known.test,), "ood": known.ood or (known.test,)}[part]
     if not download and not root.is_dir():
         raise FileNotFoundError(f"data.{field}: torchvision:{name} needs data.root, but there is no folder {root}")
     try:
-        dataset = getattr(torchvision.datasets, name)(root=str(root), download=download, **part)
+        make = getattr(torchvision.datasets, name)
+        datasets = [make(root=str(root), download=download, **of_part) for of_part in arguments]
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
         # torchvision raises RuntimeError for files that are missing and for files that it cannot parse.
         if isinstance(error, OSError) or "download=True" in str(error):
             hint = "" if download else "; data.download fetches it"
             raise FileNotFoundError(f"data.{field}: torchvision:{name} under {root}: {error}{hint}") from error
         raise ValueError(f"data.{field}: the files of torchvision:{name} under {root} are damaged: {error}") from error
-    labels = _labels(dataset) - known.first_label
-    class_names = tuple(map(str, getattr(dataset, "classes", range(int(labels.max()) + 1 + known.first_label))))
+    dataset: ConcatDataset[Any] = ConcatDataset(datasets)
+    labels = torch.cat([_labels(one) for one in datasets]) - known.first_label
+    class_names = tuple(map(str, getattr(datasets[0], "classes", range(int(labels.max()) + 1 + known.first_label))))
 
     def read(index: int) -> Tensor:
         try:
