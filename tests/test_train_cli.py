@@ -5,7 +5,7 @@ import multiprocessing
 import random
 import shutil
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,6 @@ from safetensors.torch import load_file, save_file
 from tiny_run import STAGES, STEPS, tiny_args, train_until_killed
 
 from fastood import evaluate, train
-from fastood.config import PRESETS, RunConfig, differences, from_dict, to_dict
-from fastood.methods import Schedule
-from fastood.models import ModelConfig
 from fastood.run_folder import RunFolder
 
 # A fork of a process that has imported everything starts at once, and knows nothing of this process's threads.
@@ -372,33 +369,6 @@ def test_loading_ends_without_a_traceback(
         assert message in said.err
         assert len(said.err.splitlines()) == 1
         assert "run folder" not in said.out
-
-
-def test_from_dict_picks_the_dataclass_of_a_union_whose_fields_fit():
-    @dataclass
-    class Holder:
-        part: ModelConfig | Schedule | None
-
-    assert from_dict(Holder, {"part": {"epochs": 1, "learning_rate": 0.1}}).part == Schedule(
-        epochs=1, learning_rate=0.1
-    )
-    assert from_dict(Holder, {"part": {"dropout": 0.1}}).part == ModelConfig(dropout=0.1)
-    assert from_dict(Holder, {"part": None}).part is None
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_config_survives_yaml(preset: str):
-    config = PRESETS[preset]
-    assert from_dict(RunConfig, to_dict(config)) == config
-    assert differences(to_dict(config), to_dict(config)) == []
-
-
-def test_presets_decide_the_defaults():
-    assert train.parse_command([]).config == PRESETS["embedded"]
-    command = train.parse_command(["--preset=paper", "--method.sample-rate", "0.01"])
-    assert command.config.model.name == "wrn-40-4"
-    assert command.config.method.sample_rate == 0.01
-    assert command.config.data.size == 32
 
 
 def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]):

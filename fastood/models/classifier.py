@@ -1,10 +1,12 @@
 """The one shape every network here has: features, then a linear head."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """A network split into `features` and `head`, so that a method can replace either.
 
     Args:
@@ -22,9 +24,9 @@ class Classifier(nn.Module):
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features `[N, d]` of float images `[N, C, H, W]`."""
-        raise NotImplementedError(f"{type(self).__name__} must define features()")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of float images `[N, C, H, W]`."""
