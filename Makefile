@@ -47,7 +47,7 @@ check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 
 ctest: setup
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/host -G Ninja -DFASTOOD_CUDA=0 -DFASTOOD_SANITIZE=address,undefined -DPython_EXECUTABLE="$(abspath $(BIN))/python"

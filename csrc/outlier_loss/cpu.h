@@ -4,21 +4,10 @@
 #include <cstdint>
 
 #include "../common/cpu_capability.h"
+#include "../common/logit_type.h"
 #include "../common/reduced_float.h"
 
 namespace fastood {
-
-// The type that a row is computed in: float64 for float64 logits, float32 for all others.
-template <typename Logit>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
-template <typename Logit>
-using Compute = typename ComputeOf<Logit>::type;
 
 namespace baseline {
 #include "cpu_kernels.h"

@@ -6,98 +6,15 @@
 // float32 classes for a block per row), else in the level-2 cache.
 // Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. Sums over rows go through one
 // block in a fixed order, so that results repeat bit for bit.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cmath>
-#include <type_traits>
-
+#include "../common/cuda_rows.cuh"
 #include "cuda.h"
 #include "math.h"
 
 namespace fastood {
 namespace {
 
-// A multiple of every group width; 256 threads keep 8 blocks on an SM at up to 32 registers a thread.
-constexpr int kThreads = 256;
 // The reduction over rows is latency-bound: as many threads as a block may have.
 constexpr int kReduceThreads = 1024;
-// Blocks beyond a few waves of the largest GPU only wait; rows are taken in a grid-stride loop.
-constexpr int64_t kMaxBlocks = 4096;
-
-template <typename Logit>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
-
-template <typename T>
-__device__ __forceinline__ T load(const T* pointer) {
-  return *pointer;
-}
-__device__ __forceinline__ float load(const __half* pointer) {
-  return __half2float(*pointer);
-}
-__device__ __forceinline__ float load(const __nv_bfloat16* pointer) {
-  return __bfloat162float(*pointer);
-}
-
-template <typename T>
-__device__ __forceinline__ void store(T* pointer, T value) {
-  *pointer = value;
-}
-__device__ __forceinline__ void store(__half* pointer, float value) {
-  *pointer = __float2half_rn(value);
-}
-__device__ __forceinline__ void store(__nv_bfloat16* pointer, float value) {
-  *pointer = __float2bfloat16_rn(value);
-}
-
-struct Add {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-
-struct Max {
-  template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a < b ? b : a;
-  }
-};
-
-// Threads that share a row. kWidth <= 32: neighbouring lanes, by shuffles. kWidth == kThreads: the block, through
-// shared memory. Every thread of the group gets the result; the order is fixed.
-template <int kWidth>
-struct Group {
-  static constexpr int kLanes = kWidth < 32 ? kWidth : 32;
-
-  template <typename T, typename Op>
-  static __device__ __forceinline__ T reduce(T value, Op op, T* shared) {
-#pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      value = op(value, __shfl_xor_sync(0xffffffffu, value, offset));
-    }
-    if constexpr (kWidth > 32) {
-      constexpr int kWarps = kWidth / 32;
-      __syncthreads();  // shared may still be read from the reduction before
-      if (threadIdx.x % 32 == 0) {
-        shared[threadIdx.x / 32] = value;
-      }
-      __syncthreads();
-      value = shared[0];
-#pragma unroll
-      for (int warp = 1; warp < kWarps; ++warp) {
-        value = op(value, shared[warp]);
-      }
-    }
-    return value;
-  }
-};
 
 template <typename Logit, int kWidth, typename T = typename ComputeOf<Logit>::type>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const Logit* __restrict__ logits,  // [N, K]
@@ -198,27 +115,6 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Logit* __restr
   }
 }
 
-template <int kWidth>
-int num_blocks(int64_t num_rows) {
-  constexpr int64_t kRowsPerBlock = kThreads / kWidth;
-  const int64_t blocks = (num_rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  return static_cast<int>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
-}
-
-// Calls launch with the group width for K classes as an integral constant.
-template <typename Launch>
-void with_group_width(int64_t num_classes, const Launch& launch) {
-  if (num_classes <= 16) {
-    launch(std::integral_constant<int, 4>());
-  } else if (num_classes <= 128) {
-    launch(std::integral_constant<int, 16>());
-  } else if (num_classes <= 1024) {
-    launch(std::integral_constant<int, 32>());
-  } else {
-    launch(std::integral_constant<int, kThreads>());
-  }
-}
-
 template <typename Logit>
 cudaError_t forward(const UniformityParams& p, cudaStream_t stream) {
   using T = typename ComputeOf<Logit>::type;
@@ -251,31 +147,11 @@ cudaError_t backward(const UniformityParams& p, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_uniformity_forward(const UniformityParams& params, cudaStream_t stream) {
-  switch (params.type) {
-    case LogitType::kFloat64:
-      return forward<double>(params, stream);
-    case LogitType::kFloat32:
-      return forward<float>(params, stream);
-    case LogitType::kBFloat16:
-      return forward<__nv_bfloat16>(params, stream);
-    case LogitType::kFloat16:
-      return forward<__half>(params, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_logit_type(params.type, [&]<typename Logit>() { return forward<Logit>(params, stream); });
 }
 
 cudaError_t launch_uniformity_backward(const UniformityParams& params, cudaStream_t stream) {
-  switch (params.type) {
-    case LogitType::kFloat64:
-      return backward<double>(params, stream);
-    case LogitType::kFloat32:
-      return backward<float>(params, stream);
-    case LogitType::kBFloat16:
-      return backward<__nv_bfloat16>(params, stream);
-    case LogitType::kFloat16:
-      return backward<__half>(params, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_logit_type(params.type, [&]<typename Logit>() { return backward<Logit>(params, stream); });
 }
 
 }  // namespace fastood

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace fastood {
+#include "../common/logit_type.h"
 
-enum class LogitType { kFloat64, kFloat32, kBFloat16, kFloat16 };
+namespace fastood {
 
 // T below is the compute type: double for float64 logits, float for all others.
 struct UniformityParams {

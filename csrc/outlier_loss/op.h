@@ -2,42 +2,23 @@
 #pragma once
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <optional>
 #include <tuple>
 
-#include "../common/checks.h"
+#include "../common/logits.h"
 #include "math.h"
 
 namespace fastood {
 
-inline ScalarType compute_dtype(ScalarType logits) {
-  return logits == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Logits as the kernels want them: [N, K] with adjacent columns; rows may be any distance apart.
-struct UniformityInput {
-  Tensor logits;
-  int64_t num_rows;
-  int64_t num_classes;
-  int64_t row_stride;
+struct UniformityInput : LogitsInput {
   const void* weight;  // [N] in the compute dtype, or null for all ones
 
-  UniformityInput(const Tensor& logits_, const std::optional<Tensor>& weight_)
-      : logits(logits_), num_rows(0), num_classes(0), row_stride(0), weight(nullptr) {
-    check_dim(logits, "logits", 2);
-    num_rows = logits.size(0);
-    num_classes = logits.size(1);
-    STD_TORCH_CHECK(num_classes >= 1, "logits must have at least one class, got shape [", num_rows, ", 0]");
-    if (num_classes > 1 && logits.stride(1) != 1) {
-      logits = torch::stable::contiguous(logits);
-    }
-    row_stride = logits.stride(0);
+  UniformityInput(const Tensor& logits_, const std::optional<Tensor>& weight_) : LogitsInput(logits_), weight(nullptr) {
     if (weight_.has_value()) {
       check_dim(*weight_, "weight", 1);
       check_size(*weight_, "weight", num_rows);
-      check_dtype(*weight_, "weight", compute_dtype(logits.scalar_type()));
+      check_dtype(*weight_, "weight", compute());
       check_same_device(*weight_, "weight", logits);
       STD_TORCH_CHECK(weight_->is_contiguous(), "weight must be contiguous");
       weight = weight_->const_data_ptr();

@@ -1,6 +1,7 @@
 // torch.ops.fastood.weighted_uniformity and its backward on the CPU.
 #include <algorithm>
 
+#include "../common/cpu_rows.h"
 #include "../common/huge_pages.h"
 #include "cpu.h"
 #include "math.h"
@@ -9,42 +10,9 @@
 namespace fastood {
 namespace {
 
-// Rows that a CPU kernel may take as one vector.
-constexpr int64_t kRowTile = 16;
-// Below this many logits a second thread costs more than it brings.
-constexpr int64_t kGrain = 1 << 16;
 // Rows whose logits and gradient stay in the level-1 cache between the two passes of value_and_grad.
 constexpr int64_t kBlockLogits = 4096;
 constexpr int64_t kMaxBlockRows = 128;
-
-// Calls body.operator()<Logit>() with the element type of `logits`.
-template <typename Body>
-void dispatch_logits(const Tensor& logits, const Body& body) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Float:
-      return body.template operator()<float>();
-    case ScalarType::Double:
-      return body.template operator()<double>();
-    case ScalarType::BFloat16:
-      return body.template operator()<BFloat16>();
-    case ScalarType::Half:
-      return body.template operator()<Float16>();
-    default:
-      STD_TORCH_CHECK(false, "logits must be float64, float32, bfloat16 or float16, got ",
-                      torch::headeronly::toString(logits.scalar_type()));
-  }
-}
-
-// Calls body(begin, end) on ranges of rows, in parallel where it pays. Ranges begin at multiples of kRowTile, so that the
-// same rows share a vector, and get the same bits, whatever the number of threads.
-template <typename Body>
-void parallel_rows(const UniformityInput& in, const Body& body) {
-  const int64_t tiles = (in.num_rows + kRowTile - 1) / kRowTile;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (in.num_classes * kRowTile));
-  torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
-    body(begin * kRowTile, std::min(end * kRowTile, in.num_rows));
-  });
-}
 
 // Sums in float64 and in row order, so that the loss does not depend on the number of threads.
 template <typename T>

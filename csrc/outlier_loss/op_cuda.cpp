@@ -1,26 +1,10 @@
 // torch.ops.fastood.weighted_uniformity and its backward on CUDA: checks, allocation, device, stream.
-#include "../common/cuda_stream.h"
+#include "../common/cuda_op.h"
 #include "cuda.h"
 #include "op.h"
 
 namespace fastood {
 namespace {
-
-LogitType logit_type(const Tensor& logits) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Double:
-      return LogitType::kFloat64;
-    case ScalarType::Float:
-      return LogitType::kFloat32;
-    case ScalarType::BFloat16:
-      return LogitType::kBFloat16;
-    case ScalarType::Half:
-      return LogitType::kFloat16;
-    default:
-      STD_TORCH_CHECK(false, "logits must be float64, float32, bfloat16 or float16, got ",
-                      torch::headeronly::toString(logits.scalar_type()));
-  }
-}
 
 UniformityParams params_of(const UniformityInput& in) {
   UniformityParams params{};
