@@ -9,15 +9,20 @@
 #include <string>
 
 #include "outlier_loss/cpu.h"
-#include "outlier_loss/math.h"
 
 STABLE_TORCH_LIBRARY(fastood, m) {
-  // Li & Vasconcelos 2020, eq. 5 and 14: -> (loss, per_sample [N], row_stats [N, 4])
-  m.def("weighted_uniformity(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor)");
-  m.def("_weighted_uniformity_backward(Tensor grad_loss, Tensor logits, Tensor row_stats) -> Tensor");
+  // Losses of mixed batches (outlier_loss/losses.h): -> (loss, per_sample [N], row_stats [N, 5], factors [4])
+  m.def(
+      "outlier_loss(Tensor logits, Tensor? targets, Tensor? weight, Tensor? uniform01, int loss, "
+      "float background_weight, float margin_id, float margin_background, int num_reject, bool by_weight) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "_outlier_loss_backward(Tensor grad_loss, Tensor logits, Tensor row_stats, Tensor factors, int loss) -> Tensor");
   // -> (loss, per_sample [N], grad_logits [N, K]) in one pass, for callers without autograd
   m.def(
-      "weighted_uniformity_value_and_grad(Tensor logits, Tensor? weight, bool by_weight) -> (Tensor, Tensor, Tensor)");
+      "outlier_loss_value_and_grad(Tensor logits, Tensor? targets, Tensor? weight, Tensor? uniform01, int loss, "
+      "float background_weight, float margin_id, float margin_background, int num_reject, bool by_weight) "
+      "-> (Tensor, Tensor, Tensor)");
 }
 
 #if !FASTOOD_WITH_CUDA
@@ -32,9 +37,9 @@ void no_cuda_kernels(StableIValue*, uint64_t, uint64_t) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
-  m.impl("weighted_uniformity", &no_cuda_kernels);
-  m.impl("_weighted_uniformity_backward", &no_cuda_kernels);
-  m.impl("weighted_uniformity_value_and_grad", &no_cuda_kernels);
+  m.impl("outlier_loss", &no_cuda_kernels);
+  m.impl("_outlier_loss_backward", &no_cuda_kernels);
+  m.impl("outlier_loss_value_and_grad", &no_cuda_kernels);
 }
 #endif
 
@@ -62,11 +67,12 @@ py::tuple uniformity_of(const py::array_t<T, py::array::c_style | py::array::for
   py::array_t<T> per_sample(num_rows);
   py::array_t<T> row_stats({num_rows, int64_t{fastood::kRowStats}});
   py::array_t<T> gradient({num_rows, num_classes});
-  FASTOOD_CPU_DISPATCH(uniformity_forward<T>)
-  (logits.data(), num_classes, num_rows, num_classes, per_sample.mutable_data(), row_stats.mutable_data());
-  FASTOOD_CPU_DISPATCH(uniformity_scale<T>)(nullptr, num_rows, num_classes, 1.0, row_stats.mutable_data());
-  FASTOOD_CPU_DISPATCH(uniformity_backward<T>)
-  (logits.data(), num_classes, num_rows, num_classes, row_stats.data(), 1.0, gradient.mutable_data());
+  const fastood::LossRows<T> rows{logits.data(), num_classes, num_rows, num_classes, nullptr, nullptr, nullptr};
+  const fastood::LossSettings settings{fastood::OutlierLoss::kUniformity, 1, 0, 0, 0, false};
+  FASTOOD_CPU_DISPATCH(outlier_loss_forward<T>)
+  (rows, settings, per_sample.mutable_data(), row_stats.mutable_data());
+  FASTOOD_CPU_DISPATCH(outlier_loss_backward<T>)
+  (rows, settings.loss, row_stats.data(), 1.0, 1.0, gradient.mutable_data());
   return py::make_tuple(per_sample, gradient);
 }
 

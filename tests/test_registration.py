@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_samples import uniformity_args
+from op_samples import outlier_loss_calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastood.losses import OutlierExposureLoss
 from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
+from fastood.ops.outlier_loss import LossKind, LossSettings
 
 
 def registered_ops() -> set[str]:
@@ -22,11 +23,11 @@ def registered_ops() -> set[str]:
 
 
 def test_every_op_has_samples() -> None:
-    assert {name for name, _, _ in uniformity_args("cpu")} == registered_ops()
+    assert {name for name, _, _ in outlier_loss_calls("cpu")} == registered_ops()
 
 
 def test_opcheck(device: str) -> None:
-    for _, op, args in uniformity_args(device):
+    for _, op, args in outlier_loss_calls(device):
         torch.library.opcheck(op, args)
 
 
@@ -34,10 +35,13 @@ def test_fake_cuda_tensors_need_no_gpu() -> None:
     with FakeTensorMode():
         logits = torch.empty(8, 10, device="cuda", dtype=torch.bfloat16)
         weight = torch.empty(8, device="cuda")
-        loss, per_sample, row_stats = torch.ops.fastood.weighted_uniformity(logits, weight, True)
-        gradient = torch.ops.fastood._weighted_uniformity_backward(loss, logits, row_stats)
+        rows = (torch.empty(8, device="cuda", dtype=torch.int64), weight, None)
+        settings = LossSettings(LossKind.UNIFORMITY)
+        loss, per_sample, row_stats, factors = torch.ops.fastood.outlier_loss(logits, *rows, *settings)
+        gradient = torch.ops.fastood._outlier_loss_backward(loss, logits, row_stats, factors, settings.kind)
     assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
-    assert (per_sample.shape, row_stats.shape, row_stats.dtype) == ((8,), (8, 4), torch.float32)
+    assert (per_sample.shape, row_stats.shape, row_stats.dtype) == ((8,), (8, 5), torch.float32)
+    assert (factors.shape, factors.dtype) == ((4,), torch.float64)
     assert (gradient.dtype, gradient.shape) == (torch.bfloat16, (8, 10))
 
 
@@ -95,7 +99,7 @@ def test_autocast_keeps_the_loss_in_float32(device: str) -> None:
 
 @pytest.mark.needs_cuda
 def test_cuda_equals_cpu() -> None:
-    for _, op, args in uniformity_args("cuda"):
+    for _, op, args in outlier_loss_calls("cuda"):
         got = op(*args)
         want = op(*(a.cpu() if isinstance(a, Tensor) else a for a in args))
         for g, w in zip(*((r,) if isinstance(r, Tensor) else r for r in (got, want)), strict=True):

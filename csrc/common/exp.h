@@ -117,11 +117,20 @@ FASTOOD_HD T exp_minus(T x, T y) {
   return e.scale * (e.remainder + e.tail) + (e.scale - y);
 }
 
+template <typename T>
+FASTOOD_HD T expm1_of(const ExpParts<T>& e) {
+  return e.scale * (e.remainder + e.tail) + (e.scale - T(1));
+}
+
 // expm1(x) - x >= 0 with a small relative error also where it is about x^2 / 2; x <= ExpTraits<T>::kMax.
 template <typename T>
-FASTOOD_HD T expm1_minus_x(T x) {
-  const ExpParts<T> e = exp_parts(x);
+FASTOOD_HD T expm1_minus_x(T x, const ExpParts<T>& e) {
   return e.scale * e.tail + (e.scale * e.remainder - x) + (e.scale - T(1));
+}
+
+template <typename T>
+FASTOOD_HD T expm1_minus_x(T x) {
+  return expm1_minus_x(x, exp_parts(x));
 }
 
 // For x > 0 and normal; NaN for NaN and infinity.

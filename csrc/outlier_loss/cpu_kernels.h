@@ -1,20 +1,14 @@
 // Included by cpu.h once per instruction set, inside its namespace: hence no include guard.
 
 template <typename Logit>
-void uniformity_forward(const Logit* logits,  // [num_rows, K], rows row_stride apart
-                        int64_t row_stride, int64_t num_rows, int64_t num_classes,
-                        Compute<Logit>* per_sample,  // [num_rows] l of eq. 5
-                        Compute<Logit>* row_stats);  // [num_rows, kRowStats] of math.h
+void outlier_loss_forward(const LossRows<Logit>& rows, const LossSettings& settings,
+                          Compute<Logit>* per_sample,  // [num_rows] l_i of losses.h
+                          Compute<Logit>* row_stats);  // [num_rows, kRowStats]
 
-// Completes the row statistics with the factor of the gradient, once the divisor of the loss is known.
-template <typename T>
-void uniformity_scale(const T* weight,  // [num_rows] or null for all ones
-                      int64_t num_rows, int64_t num_classes, double divisor,
-                      T* row_stats);  // [num_rows, kRowStats]
-
+// A row's gradient is that of its l_i, times factor_id or factor_background.
 template <typename Logit>
-void uniformity_backward(const Logit* logits,  // [num_rows, K], rows row_stride apart
-                         int64_t row_stride, int64_t num_rows, int64_t num_classes,
-                         const Compute<Logit>* row_stats,  // [num_rows, kRowStats]
-                         double grad_loss,                 // upstream gradient
-                         Logit* grad_logits);              // [num_rows, K] contiguous
+void outlier_loss_backward(const LossRows<Logit>& rows,  // targets, weight and uniform01 are in the statistics
+                           OutlierLoss loss,
+                           const Compute<Logit>* row_stats,  // [num_rows, kRowStats]
+                           double factor_id, double factor_background,
+                           Logit* grad_logits);  // [num_rows, K] contiguous

@@ -1,157 +1,289 @@
-// Uniformity loss on CUDA (math.h has the formula).
+// Outlier losses on CUDA (losses.h has the formulas): one kernel forward, one backward.
 //
 // Traffic of forward + backward: read, read, write of the logits, 3 N K sizeof(logit) bytes, which is the floor while
 // the gradient is not made in forward (it is not: the upstream gradient scales it before it is rounded to float16).
+// Beside it per row: targets and weights once, per_sample written, kRowStats numbers written and read.
 // A row's second pass over its own logits finds them in the level-1 cache (eight blocks share its 200 KB: up to about 6k
 // float32 classes for a block per row), else in the level-2 cache.
-// Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. Sums over rows go through one
-// block in a fixed order, so that results repeat bit for bit.
+// Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. In-distribution and background
+// rows may share a warp: what differs between them is chosen per lane, the reductions are common to all.
+// Sums over rows: each block adds up its own in float64 and in a fixed order; the block that finishes last adds up those
+// of all blocks, in a fixed order, so that results repeat bit for bit.
 #include "../common/cuda_rows.cuh"
 #include "cuda.h"
-#include "math.h"
+#include "row.h"
 
 namespace fastood {
 namespace {
 
-// The reduction over rows is latency-bound: as many threads as a block may have.
-constexpr int kReduceThreads = 1024;
+// What a kernel is compiled for: losses that share their passes share a kernel.
+enum class Passes { kExponential, kEntropy, kNorm };
 
-template <typename Logit, int kWidth, typename T = typename ComputeOf<Logit>::type>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const Logit* __restrict__ logits,  // [N, K]
-                                                           int64_t row_stride, int64_t num_rows, int64_t num_classes,
-                                                           T* __restrict__ per_sample,   // [N]
-                                                           T* __restrict__ row_stats) {  // [N, kRowStats]
-  __shared__ T shared[kThreads / 32];
-  constexpr int kRowsPerBlock = kThreads / kWidth;
+constexpr Passes passes_of(OutlierLoss loss) {
+  return loss == OutlierLoss::kMagnitude ? Passes::kNorm
+         : loss == OutlierLoss::kEntropy ? Passes::kEntropy
+                                         : Passes::kExponential;
+}
+
+struct BlockTotals {
+  RowTotals id;
+  RowTotals background;
+};
+
+// One group's row, every lane with the same result. All lanes of a warp take part in all reductions.
+template <Passes kPasses, int kWidth, typename Logit, typename T = Compute<Logit>>
+__device__ __forceinline__ RowValue<T> row_value(const Logit* __restrict__ row, int64_t num_classes, RowTerm term,
+                                                 bool wants_class, T* shared) {
   const int lane = threadIdx.x % kWidth;
   const T K = static_cast<T>(num_classes);
-  // Whole blocks walk the rows together: the shuffles need every lane, so that rows past the end repeat the last one.
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock; first < num_rows;
-       first += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
-    const int64_t wanted = first + threadIdx.x / kWidth;
-    const int64_t i = wanted < num_rows ? wanted : num_rows - 1;
-    const Logit* row = logits + i * row_stride;
-
-    // 1) anchor: mean and maximum
+  RowValue<T> result;
+  if constexpr (kPasses == Passes::kNorm) {
     T sum = 0;
-    T largest = -INFINITY;
     for (int64_t k = lane; k < num_classes; k += kWidth) {
       const T value = load(row + k);
-      sum += value;
-      largest = Max()(largest, value);
+      sum += value * value;
     }
-    const T mean = Group<kWidth>::reduce(sum, Add(), shared) / K;
-    largest = Group<kWidth>::reduce(largest, Max(), shared);
-    const T anchor = row_anchor(mean, largest);
-    const bool shift = needs_shift(mean, largest);
+    result.value = Group<kWidth>::reduce(sum, Add(), shared);
+    return result;
+  }
 
-    // 2) sums of d and of expm1(d) - d, or of exp(d - max)
-    T sum_d = 0;
-    T sum_exp = 0;
-    for (int64_t k = lane; k < num_classes; k += kWidth) {
-      const T value = load(row + k);
-      sum_d += value - anchor;
-      sum_exp += shift ? exp_fast(value - largest) : expm1_minus_x(value - anchor);
+  // 1) mean and maximum; a sum is NaN where a logit is
+  T sum = 0;
+  T largest = -INFINITY;
+  for (int64_t k = lane; k < num_classes; k += kWidth) {
+    const T value = load(row + k);
+    sum += value;
+    largest = Max()(largest, value);
+  }
+  const T mean = Group<kWidth>::reduce(sum, Add(), shared) / K;
+  largest = Group<kWidth>::reduce(largest, Max(), shared);
+  const bool near_uniform = term == RowTerm::kUniformity || term == RowTerm::kEntropy;
+  const T anchor = near_uniform ? row_anchor(mean, largest) : largest;
+  const bool shift = takes_shift<kPasses == Passes::kEntropy>(mean, largest, K);
+
+  // 2) sums of deviations and exponentials; of a softmax row, the number of largest logits and the other exponentials
+  UniformitySums<T> sums{0, 0, 0};
+  int64_t largest_class = num_classes;
+  for (int64_t k = lane; k < num_classes; k += kWidth) {
+    const T value = load(row + k);
+    if (value == largest) {
+      largest_class = Min()(largest_class, k);
     }
-    sum_d = Group<kWidth>::reduce(sum_d, Add(), shared);
-    sum_exp = Group<kWidth>::reduce(sum_exp, Add(), shared);
-
-    // 3) one thread writes the row
-    if (lane == 0 && wanted < num_rows) {
-      const UniformityRow<T> result = shift ? uniformity_row_shifted(anchor, largest, sum_d, sum_exp, K)
-                                            : uniformity_row(anchor, largest, sum_d, sum_exp, K);
-      per_sample[i] = result.loss;
-      store_row_stats(result, row_stats + kRowStats * i);
+    if (!near_uniform) {
+      sums.deviation += value == largest ? T(1) : T(0);
+      sums.exponential += value == largest ? T(0) : exp_fast(value - largest);
+    } else if (shift) {
+      add_logit<kPasses == Passes::kEntropy, true>(value, anchor, largest, sums);
+    } else {
+      add_logit<kPasses == Passes::kEntropy, false>(value, anchor, largest, sums);
     }
   }
+  sums.deviation = Group<kWidth>::reduce(sums.deviation, Add(), shared);
+  sums.exponential = Group<kWidth>::reduce(sums.exponential, Add(), shared);
+  if constexpr (kPasses == Passes::kEntropy) {
+    sums.product = Group<kWidth>::reduce(sums.product, Add(), shared);
+  }
+  if (wants_class) {  // the same for all threads
+    // Through int: K <= 2^24, and shuffles of four bytes are one instruction.
+    __shared__ int shared_class[kThreads / 32];
+    largest_class = Group<kWidth>::reduce(static_cast<int>(largest_class), Min(), shared_class);
+  }
+
+  // 3) the row
+  if (near_uniform) {
+    constexpr bool kEntropy = kPasses == Passes::kEntropy;
+    const UniformitySums<double> wide{sums.deviation, sums.exponential, sums.product};
+    // A near-uniform row of the entropy's kernel is always the entropy's, one of the others' never.
+    return shift ? uniformity_row_shifted<kEntropy>(anchor, largest, wide, K)
+                 : uniformity_row<kEntropy>(anchor, largest, wide, K);
+  }
+  if (term == RowTerm::kMaximum) {
+    result = maximum_row(largest, mean != mean);
+  } else {
+    result = softmax_row(largest, sums.deviation, sums.exponential);
+  }
+  result.largest_class = largest_class < num_classes ? largest_class : num_classes - 1;
+  return result;
 }
 
-// loss = sum_i w_i l_i / divisor in float64: one block, each thread a fixed set of rows, then a fixed tree; with the
-// divisor known, the factor of every row's gradient.
+// The loss and the factors, from the totals of all blocks; by one whole block.
 template <typename T>
-__global__ void __launch_bounds__(kReduceThreads) loss_kernel(const T* __restrict__ per_sample,  // [N]
-                                                              const T* __restrict__ weight,      // [N] or null
-                                                              int64_t num_rows, int64_t num_classes, bool by_weight,
-                                                              T* __restrict__ row_stats,  // [N, kRowStats]
-                                                              T* __restrict__ loss) {     // []
-  __shared__ double shared[kReduceThreads / 32];
-  double sum = 0;
-  double weights = 0;
-  for (int64_t i = threadIdx.x; i < num_rows; i += kReduceThreads) {
-    const double w = weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
-    weights += w;
-    sum += w == 0 ? 0 : w * per_sample[i];
+__device__ void finish_loss(const LossSettings& settings, const BlockTotals* __restrict__ totals,  // [num_blocks]
+                            int num_blocks, double* shared, double* __restrict__ factors, T* __restrict__ loss) {
+  BlockTotals sum{{0, 0}, {0, 0}};
+  for (int block = threadIdx.x; block < num_blocks; block += kThreads) {
+    // Past the level-1 cache: other blocks wrote these.
+    sum.id.loss += __ldcg(&totals[block].id.loss);
+    sum.id.divisor += __ldcg(&totals[block].id.divisor);
+    sum.background.loss += __ldcg(&totals[block].background.loss);
+    sum.background.divisor += __ldcg(&totals[block].background.divisor);
   }
-  sum = Group<kReduceThreads>::reduce(sum, Add(), shared);
-  weights = Group<kReduceThreads>::reduce(weights, Add(), shared);
-  const double divisor = by_weight ? weights : static_cast<double>(num_rows);
+  sum.id.loss = Group<kThreads>::reduce(sum.id.loss, Add(), shared);
+  sum.id.divisor = Group<kThreads>::reduce(sum.id.divisor, Add(), shared);
+  sum.background.loss = Group<kThreads>::reduce(sum.background.loss, Add(), shared);
+  sum.background.divisor = Group<kThreads>::reduce(sum.background.divisor, Add(), shared);
   if (threadIdx.x == 0) {
-    *loss = static_cast<T>(divisor == 0 ? 0 : sum / divisor);
-  }
-  for (int64_t i = threadIdx.x; i < num_rows; i += kReduceThreads) {
-    const double w = weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
-    store_row_scale(w, divisor, static_cast<T>(num_classes), row_stats + kRowStats * i);
+    double local[kNumFactors];
+    store_factors(settings, sum.id, sum.background, local);
+    for (int j = 0; j < kNumFactors; ++j) {
+      factors[j] = local[j];
+    }
+    *loss = static_cast<T>(total_loss(settings, local));
   }
 }
 
-template <typename Logit, int kWidth, typename T = typename ComputeOf<Logit>::type>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const Logit* __restrict__ logits,  // [N, K]
-                                                            int64_t row_stride, int64_t num_rows, int64_t num_classes,
-                                                            const T* __restrict__ row_stats,    // [N, kRowStats]
-                                                            const T* __restrict__ grad_loss,    // []
-                                                            Logit* __restrict__ grad_logits) {  // [N, K] contiguous
+template <Passes kPasses, typename Logit, int kWidth, typename T = Compute<Logit>>
+__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ OutlierLossParams p,
+                                                           BlockTotals* __restrict__ totals,      // [gridDim.x]
+                                                           unsigned* __restrict__ blocks_done) {  // zero at the start
+  __shared__ T shared[kThreads / 32];
+  __shared__ double shared_sum[kThreads / 32];
   constexpr int kRowsPerBlock = kThreads / kWidth;
   const int lane = threadIdx.x % kWidth;
-  const T upstream = *grad_loss;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWidth; i < num_rows;
+  const T* weight = static_cast<const T*>(p.weight);
+  const T* uniform01 = static_cast<const T*>(p.uniform01);
+  BlockTotals mine{{0, 0}, {0, 0}};
+  // Whole blocks walk the rows together: the shuffles need every lane, so that rows past the end repeat the last one.
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock; first < p.num_rows;
+       first += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
+    const int64_t wanted = first + threadIdx.x / kWidth;
+    const int64_t i = wanted < p.num_rows ? wanted : p.num_rows - 1;
+    const Logit* row = static_cast<const Logit*>(p.logits) + i * p.row_stride;
+    const int64_t target = p.targets == nullptr ? kNoTarget : p.targets[i];
+    const RowValue<T> value =
+        row_value<kPasses, kWidth>(row, p.num_classes, row_term(p.settings.loss, target < 0),
+                                   kPasses == Passes::kExponential && needs_largest_class(p.settings.loss), shared);
+    if (lane == 0 && wanted < p.num_rows) {
+      const T w = weight == nullptr ? T(1) : weight[i];
+      const T loss = finish_row(
+          p.settings, value, p.num_classes, target, w, uniform01 == nullptr ? T(0) : uniform01[i],
+          [row](int64_t k) -> T { return load(row + k); }, static_cast<T*>(p.row_stats) + kRowStats * i);
+      static_cast<T*>(p.per_sample)[i] = loss;
+      add_row(target < 0 ? mine.background : mine.id, w, loss, p.settings.by_weight);
+    }
+  }
+  mine.id.loss = Group<kThreads>::reduce(mine.id.loss, Add(), shared_sum);
+  mine.id.divisor = Group<kThreads>::reduce(mine.id.divisor, Add(), shared_sum);
+  mine.background.loss = Group<kThreads>::reduce(mine.background.loss, Add(), shared_sum);
+  mine.background.divisor = Group<kThreads>::reduce(mine.background.divisor, Add(), shared_sum);
+
+  __shared__ bool is_last;
+  if (threadIdx.x == 0) {
+    totals[blockIdx.x] = mine;
+    __threadfence();  // the totals before the count
+    is_last = gridDim.x == 1 || atomicAdd(blocks_done, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (is_last) {
+    __threadfence();  // the count before the other blocks' totals
+    finish_loss(p.settings, totals, static_cast<int>(gridDim.x), shared_sum, p.factors, static_cast<T*>(p.loss));
+  }
+}
+
+template <RowTerm kTerm, int kWidth, typename Logit, typename T = Compute<Logit>>
+__device__ __forceinline__ void write_gradient(const RowGradient<T>& gradient, const Logit* __restrict__ row,
+                                               int64_t num_classes, Logit* __restrict__ grad) {
+  for (int64_t k = threadIdx.x % kWidth; k < num_classes; k += kWidth) {
+    const T logit = load(row + k);
+    const T value = k == gradient.target     ? gradient.at_target(logit)
+                    : gradient.scale == T(0) ? T(0)
+                                             : gradient.template at<kTerm>(logit);
+    store(grad + k, value);
+  }
+}
+
+template <Passes kPasses, typename Logit, int kWidth, typename T = Compute<Logit>>
+__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ OutlierLossParams p) {
+  constexpr int kRowsPerBlock = kThreads / kWidth;
+  const double upstream = *static_cast<const T*>(p.grad_loss);
+  const double factor_id = upstream * p.factors[kFactorId];
+  const double factor_background = upstream * p.factors[kFactorBackground];
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWidth; i < p.num_rows;
        i += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
-    const T* stats = row_stats + kRowStats * i;
-    const T scale = upstream * stats[3];
-    for (int64_t k = lane; k < num_classes; k += kWidth) {
-      const T logit = load(logits + i * row_stride + k);
-      const T gradient = uniformity_gradient(logit, stats[0], stats[1], stats[2], scale);
-      store(grad_logits + i * num_classes + k, scale == T(0) ? T(0) : gradient);
+    const RowGradient<T> gradient(p.settings.loss, static_cast<const T*>(p.row_stats) + kRowStats * i, factor_id,
+                                  factor_background);
+    const Logit* row = static_cast<const Logit*>(p.logits) + i * p.row_stride;
+    Logit* grad = static_cast<Logit*>(p.grad_logits) + i * p.num_classes;
+    if constexpr (kPasses == Passes::kNorm) {
+      write_gradient<RowTerm::kNorm, kWidth>(gradient, row, p.num_classes, grad);
+    } else if (kPasses == Passes::kEntropy && gradient.term == RowTerm::kEntropy) {
+      write_gradient<RowTerm::kEntropy, kWidth>(gradient, row, p.num_classes, grad);
+    } else if (kPasses == Passes::kExponential && gradient.term == RowTerm::kUniformity) {
+      write_gradient<RowTerm::kUniformity, kWidth>(gradient, row, p.num_classes, grad);
+    } else {
+      write_gradient<RowTerm::kSoftmax, kWidth>(gradient, row, p.num_classes, grad);
     }
   }
 }
 
-template <typename Logit>
-cudaError_t forward(const UniformityParams& p, cudaStream_t stream) {
-  using T = typename ComputeOf<Logit>::type;
-  if (p.num_rows > 0) {
-    with_group_width(p.num_classes, [&](auto width) {
-      forward_kernel<Logit, width.value><<<num_blocks<width.value>(p.num_rows), kThreads, 0, stream>>>(
-          static_cast<const Logit*>(p.logits), p.row_stride, p.num_rows, p.num_classes, static_cast<T*>(p.per_sample),
-          static_cast<T*>(p.row_stats));
-    });
+// A batch that one block walks in four steps or fewer is left to it: no other block to wait for.
+template <int kWidth>
+int forward_blocks(int64_t num_rows) {
+  constexpr int64_t kRowsPerBlock = kThreads / kWidth;
+  return num_rows <= 4 * kRowsPerBlock ? 1 : num_blocks<kWidth>(num_rows);
+}
+
+template <Passes kPasses, typename Logit>
+cudaError_t forward(const OutlierLossParams& p, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  with_group_width(p.num_classes, [&](auto width) {
+    const int blocks = forward_blocks<width.value>(p.num_rows);
+    auto* totals = static_cast<BlockTotals*>(p.workspace);
+    auto* blocks_done = reinterpret_cast<unsigned*>(totals + blocks);
+    if (blocks > 1) {
+      error = cudaMemsetAsync(blocks_done, 0, sizeof(unsigned), stream);
+    }
+    if (error == cudaSuccess) {
+      forward_kernel<kPasses, Logit, width.value><<<blocks, kThreads, 0, stream>>>(p, totals, blocks_done);
+      error = cudaGetLastError();
+    }
+  });
+  return error;
+}
+
+template <Passes kPasses, typename Logit>
+cudaError_t backward(const OutlierLossParams& p, cudaStream_t stream) {
+  if (p.num_rows == 0) {
+    return cudaSuccess;
   }
-  loss_kernel<T><<<1, kReduceThreads, 0, stream>>>(static_cast<const T*>(p.per_sample), static_cast<const T*>(p.weight),
-                                                   p.num_rows, p.num_classes, p.by_weight, static_cast<T*>(p.row_stats),
-                                                   static_cast<T*>(p.loss));
+  with_group_width(p.num_classes, [&](auto width) {
+    backward_kernel<kPasses, Logit, width.value><<<num_blocks<width.value>(p.num_rows), kThreads, 0, stream>>>(p);
+  });
   return cudaGetLastError();
 }
 
-template <typename Logit>
-cudaError_t backward(const UniformityParams& p, cudaStream_t stream) {
-  using T = typename ComputeOf<Logit>::type;
-  if (p.num_rows > 0) {
-    with_group_width(p.num_classes, [&](auto width) {
-      backward_kernel<Logit, width.value><<<num_blocks<width.value>(p.num_rows), kThreads, 0, stream>>>(
-          static_cast<const Logit*>(p.logits), p.row_stride, p.num_rows, p.num_classes,
-          static_cast<const T*>(p.row_stats), static_cast<const T*>(p.grad_loss), static_cast<Logit*>(p.grad_logits));
-    });
+// Calls launch with the passes of the loss as an integral constant.
+template <typename Launch>
+cudaError_t with_passes(OutlierLoss loss, const Launch& launch) {
+  switch (passes_of(loss)) {
+    case Passes::kNorm:
+      return launch(std::integral_constant<Passes, Passes::kNorm>());
+    case Passes::kEntropy:
+      return launch(std::integral_constant<Passes, Passes::kEntropy>());
+    default:
+      return launch(std::integral_constant<Passes, Passes::kExponential>());
   }
-  return cudaGetLastError();
 }
 
 }  // namespace
 
-cudaError_t launch_uniformity_forward(const UniformityParams& params, cudaStream_t stream) {
-  return with_logit_type(params.type, [&]<typename Logit>() { return forward<Logit>(params, stream); });
+int64_t outlier_loss_workspace_bytes(int64_t num_rows, int64_t num_classes) {
+  int blocks = 1;
+  with_group_width(num_classes, [&](auto width) { blocks = forward_blocks<width.value>(num_rows); });
+  return blocks * sizeof(BlockTotals) + sizeof(double);
 }
 
-cudaError_t launch_uniformity_backward(const UniformityParams& params, cudaStream_t stream) {
-  return with_logit_type(params.type, [&]<typename Logit>() { return backward<Logit>(params, stream); });
+cudaError_t launch_outlier_loss_forward(const OutlierLossParams& params, cudaStream_t stream) {
+  return with_passes(params.settings.loss, [&](auto passes) {
+    return with_logit_type(params.type, [&]<typename Logit>() { return forward<passes.value, Logit>(params, stream); });
+  });
+}
+
+cudaError_t launch_outlier_loss_backward(const OutlierLossParams& params, cudaStream_t stream) {
+  return with_passes(params.settings.loss, [&](auto passes) {
+    return with_logit_type(params.type,
+                           [&]<typename Logit>() { return backward<passes.value, Logit>(params, stream); });
+  });
 }
 
 }  // namespace fastood

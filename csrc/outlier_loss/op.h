@@ -1,4 +1,4 @@
-// What cpu and cuda share of the uniformity op: the arguments, checked once, and the outputs, allocated once.
+// What cpu and cuda share of the outlier losses: the arguments, checked once, and the outputs, allocated once.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -7,45 +7,77 @@
 #include <tuple>
 
 #include "../common/logits.h"
-#include "math.h"
+#include "losses.h"
 
 namespace fastood {
 
-struct UniformityInput : LogitsInput {
-  const void* weight;  // [N] in the compute dtype, or null for all ones
+inline OutlierLoss loss_of(int64_t loss) {
+  STD_TORCH_CHECK(loss >= 0 && loss < kNumLosses, "loss must be in 0 ... ", kNumLosses - 1, ", got ", loss);
+  return static_cast<OutlierLoss>(loss);
+}
 
-  UniformityInput(const Tensor& logits_, const std::optional<Tensor>& weight_) : LogitsInput(logits_), weight(nullptr) {
-    if (weight_.has_value()) {
-      check_dim(*weight_, "weight", 1);
-      check_size(*weight_, "weight", num_rows);
-      check_dtype(*weight_, "weight", compute());
-      check_same_device(*weight_, "weight", logits);
-      STD_TORCH_CHECK(weight_->is_contiguous(), "weight must be contiguous");
-      weight = weight_->const_data_ptr();
-    }
+// An optional [N] argument as the kernels want it, or null.
+inline const void* row_values(const std::optional<Tensor>& values, const char* name, ScalarType dtype,
+                              const LogitsInput& in) {
+  if (!values.has_value()) {
+    return nullptr;
+  }
+  check_dim(*values, name, 1);
+  check_size(*values, name, in.num_rows);
+  check_dtype(*values, name, dtype);
+  check_same_device(*values, name, in.logits);
+  STD_TORCH_CHECK(values->is_contiguous(), name, " must be contiguous");
+  return values->const_data_ptr();
+}
+
+struct OutlierLossInput : LogitsInput {
+  LossSettings settings;
+  const int64_t* targets;  // [N], or null for background throughout
+  const void* weight;      // [N] in the compute dtype, or null for all ones
+  const void* uniform01;   // [N] in the compute dtype, or null
+
+  OutlierLossInput(const Tensor& logits_, const std::optional<Tensor>& targets_, const std::optional<Tensor>& weight_,
+                   const std::optional<Tensor>& uniform01_, int64_t loss, double background_weight, double margin_id,
+                   double margin_background, int64_t num_reject, bool by_weight)
+      : LogitsInput(logits_),
+        settings{loss_of(loss), background_weight, margin_id, margin_background, num_reject, by_weight},
+        targets(static_cast<const int64_t*>(row_values(targets_, "targets", ScalarType::Long, *this))),
+        weight(row_values(weight_, "weight", compute(), *this)),
+        uniform01(row_values(uniform01_, "uniform01", compute(), *this)) {
+    STD_TORCH_CHECK(num_classes <= kMaxClasses, "logits must have at most ", kMaxClasses, " classes, got ",
+                    num_classes);
+    const bool rejects = settings.loss == OutlierLoss::kRejectClass;
+    STD_TORCH_CHECK(rejects ? num_reject >= 1 && num_reject < num_classes : num_reject == 0, "num_reject must be ",
+                    rejects ? "at least 1 and below the number of logits" : "0 for this loss", ", got ", num_reject);
+    STD_TORCH_CHECK(rejects == uniform01_.has_value(), "uniform01 is for the reject-class loss, and needed by it");
   }
 };
 
-// loss [], per_sample [N], row_stats [N, kRowStats], all in the compute dtype.
-using UniformityForward = std::tuple<Tensor, Tensor, Tensor>;
+// loss [], per_sample [N], row_stats [N, kRowStats] in the compute dtype; factors [kNumFactors] float64.
+using OutlierLossForward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-inline UniformityForward empty_uniformity_forward(const UniformityInput& in) {
-  const ScalarType dtype = compute_dtype(in.logits.scalar_type());
-  return {torch::stable::new_empty(in.logits, {}, dtype), torch::stable::new_empty(in.logits, {in.num_rows}, dtype),
-          torch::stable::new_empty(in.logits, {in.num_rows, kRowStats}, dtype)};
+inline OutlierLossForward empty_outlier_loss_forward(const LogitsInput& in) {
+  using torch::stable::new_empty;
+  return {new_empty(in.logits, {}, in.compute()), new_empty(in.logits, {in.num_rows}, in.compute()),
+          new_empty(in.logits, {in.num_rows, int64_t{kRowStats}}, in.compute()),
+          new_empty(in.logits, {int64_t{kNumFactors}}, ScalarType::Double)};
 }
 
-inline void check_backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& row_stats) {
-  const ScalarType dtype = compute_dtype(in.logits.scalar_type());
+inline void check_backward(const LogitsInput& in, const Tensor& grad_loss, const Tensor& row_stats,
+                           const Tensor& factors) {
   STD_TORCH_CHECK(grad_loss.numel() == 1, "grad_loss must have one element, got ", grad_loss.numel());
-  check_dtype(grad_loss, "grad_loss", dtype);
+  check_dtype(grad_loss, "grad_loss", in.compute());
   check_same_device(grad_loss, "grad_loss", in.logits);
   check_dim(row_stats, "row_stats", 2);
   check_size(row_stats, "row_stats", in.num_rows);
-  check_dtype(row_stats, "row_stats", dtype);
+  check_dtype(row_stats, "row_stats", in.compute());
   check_same_device(row_stats, "row_stats", in.logits);
   STD_TORCH_CHECK(row_stats.size(1) == kRowStats && row_stats.is_contiguous(), "row_stats must be contiguous [N, ",
-                  kRowStats, "]");
+                  int64_t{kRowStats}, "]");
+  check_dim(factors, "factors", 1);
+  check_size(factors, "factors", kNumFactors);
+  check_dtype(factors, "factors", ScalarType::Double);
+  check_same_device(factors, "factors", in.logits);
 }
 
 }  // namespace fastood

@@ -1,10 +1,9 @@
-// torch.ops.fastood.weighted_uniformity and its backward on the CPU.
+// torch.ops.fastood.outlier_loss and its backward on the CPU.
 #include <algorithm>
 
 #include "../common/cpu_rows.h"
 #include "../common/huge_pages.h"
 #include "cpu.h"
-#include "math.h"
 #include "op.h"
 
 namespace fastood {
@@ -14,128 +13,151 @@ namespace {
 constexpr int64_t kBlockLogits = 4096;
 constexpr int64_t kMaxBlockRows = 128;
 
-// Sums in float64 and in row order, so that the loss does not depend on the number of threads.
-template <typename T>
-double loss_divisor(const UniformityInput& in, bool by_weight) {
-  if (!by_weight || in.weight == nullptr) {
-    return static_cast<double>(in.num_rows);
-  }
-  const T* weight = static_cast<const T*>(in.weight);
-  double sum = 0;
-  for (int64_t i = 0; i < in.num_rows; ++i) {
-    sum += weight[i];
-  }
-  return sum;
+template <typename Logit>
+LossRows<Logit> rows_of(const OutlierLossInput& in) {
+  using T = Compute<Logit>;
+  return {static_cast<const Logit*>(in.logits.const_data_ptr()),
+          in.row_stride,
+          in.num_rows,
+          in.num_classes,
+          in.targets,
+          static_cast<const T*>(in.weight),
+          static_cast<const T*>(in.uniform01)};
 }
 
-template <typename T>
-T weighted_loss(const UniformityInput& in, const T* per_sample, double divisor) {
-  const T* weight = static_cast<const T*>(in.weight);
-  double sum = 0;
-  for (int64_t i = 0; i < in.num_rows; ++i) {
-    const double w = weight == nullptr ? 1.0 : weight[i];
-    sum += w == 0 ? 0 : w * per_sample[i];
+void check_targets(const OutlierLossInput& in) {
+  const int64_t limit = in.num_classes - in.settings.num_reject;
+  if (in.targets == nullptr || in.settings.loss == OutlierLoss::kMagnitude) {
+    return;
   }
-  return static_cast<T>(divisor == 0 ? 0 : sum / divisor);
+  int64_t largest = -1;
+  for (int64_t i = 0; i < in.num_rows; ++i) {
+    largest = std::max(largest, in.targets[i]);
+  }
+  STD_TORCH_CHECK(largest < limit, "targets must be below K = ", limit, " (or negative: background), got ", largest);
+}
+
+// Over all rows, in float64 and in row order, so that nothing depends on the number of threads. Without per_sample, the
+// divisors alone.
+template <typename Logit>
+void sum_rows(const LossRows<Logit>& rows, const LossSettings& settings, const Compute<Logit>* per_sample,
+              double* factors) {
+  RowTotals totals[2] = {{0, 0}, {0, 0}};
+  for (int64_t i = 0; i < rows.num_rows; ++i) {
+    const double weight = rows.weight == nullptr ? 1.0 : rows.weight[i];
+    add_row(totals[rows.target(i) < 0], weight, per_sample == nullptr ? 0.0 : per_sample[i], settings.by_weight);
+  }
+  store_factors(settings, totals[0], totals[1], factors);
 }
 
 template <typename Logit, typename T = Compute<Logit>>
-void forward(const UniformityInput& in, bool by_weight, const UniformityForward& out) {
-  const auto* logits = static_cast<const Logit*>(in.logits.const_data_ptr());
-  const auto* weight = static_cast<const T*>(in.weight);
+void forward(const OutlierLossInput& in, const OutlierLossForward& out) {
+  const LossRows<Logit> rows = rows_of<Logit>(in);
   auto* per_sample = static_cast<T*>(std::get<1>(out).mutable_data_ptr());
   auto* stats = static_cast<T*>(std::get<2>(out).mutable_data_ptr());
-  const double divisor = loss_divisor<T>(in, by_weight);
+  auto* factors = static_cast<double*>(std::get<3>(out).mutable_data_ptr());
   parallel_rows(in, [&](int64_t begin, int64_t end) {
-    FASTOOD_CPU_DISPATCH(uniformity_forward<Logit>)
-    (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, per_sample + begin,
-     stats + kRowStats * begin);
-    FASTOOD_CPU_DISPATCH(uniformity_scale<T>)
-    (weight == nullptr ? nullptr : weight + begin, end - begin, in.num_classes, divisor, stats + kRowStats * begin);
+    FASTOOD_CPU_DISPATCH(outlier_loss_forward<Logit>)
+    (rows.from(begin, end), in.settings, per_sample + begin, stats + kRowStats * begin);
   });
-  *static_cast<T*>(std::get<0>(out).mutable_data_ptr()) = weighted_loss<T>(in, per_sample, divisor);
+  sum_rows(rows, in.settings, per_sample, factors);
+  *static_cast<T*>(std::get<0>(out).mutable_data_ptr()) = static_cast<T>(total_loss(in.settings, factors));
 }
 
 template <typename Logit, typename T = Compute<Logit>>
-void backward(const UniformityInput& in, const Tensor& grad_loss, const Tensor& row_stats, const Tensor& grad_logits) {
-  const auto* logits = static_cast<const Logit*>(in.logits.const_data_ptr());
+void backward(const LogitsInput& in, OutlierLoss loss, const Tensor& grad_loss, const Tensor& row_stats,
+              const Tensor& factors, const Tensor& grad_logits) {
+  const LossRows<Logit> rows{static_cast<const Logit*>(in.logits.const_data_ptr()),
+                             in.row_stride,
+                             in.num_rows,
+                             in.num_classes,
+                             nullptr,
+                             nullptr,
+                             nullptr};
   const auto* stats = static_cast<const T*>(row_stats.const_data_ptr());
+  const auto* factor = static_cast<const double*>(factors.const_data_ptr());
   const double upstream = *static_cast<const T*>(grad_loss.const_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());
   parallel_rows(in, [&](int64_t begin, int64_t end) {
-    FASTOOD_CPU_DISPATCH(uniformity_backward<Logit>)
-    (logits + begin * in.row_stride, in.row_stride, end - begin, in.num_classes, stats + kRowStats * begin, upstream,
-     grad + begin * in.num_classes);
+    FASTOOD_CPU_DISPATCH(outlier_loss_backward<Logit>)
+    (rows.from(begin, end), loss, stats + kRowStats * begin, upstream * factor[kFactorId],
+     upstream * factor[kFactorBackground], grad + begin * in.num_classes);
   });
 }
 
 // Forward and backward of a block of rows while its logits are in cache: one read and one write of memory.
 template <typename Logit, typename T = Compute<Logit>>
-void value_and_grad(const UniformityInput& in, bool by_weight, const Tensor& loss, const Tensor& per_sample,
+void value_and_grad(const OutlierLossInput& in, const Tensor& loss, const Tensor& per_sample,
                     const Tensor& grad_logits) {
-  const auto* logits = static_cast<const Logit*>(in.logits.const_data_ptr());
-  const auto* weight = static_cast<const T*>(in.weight);
+  const LossRows<Logit> rows = rows_of<Logit>(in);
   auto* losses = static_cast<T*>(per_sample.mutable_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());
-  const double divisor = loss_divisor<T>(in, by_weight);
+  double factors[kNumFactors];
+  sum_rows<Logit>(rows, in.settings, nullptr, factors);
   const int64_t cached_rows = std::clamp<int64_t>(kBlockLogits / in.num_classes, 1, kMaxBlockRows);
   const int64_t block_rows = cached_rows < kRowTile ? cached_rows : cached_rows / kRowTile * kRowTile;
   parallel_rows(in, [&](int64_t begin, int64_t end) {
     T stats[kRowStats * kMaxBlockRows];
     for (int64_t i = begin; i < end; i += block_rows) {
-      const int64_t rows = std::min(block_rows, end - i);
-      const Logit* block = logits + i * in.row_stride;
-      FASTOOD_CPU_DISPATCH(uniformity_forward<Logit>)
-      (block, in.row_stride, rows, in.num_classes, losses + i, stats);
-      FASTOOD_CPU_DISPATCH(uniformity_scale<T>)
-      (weight == nullptr ? nullptr : weight + i, rows, in.num_classes, divisor, stats);
-      FASTOOD_CPU_DISPATCH(uniformity_backward<Logit>)
-      (block, in.row_stride, rows, in.num_classes, stats, 1.0, grad + i * in.num_classes);
+      const LossRows<Logit> block = rows.from(i, std::min(i + block_rows, end));
+      FASTOOD_CPU_DISPATCH(outlier_loss_forward<Logit>)(block, in.settings, losses + i, stats);
+      FASTOOD_CPU_DISPATCH(outlier_loss_backward<Logit>)
+      (block, in.settings.loss, stats, factors[kFactorId], factors[kFactorBackground], grad + i * in.num_classes);
     }
   });
-  *static_cast<T*>(loss.mutable_data_ptr()) = weighted_loss<T>(in, losses, divisor);
+  sum_rows(rows, in.settings, losses, factors);
+  *static_cast<T*>(loss.mutable_data_ptr()) = static_cast<T>(total_loss(in.settings, factors));
 }
 
-Tensor empty_gradient(const UniformityInput& in) {
+Tensor empty_gradient(const LogitsInput& in) {
   Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
   advise_huge_pages(grad_logits.mutable_data_ptr(), grad_logits.numel() * grad_logits.element_size());
   return grad_logits;
 }
 
-UniformityForward weighted_uniformity_cpu(const Tensor& logits, const std::optional<Tensor>& weight, bool by_weight) {
-  const UniformityInput in(logits, weight);
-  const UniformityForward out = empty_uniformity_forward(in);
-  dispatch_logits(in.logits, [&]<typename Logit>() { forward<Logit>(in, by_weight, out); });
+OutlierLossForward outlier_loss_cpu(const Tensor& logits, const std::optional<Tensor>& targets,
+                                    const std::optional<Tensor>& weight, const std::optional<Tensor>& uniform01,
+                                    int64_t loss, double background_weight, double margin_id, double margin_background,
+                                    int64_t num_reject, bool by_weight) {
+  const OutlierLossInput in(logits, targets, weight, uniform01, loss, background_weight, margin_id, margin_background,
+                            num_reject, by_weight);
+  check_targets(in);
+  const OutlierLossForward out = empty_outlier_loss_forward(in);
+  dispatch_logits(in.logits, [&]<typename Logit>() { forward<Logit>(in, out); });
   return out;
 }
 
-Tensor weighted_uniformity_backward_cpu(const Tensor& grad_loss, const Tensor& logits, const Tensor& row_stats) {
-  const UniformityInput in(logits, std::nullopt);
-  check_backward(in, grad_loss, row_stats);
+Tensor outlier_loss_backward_cpu(const Tensor& grad_loss, const Tensor& logits, const Tensor& row_stats,
+                                 const Tensor& factors, int64_t loss) {
+  const LogitsInput in(logits);
+  check_backward(in, grad_loss, row_stats, factors);
   const Tensor grad_logits = empty_gradient(in);
-  dispatch_logits(in.logits, [&]<typename Logit>() { backward<Logit>(in, grad_loss, row_stats, grad_logits); });
+  dispatch_logits(in.logits, [&]<typename Logit>() {
+    backward<Logit>(in, loss_of(loss), grad_loss, row_stats, factors, grad_logits);
+  });
   return grad_logits;
 }
 
-std::tuple<Tensor, Tensor, Tensor> weighted_uniformity_value_and_grad_cpu(const Tensor& logits,
-                                                                          const std::optional<Tensor>& weight,
-                                                                          bool by_weight) {
-  const UniformityInput in(logits, weight);
-  const ScalarType dtype = compute_dtype(in.logits.scalar_type());
-  const Tensor loss = torch::stable::new_empty(in.logits, {}, dtype);
-  const Tensor per_sample = torch::stable::new_empty(in.logits, {in.num_rows}, dtype);
+std::tuple<Tensor, Tensor, Tensor> outlier_loss_value_and_grad_cpu(
+    const Tensor& logits, const std::optional<Tensor>& targets, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& uniform01, int64_t loss, double background_weight, double margin_id,
+    double margin_background, int64_t num_reject, bool by_weight) {
+  const OutlierLossInput in(logits, targets, weight, uniform01, loss, background_weight, margin_id, margin_background,
+                            num_reject, by_weight);
+  check_targets(in);
+  const Tensor value = torch::stable::new_empty(in.logits, {}, in.compute());
+  const Tensor per_sample = torch::stable::new_empty(in.logits, {in.num_rows}, in.compute());
   const Tensor grad_logits = empty_gradient(in);
-  dispatch_logits(in.logits,
-                  [&]<typename Logit>() { value_and_grad<Logit>(in, by_weight, loss, per_sample, grad_logits); });
-  return {loss, per_sample, grad_logits};
+  dispatch_logits(in.logits, [&]<typename Logit>() { value_and_grad<Logit>(in, value, per_sample, grad_logits); });
+  return {value, per_sample, grad_logits};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
-  m.impl("weighted_uniformity", TORCH_BOX(&weighted_uniformity_cpu));
-  m.impl("_weighted_uniformity_backward", TORCH_BOX(&weighted_uniformity_backward_cpu));
-  m.impl("weighted_uniformity_value_and_grad", TORCH_BOX(&weighted_uniformity_value_and_grad_cpu));
+  m.impl("outlier_loss", TORCH_BOX(&outlier_loss_cpu));
+  m.impl("_outlier_loss_backward", TORCH_BOX(&outlier_loss_backward_cpu));
+  m.impl("outlier_loss_value_and_grad", TORCH_BOX(&outlier_loss_value_and_grad_cpu));
 }
 
 }  // namespace fastood

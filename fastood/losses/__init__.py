@@ -4,6 +4,21 @@ Targets below zero mark background rows: `loss(logits, targets)`.
 """
 
 from fastood.losses import functional
-from fastood.losses.outlier_exposure import OutlierExposureLoss
+from fastood.losses.energy import EnergyLoss, EnergyMarginLoss
+from fastood.losses.ice import ICELoss
+from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.losses.objectosphere import ObjectosphereLoss
+from fastood.losses.outlier_exposure import EntropyMaximizationLoss, OutlierExposureLoss
+from fastood.losses.reject_class import RejectClassLoss
 
-__all__ = ["OutlierExposureLoss", "functional"]
+__all__ = [
+    "EnergyLoss",
+    "EnergyMarginLoss",
+    "EntropyMaximizationLoss",
+    "ICELoss",
+    "MixedBatchLoss",
+    "ObjectosphereLoss",
+    "OutlierExposureLoss",
+    "RejectClassLoss",
+    "functional",
+]

@@ -37,6 +37,12 @@ def check_weight(weight: Tensor, logits: Tensor, name: str = "weight") -> None:
         raise ValueError(f"{name} must be on {logits.device} like logits, got {weight.device}")
 
 
+def check_reduction(reduction: str) -> None:
+    """Raise unless `reduction` is one that the losses know."""
+    if reduction not in ("weighted_mean", "mean"):
+        raise ValueError(f'reduction must be "weighted_mean" or "mean", got {reduction!r}')
+
+
 def check_finite_values(tensor: Tensor, name: str) -> None:
     """Raise when a value of `tensor` is NaN or infinite, naming the first row. Waits for the device."""
     bad = ~torch.isfinite(tensor.detach())

@@ -5,7 +5,124 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def uniformity(logits: Tensor) -> Tensor:
+    """KL(U || f) of each row, f = softmax(v): Li & Vasconcelos 2020, eq. 5. `[N, K]` to `[N]`."""
+    # The mean is subtracted first: nothing here changes with it, and what is left of float64 lasts to spreads of 1e-5.
+    return torch.logsumexp(logits - logits.mean(1, keepdim=True), 1) - math.log(logits.shape[1])
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    """KL(f || U) = Σ f log f + log K of each row: Li & Vasconcelos 2020, section 5.4. `[N, K]` to `[N]`."""
+    log_f = torch.log_softmax(logits - logits.mean(1, keepdim=True), 1)
+    # 0 log 0 = 0 at a masked logit.
+    return (log_f.exp() * log_f.clamp_min(-1e4)).sum(1) + math.log(logits.shape[1])
+
+
+def pseudo_labels(logits: Tensor, num_reject: int, uniform01: Tensor) -> Tensor:
+    """Mohseni 2020, Algorithm 1: the largest logit's class if it is a reject class, else a random reject class."""
+    num_known = logits.shape[1] - num_reject
+    largest = logits.argmax(1)
+    drawn = num_known + (uniform01 * num_reject).long().clamp(0, num_reject - 1)
+    return torch.where(largest >= num_known, largest, drawn)
+
+
+ICE_CLAMP = -(2.0**-24)
+
+
+def ice(logits: Tensor) -> Tensor:
+    """-log(1 - exp(max v)) of each row: Wu 2023, eq. 0.13. Above `ICE_CLAMP` value and slope stay what they are there."""
+    largest = logits.max(1).values
+    clamped = largest + (largest.clamp(max=ICE_CLAMP) - largest).detach()
+    # The form without cancellation on either side of -log 2; the other side's argument is kept harmless.
+    near, far = clamped.clamp(min=-math.log(2)), clamped.clamp(max=-math.log(2))
+    return torch.where(clamped > -math.log(2), -torch.log(-torch.expm1(near)), -torch.log1p(-far.exp()))
+
+
+def _id_losses(logits: Tensor, targets: Tensor, kind: int, weight: float, margin: float) -> Tensor:
+    if kind == 6:
+        # The slope of the norm at zero is taken as zero.
+        norm = logits.square().sum(1)
+        norm = torch.where(norm > 0, norm, 1.0).sqrt() * (norm > 0)
+        return F.relu(margin - norm).square()
+    known = targets.clamp(min=0)
+    cross_entropy = F.cross_entropy(logits, known, reduction="none")
+    energy = -torch.logsumexp(logits, 1)
+    if kind == 2:
+        return cross_entropy + weight * F.relu(energy - margin).square()
+    if kind == 3:
+        return cross_entropy + weight * energy
+    if kind == 5:
+        return cross_entropy - weight * logits.gather(1, known[:, None]).squeeze(1)
+    return cross_entropy
+
+
+def _background_losses(logits: Tensor, kind: int, margin: float, num_reject: int, uniform01: Tensor | None) -> Tensor:
+    if kind == 0:
+        return uniformity(logits)
+    if kind == 1:
+        return negative_entropy(logits)
+    if kind == 2:
+        return F.relu(margin + torch.logsumexp(logits, 1)).square()
+    if kind == 3:
+        return torch.logsumexp(logits, 1)
+    if kind == 4:
+        assert uniform01 is not None
+        return F.cross_entropy(logits, pseudo_labels(logits, num_reject, uniform01), reduction="none")
+    return ice(logits) if kind == 5 else logits.square().sum(1)
+
+
+def outlier_loss(
+    logits: Tensor,
+    targets: Tensor | None,
+    weight: Tensor | None,
+    uniform01: Tensor | None,
+    kind: int,
+    background_weight: float = 1.0,
+    margin_id: float = 0.0,
+    margin_background: float = 0.0,
+    num_reject: int = 0,
+    by_weight: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Every loss of the family, as the table of csrc/outlier_loss/losses.h states them.
+
+    Args:
+        logits: `[N, K]`, any floating-point dtype.
+        targets: `[N]`, below zero for background, or None for background throughout.
+        weight: `[N]` or None for all ones.
+        uniform01: `[N]` uniform draws in [0, 1), for the reject-class loss.
+        kind: `LossKind`.
+        background_weight: λ.
+        margin_id: m_in, or the least magnitude.
+        margin_background: m_out.
+        num_reject: The last so many logits are reject classes.
+        by_weight: Divide a mean by its sum of weights, or else by its number of rows.
+
+    Returns:
+        loss `[]` and per_sample `[N]`, float64, differentiable to any order.
+
+    Example:
+        >>> loss, per_sample = outlier_loss(torch.zeros(2, 10), torch.tensor([3, -1]), None, None, 0)
+        >>> [round(float(x), 4) for x in per_sample]
+        [2.3026, 0.0]
+    """
+    v = logits.double()
+    w = torch.ones(v.shape[0], dtype=v.dtype, device=v.device) if weight is None else weight.double()
+    background = torch.ones_like(w, dtype=torch.bool) if targets is None else targets < 0
+    known = torch.full_like(w, -1, dtype=torch.int64) if targets is None else targets
+    id_losses = _id_losses(v, known, kind, background_weight, margin_id)
+    background_losses = _background_losses(v, kind, margin_background, num_reject, uniform01)
+    per_sample = torch.where(background, background_losses, id_losses)
+    loss = (v * 0).sum()
+    for rows, factor in ((~background, 1.0), (background, background_weight)):
+        divisor = w[rows].sum() if by_weight else rows.sum()
+        if bool(divisor != 0):
+            counted = rows & (w != 0)
+            loss = loss + factor * (w[counted] * per_sample[counted]).sum() / divisor
+    return loss, per_sample
 
 
 def weighted_uniformity(
@@ -13,29 +130,12 @@ def weighted_uniformity(
 ) -> tuple[Tensor, Tensor]:
     """Li & Vasconcelos 2020, eq. 5 and 14 (`"weighted_mean"`) or supplementary eq. 10 (`"mean"`).
 
-    Args:
-        logits: `[N, K]`, any floating-point dtype.
-        weight: `[N]` or None for all ones.
-        reduction: What the weighted sum is divided by: the sum of weights, or N.
-
     Returns:
         loss `[]` and per_sample `[N]`, float64, differentiable to any order.
-
-    Raises:
-        ValueError: `reduction` is unknown.
 
     Example:
         >>> loss, per_sample = weighted_uniformity(torch.zeros(2, 10))
         >>> float(loss)
         0.0
     """
-    if reduction not in ("weighted_mean", "mean"):
-        raise ValueError(f'reduction must be "weighted_mean" or "mean", got {reduction!r}')
-    v = logits.double()
-    w = torch.ones(v.shape[0], dtype=v.dtype, device=v.device) if weight is None else weight.double()
-    # The mean is subtracted first: eq. 5 is invariant to it, and what is left of float64 lasts to spreads of 1e-5.
-    per_sample = torch.logsumexp(v - v.mean(1, keepdim=True), 1) - math.log(v.shape[1])
-    divisor = w.sum() if reduction == "weighted_mean" else v.new_tensor(float(v.shape[0]))
-    if v.shape[0] == 0 or bool(divisor == 0):
-        return (v * 0).sum(), per_sample
-    return (w * per_sample).sum() / divisor, per_sample
+    return outlier_loss(logits, None, weight, None, 0, by_weight=reduction == "weighted_mean")

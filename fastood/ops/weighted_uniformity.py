@@ -7,112 +7,30 @@ For background logits `v_i` with softmax `f_i` and weights `w_i >= 0`,
     ∂L/∂v_ik = w_i (f_ik - 1/K) / Σ_j w_j,      ∂L/∂w_i = (l_i - L) / Σ_j w_j
 
 Trained networks sit where `l_i` is near zero, where a difference of `logsumexp` and `mean` keeps no digit in float32.
-The kernels use an identity without cancellation (csrc/outlier_loss/math.h): relative error below 1e-5 down to a spread
+The kernels use an identity without cancellation (csrc/outlier_loss/uniformity.h): relative error below 1e-5 down to a spread
 of 1e-4, also where the logits lie 100 away from zero.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from fastood.ops import reference
-from fastood.ops._validation import check_finite_values, check_logits, check_weight, compute_dtype
+from fastood.ops._validation import check_finite_values, check_logits, check_reduction, check_weight, compute_dtype
+from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments, outlier_loss, outlier_loss_value_and_grad
 
 Reduction = Literal["weighted_mean", "mean"]
 
-_ROW_STATS = 4  # kRowStats of csrc/outlier_loss/math.h
-
-_forward = torch.ops.fastood.weighted_uniformity.default
-_backward = torch.ops.fastood._weighted_uniformity_backward.default
-_value_and_grad = torch.ops.fastood.weighted_uniformity_value_and_grad.default
-
-
-def _forward_fake(logits: Tensor, weight: Tensor | None, by_weight: bool) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(logits.dtype)
-    rows = logits.shape[0]
-    return (
-        logits.new_empty((), dtype=dtype),
-        logits.new_empty((rows,), dtype=dtype),
-        logits.new_empty((rows, _ROW_STATS), dtype=dtype),
-    )
+_SETTINGS = {
+    "weighted_mean": LossSettings(LossKind.UNIFORMITY, by_weight=True),
+    "mean": LossSettings(LossKind.UNIFORMITY, by_weight=False),
+}
 
 
-def _backward_fake(grad_loss: Tensor, logits: Tensor, row_stats: Tensor) -> Tensor:
-    return logits.new_empty(logits.shape)
-
-
-def _value_and_grad_fake(logits: Tensor, weight: Tensor | None, by_weight: bool) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(logits.dtype)
-    return (
-        logits.new_empty((), dtype=dtype),
-        logits.new_empty((logits.shape[0],), dtype=dtype),
-        logits.new_empty(logits.shape),
-    )
-
-
-torch.library.register_fake("fastood::weighted_uniformity", _forward_fake)
-torch.library.register_fake("fastood::_weighted_uniformity_backward", _backward_fake)
-torch.library.register_fake("fastood::weighted_uniformity_value_and_grad", _value_and_grad_fake)
-
-
-class _WeightedUniformity(torch.autograd.Function):
-    """Outside the op rather than registered on it: a third of the overhead at small batches."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, weight: Tensor | None, by_weight: bool) -> tuple[Tensor, Tensor]:
-        loss, per_sample, row_stats = _forward(logits, weight, by_weight)
-        ctx.save_for_backward(logits, row_stats, weight, *((loss, per_sample) if ctx.needs_input_grad[1] else ()))
-        ctx.by_weight = by_weight
-        ctx.mark_non_differentiable(per_sample)
-        ctx.set_materialize_grads(False)
-        return loss, per_sample
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_loss: Tensor | None, _grad_per_sample: None
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        if grad_loss is None:
-            return None, None, None
-        logits, row_stats, weight, *rest = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return *_differentiable_backward(ctx, grad_loss, logits, weight), None
-        grad_logits = _backward(grad_loss, logits, row_stats) if ctx.needs_input_grad[0] else None
-        grad_weight = _weight_gradient(ctx, grad_loss, weight, *rest) if ctx.needs_input_grad[1] else None
-        return grad_logits, grad_weight, None
-
-
-def _weight_gradient(ctx: Any, grad_loss: Tensor, weight: Tensor, loss: Tensor, per_sample: Tensor) -> Tensor:
-    if not ctx.by_weight:
-        return grad_loss * per_sample / len(per_sample)
-    total = weight.double().sum()
-    return torch.where(total > 0, grad_loss * (per_sample - loss) / total, 0.0).to(per_sample.dtype)
-
-
-def _differentiable_backward(
-    ctx: Any, grad_loss: Tensor, logits: Tensor, weight: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The backward pass under create_graph=True: by the reference, which differentiates to any order."""
-    reduction = "weighted_mean" if ctx.by_weight else "mean"
-    # Views without history: where the weights depend on the logits, that path belongs to the caller's graph alone.
-    logits = logits.view_as(logits)
-    weight = None if weight is None else weight.view_as(weight)
-    loss, _ = reference.weighted_uniformity(logits, weight, reduction=reduction)
-    wanted = [x for x, needed in zip((logits, weight), ctx.needs_input_grad, strict=False) if needed and x is not None]
-    found = torch.autograd.grad(
-        loss, wanted, grad_loss.double(), create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    gradients = iter(found)
-    grad_logits, grad_weight = (next(gradients) if needed else None for needed in ctx.needs_input_grad[:2])
-    return grad_logits, grad_weight
-
-
-def _prepare(logits: Tensor, weight: Tensor | None, reduction: str, check_finite: bool) -> tuple[Tensor | None, bool]:
+def _prepare(logits: Tensor, weight: Tensor | None, reduction: str, check_finite: bool) -> RowArguments:
     check_logits(logits)
-    if reduction not in ("weighted_mean", "mean"):
-        raise ValueError(f'reduction must be "weighted_mean" or "mean", got {reduction!r}')
+    check_reduction(reduction)
     if weight is not None:
         check_weight(weight, logits)
         dtype = compute_dtype(logits.dtype)
@@ -124,7 +42,7 @@ def _prepare(logits: Tensor, weight: Tensor | None, reduction: str, check_finite
             check_finite_values(weight, "weight")
             if bool((weight < 0).any()):
                 raise ValueError(f"weight must be >= 0, got a minimum of {weight.min().item():g}")
-    return weight, reduction == "weighted_mean"
+    return RowArguments(weight=weight)
 
 
 def weighted_uniformity(
@@ -165,9 +83,8 @@ def weighted_uniformity(
         >>> logits.grad[1]
         tensor([ 0.4735, -0.2367, -0.2367])
     """
-    weight, by_weight = _prepare(logits, weight, reduction, check_finite)
-    loss, per_sample = _WeightedUniformity.apply(logits, weight, by_weight)
-    return loss, per_sample
+    rows = _prepare(logits, weight, reduction, check_finite)
+    return outlier_loss(logits, rows, _SETTINGS[reduction])
 
 
 def weighted_uniformity_value_and_grad(
@@ -201,9 +118,5 @@ def weighted_uniformity_value_and_grad(
         >>> gradient
         tensor([[ 0.6313, -0.3157, -0.3157]])
     """
-    weight, by_weight = _prepare(logits, weight, reduction, check_finite)
-    # Detached rather than under no_grad, which costs a fifth of the call at small batches.
-    loss, per_sample, gradient = _value_and_grad(
-        logits.detach(), None if weight is None else weight.detach(), by_weight
-    )
-    return loss, per_sample, gradient
+    rows = _prepare(logits, weight, reduction, check_finite)
+    return outlier_loss_value_and_grad(logits, rows, _SETTINGS[reduction])
