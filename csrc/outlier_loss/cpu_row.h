@@ -1,4 +1,8 @@
 // The passes along one row of logits, for the CPU. Part of cpu.cpp: everything here is compiled once per instruction set.
+//
+// Each loop is a function of its own over a stretch of logits, called for whole vectors and once more for a padded rest:
+// left to itself, the compiler takes up to fifteen logits one by one, which at 100 classes costs as much as the others.
+// Loops whose sums are captured by a lambda do not vectorise.
 #pragma once
 
 #include <algorithm>
@@ -10,52 +14,42 @@
 namespace fastood::FASTOOD_CPU_CAPABILITY {
 namespace {
 
+// One AVX-512 vector of floats; two of AVX2. At most kRowTile of common/cpu_rows.h.
+constexpr int64_t kLanes = 16;
 // Sums along a row are carried in float over this many logits, then added up in double.
 constexpr int64_t kChunk = 1024;
 
-// Calls body(begin, end) on chunks of a row.
-template <typename Body>
-inline void for_chunks(int64_t num_classes, const Body& body) {
-  for (int64_t begin = 0; begin < num_classes; begin += kChunk) {
-    body(begin, std::min(begin + kChunk, num_classes));
-  }
-}
+// The last num_classes % kLanes logits in the compute type, and padding.
+template <typename Logit>
+struct Rest {
+  int64_t begin;
+  int64_t count;
+  alignas(64) Compute<Logit> value[kLanes];
 
-template <typename T>
-struct MeanAndMax {
-  T mean;
-  T largest;
+  Rest(const Logit* logits, int64_t num_classes, Compute<Logit> padding)
+      : begin(num_classes / kLanes * kLanes), count(num_classes - begin) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      value[j] = j < count ? to_compute(logits[begin + j]) : padding;
+    }
+  }
 };
 
 template <typename Logit, typename T = Compute<Logit>>
-MeanAndMax<T> mean_and_max(const Logit* logits, int64_t num_classes) {
-  double sum = 0;
+T max_of(const Logit* logits, int64_t count) {
   T largest = -INFINITY;
-  for_chunks(num_classes, [&](int64_t begin, int64_t end) {
-    T chunk_sum = 0;
-    T chunk_largest = -INFINITY;
-#pragma omp simd reduction(+ : chunk_sum) reduction(max : chunk_largest)
-    for (int64_t k = begin; k < end; ++k) {
-      const T value = to_compute(logits[k]);
-      chunk_sum += value;
-      chunk_largest = chunk_largest < value ? value : chunk_largest;
-    }
-    sum += chunk_sum;
-    largest = largest < chunk_largest ? chunk_largest : largest;
-  });
-  return {static_cast<T>(sum) / static_cast<T>(num_classes), largest};
+#pragma omp simd reduction(max : largest)
+  for (int64_t k = 0; k < count; ++k) {
+    const T value = to_compute(logits[k]);
+    largest = largest < value ? value : largest;
+  }
+  return largest;
 }
 
 // NaN logits are passed over: what follows finds them.
 template <typename Logit, typename T = Compute<Logit>>
 T row_max(const Logit* logits, int64_t num_classes) {
-  T largest = -INFINITY;
-#pragma omp simd reduction(max : largest)
-  for (int64_t k = 0; k < num_classes; ++k) {
-    const T value = to_compute(logits[k]);
-    largest = largest < value ? value : largest;
-  }
-  return largest;
+  const Rest<Logit> rest(logits, num_classes, T(-INFINITY));
+  return std::max(max_of(logits, rest.begin), max_of(rest.value, kLanes));
 }
 
 template <typename Logit>
@@ -67,78 +61,114 @@ int64_t first_class_of(const Logit* logits, int64_t num_classes, Compute<Logit> 
   return k;
 }
 
+// What a pass along a row adds up; `deviation` of a softmax row is its number of largest logits.
+using RowSums = UniformitySums<double>;
+
 template <typename Logit, typename T = Compute<Logit>>
-RowValue<T> softmax_value(const Logit* logits, int64_t num_classes, bool wants_class) {
-  const T largest = row_max(logits, num_classes);
-  double num_largest = 0;
-  double sum_others = 0;
-  for_chunks(num_classes, [&](int64_t begin, int64_t end) {
-    T chunk_largest = 0;
-    T chunk_others = 0;
-#pragma omp simd reduction(+ : chunk_largest, chunk_others)
-    for (int64_t k = begin; k < end; ++k) {
-      const T value = to_compute(logits[k]);
-      const bool is_largest = value == largest;
-      const T exponential = exp_fast(value - largest);
-      chunk_largest += is_largest ? T(1) : T(0);
-      chunk_others += is_largest ? T(0) : exponential;
-    }
-    num_largest += chunk_largest;
-    sum_others += chunk_others;
-  });
-  RowValue<T> row = softmax_row(largest, static_cast<T>(num_largest), static_cast<T>(sum_others));
-  if (wants_class) {
-    row.largest_class = first_class_of(logits, num_classes, largest);
+void add_softmax(const Logit* logits, int64_t count, T largest, RowSums& sums) {
+  T num_largest = 0;
+  T others = 0;
+#pragma omp simd reduction(+ : num_largest, others)
+  for (int64_t k = 0; k < count; ++k) {
+    const T value = to_compute(logits[k]);
+    const T is_largest = value == largest ? T(1) : T(0);
+    num_largest += is_largest;
+    others += exp_fast(value - largest) - is_largest;  // exp(0) is one exactly
   }
-  return row;
+  sums.deviation += num_largest;
+  sums.exponential += others;
+}
+
+template <typename Logit, typename T = Compute<Logit>>
+RowSums softmax_sums(const Logit* logits, int64_t num_classes, T largest) {
+  RowSums sums{0, 0, 0};
+  const Rest<Logit> rest(logits, num_classes, T(-INFINITY));
+  for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
+    add_softmax(logits + begin, std::min(kChunk, rest.begin - begin), largest, sums);
+  }
+  add_softmax(rest.value, kLanes, largest, sums);
+  return sums;
+}
+
+template <typename T>
+struct MeanAndMax {
+  T mean;
+  T largest;
+};
+
+template <typename Logit, typename T = Compute<Logit>>
+double sum_of(const Logit* logits, int64_t count) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < count; ++k) {
+    sum += to_compute(logits[k]);
+  }
+  return sum;
+}
+
+template <typename Logit, typename T = Compute<Logit>>
+MeanAndMax<T> mean_and_max(const Logit* logits, int64_t num_classes) {
+  const Rest<Logit> rest(logits, num_classes, T(-INFINITY));
+  double sum = 0;
+  T largest = max_of(rest.value, kLanes);
+  for (int64_t j = 0; j < rest.count; ++j) {
+    sum += rest.value[j];
+  }
+  for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
+    const int64_t count = std::min(kChunk, rest.begin - begin);
+    sum += sum_of(logits + begin, count);
+    largest = std::max(largest, max_of(logits + begin, count));
+  }
+  return {static_cast<T>(sum) / static_cast<T>(num_classes), largest};
 }
 
 template <bool kEntropy, bool kShift, typename Logit, typename T = Compute<Logit>>
-UniformitySums<double> uniformity_sums(const Logit* logits, int64_t num_classes, T anchor, T largest) {
-  UniformitySums<double> sums{0, 0, 0};
-  for_chunks(num_classes, [&](int64_t begin, int64_t end) {
-    T deviation = 0;
-    T exponential = 0;
-    T product = 0;
+void add_uniformity(const Logit* logits, int64_t count, T anchor, T largest, RowSums& sums) {
+  T deviation = 0;
+  T exponential = 0;
+  T product = 0;
 #pragma omp simd reduction(+ : deviation, exponential, product)
-    for (int64_t k = begin; k < end; ++k) {
-      UniformitySums<T> one{0, 0, 0};
-      add_logit<kEntropy, kShift>(to_compute(logits[k]), anchor, largest, one);
-      deviation += one.deviation;
-      exponential += one.exponential;
-      product += one.product;
-    }
-    sums.deviation += deviation;
-    sums.exponential += exponential;
-    sums.product += product;
-  });
+  for (int64_t k = 0; k < count; ++k) {
+    UniformitySums<T> one{0, 0, 0};
+    add_logit<kEntropy, kShift>(to_compute(logits[k]), anchor, largest, one);
+    deviation += one.deviation;
+    exponential += one.exponential;
+    product += one.product;
+  }
+  sums.deviation += deviation;
+  sums.exponential += exponential;
+  sums.product += product;
+}
+
+template <bool kEntropy, bool kShift, typename Logit, typename T = Compute<Logit>>
+RowSums uniformity_sums(const Logit* logits, int64_t num_classes, T anchor, T largest) {
+  RowSums sums{0, 0, 0};
+  // A logit at the anchor adds nothing, unless shifted.
+  const Rest<Logit> rest(logits, num_classes, anchor);
+  for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
+    const int64_t count = std::min(kChunk, rest.begin - begin);
+    add_uniformity<kEntropy, kShift>(logits + begin, count, anchor, largest, sums);
+  }
+  add_uniformity<kEntropy, kShift>(rest.value, kShift ? rest.count : kLanes, anchor, largest, sums);
   return sums;
 }
 
 template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
-RowValue<T> uniformity_value(const Logit* logits, int64_t num_classes) {
-  const T K = static_cast<T>(num_classes);
-  const auto [mean, largest] = mean_and_max(logits, num_classes);
+RowValue<T> shifted_value(const Logit* logits, int64_t num_classes, T mean, T largest) {
   const T anchor = row_anchor(mean, largest);
-  if (takes_shift<kEntropy>(mean, largest, K)) {
-    const auto sums = uniformity_sums<kEntropy, true>(logits, num_classes, anchor, largest);
-    return uniformity_row_shifted<kEntropy>(anchor, largest, sums, K);
-  }
-  const auto sums = uniformity_sums<kEntropy, false>(logits, num_classes, anchor, largest);
-  return uniformity_row<kEntropy>(anchor, largest, sums, K);
+  const RowSums sums = uniformity_sums<kEntropy, true>(logits, num_classes, anchor, largest);
+  return uniformity_row_shifted<kEntropy>(anchor, largest, sums, static_cast<T>(num_classes));
 }
 
 template <typename Logit, typename T = Compute<Logit>>
 RowValue<T> maximum_value(const Logit* logits, int64_t num_classes) {
-  T largest = -INFINITY;
-  T num_nan = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : num_nan)
+  const T largest = row_max(logits, num_classes);
+  int64_t num_nan = 0;
   for (int64_t k = 0; k < num_classes; ++k) {
     const T value = to_compute(logits[k]);
-    largest = largest < value ? value : largest;
-    num_nan += value == value ? T(0) : T(1);
+    num_nan += value != value;
   }
-  RowValue<T> row = maximum_row(largest, num_nan != T(0));
+  RowValue<T> row = maximum_row(largest, num_nan != 0);
   row.largest_class = first_class_of(logits, num_classes, largest);
   return row;
 }
@@ -146,7 +176,8 @@ RowValue<T> maximum_value(const Logit* logits, int64_t num_classes) {
 template <typename Logit, typename T = Compute<Logit>>
 RowValue<T> norm_value(const Logit* features, int64_t num_features) {
   double sum = 0;
-  for_chunks(num_features, [&](int64_t begin, int64_t end) {
+  for (int64_t begin = 0; begin < num_features; begin += kChunk) {
+    const int64_t end = std::min(begin + kChunk, num_features);
     T chunk = 0;
 #pragma omp simd reduction(+ : chunk)
     for (int64_t k = begin; k < end; ++k) {
@@ -154,33 +185,26 @@ RowValue<T> norm_value(const Logit* features, int64_t num_features) {
       chunk += value * value;
     }
     sum += chunk;
-  });
+  }
   RowValue<T> row;
   row.value = static_cast<T>(sum);
   return row;
 }
 
-template <typename Logit>
-RowValue<Compute<Logit>> row_value(const Logit* logits, int64_t num_classes, RowTerm term, bool wants_class) {
-  switch (term) {
-    case RowTerm::kUniformity:
-      return uniformity_value<false>(logits, num_classes);
-    case RowTerm::kEntropy:
-      return uniformity_value<true>(logits, num_classes);
-    case RowTerm::kMaximum:
-      return maximum_value(logits, num_classes);
-    case RowTerm::kNorm:
-      return norm_value(logits, num_classes);
-    default:
-      return softmax_value(logits, num_classes, wants_class);
-  }
-}
-
-template <RowTerm term, typename Logit, typename T = Compute<Logit>>
-void backward_row_of(const Logit* logits, int64_t num_classes, const RowGradient<T>& gradient, Logit* grad) {
+template <RowTerm kTerm, typename Logit, typename T = Compute<Logit>>
+void backward_row_of(const Logit* logits, int64_t num_classes, RowGradient<T> gradient, Logit* grad) {
+  const Rest<Logit> rest(logits, num_classes, gradient.anchor);
 #pragma omp simd
-  for (int64_t k = 0; k < num_classes; ++k) {
-    grad[k] = FromCompute<Logit>::convert(gradient.template at<term>(to_compute(logits[k])));
+  for (int64_t k = 0; k < rest.begin; ++k) {
+    grad[k] = FromCompute<Logit>::convert(gradient.template at<kTerm>(to_compute(logits[k])));
+  }
+  alignas(64) Logit rest_grad[kLanes];
+#pragma omp simd
+  for (int64_t j = 0; j < kLanes; ++j) {
+    rest_grad[j] = FromCompute<Logit>::convert(gradient.template at<kTerm>(rest.value[j]));
+  }
+  for (int64_t j = 0; j < rest.count; ++j) {
+    grad[rest.begin + j] = rest_grad[j];
   }
 }
 

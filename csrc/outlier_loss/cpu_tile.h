@@ -1,5 +1,7 @@
-// Rows of few classes, kLanes of them at a time, one per lane of a vector: a row of 10 would leave most of a vector empty.
-// Part of cpu.cpp: everything here is compiled once per instruction set.
+// kLanes rows of one kind at a time. Part of cpu.cpp: everything here is compiled once per instruction set.
+//
+// The sums over classes are taken along each row, or, for few classes, across the rows of the tile, one per lane of a
+// vector: a row of 10 would leave most of a vector empty. What follows from the sums is computed for all rows at once.
 #pragma once
 
 #include "cpu_row.h"
@@ -7,13 +9,11 @@
 namespace fastood::FASTOOD_CPU_CAPABILITY {
 namespace {
 
-// One AVX-512 vector of floats; two of AVX2. At most kRowTile of common/cpu_rows.h.
-constexpr int64_t kLanes = 16;
-// The tile of 32 x 16 floats stays in the level-1 cache.
+// Up to here sums are taken across rows; the tile of 32 x 16 floats stays in the level-1 cache.
 constexpr int64_t kMaxClassesAcrossRows = 32;
 
-// Row numbers that share a tile. Lanes past `count` repeat a row, so that every row of a small batch, too, has the bits
-// that it would have in any other tile.
+// The numbers of the rows of a tile. Lanes past `count` repeat a row, so that every row, also of a small batch, has the
+// bits that it would have in any other tile.
 struct TileRows {
   int64_t row[kLanes];
   int64_t count = 0;
@@ -22,57 +22,71 @@ struct TileRows {
   void fill() { std::fill(row + count, row + kLanes, row[0]); }
 };
 
-template <typename Logit>
-using Tile = Compute<Logit>[kMaxClassesAcrossRows * kLanes];
+// A row per lane; lanes without a row stay zero, and nobody looks at what follows from them. `deviation` of softmax rows
+// is their number of largest logits.
+template <typename T>
+struct TileSums {
+  alignas(64) T mean[kLanes];
+  alignas(64) T largest[kLanes];
+  alignas(64) T anchor[kLanes];
+  alignas(64) double deviation[kLanes];
+  alignas(64) double exponential[kLanes];
+  alignas(64) double product[kLanes];
 
-template <typename Logit>
-void load_tile(const LossRows<Logit>& rows, const TileRows& which, Tile<Logit>& tile) {
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const Logit* logits = rows.row(which.row[lane]);
-    for (int64_t k = 0; k < rows.num_classes; ++k) {
-      tile[k * kLanes + lane] = to_compute(logits[k]);
+  void set(int64_t lane, const RowSums& sums) {
+    deviation[lane] = sums.deviation;
+    exponential[lane] = sums.exponential;
+    product[lane] = sums.product;
+  }
+};
+
+template <typename T>
+struct Tile {
+  alignas(64) T value[kMaxClassesAcrossRows * kLanes];  // [K, kLanes]
+  int64_t num_classes;
+
+  template <typename Logit>
+  Tile(const LossRows<Logit>& rows, const TileRows& which) : num_classes(rows.num_classes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const Logit* logits = rows.row(which.row[lane]);
+      for (int64_t k = 0; k < num_classes; ++k) {
+        value[k * kLanes + lane] = to_compute(logits[k]);
+      }
     }
   }
-}
+};
 
-template <typename Logit, typename T = Compute<Logit>>
-void softmax_tile(const LossRows<Logit>& rows, const Tile<Logit>& tile, RowValue<T>* values) {
+template <typename T>
+void softmax_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
   alignas(64) T largest[kLanes];
   alignas(64) T num_largest[kLanes] = {};
-  alignas(64) T sum_others[kLanes] = {};
+  alignas(64) T others[kLanes] = {};
   std::fill_n(largest, kLanes, T(-INFINITY));
-  for (int64_t k = 0; k < rows.num_classes; ++k) {
+  for (int64_t k = 0; k < tile.num_classes; ++k) {
 #pragma omp simd
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const T value = tile[k * kLanes + lane];
+      const T value = tile.value[k * kLanes + lane];
       largest[lane] = largest[lane] < value ? value : largest[lane];
     }
   }
-  for (int64_t k = 0; k < rows.num_classes; ++k) {
+  for (int64_t k = 0; k < tile.num_classes; ++k) {
 #pragma omp simd
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const T value = tile[k * kLanes + lane];
-      const bool is_largest = value == largest[lane];
-      const T exponential = exp_fast(value - largest[lane]);
-      num_largest[lane] += is_largest ? T(1) : T(0);
-      sum_others[lane] += is_largest ? T(0) : exponential;
+      const T value = tile.value[k * kLanes + lane];
+      const T is_largest = value == largest[lane] ? T(1) : T(0);
+      num_largest[lane] += is_largest;
+      others[lane] += exp_fast(value - largest[lane]) - is_largest;
     }
   }
-  alignas(64) T lambda[kLanes];
-#pragma omp simd
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    lambda[lane] = softmax_row(largest[lane], num_largest[lane], sum_others[lane]).lambda;
-  }
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    values[lane].anchor = largest[lane];
-    values[lane].lambda = lambda[lane];
+    sums.largest[lane] = largest[lane];
+    sums.deviation[lane] = num_largest[lane];
+    sums.exponential[lane] = others[lane];
   }
 }
 
-// The usual row for all lanes at once; a lane that needs the other form is done again by itself.
-template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
-void uniformity_tile(const LossRows<Logit>& rows, const TileRows& which, const Tile<Logit>& tile, RowValue<T>* values) {
-  const T K = static_cast<T>(rows.num_classes);
+template <bool kEntropy, typename T>
+void uniformity_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
   alignas(64) T mean[kLanes] = {};
   alignas(64) T largest[kLanes];
   alignas(64) T anchor[kLanes];
@@ -80,82 +94,139 @@ void uniformity_tile(const LossRows<Logit>& rows, const TileRows& which, const T
   alignas(64) T exponential[kLanes] = {};
   alignas(64) T product[kLanes] = {};
   std::fill_n(largest, kLanes, T(-INFINITY));
-  for (int64_t k = 0; k < rows.num_classes; ++k) {
+  for (int64_t k = 0; k < tile.num_classes; ++k) {
 #pragma omp simd
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const T value = tile[k * kLanes + lane];
+      const T value = tile.value[k * kLanes + lane];
       mean[lane] += value;
       largest[lane] = largest[lane] < value ? value : largest[lane];
     }
   }
 #pragma omp simd
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    mean[lane] /= K;
+    mean[lane] /= static_cast<T>(tile.num_classes);
     anchor[lane] = row_anchor(mean[lane], largest[lane]);
   }
-  for (int64_t k = 0; k < rows.num_classes; ++k) {
+  for (int64_t k = 0; k < tile.num_classes; ++k) {
 #pragma omp simd
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       UniformitySums<T> one{0, 0, 0};
-      add_logit<kEntropy, false>(tile[k * kLanes + lane], anchor[lane], largest[lane], one);
+      add_logit<kEntropy, false>(tile.value[k * kLanes + lane], anchor[lane], largest[lane], one);
       deviation[lane] += one.deviation;
       exponential[lane] += one.exponential;
       product[lane] += one.product;
     }
   }
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    sums.mean[lane] = mean[lane];
+    sums.largest[lane] = largest[lane];
+    sums.anchor[lane] = anchor[lane];
+    sums.deviation[lane] = deviation[lane];
+    sums.exponential[lane] = exponential[lane];
+    sums.product[lane] = product[lane];
+  }
+}
+
+template <typename Logit, typename T = Compute<Logit>>
+void softmax_values(const LossRows<Logit>& rows, const TileRows& which, bool wants_class, RowValue<T>* values) {
+  TileSums<T> sums{};
+  if (rows.num_classes <= kMaxClassesAcrossRows) {
+    softmax_sums_across(Tile<T>(rows, which), sums);
+  } else {
+    for (int64_t lane = 0; lane < which.count; ++lane) {
+      const Logit* logits = rows.row(which.row[lane]);
+      sums.largest[lane] = row_max(logits, rows.num_classes);
+      sums.set(lane, softmax_sums(logits, rows.num_classes, sums.largest[lane]));
+    }
+  }
+  alignas(64) T lambda[kLanes];
+#pragma omp simd
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    const T num_largest = static_cast<T>(sums.deviation[lane]);
+    lambda[lane] = softmax_row(sums.largest[lane], num_largest, static_cast<T>(sums.exponential[lane])).lambda;
+  }
+  for (int64_t lane = 0; lane < which.count; ++lane) {
+    values[lane] = RowValue<T>();
+    values[lane].anchor = sums.largest[lane];
+    values[lane].lambda = lambda[lane];
+    if (wants_class) {
+      values[lane].largest_class = first_class_of(rows.row(which.row[lane]), rows.num_classes, sums.largest[lane]);
+    }
+  }
+}
+
+// The usual form for all rows at once; a row that takes the other one is done again by itself.
+template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
+void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowValue<T>* values) {
+  const T K = static_cast<T>(rows.num_classes);
+  TileSums<T> sums{};
+  if (rows.num_classes <= kMaxClassesAcrossRows) {
+    uniformity_sums_across<kEntropy>(Tile<T>(rows, which), sums);
+  } else {
+    for (int64_t lane = 0; lane < which.count; ++lane) {
+      const Logit* logits = rows.row(which.row[lane]);
+      const auto [mean, largest] = mean_and_max(logits, rows.num_classes);
+      sums.mean[lane] = mean;
+      sums.largest[lane] = largest;
+      sums.anchor[lane] = row_anchor(mean, largest);
+      if (!takes_shift<kEntropy>(mean, largest, K)) {
+        sums.set(lane, uniformity_sums<kEntropy, false>(logits, rows.num_classes, sums.anchor[lane], largest));
+      }
+    }
+  }
+  alignas(64) T anchor[kLanes];
   alignas(64) T lambda[kLanes];
   alignas(64) T uniform[kLanes];
   alignas(64) T value[kLanes];
   alignas(64) T centre[kLanes];
 #pragma omp simd
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const UniformitySums<double> sums{deviation[lane], exponential[lane], product[lane]};
-    const RowValue<T> row = uniformity_row<kEntropy>(anchor[lane], largest[lane], sums, K);
+    const RowSums one{sums.deviation[lane], sums.exponential[lane], sums.product[lane]};
+    const RowValue<T> row = uniformity_row<kEntropy>(sums.anchor[lane], sums.largest[lane], one, K);
     anchor[lane] = row.anchor;
     lambda[lane] = row.lambda;
     uniform[lane] = row.uniform;
     value[lane] = row.value;
     centre[lane] = row.centre;
   }
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    if (needs_shift(mean[lane], largest[lane])) {
-      values[lane] = uniformity_value<kEntropy>(rows.row(which.row[lane]), rows.num_classes);
+  for (int64_t lane = 0; lane < which.count; ++lane) {
+    if (takes_shift<kEntropy>(sums.mean[lane], sums.largest[lane], K)) {
+      values[lane] =
+          shifted_value<kEntropy>(rows.row(which.row[lane]), rows.num_classes, sums.mean[lane], sums.largest[lane]);
     } else {
       values[lane] = {anchor[lane], lambda[lane], uniform[lane], value[lane], centre[lane], 0};
     }
   }
 }
 
+// What the loss wants to know of each of the rows, all of one kind.
 template <typename Logit, typename T = Compute<Logit>>
 void tile_values(const LossRows<Logit>& rows, const TileRows& which, RowTerm term, bool wants_class,
                  RowValue<T>* values) {
-  if (term == RowTerm::kMaximum || term == RowTerm::kNorm) {  // no exponential to fill a vector with
-    for (int64_t lane = 0; lane < which.count; ++lane) {
-      values[lane] = row_value(rows.row(which.row[lane]), rows.num_classes, term, wants_class);
-    }
-    return;
-  }
-  alignas(64) Tile<Logit> tile;
-  load_tile(rows, which, tile);
   if (term == RowTerm::kUniformity) {
-    uniformity_tile<false>(rows, which, tile, values);
-  } else if (term == RowTerm::kEntropy) {
-    uniformity_tile<true>(rows, which, tile, values);
-  } else {
-    softmax_tile(rows, tile, values);
-    for (int64_t lane = 0; wants_class && lane < which.count; ++lane) {
-      const Logit* logits = rows.row(which.row[lane]);
-      values[lane].largest_class = first_class_of(logits, rows.num_classes, values[lane].anchor);
-    }
+    return uniformity_values<false>(rows, which, values);
+  }
+  if (term == RowTerm::kEntropy) {
+    return uniformity_values<true>(rows, which, values);
+  }
+  if (term == RowTerm::kSoftmax) {
+    return softmax_values(rows, which, wants_class, values);
+  }
+  for (int64_t lane = 0; lane < which.count; ++lane) {
+    const Logit* logits = rows.row(which.row[lane]);
+    values[lane] =
+        term == RowTerm::kMaximum ? maximum_value(logits, rows.num_classes) : norm_value(logits, rows.num_classes);
   }
 }
 
-// num_rows <= kLanes rows from row_stats on, their logits laid out flat, so that the exponentials fill whole vectors.
-// For all terms but kNorm and kMaximum the gradient is (exp(x) - y) scale (x - centre)^p, p = 1 for the entropy alone; at
-// the target of a softmax row y = extra / scale.
+// Rows of few classes, `count` <= kLanes of them from `first` on: their logits are laid out flat, so that the exponentials
+// fill whole vectors. For all terms but kNorm the gradient is (exp(x) - y) scale (x - centre)^p, p = 1 for the entropy
+// alone; at the target y = extra / scale.
 template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
-void backward_tile(const LossRows<Logit>& rows, int64_t first, int64_t count, OutlierLoss loss, const T* row_stats,
-                   double factor_id, double factor_background, Logit* grad) {
+void backward_few_classes(const LossRows<Logit>& rows, int64_t first, int64_t count, OutlierLoss loss,
+                          const T* row_stats,  // [count, kRowStats]
+                          double factor_id, double factor_background,
+                          Logit* grad) {  // [count, K]
   const int64_t K = rows.num_classes;
   alignas(64) T x[kMaxClassesAcrossRows * kLanes];
   alignas(64) T y[kMaxClassesAcrossRows * kLanes];
@@ -167,23 +238,21 @@ void backward_tile(const LossRows<Logit>& rows, int64_t first, int64_t count, Ou
   for (int64_t lane = 0; lane < count; ++lane) {
     const RowGradient<T> row(loss, row_stats + kRowStats * lane, factor_id, factor_background);
     const Logit* logits = rows.row(first + lane);
-    const bool entropy = row.term == RowTerm::kEntropy && row.scale != T(0);
-    const T subtracted = row.term == RowTerm::kUniformity && row.scale != T(0) ? row.extra : T(0);
+    const bool scaled = row.scale != T(0);
+    const T subtracted = row.term == RowTerm::kUniformity && scaled ? row.extra : T(0);
     for (int64_t k = 0; k < K; ++k) {
-      x[lane * K + k] = row.scale == T(0) ? T(0) : (to_compute(logits[k]) - row.anchor) - row.lambda;
+      x[lane * K + k] = scaled ? (to_compute(logits[k]) - row.anchor) - row.lambda : T(0);
       y[lane * K + k] = subtracted;
       scale[lane * K + k] = row.scale;
       if constexpr (kEntropy) {
-        centre[lane * K + k] = entropy ? row.extra : T(INFINITY);
+        centre[lane * K + k] = row.term == RowTerm::kEntropy && scaled ? row.extra : T(INFINITY);
       }
     }
-    if (row.target != kNoTarget) {
-      if (row.scale == T(0)) {
-        unscaled[num_unscaled] = lane * K + row.target;
-        unscaled_value[num_unscaled++] = -row.extra;
-      } else {
-        y[lane * K + row.target] = row.extra / row.scale;
-      }
+    if (row.target != kNoTarget && scaled) {
+      y[lane * K + row.target] = row.extra / row.scale;
+    } else if (row.target != kNoTarget) {
+      unscaled[num_unscaled] = lane * K + row.target;
+      unscaled_value[num_unscaled++] = -row.extra;
     }
   }
 #pragma omp simd

@@ -36,11 +36,12 @@ FASTOOD_HD bool needs_shift(T mean, T largest) {
   return !(mean - mean == T(0) && largest - mean <= T(60));
 }
 
-// Also where one logit outweighs the K - 1 others together, for the entropy: r and lambda are large there, and their
-// difference is not.
+// Also where one logit outweighs the K - 1 others together, for the entropy of many classes: r and lambda are large there,
+// and what rounding their sums does to the difference is not small. Sums of few terms are exact enough.
 template <bool kEntropy, typename T>
 FASTOOD_HD bool takes_shift(T mean, T largest, T num_classes) {
-  return needs_shift(mean, largest) || (kEntropy && largest - mean > log_fast(num_classes) + T(1));
+  return needs_shift(mean, largest) ||
+         (kEntropy && num_classes > T(32) && largest - mean > log_fast(num_classes) + T(1));
 }
 
 // Sums over a row, d_k = v_k - anchor.
