@@ -73,11 +73,37 @@ void outlier_loss_backward(const LossRows<Logit>& rows, OutlierLoss loss, const 
   }
 }
 
+// kLanes sums side by side, each over every kLanes-th row: one sum would wait for itself at every row.
+template <typename Logit>
+void outlier_loss_totals(const LossRows<Logit>& rows, bool by_weight, const Compute<Logit>* per_sample, RowTotals* id,
+                         RowTotals* background) {
+  alignas(64) double loss[2][kLanes] = {};
+  alignas(64) double divisor[2][kLanes] = {};
+  for (int64_t i = 0; i < rows.num_rows; ++i) {
+    RowTotals row{0, 0};
+    add_row(row, rows.weight == nullptr ? 1.0 : rows.weight[i], per_sample == nullptr ? 0.0 : per_sample[i], by_weight);
+    const bool is_background = rows.target(i) < 0;
+    const int64_t lane = i % kLanes;
+    loss[0][lane] += is_background ? 0 : row.loss;
+    loss[1][lane] += is_background ? row.loss : 0;
+    divisor[0][lane] += is_background ? 0 : row.divisor;
+    divisor[1][lane] += is_background ? row.divisor : 0;
+  }
+  *id = *background = {0, 0};
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    id->loss += loss[0][lane];
+    id->divisor += divisor[0][lane];
+    background->loss += loss[1][lane];
+    background->divisor += divisor[1][lane];
+  }
+}
+
 #define FASTOOD_INSTANTIATE(Logit)                                                                               \
   template void outlier_loss_forward<Logit>(const LossRows<Logit>&, const LossSettings&, Compute<Logit>*,        \
                                             Compute<Logit>*);                                                    \
   template void outlier_loss_backward<Logit>(const LossRows<Logit>&, OutlierLoss, const Compute<Logit>*, double, \
-                                             double, Logit*);
+                                             double, Logit*);                                                    \
+  template void outlier_loss_totals<Logit>(const LossRows<Logit>&, bool, const Compute<Logit>*, RowTotals*, RowTotals*);
 FASTOOD_INSTANTIATE(float)
 FASTOOD_INSTANTIATE(double)
 FASTOOD_INSTANTIATE(BFloat16)

@@ -12,3 +12,9 @@ void outlier_loss_backward(const LossRows<Logit>& rows,  // targets, weight and 
                            const Compute<Logit>* row_stats,  // [num_rows, kRowStats]
                            double factor_id, double factor_background,
                            Logit* grad_logits);  // [num_rows, K] contiguous
+
+// Sums over rows of both kinds, in float64. per_sample may be null, for the divisors alone.
+template <typename Logit>
+void outlier_loss_totals(const LossRows<Logit>& rows, bool by_weight,
+                         const Compute<Logit>* per_sample,  // [num_rows]
+                         RowTotals* id, RowTotals* background);

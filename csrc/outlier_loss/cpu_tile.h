@@ -129,10 +129,11 @@ void uniformity_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
 
 template <typename Logit, typename T = Compute<Logit>>
 void softmax_values(const LossRows<Logit>& rows, const TileRows& which, bool wants_class, RowValue<T>* values) {
-  TileSums<T> sums{};
+  TileSums<T> sums;
   if (rows.num_classes <= kMaxClassesAcrossRows) {
     softmax_sums_across(Tile<T>(rows, which), sums);
   } else {
+    sums = TileSums<T>();
     for (int64_t lane = 0; lane < which.count; ++lane) {
       const Logit* logits = rows.row(which.row[lane]);
       sums.largest[lane] = row_max(logits, rows.num_classes);
@@ -159,10 +160,11 @@ void softmax_values(const LossRows<Logit>& rows, const TileRows& which, bool wan
 template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
 void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowValue<T>* values) {
   const T K = static_cast<T>(rows.num_classes);
-  TileSums<T> sums{};
+  TileSums<T> sums;
   if (rows.num_classes <= kMaxClassesAcrossRows) {
     uniformity_sums_across<kEntropy>(Tile<T>(rows, which), sums);
   } else {
+    sums = TileSums<T>();
     for (int64_t lane = 0; lane < which.count; ++lane) {
       const Logit* logits = rows.row(which.row[lane]);
       const auto [mean, largest] = mean_and_max(logits, rows.num_classes);

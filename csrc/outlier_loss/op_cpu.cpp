@@ -37,17 +37,14 @@ void check_targets(const OutlierLossInput& in) {
   STD_TORCH_CHECK(largest < limit, "targets must be below K = ", limit, " (or negative: background), got ", largest);
 }
 
-// Over all rows, in float64 and in row order, so that nothing depends on the number of threads. Without per_sample, the
-// divisors alone.
+// On one thread, so that nothing depends on their number. Without per_sample, the divisors alone.
 template <typename Logit>
 void sum_rows(const LossRows<Logit>& rows, const LossSettings& settings, const Compute<Logit>* per_sample,
               double* factors) {
-  RowTotals totals[2] = {{0, 0}, {0, 0}};
-  for (int64_t i = 0; i < rows.num_rows; ++i) {
-    const double weight = rows.weight == nullptr ? 1.0 : rows.weight[i];
-    add_row(totals[rows.target(i) < 0], weight, per_sample == nullptr ? 0.0 : per_sample[i], settings.by_weight);
-  }
-  store_factors(settings, totals[0], totals[1], factors);
+  RowTotals id;
+  RowTotals background;
+  FASTOOD_CPU_DISPATCH(outlier_loss_totals<Logit>)(rows, settings.by_weight, per_sample, &id, &background);
+  store_factors(settings, id, background, factors);
 }
 
 template <typename Logit, typename T = Compute<Logit>>

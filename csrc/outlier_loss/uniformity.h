@@ -84,20 +84,16 @@ FASTOOD_HD RowValue<T> uniformity_row(T anchor, T largest, const UniformitySums<
   if constexpr (kEntropy) {
     value = (delta + sums.product / num_classes) / (1 + mean_expm1) - lambda;
   }
-  RowValue<T> row;
-  row.value = static_cast<T>(value);
+  // Chosen without a branch, so that the compiler can take many rows at once.
+  const double log_classes = log_fast(static_cast<double>(num_classes));
   const T largest_deviation = largest - anchor;
-  if (largest_deviation > T(1)) {
-    const double log_classes = log_fast(static_cast<double>(num_classes));
-    row.anchor = largest;
-    row.lambda = static_cast<T>((lambda + log_classes) - largest_deviation);
-    row.uniform = T(1) / num_classes;
-    row.centre = static_cast<T>(value - log_classes);
-  } else {
-    row.anchor = anchor;
-    row.lambda = static_cast<T>(lambda);
-    row.centre = row.value;
-  }
+  const bool stands_out = largest_deviation > T(1);
+  RowValue<T> row;
+  row.anchor = stands_out ? largest : anchor;
+  row.lambda = static_cast<T>(stands_out ? (lambda + log_classes) - largest_deviation : lambda);
+  row.uniform = stands_out ? T(1) / num_classes : T(1);
+  row.value = static_cast<T>(value);
+  row.centre = static_cast<T>(stands_out ? value - log_classes : value);
   return row;
 }
 
