@@ -6,6 +6,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../common/allocate.h"
 #include "../common/logits.h"
 #include "losses.h"
 
@@ -56,11 +57,14 @@ struct OutlierLossInput : LogitsInput {
 // loss [], per_sample [N], row_stats [N, kRowStats] in the compute dtype; factors [kNumFactors] float64.
 using OutlierLossForward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-inline OutlierLossForward empty_outlier_loss_forward(const LogitsInput& in) {
-  using torch::stable::new_empty;
-  return {new_empty(in.logits, {}, in.compute()), new_empty(in.logits, {in.num_rows}, in.compute()),
-          new_empty(in.logits, {in.num_rows, int64_t{kRowStats}}, in.compute()),
-          new_empty(in.logits, {int64_t{kNumFactors}}, ScalarType::Double)};
+inline OutlierLossForward allocate_forward(const LogitsInput& in) {
+  return {allocate_scalar(in.logits, in.compute()), allocate<1>(in.logits, {in.num_rows}, in.compute()),
+          allocate<2>(in.logits, {in.num_rows, kRowStats}, in.compute()),
+          allocate<1>(in.logits, {kNumFactors}, ScalarType::Double)};
+}
+
+inline Tensor allocate_gradient(const LogitsInput& in) {
+  return allocate<2>(in.logits, {in.num_rows, in.num_classes}, in.logits.scalar_type());
 }
 
 inline void check_backward(const LogitsInput& in, const Tensor& grad_loss, const Tensor& row_stats,

@@ -106,8 +106,8 @@ void value_and_grad(const OutlierLossInput& in, const Tensor& loss, const Tensor
   *static_cast<T*>(loss.mutable_data_ptr()) = static_cast<T>(total_loss(in.settings, factors));
 }
 
-Tensor empty_gradient(const LogitsInput& in) {
-  Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
+Tensor allocate_gradient_cpu(const LogitsInput& in) {
+  Tensor grad_logits = allocate_gradient(in);
   advise_huge_pages(grad_logits.mutable_data_ptr(), grad_logits.numel() * grad_logits.element_size());
   return grad_logits;
 }
@@ -119,7 +119,7 @@ OutlierLossForward outlier_loss_cpu(const Tensor& logits, const std::optional<Te
   const OutlierLossInput in(logits, targets, weight, uniform01, loss, background_weight, margin_id, margin_background,
                             num_reject, by_weight);
   check_targets(in);
-  const OutlierLossForward out = empty_outlier_loss_forward(in);
+  const OutlierLossForward out = allocate_forward(in);
   dispatch_logits(in.logits, [&]<typename Logit>() { forward<Logit>(in, out); });
   return out;
 }
@@ -128,7 +128,7 @@ Tensor outlier_loss_backward_cpu(const Tensor& grad_loss, const Tensor& logits, 
                                  const Tensor& factors, int64_t loss) {
   const LogitsInput in(logits);
   check_backward(in, grad_loss, row_stats, factors);
-  const Tensor grad_logits = empty_gradient(in);
+  const Tensor grad_logits = allocate_gradient_cpu(in);
   dispatch_logits(in.logits, [&]<typename Logit>() {
     backward<Logit>(in, loss_of(loss), grad_loss, row_stats, factors, grad_logits);
   });
@@ -142,9 +142,9 @@ std::tuple<Tensor, Tensor, Tensor> outlier_loss_value_and_grad_cpu(
   const OutlierLossInput in(logits, targets, weight, uniform01, loss, background_weight, margin_id, margin_background,
                             num_reject, by_weight);
   check_targets(in);
-  const Tensor value = torch::stable::new_empty(in.logits, {}, in.compute());
-  const Tensor per_sample = torch::stable::new_empty(in.logits, {in.num_rows}, in.compute());
-  const Tensor grad_logits = empty_gradient(in);
+  const Tensor value = allocate_scalar(in.logits, in.compute());
+  const Tensor per_sample = allocate<1>(in.logits, {in.num_rows}, in.compute());
+  const Tensor grad_logits = allocate_gradient_cpu(in);
   dispatch_logits(in.logits, [&]<typename Logit>() { value_and_grad<Logit>(in, value, per_sample, grad_logits); });
   return {value, per_sample, grad_logits};
 }

@@ -23,9 +23,9 @@ OutlierLossForward outlier_loss_cuda(const Tensor& logits, const std::optional<T
   const OutlierLossInput in(logits, targets, weight, uniform01, loss, background_weight, margin_id, margin_background,
                             num_reject, by_weight);
   const torch::stable::accelerator::DeviceGuard guard(in.logits.get_device_index());
-  OutlierLossForward out = empty_outlier_loss_forward(in);
-  const Tensor workspace = torch::stable::new_empty(
-      in.logits, {outlier_loss_workspace_bytes(in.num_rows, in.num_classes)}, ScalarType::Byte);
+  OutlierLossForward out = allocate_forward(in);
+  const Tensor workspace =
+      allocate<1>(in.logits, {outlier_loss_workspace_bytes(in.num_rows, in.num_classes)}, ScalarType::Byte);
   OutlierLossParams params = params_of(in);
   params.settings = in.settings;
   params.targets = in.targets;
@@ -45,7 +45,7 @@ Tensor outlier_loss_backward_cuda(const Tensor& grad_loss, const Tensor& logits,
   const LogitsInput in(logits);
   check_backward(in, grad_loss, row_stats, factors);
   const torch::stable::accelerator::DeviceGuard guard(in.logits.get_device_index());
-  Tensor grad_logits = torch::stable::new_empty(in.logits, {in.num_rows, in.num_classes});
+  Tensor grad_logits = allocate_gradient(in);
   OutlierLossParams params = params_of(in);
   params.settings.loss = loss_of(loss);
   params.row_stats = row_stats.mutable_data_ptr();

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../outlier_loss/cpu.h"
-#include "../outlier_loss/math.h"
+#include "../outlier_loss/row.h"
 
 namespace {
 
@@ -61,40 +61,143 @@ void test_exponentials(double tolerance) {
   expect(fastood::exp_minus(-inf, T(1)) == T(-1), "expm1(-inf)", fastood::exp_minus(-inf, T(1)), -1);
 }
 
-// KL(U || softmax(v)) in long double, by the same cancellation-free identity.
-long double reference_loss(const std::vector<float>& v) {
-  const long double K = v.size();
+// Loss and gradient of one row of any loss of the family in long double, straight from the table of losses.h except where
+// that would cancel.
+struct Reference {
+  long double loss;
+  std::vector<long double> gradient;
+};
+
+Reference reference_row(const fastood::LossSettings& settings, const std::vector<float>& v, int64_t target,
+                        double uniform01) {
+  using fastood::OutlierLoss;
+  const int64_t K = v.size();
+  const long double weight = settings.weight;
   long double mean = 0;
+  long double norm = 0;
+  long double largest = v[0];
+  int64_t largest_class = 0;
+  for (int64_t k = 0; k < K; ++k) {
+    mean += static_cast<long double>(v[k]) / K;
+    norm += static_cast<long double>(v[k]) * v[k];
+    largest_class = v[k] > largest ? k : largest_class;
+    largest = std::fmax(largest, v[k]);
+  }
   long double sum = 0;
-  for (const float value : v) mean += value / K;
-  for (const float value : v) sum += std::expm1(value - mean);
-  return std::log1p(sum / K);
+  long double sum_expm1 = 0;
+  for (const float value : v) {
+    sum += std::exp(value - largest);
+    sum_expm1 += std::expm1(value - mean);
+  }
+  const long double log_sum = largest + std::log(sum);
+  const long double lambda = std::log1p(sum_expm1 / K);
+  const bool background = target < 0;
+  Reference want{0, std::vector<long double>(K, 0)};
+  const auto softmax = [&](long double scale, int64_t at, long double at_target) {
+    for (int64_t k = 0; k < K; ++k) want.gradient[k] = scale * std::exp(v[k] - log_sum);
+    if (at >= 0) want.gradient[at] -= at_target;
+  };
+  switch (settings.loss) {
+    case OutlierLoss::kMagnitude: {
+      const long double length = std::sqrt(norm);
+      const long double short_of = std::fmax(settings.margin_id - length, 0.0L);
+      want.loss = background ? norm : short_of * short_of;
+      for (int64_t k = 0; k < K; ++k) {
+        want.gradient[k] = background ? 2.0L * v[k] : length == 0 ? 0 : -2 * short_of * v[k] / length;
+      }
+      return want;
+    }
+    case OutlierLoss::kUniformity:
+      if (!background) break;
+      want.loss = lambda;
+      for (int64_t k = 0; k < K; ++k) want.gradient[k] = std::expm1(v[k] - mean - lambda) / K;
+      return want;
+    case OutlierLoss::kEntropy:
+      if (!background) break;
+      for (int64_t k = 0; k < K; ++k) {  // (1 + e) x - e >= 0 with e = expm1(x), x = log(K f)
+        const long double x = v[k] - mean - lambda;
+        want.loss += ((1 + std::expm1(x)) * x - std::expm1(x)) / K;
+      }
+      for (int64_t k = 0; k < K; ++k) {
+        const long double x = v[k] - mean - lambda;
+        want.gradient[k] = std::exp(x) / K * (x - want.loss);
+      }
+      return want;
+    case OutlierLoss::kEnergyMargin: {
+      const long double hinge = background ? std::fmax(settings.margin_background + log_sum, 0.0L)
+                                           : std::fmax(-log_sum - settings.margin_id, 0.0L);
+      want.loss = background ? hinge * hinge : log_sum - v[target] + weight * hinge * hinge;
+      softmax(background ? 2 * hinge : 1 - 2 * weight * hinge, target, 1);
+      return want;
+    }
+    case OutlierLoss::kEnergy:
+      want.loss = background ? log_sum : log_sum - v[target] - weight * log_sum;
+      softmax(background ? 1 : 1 - weight, target, 1);
+      return want;
+    case OutlierLoss::kRejectClass:
+      if (background) {
+        target = largest_class >= K - settings.num_reject
+                     ? largest_class
+                     : K - settings.num_reject + static_cast<int64_t>(uniform01 * settings.num_reject);
+      }
+      break;
+    case OutlierLoss::kIce:
+      if (background) {
+        want.loss = largest > -0.5L ? -std::log(-std::expm1(largest)) : -std::log1p(-std::exp(largest));
+        want.gradient[largest_class] = 1 / std::expm1(-largest);
+      } else {
+        want.loss = log_sum - v[target] - weight * v[target];
+        softmax(1, target, 1 + weight);
+      }
+      return want;
+  }
+  want.loss = log_sum - v[target];
+  softmax(1, target, 1);
+  return want;
 }
 
-void test_rows(int64_t num_rows, int64_t num_classes, double spread, double offset) {
+// Alternating in-distribution and background rows.
+void test_rows(fastood::OutlierLoss loss, int64_t num_rows, int64_t num_classes, double spread, double offset) {
   std::mt19937 random(7);
   std::normal_distribution<double> normal;
   std::vector<float> logits(num_rows * num_classes);
   for (float& value : logits) value = static_cast<float>(offset + spread * normal(random));
+  if (loss == fastood::OutlierLoss::kIce) {
+    for (float& value : logits) value = -std::fabs(value) - 1e-6f;
+  }
+  const bool rejects = loss == fastood::OutlierLoss::kRejectClass;
+  const fastood::LossSettings settings{loss, 0.3, -2.0 - spread, -1.0, rejects ? num_classes / 2 : 0, true};
+  std::vector<int64_t> targets(num_rows);
+  std::vector<float> uniform01(num_rows);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    targets[i] = i % 2 == 0 ? i % (num_classes - settings.num_reject) : fastood::kNoTarget;
+    uniform01[i] = static_cast<float>(i) / num_rows;
+  }
   std::vector<float> per_sample(num_rows);
   std::vector<float> stats(fastood::kRowStats * num_rows);
   std::vector<float> gradient(logits.size());
-  FASTOOD_CPU_DISPATCH(uniformity_forward<float>)
-  (logits.data(), num_classes, num_rows, num_classes, per_sample.data(), stats.data());
-  FASTOOD_CPU_DISPATCH(uniformity_scale<float>)(nullptr, num_rows, num_classes, 1.0, stats.data());
-  FASTOOD_CPU_DISPATCH(uniformity_backward<float>)
-  (logits.data(), num_classes, num_rows, num_classes, stats.data(), 1.0, gradient.data());
+  const fastood::LossRows<float> rows{logits.data(),  num_classes, num_rows,        num_classes,
+                                      targets.data(), nullptr,     uniform01.data()};
+  FASTOOD_CPU_DISPATCH(outlier_loss_forward<float>)(rows, settings, per_sample.data(), stats.data());
+  FASTOOD_CPU_DISPATCH(outlier_loss_backward<float>)(rows, loss, stats.data(), 1.0, 1.0, gradient.data());
   for (int64_t i = 0; i < num_rows; ++i) {
     const std::vector<float> row(logits.begin() + i * num_classes, logits.begin() + (i + 1) * num_classes);
-    const double error = relative_error(per_sample[i], reference_loss(row));
-    expect(error < 1e-5, "per_sample", error, 0);
-    double sum = 0;
-    double norm = 0;
+    const Reference want = reference_row(settings, row, targets[i], uniform01[i]);
+    // Near uniform relative to the loss, however small; else to the size of what is subtracted, |v| or its square.
+    const bool relative = targets[i] < 0 && (loss == fastood::OutlierLoss::kUniformity ||
+                                             (loss == fastood::OutlierLoss::kEntropy && spread < 2));
+    const double size = std::fabs(offset) + 6 * spread + std::log(num_classes) + 3;
+    const double slack = relative ? 1e-12 : 4e-7 * (loss == fastood::OutlierLoss::kEnergyMargin ? size * size : size);
+    const double error = std::fabs(per_sample[i] - want.loss);
+    expect(error <= 1e-5 * std::fabs(want.loss) + slack, "per_sample", per_sample[i], want.loss);
+    // A hinge is what is left of an energy of that size.
+    const double hinge_slack = loss == fastood::OutlierLoss::kEnergyMargin ? 4e-7 * size : 1e-12;
+    long double scale = 0;
+    for (const long double g : want.gradient) scale = std::fmax(scale, std::fabs(g));
     for (int64_t k = 0; k < num_classes; ++k) {
-      sum += gradient[i * num_classes + k];
-      norm += std::fabs(gradient[i * num_classes + k]);
+      const double got = gradient[i * num_classes + k];
+      expect(std::fabs(got - want.gradient[k]) <= 2e-5 * scale + hinge_slack, "gradient", got, want.gradient[k]);
     }
-    expect(std::fabs(sum) <= 1e-5 * norm + 1e-12, "sum of the gradient of a row", sum, 0);
   }
 }
 
@@ -104,11 +207,48 @@ void test_special_rows() {
   const std::vector<float> logits = {0, -inf, 0, 0, nan, 0, 0, inf, 0, 300, -300, 0};
   float per_sample[4];
   float stats[4 * fastood::kRowStats];
-  FASTOOD_CPU_DISPATCH(uniformity_forward<float>)(logits.data(), 3, 4, 3, per_sample, stats);
+  const fastood::LossRows<float> rows{logits.data(), 3, 4, 3, nullptr, nullptr, nullptr};
+  const fastood::LossSettings settings{fastood::OutlierLoss::kUniformity, 1, 0, 0, 0, true};
+  FASTOOD_CPU_DISPATCH(outlier_loss_forward<float>)(rows, settings, per_sample, stats);
   expect(per_sample[0] == inf, "a masked logit", per_sample[0], inf);
   expect(std::isnan(per_sample[1]), "a NaN logit", per_sample[1], nan);
   expect(std::isnan(per_sample[2]), "an infinite logit", per_sample[2], nan);
   expect(relative_error(per_sample[3], 300 - std::log(3.0L)) < 1e-6, "a wide row", per_sample[3], 300 - std::log(3.0));
+}
+
+void test_ice() {
+  for (double x = 1e-7; x < 80; x *= 1.01) {
+    const long double h = -static_cast<float>(x);
+    const long double want = h > -0.5L ? -std::log(-std::expm1(h)) : -std::log1p(-std::exp(h));
+    expect(relative_error(fastood::ice_loss(static_cast<float>(h)), want) < 1e-6, "ice_loss", h, want);
+    expect(relative_error(fastood::ice_slope(static_cast<float>(h)), 1 / std::expm1(-h)) < 1e-6, "ice_slope", h, want);
+  }
+  expect(fastood::ice_loss(0.0f) == fastood::ice_loss(-0x1p-24f), "ice_loss(0)", fastood::ice_loss(0.0f),
+         24 * std::log(2));
+  expect(fastood::ice_loss(-1e4f) >= 0 && fastood::ice_loss(-1e4f) < 1e-37, "ice_loss(-1e4)", fastood::ice_loss(-1e4f),
+         0);
+}
+
+// A last group of rows that is not full, of weights that are zero, and a sum over both kinds.
+void test_totals() {
+  const int64_t N = 37;
+  std::vector<int64_t> targets(N);
+  std::vector<float> weight(N), per_sample(N);
+  double want[4] = {0, 0, 0, 0};
+  for (int64_t i = 0; i < N; ++i) {
+    targets[i] = i % 3 == 0 ? 5 : -1;
+    weight[i] = i % 5 == 0 ? 0.f : 0.25f * i;
+    per_sample[i] = i % 5 == 0 ? std::numeric_limits<float>::infinity() : 1.f + i;
+    const int kind = targets[i] < 0 ? 2 : 0;
+    want[kind] += weight[i] == 0 ? 0 : weight[i] * per_sample[i];
+    want[kind + 1] += weight[i];
+  }
+  const fastood::LossRows<float> rows{nullptr, 0, N, 1, targets.data(), weight.data(), nullptr};
+  fastood::RowTotals id;
+  fastood::RowTotals background;
+  FASTOOD_CPU_DISPATCH(outlier_loss_totals<float>)(rows, true, per_sample.data(), &id, &background);
+  const double got[4] = {id.loss, id.divisor, background.loss, background.divisor};
+  for (int j = 0; j < 4; ++j) expect(relative_error(got[j], want[j]) < 1e-14, "totals", got[j], want[j]);
 }
 
 void test_reduced_floats() {
@@ -133,14 +273,18 @@ void test_reduced_floats() {
 int main() {
   test_exponentials<float>(3e-7);
   test_exponentials<double>(1e-15);
-  for (const int64_t num_classes : {1, 2, 3, 10, 31, 32, 33, 100, 1000, 1023, 1025, 4096}) {
-    for (const double spread : {1e-3, 1e-2, 0.1, 1.0, 5.0, 30.0}) {
-      for (const double offset : {0.0, 10.0}) {
-        test_rows(37, num_classes, spread, offset);
+  for (int64_t loss = 0; loss < fastood::kNumLosses; ++loss) {
+    for (const int64_t num_classes : {2, 3, 10, 31, 32, 33, 100, 1000, 1023, 1025, 2100}) {
+      for (const double spread : {1e-3, 1e-2, 0.1, 1.0, 5.0, 30.0}) {
+        for (const double offset : {0.0, 10.0}) {
+          test_rows(static_cast<fastood::OutlierLoss>(loss), 19, num_classes, spread, offset);
+        }
       }
     }
   }
   test_special_rows();
+  test_ice();
+  test_totals();
   test_reduced_floats();
   std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
