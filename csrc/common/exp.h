@@ -30,6 +30,7 @@ struct ExpTraits;
 template <>
 struct ExpTraits<float> {
   using Bits = int32_t;
+  using UnsignedBits = uint32_t;
   static constexpr int kMantissa = 23;
   static constexpr float kLog2E = 1.44269504f;
   // ln 2 in two parts: n * kLn2High is exact for |n| < 2^9, as its last 9 bits are zero.
@@ -50,6 +51,7 @@ struct ExpTraits<float> {
 template <>
 struct ExpTraits<double> {
   using Bits = int64_t;
+  using UnsignedBits = uint64_t;
   static constexpr int kMantissa = 52;
   static constexpr double kLog2E = 1.4426950408889634;
   static constexpr double kLn2High = 6.93147180369123816490e-01;
@@ -117,11 +119,6 @@ FASTOOD_HD T exp_minus(T x, T y) {
   return e.scale * (e.remainder + e.tail) + (e.scale - y);
 }
 
-template <typename T>
-FASTOOD_HD T expm1_of(const ExpParts<T>& e) {
-  return e.scale * (e.remainder + e.tail) + (e.scale - T(1));
-}
-
 // expm1(x) - x >= 0 with a small relative error also where it is about x^2 / 2; x <= ExpTraits<T>::kMax.
 template <typename T>
 FASTOOD_HD T expm1_minus_x(T x, const ExpParts<T>& e) {
@@ -133,14 +130,15 @@ FASTOOD_HD T expm1_minus_x(T x) {
   return expm1_minus_x(x, exp_parts(x));
 }
 
-// For x > 0 and normal; NaN for NaN and infinity.
+// For x > 0 and normal; NaN for NaN and infinity, anything for x <= 0.
 template <typename T>
 FASTOOD_HD T log_fast(T x) {
   using Traits = ExpTraits<T>;
   using Bits = typename Traits::Bits;
-  const Bits above = bit_cast<Bits>(x) - Traits::kSqrtHalf;
+  using Unsigned = typename Traits::UnsignedBits;  // which may wrap around, for an x that nobody wants the logarithm of
+  const Bits above = static_cast<Bits>(bit_cast<Unsigned>(x) - static_cast<Unsigned>(Traits::kSqrtHalf));
   const Bits exponent = above >> Traits::kMantissa;
-  const T f = bit_cast<T>(static_cast<Bits>(bit_cast<Bits>(x) - exponent * (Bits(1) << Traits::kMantissa))) - T(1);
+  const T f = bit_cast<T>(bit_cast<Unsigned>(x) - (static_cast<Unsigned>(exponent) << Traits::kMantissa)) - T(1);
   const T s = f / (T(2) + f);
   T sum = T(1) / T(2 * Traits::kLogTerms - 1);
   FASTOOD_UNROLL

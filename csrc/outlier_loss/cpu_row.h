@@ -61,11 +61,8 @@ int64_t first_class_of(const Logit* logits, int64_t num_classes, Compute<Logit> 
   return k;
 }
 
-// What a pass along a row adds up; `deviation` of a softmax row is its number of largest logits.
-using RowSums = UniformitySums<double>;
-
 template <typename Logit, typename T = Compute<Logit>>
-void add_softmax(const Logit* logits, int64_t count, T largest, RowSums& sums) {
+void add_softmax(const Logit* logits, int64_t count, T largest, RowSums<double>& sums) {
   T num_largest = 0;
   T others = 0;
 #pragma omp simd reduction(+ : num_largest, others)
@@ -80,8 +77,8 @@ void add_softmax(const Logit* logits, int64_t count, T largest, RowSums& sums) {
 }
 
 template <typename Logit, typename T = Compute<Logit>>
-RowSums softmax_sums(const Logit* logits, int64_t num_classes, T largest) {
-  RowSums sums{0, 0, 0};
+RowSums<double> softmax_sums(const Logit* logits, int64_t num_classes, T largest) {
+  RowSums<double> sums{0, 0, 0};
   const Rest<Logit> rest(logits, num_classes, T(-INFINITY));
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_softmax(logits + begin, std::min(kChunk, rest.begin - begin), largest, sums);
@@ -122,15 +119,49 @@ MeanAndMax<T> mean_and_max(const Logit* logits, int64_t num_classes) {
   return {static_cast<T>(sum) / static_cast<T>(num_classes), largest};
 }
 
-template <bool kEntropy, bool kShift, typename Logit, typename T = Compute<Logit>>
-void add_uniformity(const Logit* logits, int64_t count, T anchor, T largest, RowSums& sums) {
+template <bool kShift, typename Logit, typename T = Compute<Logit>>
+void add_uniformity_of(const Logit* logits, int64_t count, T anchor, T largest, RowSums<double>& sums) {
+  T deviation = 0;
+  T exponential = 0;
+#pragma omp simd reduction(+ : deviation, exponential)
+  for (int64_t k = 0; k < count; ++k) {
+    RowSums<T> one{0, 0, 0};
+    add_uniformity<kShift>(to_compute(logits[k]), anchor, largest, one);
+    deviation += one.deviation;
+    exponential += one.exponential;
+  }
+  sums.deviation += deviation;
+  sums.exponential += exponential;
+}
+
+template <bool kShift, typename Logit, typename T = Compute<Logit>>
+RowSums<double> uniformity_sums(const Logit* logits, int64_t num_classes, T anchor, T largest) {
+  RowSums<double> sums{0, 0, 0};
+  // A logit at the anchor adds nothing, unless shifted.
+  const Rest<Logit> rest(logits, num_classes, anchor);
+  for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
+    add_uniformity_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), anchor, largest, sums);
+  }
+  add_uniformity_of<kShift>(rest.value, kShift ? rest.count : kLanes, anchor, largest, sums);
+  return sums;
+}
+
+template <typename Logit, typename T = Compute<Logit>>
+RowValue<T> uniformity_value_shifted(const Logit* logits, int64_t num_classes, T mean, T largest) {
+  const T anchor = row_anchor(mean, largest);
+  const RowSums<double> sums = uniformity_sums<true>(logits, num_classes, anchor, largest);
+  return uniformity_row_shifted(anchor, largest, sums, static_cast<T>(num_classes));
+}
+
+template <bool kShift, typename Logit, typename T = Compute<Logit>>
+void add_entropy_of(const Logit* logits, int64_t count, T base, RowSums<double>& sums) {
   T deviation = 0;
   T exponential = 0;
   T product = 0;
 #pragma omp simd reduction(+ : deviation, exponential, product)
   for (int64_t k = 0; k < count; ++k) {
-    UniformitySums<T> one{0, 0, 0};
-    add_logit<kEntropy, kShift>(to_compute(logits[k]), anchor, largest, one);
+    RowSums<T> one{0, 0, 0};
+    add_entropy(to_compute(logits[k]), base, kShift, one);
     deviation += one.deviation;
     exponential += one.exponential;
     product += one.product;
@@ -140,24 +171,16 @@ void add_uniformity(const Logit* logits, int64_t count, T anchor, T largest, Row
   sums.product += product;
 }
 
-template <bool kEntropy, bool kShift, typename Logit, typename T = Compute<Logit>>
-RowSums uniformity_sums(const Logit* logits, int64_t num_classes, T anchor, T largest) {
-  RowSums sums{0, 0, 0};
-  // A logit at the anchor adds nothing, unless shifted.
-  const Rest<Logit> rest(logits, num_classes, anchor);
+template <bool kShift, typename Logit, typename T = Compute<Logit>>
+RowSums<double> entropy_sums(const Logit* logits, int64_t num_classes, T base) {
+  RowSums<double> sums{0, 0, 0};
+  // What adds nothing to any of the sums.
+  const Rest<Logit> rest(logits, num_classes, kShift ? T(-INFINITY) : base);
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
-    const int64_t count = std::min(kChunk, rest.begin - begin);
-    add_uniformity<kEntropy, kShift>(logits + begin, count, anchor, largest, sums);
+    add_entropy_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), base, sums);
   }
-  add_uniformity<kEntropy, kShift>(rest.value, kShift ? rest.count : kLanes, anchor, largest, sums);
+  add_entropy_of<kShift>(rest.value, kLanes, base, sums);
   return sums;
-}
-
-template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
-RowValue<T> shifted_value(const Logit* logits, int64_t num_classes, T mean, T largest) {
-  const T anchor = row_anchor(mean, largest);
-  const RowSums sums = uniformity_sums<kEntropy, true>(logits, num_classes, anchor, largest);
-  return uniformity_row_shifted<kEntropy>(anchor, largest, sums, static_cast<T>(num_classes));
 }
 
 template <typename Logit, typename T = Compute<Logit>>

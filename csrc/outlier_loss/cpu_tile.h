@@ -22,18 +22,16 @@ struct TileRows {
   void fill() { std::fill(row + count, row + kLanes, row[0]); }
 };
 
-// A row per lane; lanes without a row stay zero, and nobody looks at what follows from them. `deviation` of softmax rows
-// is their number of largest logits.
+// A row per lane; lanes without a row stay zero, and nobody looks at what follows from them.
 template <typename T>
 struct TileSums {
   alignas(64) T mean[kLanes];
   alignas(64) T largest[kLanes];
-  alignas(64) T anchor[kLanes];
   alignas(64) double deviation[kLanes];
   alignas(64) double exponential[kLanes];
   alignas(64) double product[kLanes];
 
-  void set(int64_t lane, const RowSums& sums) {
+  void set(int64_t lane, const RowSums<double>& sums) {
     deviation[lane] = sums.deviation;
     exponential[lane] = sums.exponential;
     product[lane] = sums.product;
@@ -85,14 +83,10 @@ void softmax_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
   }
 }
 
-template <bool kEntropy, typename T>
-void uniformity_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
+template <typename T>
+void mean_and_max_across(const Tile<T>& tile, TileSums<T>& sums) {
   alignas(64) T mean[kLanes] = {};
   alignas(64) T largest[kLanes];
-  alignas(64) T anchor[kLanes];
-  alignas(64) T deviation[kLanes] = {};
-  alignas(64) T exponential[kLanes] = {};
-  alignas(64) T product[kLanes] = {};
   std::fill_n(largest, kLanes, T(-INFINITY));
   for (int64_t k = 0; k < tile.num_classes; ++k) {
 #pragma omp simd
@@ -102,28 +96,44 @@ void uniformity_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
       largest[lane] = largest[lane] < value ? value : largest[lane];
     }
   }
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    sums.mean[lane] = mean[lane] / static_cast<T>(tile.num_classes);
+    sums.largest[lane] = largest[lane];
+  }
+}
+
+// After mean_and_max_across. The usual form; a row that needs the shifted one has no use for these sums.
+template <bool kEntropy, typename T>
+void uniformity_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
+  const T K = static_cast<T>(tile.num_classes);
+  alignas(64) T base[kLanes];
+  alignas(64) T shift[kLanes];
+  alignas(64) T deviation[kLanes] = {};
+  alignas(64) T exponential[kLanes] = {};
+  alignas(64) T product[kLanes] = {};
 #pragma omp simd
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    mean[lane] /= static_cast<T>(tile.num_classes);
-    anchor[lane] = row_anchor(mean[lane], largest[lane]);
+    const T mean = sums.mean[lane];
+    const T largest = sums.largest[lane];
+    base[lane] = kEntropy ? entropy_base(mean, largest, K) : row_anchor(mean, largest);
+    shift[lane] = kEntropy && entropy_needs_shift(mean, largest, K) ? T(1) : T(0);
   }
   for (int64_t k = 0; k < tile.num_classes; ++k) {
 #pragma omp simd
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      UniformitySums<T> one{0, 0, 0};
-      add_logit<kEntropy, false>(tile.value[k * kLanes + lane], anchor[lane], largest[lane], one);
+      RowSums<T> one{0, 0, 0};
+      if constexpr (kEntropy) {
+        add_entropy(tile.value[k * kLanes + lane], base[lane], shift[lane] != T(0), one);
+      } else {
+        add_uniformity<false>(tile.value[k * kLanes + lane], base[lane], base[lane], one);
+      }
       deviation[lane] += one.deviation;
       exponential[lane] += one.exponential;
       product[lane] += one.product;
     }
   }
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    sums.mean[lane] = mean[lane];
-    sums.largest[lane] = largest[lane];
-    sums.anchor[lane] = anchor[lane];
-    sums.deviation[lane] = deviation[lane];
-    sums.exponential[lane] = exponential[lane];
-    sums.product[lane] = product[lane];
+    sums.set(lane, {deviation[lane], exponential[lane], product[lane]});
   }
 }
 
@@ -156,13 +166,15 @@ void softmax_values(const LossRows<Logit>& rows, const TileRows& which, bool wan
   }
 }
 
-// The usual form for all rows at once; a row that takes the other one is done again by itself.
+// All rows at once, but for a uniformity row that needs the shifted form: it is done again by itself.
 template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
 void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowValue<T>* values) {
   const T K = static_cast<T>(rows.num_classes);
   TileSums<T> sums;
   if (rows.num_classes <= kMaxClassesAcrossRows) {
-    uniformity_sums_across<kEntropy>(Tile<T>(rows, which), sums);
+    const Tile<T> tile(rows, which);
+    mean_and_max_across(tile, sums);
+    uniformity_sums_across<kEntropy>(tile, sums);
   } else {
     sums = TileSums<T>();
     for (int64_t lane = 0; lane < which.count; ++lane) {
@@ -170,9 +182,11 @@ void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowVa
       const auto [mean, largest] = mean_and_max(logits, rows.num_classes);
       sums.mean[lane] = mean;
       sums.largest[lane] = largest;
-      sums.anchor[lane] = row_anchor(mean, largest);
-      if (!takes_shift<kEntropy>(mean, largest, K)) {
-        sums.set(lane, uniformity_sums<kEntropy, false>(logits, rows.num_classes, sums.anchor[lane], largest));
+      if constexpr (kEntropy) {
+        sums.set(lane, entropy_needs_shift(mean, largest, K) ? entropy_sums<true>(logits, rows.num_classes, largest)
+                                                             : entropy_sums<false>(logits, rows.num_classes, mean));
+      } else if (!needs_shift(mean, largest)) {
+        sums.set(lane, uniformity_sums<false>(logits, rows.num_classes, mean, largest));
       }
     }
   }
@@ -183,8 +197,9 @@ void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowVa
   alignas(64) T centre[kLanes];
 #pragma omp simd
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const RowSums one{sums.deviation[lane], sums.exponential[lane], sums.product[lane]};
-    const RowValue<T> row = uniformity_row<kEntropy>(sums.anchor[lane], sums.largest[lane], one, K);
+    const RowSums<double> one{sums.deviation[lane], sums.exponential[lane], sums.product[lane]};
+    const RowValue<T> row = kEntropy ? entropy_row(sums.mean[lane], sums.largest[lane], one, K)
+                                     : uniformity_row(sums.mean[lane], sums.largest[lane], one, K);
     anchor[lane] = row.anchor;
     lambda[lane] = row.lambda;
     uniform[lane] = row.uniform;
@@ -192,11 +207,10 @@ void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowVa
     centre[lane] = row.centre;
   }
   for (int64_t lane = 0; lane < which.count; ++lane) {
-    if (takes_shift<kEntropy>(sums.mean[lane], sums.largest[lane], K)) {
+    values[lane] = {anchor[lane], lambda[lane], uniform[lane], value[lane], centre[lane], 0};
+    if (!kEntropy && needs_shift(sums.mean[lane], sums.largest[lane])) {
       values[lane] =
-          shifted_value<kEntropy>(rows.row(which.row[lane]), rows.num_classes, sums.mean[lane], sums.largest[lane]);
-    } else {
-      values[lane] = {anchor[lane], lambda[lane], uniform[lane], value[lane], centre[lane], 0};
+          uniformity_value_shifted(rows.row(which.row[lane]), rows.num_classes, sums.mean[lane], sums.largest[lane]);
     }
   }
 }

@@ -58,11 +58,12 @@ __device__ __forceinline__ RowValue<T> row_value(const Logit* __restrict__ row, 
   const T mean = Group<kWidth>::reduce(sum, Add(), shared) / K;
   largest = Group<kWidth>::reduce(largest, Max(), shared);
   const bool near_uniform = term == RowTerm::kUniformity || term == RowTerm::kEntropy;
-  const T anchor = near_uniform ? row_anchor(mean, largest) : largest;
-  const bool shift = takes_shift<kPasses == Passes::kEntropy>(mean, largest, K);
+  constexpr bool kEntropy = kPasses == Passes::kEntropy;
+  const bool shift = kEntropy ? entropy_needs_shift(mean, largest, K) : needs_shift(mean, largest);
+  const T anchor = !near_uniform ? largest : kEntropy ? entropy_base(mean, largest, K) : row_anchor(mean, largest);
 
   // 2) sums of deviations and exponentials; of a softmax row, the number of largest logits and the other exponentials
-  UniformitySums<T> sums{0, 0, 0};
+  RowSums<T> sums{0, 0, 0};
   int64_t largest_class = num_classes;
   for (int64_t k = lane; k < num_classes; k += kWidth) {
     const T value = load(row + k);
@@ -72,15 +73,17 @@ __device__ __forceinline__ RowValue<T> row_value(const Logit* __restrict__ row, 
     if (!near_uniform) {
       sums.deviation += value == largest ? T(1) : T(0);
       sums.exponential += value == largest ? T(0) : exp_fast(value - largest);
+    } else if (kEntropy) {
+      add_entropy(value, anchor, shift, sums);
     } else if (shift) {
-      add_logit<kPasses == Passes::kEntropy, true>(value, anchor, largest, sums);
+      add_uniformity<true>(value, anchor, largest, sums);
     } else {
-      add_logit<kPasses == Passes::kEntropy, false>(value, anchor, largest, sums);
+      add_uniformity<false>(value, anchor, largest, sums);
     }
   }
   sums.deviation = Group<kWidth>::reduce(sums.deviation, Add(), shared);
   sums.exponential = Group<kWidth>::reduce(sums.exponential, Add(), shared);
-  if constexpr (kPasses == Passes::kEntropy) {
+  if constexpr (kEntropy) {
     sums.product = Group<kWidth>::reduce(sums.product, Add(), shared);
   }
   if (wants_class) {  // the same for all threads
@@ -91,11 +94,11 @@ __device__ __forceinline__ RowValue<T> row_value(const Logit* __restrict__ row, 
 
   // 3) the row
   if (near_uniform) {
-    constexpr bool kEntropy = kPasses == Passes::kEntropy;
-    const UniformitySums<double> wide{sums.deviation, sums.exponential, sums.product};
-    // A near-uniform row of the entropy's kernel is always the entropy's, one of the others' never.
-    return shift ? uniformity_row_shifted<kEntropy>(anchor, largest, wide, K)
-                 : uniformity_row<kEntropy>(anchor, largest, wide, K);
+    const RowSums<double> wide{sums.deviation, sums.exponential, sums.product};
+    // Only the entropy's own rows are near uniform in its kernel.
+    return kEntropy ? entropy_row(mean, largest, wide, K)
+           : shift  ? uniformity_row_shifted(anchor, largest, wide, K)
+                    : uniformity_row(anchor, largest, wide, K);
   }
   if (term == RowTerm::kMaximum) {
     result = maximum_row(largest, mean != mean);

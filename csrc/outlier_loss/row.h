@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "entropy.h"
 #include "losses.h"
 #include "uniformity.h"
 

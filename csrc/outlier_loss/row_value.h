@@ -18,4 +18,13 @@ struct RowValue {
   int64_t largest_class = 0;  // where needs_largest_class
 };
 
+// What a pass over a row adds up; entropy.h and uniformity.h say of what. Of a softmax row, `deviation` is the number of
+// largest logits and `exponential` the sum of exp(v_k - largest) over the others.
+template <typename T>
+struct RowSums {
+  T deviation;
+  T exponential;
+  T product;
+};
+
 }  // namespace fastood
