@@ -190,9 +190,7 @@ def test_ice_is_accurate_from_the_mean_to_far_away(dtype: torch.dtype, device: s
         rows = RowArguments(torch.full((len(h),), -1, device=device))
         _, per_sample, gradient = outlier_loss_value_and_grad(logits, rows, settings)
         exact = h.double()
-        want = torch.where(
-            exact > -math.log(2), -torch.log(-torch.expm1(exact)), -torch.log1p(-torch.exp(exact))
-        )
+        want = torch.where(exact > -math.log(2), -torch.log(-torch.expm1(exact)), -torch.log1p(-torch.exp(exact)))
         slope = 1 / torch.expm1(-exact) / len(h)
         tiny = torch.finfo(dtype).smallest_normal
         tolerance = 8 * torch.finfo(dtype).eps
@@ -355,9 +353,7 @@ def test_large_shapes(device: str) -> None:
         ),
     ],
 )
-def test_the_op_itself_refuses(
-    rows_change: dict[str, Tensor], settings_change: dict[str, int], message: str
-) -> None:
+def test_the_op_itself_refuses(rows_change: dict[str, Tensor], settings_change: dict[str, int], message: str) -> None:
     rows = RowArguments(torch.tensor([4, -1]))._replace(**rows_change)
     settings = LossSettings(LossKind.UNIFORMITY)._replace(**settings_change)
     with pytest.raises(RuntimeError, match=message):

@@ -3,15 +3,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
 from op_samples import outlier_loss_calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastood.losses import OutlierExposureLoss
 from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
 from fastood.ops.outlier_loss import LossKind, LossSettings
 
@@ -45,56 +46,92 @@ def test_fake_cuda_tensors_need_no_gpu() -> None:
     assert (gradient.dtype, gradient.shape) == (torch.bfloat16, (8, 10))
 
 
+modules = pytest.mark.parametrize("module", LOSS_MODULES, ids=str)
+
+
 class Head(torch.nn.Module):
-    def __init__(self) -> None:
+    """A network of two layers and one of the losses."""
+
+    def __init__(self, module: LossModule) -> None:
         super().__init__()
-        self.linear = torch.nn.Linear(6, 10)
-        self.criterion = OutlierExposureLoss(weight=0.5, reduction="mean")
+        self.body, self.linear = torch.nn.Linear(6, FEATURES), torch.nn.Linear(FEATURES, KNOWN)
+        self.module, self.criterion = module, module.make()
 
-    def forward(self, x: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.linear(x)
-        return self.criterion(logits, targets, weight), weighted_uniformity(logits, weight)[0]
-
-
-def head_inputs(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(12, 6, generator=generator).to(device)
-    targets = torch.tensor([0, 9, 3, -1, -1, -1, 2, -1, 5, -1, -1, 4], device=device)
-    return x, targets, torch.rand(12, generator=generator).to(device)
+    def forward(self, x: Tensor, targets: Tensor, weight: Tensor, uniform01: Tensor) -> Tensor:
+        features = self.body(x)
+        # Below zero, as distances are: every loss can take them.
+        logits = -self.linear(features).square()
+        batch = Batch(logits, features, targets, weight, uniform01)
+        return self.module.call(self.criterion, batch, weighted=True)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compile_fullgraph(backend: str, device: str) -> None:
+def head_and_inputs(module: LossModule, device: str) -> tuple[Head, tuple[Tensor, ...]]:
+    batch = mixed_batch(rows=12, dtype=torch.float32).to(device)
     torch.manual_seed(0)
-    head = Head().to(device)
-    inputs = head_inputs(device)
+    head = Head(module).to(device)
+    x = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)).to(device)
+    return head, (x, batch.targets, batch.weight, batch.uniform01)
+
+
+@pytest.fixture
+def compiler() -> None:
+    """Every loss is a recompilation of the same code to dynamo, which allows eight."""
+    torch.compiler.reset()
+
+
+@modules
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_fullgraph(module: LossModule, backend: str, device: str) -> None:
+    head, inputs = head_and_inputs(module, device)
     want = head(*inputs)
-    sum(want).backward()
-    gradient = head.linear.weight.grad.clone()
+    want.backward()
+    gradients = [p.grad.clone() for p in head.parameters()]
     head.zero_grad()
     got = torch.compile(head, fullgraph=True, backend=backend)(*inputs)
-    sum(got).backward()
+    got.backward()
     torch.testing.assert_close(got, want)
-    torch.testing.assert_close(head.linear.weight.grad, gradient)
+    torch.testing.assert_close([p.grad for p in head.parameters()], gradients)
 
 
-def test_export(device: str) -> None:
-    head = Head().to(device).eval()
-    inputs = head_inputs(device)
+@modules
+@pytest.mark.usefixtures("compiler")
+def test_compile_with_batches_of_any_size(module: LossModule, device: str) -> None:
+    head, inputs = head_and_inputs(module, device)
+    compiled = torch.compile(head, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (12, 7, 5):
+        some = tuple(x[:rows].contiguous() for x in inputs)
+        torch.testing.assert_close(compiled(*some), head(*some))
+
+
+@modules
+def test_export(module: LossModule, device: str) -> None:
+    head, inputs = head_and_inputs(module, device)
     batch = torch.export.Dim("batch", min=2, max=4096)
-    exported = torch.export.export(head, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
+    exported = torch.export.export(head, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     torch.testing.assert_close(exported.module()(*inputs), head(*inputs))
     half = tuple(tensor[:6] for tensor in inputs)
     torch.testing.assert_close(exported.module()(*half), head(*half))
 
 
-def test_autocast_keeps_the_loss_in_float32(device: str) -> None:
-    head = Head().to(device)
+@modules
+def test_autocast_keeps_the_loss_in_float32(module: LossModule, device: str) -> None:
+    """Under autocast the logits come in bfloat16 and are read as such: no copy of them in float32."""
+    head, inputs = head_and_inputs(module, device)
     with torch.autocast(device, dtype=torch.bfloat16):
-        loss, uniformity = head(*head_inputs(device))
-    assert loss.dtype == uniformity.dtype == torch.float32
-    (loss + uniformity).backward()
-    assert torch.isfinite(head.linear.weight.grad).all()
+        loss = head(*inputs)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters())
+
+
+@modules
+def test_function_transforms(module: LossModule) -> None:
+    """torch.func.grad refuses by name rather than being silently wrong."""
+    batch = mixed_batch(rows=6)
+    criterion = module.make()
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda logits: module.call(criterion, replace(batch, logits=logits)))(batch.logits)
 
 
 @pytest.mark.needs_cuda
@@ -141,29 +178,47 @@ def test_cuda_rows_beyond_one_grid(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.needs_cuda
-def test_cuda_graph_replay() -> None:
-    logits = torch.randn(256, 100, device="cuda")
-    weighted_uniformity(logits)
+@modules
+@pytest.mark.parametrize("rows", [40, 3000])
+def test_cuda_graph_replay(module: LossModule, rows: int) -> None:
+    """Forward and backward captured once, replayed on other logits; one block and many."""
+    batch, other = (mixed_batch(seed, rows=rows, dtype=torch.float32).to("cuda") for seed in (0, 1))
+    batch = replace(batch, logits=batch.logits.requires_grad_())
+    criterion = module.make()
+
+    def forward_backward() -> Tensor:
+        batch.logits.grad = None
+        loss = module.call(criterion, batch, weighted=True)
+        loss.backward()
+        return loss
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        forward_backward()
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        loss, _ = weighted_uniformity(logits)
-    logits.copy_(torch.randn(256, 100) * 3)
+        loss = forward_backward()
+    gradient = batch.logits.grad
+    with torch.no_grad():
+        for mine, theirs in zip(vars(batch).values(), vars(other).values(), strict=True):
+            mine.copy_(theirs)
     graph.replay()
-    torch.testing.assert_close(loss, weighted_uniformity(logits)[0])
+    want = replace(other, logits=other.logits.requires_grad_())
+    want_loss = module.call(criterion, want, weighted=True)
+    want_loss.backward()
+    torch.testing.assert_close(loss, want_loss)
+    torch.testing.assert_close(gradient, want.logits.grad)
 
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2"])
 def test_lower_instruction_sets_agree(capability: str) -> None:
     """The copies of the CPU kernels for older machines, in a process of their own: the choice is made once."""
     script = (
-        "import torch, fastood; from fastood.ops import weighted_uniformity_value_and_grad as f, reference as r\n"
+        "import sys, torch, fastood; sys.path.insert(0, 'tests')\n"
+        "from op_samples import LOSS_SAMPLES; from test_outlier_loss import test_matches_float64_reference as check\n"
         f"assert fastood.build_info()['cpu_capability'] in ('baseline', '{capability}')\n"
-        "g = torch.Generator().manual_seed(0)\n"
-        "for shape in [(33, 10), (5, 1000)]:\n"
-        "    x = torch.randn(shape, generator=g); loss, rows, grad = f(x)\n"
-        "    torch.testing.assert_close(rows.double(), r.weighted_uniformity(x)[1], rtol=1e-5, atol=1e-7)\n"
-        "    want = (torch.softmax(x.double(), 1) - 1 / shape[1]) / shape[0]\n"
-        "    torch.testing.assert_close(grad.double(), want, rtol=1e-5, atol=1e-8)\n"
+        "for sample in LOSS_SAMPLES: check(sample, torch.float32, 'cpu')\n"
     )
     environment = {**os.environ, "FASTOOD_CPU_CAPABILITY": capability}
     root = Path(__file__).resolve().parents[1]

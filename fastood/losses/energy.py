@@ -21,9 +21,10 @@ class EnergyMarginLoss(MixedBatchLoss):
 
     Args:
         weight: λ of both hinges; the paper uses 0.1.
-        margin_id: m_in: the energy below which an in-distribution row costs nothing more. The authors' scripts use -23
-            for CIFAR-10 and -27 for CIFAR-100; it depends on K and on the network.
-        margin_background: m_out, above `margin_id`: the energy above which a background row costs nothing; theirs is -5.
+        margin_id: m_in: the energy below which an in-distribution row costs nothing more. The authors' scripts use
+            -23 for CIFAR-10 and -27 for CIFAR-100; it depends on K and on the network.
+        margin_background: m_out, above `margin_id`: the energy above which a background row costs nothing; theirs is
+            -5.
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
         check_finite: As in `MixedBatchLoss`.
 

@@ -62,17 +62,17 @@ def _refused(error: RuntimeError) -> Exception:
 
 
 class MixedBatchLoss(nn.Module):
-    r"""Mean over in-distribution rows + `weight` · mean over background rows, in one kernel forward and one backward.
+    r"""Mean over in-distribution rows + `weight` · mean over background rows, in one kernel each way.
 
-    The base of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyMarginLoss`, `EnergyLoss`, `RejectClassLoss` and
-    `ICELoss`, which differ in what a row contributes. Rows with a target below zero are background. The two means are
-    taken apart, each over its own rows: one mean over both would let the mix of the batch decide the trade-off.
+    The base of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyMarginLoss`, `EnergyLoss`, `RejectClassLoss`
+    and `ICELoss`, which differ in what a row contributes. Rows with a target below zero are background. The two means
+    are taken apart, each over its own rows: one mean over both would let the mix of the batch decide the trade-off.
 
     Args:
         weight: λ, the factor of the background term; finite and >= 0.
         reduction: What a weighted sum over rows is divided by: `"weighted_mean"`, the sum of their weights (Li &
             Vasconcelos 2020, eq. 14), or `"mean"`, their number, which keeps importance weights such as
-            `BackgroundPool.sample` returns unbiased (supplementary eq. 10). Without `sample_weight` the two are the same.
+            `BackgroundPool.sample` returns unbiased (supplementary eq. 10). Without `sample_weight` they are the same.
         check_finite: Raise `ValueError` on NaN or infinite logits, naming the first row. Waits for the device.
 
     Shape:
@@ -85,9 +85,9 @@ class MixedBatchLoss(nn.Module):
         - output: `[]`, float64 for float64 logits, float32 for all others. A batch without in-distribution (or without
           background) rows has a zero in the place of that term.
 
-    Differentiable with respect to `logits` and `sample_weight`; beyond the first order by plain PyTorch, slower. A logit
-    that is NaN or +inf makes its row's loss NaN; -inf is a class that is masked out, and what it does is said of each
-    loss where it is not plain.
+    Differentiable with respect to `logits` and `sample_weight`; beyond the first order by plain PyTorch, slower. A
+    logit that is NaN or +inf makes its row's loss NaN; -inf is a class that is masked out, and what it does is said of
+    each loss where it is not plain.
 
     Raises:
         TypeError: An argument is not a tensor of the dtypes above.

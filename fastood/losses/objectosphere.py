@@ -21,8 +21,8 @@ class ObjectosphereLoss(nn.Module):
         in-distribution   -log f_y + μ · max(ξ - ‖z‖, 0)²              background   KL(uniform ‖ f) + μ · ‖z‖²
 
     Dhamija et al. 2018, eq. 1 (entropic open-set, `magnitude_weight=0`) and eq. 2. Ambiguities and what is done here:
-        - The background term of eq. 1 is -1/K Σ log f_k, that is KL(uniform ‖ f) + log K; the constant is left out, as in
-          `OutlierExposureLoss`.
+        - The background term of eq. 1 is -1/K Σ log f_k, that is KL(uniform ‖ f) + log K; the constant is left out,
+          as in `OutlierExposureLoss`.
         - The paper averages over all rows of a batch; here each kind has a mean of its own, like every loss of this
           library, so that the trade-off does not depend on the mix.
         - ‖z‖ has no slope at zero; it is taken as zero there.

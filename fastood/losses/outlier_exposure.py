@@ -15,8 +15,9 @@ class OutlierExposureLoss(MixedBatchLoss):
         in-distribution   -log f_y                                     background   logsumexp(v) - mean(v) - log K
 
     Hendrycks et al. 2019; Li & Vasconcelos 2020, eq. 1-5 (with importance weights: eq. 14 and supplementary eq. 10).
-    The paper of 2019 leaves out `- log K`, a constant. The background term keeps five digits where a trained network puts
-    its background rows, near the uniform point, where `log_softmax` in float32 has none (`fastood.ops.weighted_uniformity`).
+    The paper of 2019 leaves out `- log K`, a constant. The background term keeps five digits where a trained network
+    puts its background rows, near the uniform point, where `log_softmax` in float32 has none
+    (`fastood.ops.weighted_uniformity`).
     A logit of -inf makes the loss of a background row +inf.
 
     Args:

@@ -99,7 +99,7 @@ class RejectClassLoss(MixedBatchLoss):
         generator: torch.Generator | None = None,
         uniform01: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the scalar loss and, `[N]` and detached, the cross-entropy of each row to its label or pseudo-label."""
+        """Return the scalar loss and, `[N]` and detached, each row's cross-entropy to its label or pseudo-label."""
         rows = self._rows(logits, targets, sample_weight)
         return with_per_sample(logits, self._with_draws(logits, rows, generator, uniform01), self.settings())
 

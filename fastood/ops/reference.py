@@ -34,7 +34,7 @@ ICE_CLAMP = -(2.0**-24)
 
 
 def ice(logits: Tensor) -> Tensor:
-    """-log(1 - exp(max v)) of each row: Wu 2023, eq. 0.13. Above `ICE_CLAMP` value and slope stay what they are there."""
+    """-log(1 - exp(max v)) of each row: Wu 2023, eq. 0.13. Above `ICE_CLAMP`, value and slope stay as there."""
     largest = logits.max(1).values
     clamped = largest + (largest.clamp(max=ICE_CLAMP) - largest).detach()
     # The form without cancellation on either side of -log 2; the other side's argument is kept harmless.

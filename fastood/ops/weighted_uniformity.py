@@ -7,8 +7,8 @@ For background logits `v_i` with softmax `f_i` and weights `w_i >= 0`,
     ∂L/∂v_ik = w_i (f_ik - 1/K) / Σ_j w_j,      ∂L/∂w_i = (l_i - L) / Σ_j w_j
 
 Trained networks sit where `l_i` is near zero, where a difference of `logsumexp` and `mean` keeps no digit in float32.
-The kernels use an identity without cancellation (csrc/outlier_loss/uniformity.h): relative error below 1e-5 down to a spread
-of 1e-4, also where the logits lie 100 away from zero.
+The kernels use an identity without cancellation (csrc/outlier_loss/uniformity.h): relative error below 1e-5 down to a
+spread of 1e-4, also where the logits lie 100 away from zero.
 """
 
 from __future__ import annotations
