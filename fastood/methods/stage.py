@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from fastood.losses import OutlierExposureLoss
+from fastood.losses import MixedBatchLoss
 from fastood.methods.background import Background
 from fastood.models import Classifier
 from fastood.samplers import BackgroundPool
@@ -78,7 +78,7 @@ class Stage:
     """Name of the random draws; stages that share it see the same in-distribution batches."""
     schedule: Schedule
     """Length and optimiser."""
-    loss: OutlierExposureLoss
+    loss: MixedBatchLoss
     """Loss of logits, labels and importance; gives per-sample losses too."""
     batch_size: int
     """In-distribution images in a batch."""
