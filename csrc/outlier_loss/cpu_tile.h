@@ -236,8 +236,8 @@ void tile_values(const LossRows<Logit>& rows, const TileRows& which, RowTerm ter
 }
 
 // Rows of few classes, `count` <= kLanes of them from `first` on: their logits are laid out flat, so that the exponentials
-// fill whole vectors. For all terms but kNorm the gradient is (exp(x) - y) scale (x - centre)^p, p = 1 for the entropy
-// alone; at the target y = extra / scale.
+// fill whole vectors. The gradient is (exp(x) - y) scale, where y = extra / scale at the target, or for entropy rows
+// exp(x) (x - centre) scale; centre is infinite for the others. Not for kNorm.
 template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
 void backward_few_classes(const LossRows<Logit>& rows, int64_t first, int64_t count, OutlierLoss loss,
                           const T* row_stats,  // [count, kRowStats]
