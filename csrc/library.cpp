@@ -23,6 +23,20 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "outlier_loss_value_and_grad(Tensor logits, Tensor? targets, Tensor? weight, Tensor? uniform01, int loss, "
       "float background_weight, float margin_id, float margin_background, int num_reject, bool by_weight) "
       "-> (Tensor, Tensor, Tensor)");
+
+  // Background pool (background_pool/layout.h): plain sums of p, w and w^2 -> [3]
+  m.def("background_pool_sums(Tensor omega, float epsilon) -> Tensor");
+  m.def("background_pool_build(Tensor omega, Tensor(a!) masses, Tensor(b!) stats, float epsilon) -> ()");
+  // Supplementary eq. 11 and 12: -> (index [B], importance [B])
+  m.def(
+      "background_pool_draw(Tensor omega, Tensor masses, Tensor stats, Tensor uniform, float epsilon) -> (Tensor, "
+      "Tensor)");
+  m.def("background_pool_find(Tensor omega, Tensor masses, Tensor stats, Tensor target, float epsilon) -> Tensor");
+  m.def("background_pool_importance(Tensor omega, Tensor stats, Tensor index, float epsilon) -> Tensor");
+  // One step of ascent on the weighted loss of a batch -> status [2]
+  m.def(
+      "background_pool_ascend(Tensor(a!) omega, Tensor(b!) velocity, Tensor(c!) masses, Tensor(d!) stats, Tensor "
+      "index, Tensor loss, Tensor? shared, float epsilon, float momentum, float lr, bool sparse) -> Tensor");
 }
 
 #if !FASTOOD_WITH_CUDA
@@ -40,6 +54,12 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("outlier_loss", &no_cuda_kernels);
   m.impl("_outlier_loss_backward", &no_cuda_kernels);
   m.impl("outlier_loss_value_and_grad", &no_cuda_kernels);
+  m.impl("background_pool_sums", &no_cuda_kernels);
+  m.impl("background_pool_build", &no_cuda_kernels);
+  m.impl("background_pool_draw", &no_cuda_kernels);
+  m.impl("background_pool_find", &no_cuda_kernels);
+  m.impl("background_pool_importance", &no_cuda_kernels);
+  m.impl("background_pool_ascend", &no_cuda_kernels);
 }
 #endif
 

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from background_pool_samples import pool_args
 from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
 from op_samples import outlier_loss_calls
 from torch import Tensor
@@ -23,12 +25,16 @@ def registered_ops() -> set[str]:
     return {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
 
 
+def op_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object, ...]]]:
+    return [*outlier_loss_calls(device), *pool_args(device)]
+
+
 def test_every_op_has_samples() -> None:
-    assert {name for name, _, _ in outlier_loss_calls("cpu")} == registered_ops()
+    assert {name for name, _, _ in op_calls("cpu")} == registered_ops()
 
 
 def test_opcheck(device: str) -> None:
-    for _, op, args in outlier_loss_calls(device):
+    for _, op, args in op_calls(device):
         torch.library.opcheck(op, args)
 
 

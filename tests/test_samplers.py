@@ -218,7 +218,7 @@ def test_a_tiny_pool_with_the_papers_step_size_keeps_positive_weights(size: int,
     [
         ({"num_examples": 0}, "num_examples must be an int >= 1, got 0"),
         ({"num_examples": 2.0}, "num_examples must be an int"),
-        ({"epsilon": 1.0}, r"epsilon must be in \[0, 1\), got 1.0"),
+        ({"epsilon": 1.1}, r"epsilon must be in \[0, 1\], got 1.1"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"initial_weight": 0.0}, r"initial_weight must be in \[1e-30, 1e6\]"),
         ({"initial_weight": 1e39}, r"initial_weight must be in \[1e-30, 1e6\]"),

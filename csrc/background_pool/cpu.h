@@ -1,0 +1,42 @@
+// Kernels of the background pool for the CPU: single-threaded, torch-free, one copy per instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/cpu_capability.h"
+#include "math.h"
+
+namespace fastood {
+
+struct PoolPower {
+  PowerKind kind;
+  float epsilon;
+};
+
+// magic_of each quantum.
+struct PoolMagic {
+  double mass;
+  double weight;
+  double square;
+};
+
+struct PoolTotals {
+  double mass;
+  double weight;
+  double square;
+  double largest;  // mass
+};
+
+namespace baseline {
+#include "cpu_kernels.h"
+}
+#if defined(FASTOOD_HAVE_X86_KERNELS)
+namespace avx2 {
+#include "cpu_kernels.h"
+}
+namespace avx512 {
+#include "cpu_kernels.h"
+}
+#endif
+
+}  // namespace fastood

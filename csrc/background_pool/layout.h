@@ -1,0 +1,71 @@
+// How a background pool lies in memory, on the CPU and on CUDA alike.
+//
+//     stats  [7]   Z = sum of masses, S = sum w, Q = sum w^2, their quanta, bound >= every mass         float64
+//                        Z
+//     level k  [..64]    |     each node the sum of 64 children, of which the last may be fewer         float64
+//                  .-----+-----.
+//     level 2  [N/4096, padded to 64]                                                                  float64
+//              .---+---.
+//     level 1  [N/64, padded to 64]     a leaf block: 64 examples, 256 bytes of omega                   float64
+//            ..|..
+//     omega    [N]  weight w = softplus(omega), mass p = w^epsilon; below kOmegaMin: no weight at all   float32
+//     velocity [N]                                                                                      float32
+//
+// Bytes per example: 4 + 4 + 8/64 + 8/4096 + ... = 8.13; 10^9 examples are 8.1 GB and five levels. Masses of examples are
+// not stored: they are computed from omega where they are needed, 64 at a time, for about the time of the cache miss
+// that brings them.
+//
+// Why these: 64 children are 8 cache lines of sums, or a warp with two each; and sums that are exact (below) are moved by
+// adding differences, so that a step on B examples costs B * levels additions whatever N is.
+//
+// Fixed point in float64. Every number that is summed over the pool is first rounded to a multiple of a quantum, a power
+// of two about 2^-50 of the total. float64 adds multiples of a quantum exactly while the total stays below 2^53 quanta, so
+// that sums do not depend on the order of their terms: the same for any number of threads, for any order of atomics, on
+// CPU and GPU, for a tree kept up to date by differences and one built anew. A draw by a 53-bit uniform resolves 2^-53 of
+// the total, whatever the structure: of that three bits are given up. The quanta are chosen at build and again when a
+// total leaves 2^kLowTotal ... 2^kHighTotal quanta.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/host_device.h"
+
+namespace fastood {
+
+constexpr int64_t kFanOut = 64;
+constexpr int kFanOutBits = 6;
+// 64^7 = 2^42 examples: beyond any memory.
+constexpr int kMaxLevels = 7;
+
+// Indices into stats.
+enum PoolStat { kMassTotal, kWeightTotal, kSquareTotal, kMassQuantum, kWeightQuantum, kSquareQuantum, kBound, kStats };
+
+// Totals are set to (2^49, 2^50] quanta. Two bits above for weights that grow before anyone looks, one for the sign of
+// the rounding trick; eight below.
+constexpr double kLowTotal = 0x1p42;
+constexpr double kHighTotal = 0x1p52;
+
+struct PoolLayout {
+  int64_t num_examples;
+  int num_levels;
+  int64_t numel;               // of all levels together
+  int64_t offset[kMaxLevels];  // of level k + 1 in `masses`
+  int64_t size[kMaxLevels];    // nodes with padding, a multiple of kFanOut
+};
+
+FASTOOD_HD PoolLayout pool_layout(int64_t num_examples) {
+  PoolLayout layout{};
+  layout.num_examples = num_examples;
+  int64_t nodes = num_examples;
+  do {
+    nodes = (nodes + kFanOut - 1) / kFanOut;
+    const int64_t padded = (nodes + kFanOut - 1) / kFanOut * kFanOut;
+    layout.offset[layout.num_levels] = layout.numel;
+    layout.size[layout.num_levels] = padded;
+    layout.numel += padded;
+    ++layout.num_levels;
+  } while (nodes > kFanOut);
+  return layout;
+}
+
+}  // namespace fastood

@@ -1,0 +1,44 @@
+// What cpu and cuda share of the background pool's ops: the state and the batch, checked once.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+
+#include "../common/checks.h"
+#include "math.h"
+
+namespace fastood {
+
+// What `background_pool_ascend` found: status[0], with the batch position concerned in status[1]. Nothing was changed
+// where it is kBadIndex, kBadLoss or kTooLarge.
+enum PoolStatus : int64_t { kDone, kBadIndex, kBadLoss, kTooLarge, kNeedsBuild };
+
+// |gradient| <= 2 L; with this on 2 L lr, every intermediate value stays a finite float32.
+constexpr double kLargestStep = 1e30;
+
+inline void check_vector(const Tensor& tensor, const char* name, ScalarType dtype, const Tensor& omega) {
+  check_dim(tensor, name, 1);
+  check_dtype(tensor, name, dtype);
+  check_same_device(tensor, name, omega);
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+inline void check_omega(const Tensor& omega, double epsilon) {
+  check_vector(omega, "omega", ScalarType::Float, omega);
+  STD_TORCH_CHECK(omega.numel() >= 1, "omega must have at least one example");
+  STD_TORCH_CHECK(epsilon >= 0 && epsilon <= 1, "epsilon must be in [0, 1], got ", epsilon);
+}
+
+inline void check_stats(const Tensor& stats, const Tensor& omega) {
+  check_vector(stats, "stats", ScalarType::Double, omega);
+  check_size(stats, "stats", kStats);
+}
+
+inline void check_masses(const Tensor& masses, const Tensor& omega) {
+  check_vector(masses, "masses", ScalarType::Double, omega);
+  check_size(masses, "masses", pool_layout(omega.numel()).numel);
+}
+
+}  // namespace fastood

@@ -1,0 +1,104 @@
+"""The background pool's ops: draws by mass, steps of ascent, and the sums that both live on.
+
+State and layout are in csrc/background_pool/layout.h, the maths of one example in math.h beside it. `omega` float32
+`[N]` gives the weights `w = softplus(ω)` and masses `p = w^ε`; `masses` float64 holds the sums of a tree of 64 children
+per node; `stats` float64 `[7]` the totals `Z = Σ p`, `S = Σ w`, `Q = Σ w²`, the quantum each of them is rounded to, and
+a bound on every mass. These functions trust their arguments: `fastood.samplers.BackgroundPool` is what checks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FAN_OUT = 64  # kFanOut of csrc/background_pool/layout.h
+STATS = 7  # kStats
+MASS_TOTAL, WEIGHT_TOTAL, SQUARE_TOTAL, MASS_QUANTUM, WEIGHT_QUANTUM, SQUARE_QUANTUM, BOUND = range(STATS)
+DONE, BAD_INDEX, BAD_LOSS, TOO_LARGE, NEEDS_BUILD = range(5)  # PoolStatus of csrc/background_pool/op.h
+
+_QUANTA_BITS = 50
+
+pool_sums = torch.ops.fastood.background_pool_sums.default
+pool_build = torch.ops.fastood.background_pool_build.default
+pool_draw = torch.ops.fastood.background_pool_draw.default
+pool_find = torch.ops.fastood.background_pool_find.default
+pool_importance = torch.ops.fastood.background_pool_importance.default
+pool_ascend = torch.ops.fastood.background_pool_ascend.default
+
+
+def masses_size(num_examples: int) -> int:
+    """Length of `masses` for a pool of N examples.
+
+    Example:
+        >>> masses_size(64), masses_size(64 * 64 + 1), masses_size(10**9) * 8 / 10**9
+        (64, 192, 0.126984704)
+    """
+    total, nodes = 0, num_examples
+    while True:
+        nodes = -(-nodes // FAN_OUT)
+        total += -(-nodes // FAN_OUT) * FAN_OUT
+        if nodes <= FAN_OUT:
+            return total
+
+
+def choose_quanta(sums: Tensor) -> Tensor:
+    """Powers of two such that each sum is between 2^49 and 2^50 of them: 53-bit additions then stay exact.
+
+    Args:
+        sums: float64 `[3]`, finite and >= 0, as `pool_sums` gives them. Waits for the device.
+
+    Returns:
+        float64 `[3]` on the same device; 1 where the sum is 0.
+
+    Example:
+        >>> choose_quanta(torch.tensor([2.0**50, 1.5, 0.0], dtype=torch.float64)).log2().tolist()
+        [1.0, -49.0, 0.0]
+    """
+    quanta = [math.ldexp(1.0, math.frexp(s)[1] - _QUANTA_BITS) if s > 0 else 1.0 for s in sums.tolist()]
+    return torch.tensor(quanta, dtype=torch.float64, device=sums.device)
+
+
+def _sums_fake(omega: Tensor, epsilon: float) -> Tensor:
+    return omega.new_empty((3,), dtype=torch.float64)
+
+
+def _build_fake(omega: Tensor, masses: Tensor, stats: Tensor, epsilon: float) -> None:
+    return None
+
+
+def _draw_fake(omega: Tensor, masses: Tensor, stats: Tensor, uniform: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    return uniform.new_empty(uniform.shape, dtype=torch.int64), uniform.new_empty(uniform.shape, dtype=torch.float32)
+
+
+def _find_fake(omega: Tensor, masses: Tensor, stats: Tensor, target: Tensor, epsilon: float) -> Tensor:
+    return target.new_empty(target.shape, dtype=torch.int64)
+
+
+def _importance_fake(omega: Tensor, stats: Tensor, index: Tensor, epsilon: float) -> Tensor:
+    return index.new_empty(index.shape, dtype=torch.float64)
+
+
+def _ascend_fake(
+    omega: Tensor,
+    velocity: Tensor,
+    masses: Tensor,
+    stats: Tensor,
+    index: Tensor,
+    loss: Tensor,
+    shared: Tensor | None,
+    epsilon: float,
+    momentum: float,
+    lr: float,
+    sparse: bool,
+) -> Tensor:
+    return index.new_empty((2,))
+
+
+torch.library.register_fake("fastood::background_pool_sums", _sums_fake)
+torch.library.register_fake("fastood::background_pool_build", _build_fake)
+torch.library.register_fake("fastood::background_pool_draw", _draw_fake)
+torch.library.register_fake("fastood::background_pool_find", _find_fake)
+torch.library.register_fake("fastood::background_pool_importance", _importance_fake)
+torch.library.register_fake("fastood::background_pool_ascend", _ascend_fake)

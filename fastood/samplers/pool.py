@@ -1,0 +1,294 @@
+"""The background pool: a weight for every example, draws that follow the weights, and steps that change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastood.ops import background_pool as ops
+from fastood.samplers import checks, selection
+from fastood.samplers.distinct import draw_distinct
+from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of, softplus
+from fastood.samplers.state import PoolState
+
+AscentMode = Literal["exact", "sparse"]
+
+
+class BackgroundPool:
+    r"""A weight for each background example, learnt adversarially, and draws that follow the weights.
+
+    Weights are `w_i = softplus(ω_i) > 0` (supplementary, section C). One step of Algorithm 1 is a draw, a forward pass
+    of the network on the drawn examples, and an ascent step on the loss they caused; the next draw sees the new
+    weights. A draw does not feel the pool's size, nor does a step of `mode="sparse"`; 10^9 examples take 8.1 GB.
+
+    Ambiguities and differences, and what is done here:
+        - The paper starts at `w = 1`, its code at `ω = 0` (`w = log 2`); both objectives and draws depend on ratios of
+          weights alone, but the size of a step does not. The paper's start is the default (`initial_weight`).
+        - The paper ascends the gradient of `l_out`, its code that of `α l_out`, with the same step size 100. The
+          paper's is done; pass `lr=alpha * 100` for the code's.
+        - Algorithm 1 writes the step in `w`, section C in `ω`; it is done in `ω`, with the momentum of the code (0.9),
+          of which the paper says nothing. `momentum=0` is plain ascent.
+        - The authors draw a whole epoch ahead from the weights at its start; here every draw is fresh. For theirs,
+          take the indices of one large `sample` batch by batch, with `importance` for the weights of the moment.
+
+    Args:
+        num_examples: N >= 1, the size of the pool.
+        epsilon: ε in [0, 1], how much of a weight goes into the draw (supplementary eq. 11); the rest goes into the
+            importance (eq. 12). At ε = 1 draws follow the weights themselves, which then have no gradient.
+        momentum: Of the ascent, in [0, 1).
+        initial_weight: `w` at the start, in [1e-30, 1e6].
+        device: Where weights live and indices are drawn.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> pool = BackgroundPool(num_examples=5)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> index, importance = pool.sample(4, generator=generator)
+        >>> per_sample_loss = (index == 0).float()  # only example 0 fools the network
+        >>> pool.ascend(index, per_sample_loss, lr=1.0)
+        >>> int(pool.weights.argmax())
+        0
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        *,
+        epsilon: float = 0.5,
+        momentum: float = 0.9,
+        initial_weight: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        checks.check_options(num_examples, epsilon, momentum, initial_weight)
+        self.epsilon = float(epsilon)
+        self.momentum = float(momentum)
+        omega = torch.full((num_examples,), inverse_softplus(initial_weight), dtype=torch.float32, device=device)
+        self._state = PoolState.build(omega, torch.zeros_like(omega), self.epsilon)
+
+    @classmethod
+    def from_weights(
+        cls, weights: Tensor, *, epsilon: float = 1.0, momentum: float = 0.9, device: torch.device | str | None = None
+    ) -> BackgroundPool:
+        """A pool that begins with these weights, where `torch.utils.data.WeightedRandomSampler` would take them.
+
+        Args:
+            weights: `[N]`, each 0 or in [1e-30, 1e6]. An example of weight 0 is never drawn and never learns.
+            epsilon: As for the class; the default draws by the weights as they are.
+            momentum: As for the class.
+            device: As for the class; None for that of `weights`.
+
+        Raises:
+            TypeError: `weights` is no tensor.
+            ValueError: `weights` is not 1-D, empty, all zero, or has a value that is out of range.
+
+        Example:
+            >>> pool = BackgroundPool.from_weights(torch.tensor([0.0, 3.0, 0.0]))
+            >>> pool.sample(4, generator=torch.Generator())[0].tolist()
+            [1, 1, 1, 1]
+        """
+        checks.check_weights(weights)
+        pool = cls(weights.numel(), epsilon=epsilon, momentum=momentum, device=device or weights.device)
+        omega = inverse_softplus_of(weights.detach().double()).float().to(pool.device)
+        pool._state = PoolState.build(omega, torch.zeros_like(omega), pool.epsilon)
+        return pool
+
+    def __len__(self) -> int:
+        return self._state.omega.numel()
+
+    def __repr__(self) -> str:
+        return f"BackgroundPool({len(self)}, epsilon={self.epsilon}, momentum={self.momentum}, device={self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self._state.omega.device
+
+    @property
+    def weights(self) -> Tensor:
+        """`w`, float64 `[N]`, a copy."""
+        return softplus(self._state.omega.double())
+
+    def sample(
+        self, batch_size: int, *, generator: torch.Generator, replacement: bool = True, stratified: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Draw examples with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
+
+        Each draw takes one 53-bit uniform: float32 uniforms could not reach every example of a pool beyond 2^24. The
+        probabilities are exact to 2^-52 of the sum.
+
+        Args:
+            batch_size: B >= 1.
+            generator: On the pool's device.
+            replacement: False draws distinct examples by successive sampling: each by mass among those not drawn yet.
+                Waits for the device. `importance` is the same: with it the mean loss is no longer unbiased.
+            stratified: Draw b takes its uniform from `[b/B, (b+1)/B)`: the same expectations at a variance never above
+                that of independent draws. Indices come in ascending order.
+
+        Returns:
+            index: int64 `[B]`.
+            importance: float32 `[B]`, as `importance` gives it.
+
+        Raises:
+            ValueError: `batch_size` is no int or below 1, or above the number of examples with weight where draws are
+                distinct, or distinct draws shall be stratified.
+        """
+        checks.check_batch_size(batch_size)
+        state = self._state
+        if not replacement:
+            return self._sample_distinct(batch_size, generator=generator, stratified=stratified)
+        uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
+        if not stratified:
+            return ops.pool_draw(state.omega, state.masses, state.stats, uniform, self.epsilon)  # type: ignore[no-any-return]
+        strata = torch.arange(batch_size, dtype=torch.float64, device=self.device)
+        index = state.find((strata + uniform) / batch_size, self.epsilon)
+        return index, self.importance(index)
+
+    def _sample_distinct(
+        self, batch_size: int, *, generator: torch.Generator, stratified: bool
+    ) -> tuple[Tensor, Tensor]:
+        if stratified:
+            raise ValueError("stratified draws cannot be distinct: stratified=True needs replacement=True")
+        if batch_size > self._state.drawable:
+            raise ValueError(
+                f"batch_size must be at most the {self._state.drawable} examples with weight when "
+                f"replacement=False, got {batch_size}"
+            )
+        index = draw_distinct(
+            lambda count: self.sample(count, generator=generator)[0],
+            lambda: self.weights.pow(self.epsilon).masked_fill_(self._state.omega == -torch.inf, 0.0),
+            batch_size,
+            generator=generator,
+        )
+        return index, self.importance(index)
+
+    def importance(self, index: Tensor) -> Tensor:
+        """The factor by which the loss of a drawn example counts, `r_i = (Σ w^ε / Σ w) w_i^(1-ε)` (suppl. eq. 12).
+
+        The mean of `r_i l_i` over draws is the weighted loss of eq. 14 over the pool.
+
+        Args:
+            index: int64 `[B]`, each in `0 … N - 1`.
+
+        Returns:
+            float32 `[B]`, of the weights as they are now.
+
+        Raises:
+            TypeError: `index` is no int64 tensor.
+            ValueError: An index is out of range.
+
+        Example:
+            >>> BackgroundPool(num_examples=5).importance(torch.tensor([0, 3]))
+            tensor([1., 1.])
+        """
+        checks.check_index(index, empty=True)
+        index = index.to(self.device).contiguous()
+        checks.check_index_range(index, len(self))
+        return ops.pool_importance(self._state.omega, self._state.stats, index, self.epsilon).float()  # type: ignore[no-any-return]
+
+    def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
+        r"""Take one step of gradient ascent on the weighted loss of the batch.
+
+        The loss is `L = 1/B Σ_b r_{i_b} l_b` with `r` as in `sample`, whose normalisers depend on every weight. Its
+        gradient needs no second backward pass through the network: with `Z = Σ w^ε` and `S = Σ w`,
+
+            ∂L/∂ω_j = sigmoid(ω_j) { L (ε w_j^(ε-1) / Z - 1/S) + (1-ε) w_j^(-ε) (Z/S) (1/B) Σ_{b: i_b = j} l_b }
+
+        and the step is `velocity ← momentum · velocity + gradient; ω ← ω + lr · velocity`, what `torch.optim.SGD` would
+        do with autograd's gradient of `-L`. ω stays in `OMEGA_MIN … OMEGA_MAX`.
+
+        Args:
+            index: int64 `[B]`, as drawn by `sample`; an example drawn twice counts twice.
+            per_sample_loss: Floating-point `[B]`, `l_b >= 0`, as returned by the losses of `fastood.losses`.
+            lr: Step size η_w > 0; the paper uses 100.
+            mode: "exact" moves every weight, in one pass over the pool. "sparse" takes the coordinates of the same
+                gradient that were drawn: all others keep weight and velocity, and the cost does not depend on N.
+
+        Raises:
+            TypeError: `index` or `per_sample_loss` has the wrong dtype.
+            ValueError: Empty batch, shapes that differ, an index outside `0 … N - 1`, a loss that is negative, NaN or
+                infinite, `lr` out of range, a step beyond float32, or ε = 1. The pool is unchanged then.
+        """
+        checks.check_ascent(index, per_sample_loss, lr, mode)
+        checks.check_learns(self.epsilon)
+        self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
+
+    def select(self, rate: float, *, generator: torch.Generator, calibrated: bool = False) -> Tensor:
+        """Choose a subset, each example independently with probability `min(1, γ N w_i / Σ w)` (eq. 20).
+
+        Args:
+            rate: γ in (0, 1]. The expected size is at most `γ N`: less where some probability is cut at one.
+            generator: On the pool's device.
+            calibrated: Replace `γ N / Σ w` by the larger constant that makes the expected size `γ N` in spite of the
+                cut; all examples with weight where they are fewer.
+
+        Returns:
+            int64 indices, ascending.
+
+        Raises:
+            ValueError: `rate` is outside (0, 1].
+        """
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must be in (0, 1], got {rate}")
+        expected = rate * len(self)
+        factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
+        if calibrated:
+            factor = selection.calibrated_factor(self._state.omega, min(expected, self._state.drawable), start=factor)
+        return selection.bernoulli(self._state.omega, factor, generator=generator)
+
+    def top(self, k: int) -> Tensor:
+        """Indices int64 `[k]` of the k heaviest examples, heaviest first; among equals the lowest index first.
+
+        Raises:
+            ValueError: `k` is outside `1 … N`.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self):
+            raise ValueError(f"k must be an int in 1 … {len(self)}, got {k!r}")
+        return selection.heaviest(self._state.omega, k)
+
+    def histogram(self, bins: int = 50) -> tuple[Tensor, Tensor]:
+        """How the weights are spread: counts int64 `[bins]` and edges float64 `[bins + 1]`, logarithmic in the weight.
+
+        Raises:
+            ValueError: `bins` is below 1.
+        """
+        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+            raise ValueError(f"bins must be an int >= 1, got {bins!r}")
+        return selection.log_histogram(self._state.omega, bins)
+
+    def effective_sample_size(self) -> float:
+        """`(Σ w)² / Σ w²`, between 1 (one example holds all the weight) and N (all are equal). Waits for the device."""
+        _, total, squares, *_ = self._state.stats.tolist()
+        return float(total * total / squares)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return ω and its velocity, float32 `[N]`, and what sums are rounded by, float64 `[4]`: flat tensors, copied.
+
+        A pool that loads them makes bit for bit the same draws and steps.
+        """
+        return {name: tensor.clone() for name, tensor in self._state.leaves().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned, from a pool of the same size.
+
+        Args:
+            state: `omega` and `velocity`; without `scale`, sums are rounded anew: the same weights, other last bits.
+
+        Raises:
+            KeyError: A tensor is missing.
+            ValueError: A tensor has another size or dtype, or a value that is not finite, or no example has weight.
+                The pool is unchanged then.
+        """
+        checks.check_state(state, len(self))
+        scale = state.get("scale")
+        self._state = PoolState.build(
+            self._state.fresh_copy(state["omega"]),
+            self._state.fresh_copy(state["velocity"]),
+            self.epsilon,
+            scale=None if scale is None else scale.to(self.device, copy=True),
+        )
