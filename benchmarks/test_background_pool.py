@@ -1,46 +1,148 @@
-"""One resampling step of the pool, without the network: draw, then a step on every weight."""
+"""Background pool: sparse and exact steps, draws without replacement, build, and growth with the pool's size."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Comparison, compare
+from background_pool_peers import MULTINOMIAL_LIMIT, installed, multinomial, peers
+from harness import Comparison, Run, compare
 
 from fastood.samplers import BackgroundPool
 
+Record = Callable[[Comparison, Run], None]
+ON_CPU = pytest.mark.parametrize("device", ["cpu"])  # the peers have no other
 
-@pytest.mark.parametrize("size", [50_000, 1_280_000])
-def test_draw_and_ascend(
-    size: int,
-    device: str,
-    budget: dict[str, float],
-    record: Callable[[Comparison, Callable[[], object]], None],
-) -> None:
-    batch_size = 128
-    generator = torch.Generator(device).manual_seed(0)
+
+def learnt_pool(size: int, spread: float, device: str = "cpu") -> BackgroundPool:
+    """A pool whose ω are normal with this spread: 1 is drawn by rejection, 4 by descent."""
     pool = BackgroundPool(size, device=device)
-    loss = torch.rand(batch_size, generator=generator, device=device)
-    omega = torch.zeros(size, device=device, requires_grad=True)
-    optimizer = torch.optim.SGD([omega], lr=100, momentum=0.9, maximize=True)
+    # In place: at 10^9 examples there is no memory for a second ω.
+    pool._state.omega.normal_(0.5413, spread, generator=torch.Generator(device).manual_seed(0))
+    pool._state.sum_up(pool.epsilon)
+    return pool
+
+
+def sparse_step(pool: BackgroundPool, batch_size: int) -> Run:
+    """Draw with importance, then a sparse step of ascent, by the public calls."""
+    generator = torch.Generator(pool.device).manual_seed(0)
+    loss = torch.rand(batch_size, generator=generator, device=pool.device)
+
+    def run() -> None:
+        index, _ = pool.sample(batch_size, generator=generator)
+        pool.ascend(index, loss, lr=1e-3, mode="sparse")
+
+    return run
+
+
+@ON_CPU
+@pytest.mark.parametrize(
+    ("size", "batch_size", "spread"),
+    [(1_280_000, 256, 1.0), (1_280_000, 256, 4.0), (1_280_000, 4096, 1.0), (16_000_000, 256, 1.0)],
+)
+def test_sparse_step(
+    size: int, batch_size: int, spread: float, device: str, budget: dict[str, float], record: Record
+) -> None:
+    pool = learnt_pool(size, spread)
+    masses = pool.weights.sqrt().float()
+    providers = {"fastood": sparse_step(pool, batch_size), **peers(masses, batch_size)}
+    name = f"background pool, draw and {'sparse step' if spread == 1 else 'sparse step, skewed'}"
+    record(compare(name, f"{size} B={batch_size}", providers, subject="fastood", **budget), providers["fastood"])
+
+
+@ON_CPU
+def test_distinct(device: str, budget: dict[str, float], record: Record) -> None:
+    size, batch_size = 1_280_000, 256
+    pool, generator = learnt_pool(size, 1.0), torch.Generator().manual_seed(0)
+    masses = pool.weights.sqrt().float()
 
     def ours() -> None:
-        index, _ = pool.sample(batch_size, generator=generator)
-        pool.ascend(index, loss, lr=100)
+        pool.sample(batch_size, generator=generator, replacement=False)
 
-    def autograd() -> None:
-        """The authors' objective with weights as fresh as ours: multinomial, then autograd over every weight."""
-        w = F.softplus(omega)
-        index = torch.multinomial(w.detach().sqrt(), batch_size, replacement=True, generator=generator)
-        importance = w.sqrt().mean() / w.mean() * w[index].sqrt()
-        optimizer.zero_grad()
-        (importance * loss).mean().backward()
-        optimizer.step()
+    providers = {
+        "fastood": ours,
+        "multinomial": multinomial(masses, batch_size, torch.ones(batch_size), replacement=False),
+    }
+    shape = f"{size} B={batch_size}"
+    record(compare("background pool, without replacement", shape, providers, subject="fastood", **budget), ours)
 
-    providers = {"fastood": ours, "multinomial + autograd": autograd}
-    comparison = compare(
-        "background pool, draw 128 and ascend", f"{size}", providers, subject="fastood", device=device, **budget
-    )
-    record(comparison, ours)
+
+@ON_CPU
+@pytest.mark.parametrize("size", [1_280_000, 16_000_000])
+def test_build(size: int, device: str, budget: dict[str, float], record: Record) -> None:
+    providers: dict[str, Run] = {"fastood": lambda: BackgroundPool(size)}
+    if installed("torchrl", "torchrl's build"):
+        from torchrl._torchrl import SumSegmentTreeFp32
+
+        index, masses = torch.arange(size), torch.ones(size)
+
+        def tree() -> None:
+            SumSegmentTreeFp32(size)[index] = masses
+
+        providers["torchrl tree"] = tree
+    record(compare("background pool, build", f"{size}", providers, subject="fastood", **budget), providers["fastood"])
+
+
+@pytest.mark.parametrize("threads", sorted({1, torch.get_num_threads()}))
+@pytest.mark.parametrize("size", [50_000, 1_280_000, 16_000_000])
+def test_exact_step(size: int, threads: int, device: str, budget: dict[str, float], record: Record) -> None:
+    """Beside the authors' way, and a pass that reads and writes the same 16 bytes for each example."""
+    if device == "cuda" and threads > 1:
+        pytest.skip("host threads make no difference on a GPU")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        batch_size = 128
+        pool, generator = learnt_pool(size, 1.0, device), torch.Generator(device).manual_seed(0)
+        loss = torch.rand(batch_size, generator=generator, device=device)
+        omega = torch.zeros(size, device=device, requires_grad=True)
+        optimizer = torch.optim.SGD([omega], lr=100, momentum=0.9, maximize=True)
+        streamed = torch.ones(2 * size, device=device)
+
+        def ours() -> None:
+            index, _ = pool.sample(batch_size, generator=generator)
+            pool.ascend(index, loss, lr=1e-3)
+
+        def authors() -> None:
+            """Autograd over every weight, with a draw as fresh as ours."""
+            w = F.softplus(omega)
+            index = torch.multinomial(w.detach().sqrt(), batch_size, replacement=True, generator=generator)
+            importance = w.sqrt().mean() / w.mean() * w[index].sqrt()
+            optimizer.zero_grad()
+            (importance * loss).mean().backward()
+            optimizer.step()
+
+        providers: dict[str, Run] = {"fastood": ours, "streaming pass": lambda: streamed.add_(1.0)}
+        if size <= MULTINOMIAL_LIMIT:
+            providers["multinomial + autograd"] = authors
+        comparison = compare(
+            "background pool, draw and exact step", f"{size}", providers, subject="fastood", device=device, **budget
+        )
+        record(comparison, ours)
+    finally:
+        torch.set_num_threads(before)
+
+
+def memory_available() -> int:
+    """Bytes that can be had without swapping."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@ON_CPU
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_growth(
+    spread: float, device: str, budget: dict[str, float], record: Record, request: pytest.FixtureRequest
+) -> None:
+    """Sparse steps on pools of 10^5 to 10^9 examples, as far as memory goes: their ratio is the growth."""
+    largest = 6 if request.config.getoption("--quick") else 9
+    providers = {}
+    for exponent in range(5, largest + 1):
+        if 9 * 10**exponent > memory_available():
+            print(f"10^{exponent} examples left out: {memory_available() / 1e9:.1f} GB of memory are free")
+            break
+        providers[f"10^{exponent}"] = sparse_step(learnt_pool(10**exponent, spread), 256)
+    name = f"background pool, sparse step by size{'' if spread == 1 else ', skewed'}"
+    record(compare(name, "B=256", providers, subject="10^5", **budget), providers["10^5"])

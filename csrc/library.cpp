@@ -24,7 +24,9 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "float background_weight, float margin_id, float margin_background, int num_reject, bool by_weight) "
       "-> (Tensor, Tensor, Tensor)");
 
-  // Background pool (background_pool/layout.h): plain sums of p, w and w^2 -> [3]
+  // Background pool (background_pool/layout.h): first touch of its memory
+  m.def("background_pool_fill(Tensor(a!) state, float value) -> ()");
+  // Plain sums of p, w and w^2 -> [3]
   m.def("background_pool_sums(Tensor omega, float epsilon) -> Tensor");
   m.def("background_pool_build(Tensor omega, Tensor(a!) masses, Tensor(b!) stats, float epsilon) -> ()");
   // Supplementary eq. 11 and 12: -> (index [B], importance [B])
@@ -54,6 +56,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("outlier_loss", &no_cuda_kernels);
   m.impl("_outlier_loss_backward", &no_cuda_kernels);
   m.impl("outlier_loss_value_and_grad", &no_cuda_kernels);
+  m.impl("background_pool_fill", &no_cuda_kernels);
   m.impl("background_pool_sums", &no_cuda_kernels);
   m.impl("background_pool_build", &no_cuda_kernels);
   m.impl("background_pool_draw", &no_cuda_kernels);

@@ -64,6 +64,8 @@ def pool_args(device: str) -> list[tuple[str, Callable[..., object], tuple[objec
         target = (uniform * (sums[0] / state.stats[ops.MASS_QUANTUM])).floor() * state.stats[ops.MASS_QUANTUM]
         tree = (state.omega, state.masses, state.stats)
         calls += [
+            ("background_pool_fill", ops.pool_fill, (state.velocity.clone(), 0.5)),
+            ("background_pool_fill", ops.pool_fill, (state.masses.clone(), 0.0)),
             ("background_pool_sums", ops.pool_sums, (state.omega, 0.5)),
             ("background_pool_build", ops.pool_build, (*tree, 0.5)),
             ("background_pool_draw", ops.pool_draw, (*tree, uniform, 0.5)),

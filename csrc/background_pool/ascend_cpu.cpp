@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../common/huge_pages.h"
 #include "batch.h"
 #include "cpu.h"
 #include "op.h"
@@ -152,6 +153,26 @@ bool has_room(double total, double quantum) {
   return total >= kLowTotal * quantum && total <= kHighTotal * quantum;
 }
 
+// Draws and sparse steps touch a large pool at random: with 4 KiB pages most of their time would go into address
+// translation. Huge pages are had only by asking before the first write.
+template <typename T>
+void fill_pages(const Tensor& state, double value) {
+  auto* data = static_cast<T*>(state.mutable_data_ptr());
+  advise_huge_pages(data, state.numel() * sizeof(T));
+  torch::stable::parallel_for(0, state.numel(), 1 << 20, [&](int64_t begin, int64_t end) {
+    std::fill(data + begin, data + end, static_cast<T>(value));
+  });
+}
+
+void fill_cpu(const Tensor& state, double value) {
+  STD_TORCH_CHECK(state.is_contiguous(), "state must be contiguous");
+  if (state.scalar_type() == ScalarType::Double) {
+    return fill_pages<double>(state, value);
+  }
+  check_dtype(state, "state", ScalarType::Float);
+  fill_pages<float>(state, value);
+}
+
 Tensor sums_cpu(const Tensor& omega, double epsilon) {
   check_omega(omega, epsilon);
   const auto* values = static_cast<const float*>(omega.const_data_ptr());
@@ -264,6 +285,7 @@ Tensor ascend_cpu(const Tensor& omega, const Tensor& velocity, const Tensor& mas
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
+  m.impl("background_pool_fill", TORCH_BOX(&fill_cpu));
   m.impl("background_pool_sums", TORCH_BOX(&sums_cpu));
   m.impl("background_pool_build", TORCH_BOX(&build_cpu));
   m.impl("background_pool_ascend", TORCH_BOX(&ascend_cpu));

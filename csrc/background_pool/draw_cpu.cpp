@@ -99,7 +99,8 @@ struct Gathered {
     for (int64_t b = 0; b < count; ++b) {
       omega[b] = pool.omega[index[b]];
     }
-    FASTOOD_CPU_DISPATCH(pool_evaluate)(omega, count, pool.power, weight, mass, rest);
+    std::fill(omega + count, omega + whole_vectors(count), 0.0f);
+    FASTOOD_CPU_DISPATCH(pool_evaluate)(omega, whole_vectors(count), pool.power, weight, mass, rest);
   }
 };
 
@@ -119,6 +120,7 @@ void draw_by_rejection(const PoolView& pool, const double* uniform, int64_t coun
   std::array<double, kTile> decision;
   Gathered gathered;
   std::copy_n(uniform, count, pending.begin());
+  std::fill(pending.begin() + count, pending.end(), 0.0);
   for (int64_t b = 0; b < count; ++b) {
     slot[b] = b;
   }
@@ -126,7 +128,7 @@ void draw_by_rejection(const PoolView& pool, const double* uniform, int64_t coun
   const double bound = pool.stats[kBound];
   for (uint32_t trial = 0; count > 0 && trial < kMaxTrials; ++trial) {
     FASTOOD_CPU_DISPATCH(pool_candidates)
-    (pending.data(), count, trial, pool.layout.num_examples, proposed.data(), decision.data());
+    (pending.data(), whole_vectors(count), trial, pool.layout.num_examples, proposed.data(), decision.data());
     for (int64_t b = 0; b < count; ++b) {
       __builtin_prefetch(pool.omega + proposed[b]);
     }

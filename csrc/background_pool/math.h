@@ -167,7 +167,7 @@ struct Candidate {
 // Philox4x32-10 (Salmon et al. 2011), keyed by the 53 bits of the draw's own uniform and counted by the trial: any number
 // of trials from one uniform, and the same ones on every device.
 FASTOOD_HD Candidate candidate(double uniform, uint32_t trial) {
-  const uint64_t bits = static_cast<uint64_t>(uniform * 0x1p53);
+  const auto bits = static_cast<int64_t>(uniform * 0x1p53);  // signed: the conversion that vectorises
   uint32_t k0 = static_cast<uint32_t>(bits);
   uint32_t k1 = static_cast<uint32_t>(bits >> 32);
   uint32_t c0 = trial, c1 = 0, c2 = 0, c3 = 0;
@@ -182,7 +182,7 @@ FASTOOD_HD Candidate candidate(double uniform, uint32_t trial) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  const uint64_t second = (uint64_t{c3} << 32 | c2) >> 11;
+  const auto second = static_cast<int64_t>((uint64_t{c3} << 32 | c2) >> 11);
   return {uint64_t{c1} << 32 | c0, static_cast<double>(second) * 0x1p-53};
 }
 

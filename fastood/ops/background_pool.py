@@ -20,6 +20,7 @@ DONE, BAD_INDEX, BAD_LOSS, TOO_LARGE, NEEDS_BUILD = range(5)  # PoolStatus of cs
 
 _QUANTA_BITS = 50
 
+pool_fill = torch.ops.fastood.background_pool_fill.default
 pool_sums = torch.ops.fastood.background_pool_sums.default
 pool_build = torch.ops.fastood.background_pool_build.default
 pool_draw = torch.ops.fastood.background_pool_draw.default
@@ -60,6 +61,10 @@ def choose_quanta(sums: Tensor) -> Tensor:
     return torch.tensor(quanta, dtype=torch.float64, device=sums.device)
 
 
+def _fill_fake(state: Tensor, value: float) -> None:
+    return None
+
+
 def _sums_fake(omega: Tensor, epsilon: float) -> Tensor:
     return omega.new_empty((3,), dtype=torch.float64)
 
@@ -96,6 +101,7 @@ def _ascend_fake(
     return index.new_empty((2,))
 
 
+torch.library.register_fake("fastood::background_pool_fill", _fill_fake)
 torch.library.register_fake("fastood::background_pool_sums", _sums_fake)
 torch.library.register_fake("fastood::background_pool_build", _build_fake)
 torch.library.register_fake("fastood::background_pool_draw", _draw_fake)

@@ -118,16 +118,16 @@ def check_state(state: Mapping[str, Tensor], num_examples: int) -> None:
         raise ValueError(f"state['scale'] must be float64 of shape (4,), got {scale.dtype} of {tuple(scale.shape)}")
 
 
-def check_scale(scale: Tensor, stats: Tensor) -> None:
+def check_scale(scale: Tensor, sums: Tensor) -> None:
     """Raise ValueError unless the quanta and the bound in `scale` are ones that these totals can have.
 
     Args:
         scale: The three quanta and the bound.
-        stats: float64 `[7]`, summed with these quanta.
+        sums: float64 `[3]`, of the masses, weights and squares.
     """
     quanta, bound = scale.tolist()[:3], float(scale[3])
-    totals = stats.tolist()[:3]
+    totals = sums.tolist()
     for quantum, total in zip(quanta, totals, strict=True):
-        fits = 0 < quantum < math.inf and math.frexp(quantum)[0] == 0.5 and 2**42 <= total / quantum <= 2**52
+        fits = 0 < quantum < math.inf and math.frexp(quantum)[0] == 0.5 and 2**41 <= total / quantum <= 2**53
         if not fits or not 0 <= bound < math.inf:
             raise ValueError(f"state['scale'] does not belong to these weights: got {scale.tolist()} for sums {totals}")

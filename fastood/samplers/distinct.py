@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_ROUNDS = 8
+_ROUNDS = 16
 """Batches of draws before the weights left over are so concentrated that a pass over the pool is cheaper."""
 
 
@@ -32,12 +32,10 @@ def draw_distinct(
     """
     found: dict[int, None] = {}
     for _ in range(_ROUNDS):
-        missing = count - len(found)
-        # A few more than missing: one round is then enough unless the masses are uneven.
-        index = draw(missing + missing // 16 + 8)
+        index = draw(count - len(found))
         found.update(dict.fromkeys(index.tolist()))
-        if len(found) >= count:
-            return torch.tensor(list(found)[:count], dtype=torch.int64, device=index.device)
+        if len(found) == count:
+            return index if index.numel() == count else torch.tensor(list(found), device=index.device)
     first = torch.tensor(list(found), dtype=torch.int64, device=index.device)
     masses = remaining_mass()
     masses[first] = 0

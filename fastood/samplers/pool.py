@@ -68,8 +68,7 @@ class BackgroundPool:
         checks.check_options(num_examples, epsilon, momentum, initial_weight)
         self.epsilon = float(epsilon)
         self.momentum = float(momentum)
-        omega = torch.full((num_examples,), inverse_softplus(initial_weight), dtype=torch.float32, device=device)
-        self._state = PoolState.build(omega, torch.zeros_like(omega), self.epsilon)
+        self._state = PoolState.uniform(num_examples, inverse_softplus(initial_weight), self.epsilon, device)
 
     @classmethod
     def from_weights(
@@ -94,8 +93,8 @@ class BackgroundPool:
         """
         checks.check_weights(weights)
         pool = cls(weights.numel(), epsilon=epsilon, momentum=momentum, device=device or weights.device)
-        omega = inverse_softplus_of(weights.detach().double()).float().to(pool.device)
-        pool._state = PoolState.build(omega, torch.zeros_like(omega), pool.epsilon)
+        omega = inverse_softplus_of(weights.detach().double()).float()
+        pool._state = pool._state.take(omega, None, pool.epsilon)
         return pool
 
     def __len__(self) -> int:
@@ -285,10 +284,4 @@ class BackgroundPool:
                 The pool is unchanged then.
         """
         checks.check_state(state, len(self))
-        scale = state.get("scale")
-        self._state = PoolState.build(
-            self._state.fresh_copy(state["omega"]),
-            self._state.fresh_copy(state["velocity"]),
-            self.epsilon,
-            scale=None if scale is None else scale.to(self.device, copy=True),
-        )
+        self._state = self._state.take(state["omega"], state["velocity"], self.epsilon, scale=state.get("scale"))

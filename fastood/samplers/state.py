@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,32 +31,63 @@ class PoolState:
     """Examples with weight."""
 
     @classmethod
-    def build(cls, omega: Tensor, velocity: Tensor, epsilon: float, *, scale: Tensor | None = None) -> PoolState:
-        """Sum up a pool. Takes over the tensors, with ω clamped to its range.
+    def uniform(cls, num_examples: int, omega: float, epsilon: float, device: torch.device | str) -> PoolState:
+        """N examples with the same ω and at rest: all that a pass over them would add up is known beforehand."""
+        state = cls.filled(num_examples, omega, device)
+        state.sum_up(epsilon, quanta=ops.choose_quanta(ops.pool_sums(state.omega[:1], epsilon) * num_examples))
+        return state
+
+    def take(self, omega: Tensor, velocity: Tensor | None, epsilon: float, *, scale: Tensor | None = None) -> PoolState:
+        """Copy the leaves of another pool into this one's memory and sum them up; needs no second pool's worth of it.
 
         Args:
-            omega: float32 `[N]`, finite or -inf.
-            velocity: float32 `[N]`, finite.
+            omega: float32 `[N]`, finite or -inf; clamped to its range.
+            velocity: float32 `[N]`, finite; None for examples at rest.
             epsilon: In [0, 1].
             scale: Quanta and bound of an earlier state, float64 `[4]`; None to choose them.
 
+        Returns:
+            The state that stands for the same tensors from now on.
+
         Raises:
-            ValueError: No example has weight, or `scale` does not fit.
+            ValueError: No example has weight, or `scale` does not fit. Nothing has changed then.
         """
-        if float(omega.max()) == -torch.inf:
+        low, high = (float(value) for value in omega.aminmax())
+        if high == -torch.inf:
             raise ValueError("every example has weight zero: there is nothing to draw")
-        removed = int((omega == -torch.inf).sum()) if float(omega.min()) == -torch.inf else 0
-        if removed:
-            omega = torch.where(omega == -torch.inf, omega, omega.clamp(OMEGA_MIN, OMEGA_MAX))
-        else:
-            omega.clamp_(OMEGA_MIN, OMEGA_MAX)
-        masses = torch.zeros(ops.masses_size(omega.numel()), dtype=torch.float64, device=omega.device)
-        stats = torch.zeros(ops.STATS, dtype=torch.float64, device=omega.device)
-        state = cls(omega=omega, velocity=velocity, masses=masses, stats=stats, drawable=omega.numel() - removed)
-        state.sum_up(epsilon, quanta=None if scale is None else scale[:3])
+        removed = 0
+        if low < OMEGA_MIN or high > OMEGA_MAX:
+            gone = omega == -torch.inf
+            removed = int(gone.sum())
+            omega = omega.clamp(OMEGA_MIN, OMEGA_MAX).masked_fill_(gone, -torch.inf)
+        omega = omega.to(self.omega.device).contiguous()
+        sums = ops.pool_sums(omega, epsilon)
         if scale is not None:
-            checks.check_scale(scale, stats)
-            stats[ops.BOUND] = torch.maximum(stats[ops.BOUND], scale[3])
+            checks.check_scale(scale, sums)
+        self.omega.copy_(omega)
+        if velocity is None:
+            self.velocity.zero_()
+        else:
+            self.velocity.copy_(velocity)
+        self.sum_up(epsilon, quanta=ops.choose_quanta(sums) if scale is None else scale[:3])
+        if scale is not None:
+            self.stats[ops.BOUND] = torch.maximum(self.stats[ops.BOUND], scale[3].to(self.stats.device))
+        return replace(self, drawable=self.omega.numel() - removed)
+
+    @classmethod
+    def filled(cls, num_examples: int, omega: float, device: torch.device | str) -> PoolState:
+        """Memory for N examples with the same ω, at rest; the sums are yet to be made."""
+        state = cls(
+            omega=torch.empty(num_examples, dtype=torch.float32, device=device),
+            velocity=torch.empty(num_examples, dtype=torch.float32, device=device),
+            masses=torch.empty(ops.masses_size(num_examples), dtype=torch.float64, device=device),
+            stats=torch.zeros(ops.STATS, dtype=torch.float64, device=device),
+            drawable=num_examples,
+        )
+        # Not by torch.full: the first touch decides on the size of pages.
+        ops.pool_fill(state.omega, omega)
+        ops.pool_fill(state.velocity, 0.0)
+        ops.pool_fill(state.masses, 0.0)
         return state
 
     def sum_up(self, epsilon: float, *, quanta: Tensor | None = None) -> None:
@@ -107,7 +138,3 @@ class PoolState:
         """What the rest follows from, and how it is rounded; not copied."""
         scale = self.stats[ops.MASS_QUANTUM :]
         return {"omega": self.omega, "velocity": self.velocity, "scale": scale}
-
-    def fresh_copy(self, tensor: Tensor) -> Tensor:
-        """A copy of a loaded tensor on the device of this state."""
-        return tensor.to(self.omega.device, copy=True).contiguous()

@@ -1,0 +1,131 @@
+"""What people draw from changing weights with today, each as one call: draw B by mass, then write B new masses.
+
+Peers that are not installed are left out, and said so: `pip install torchrl cpprb` brings both in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from harness import Run
+from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
+
+MULTINOMIAL_LIMIT = 1 << 24
+
+
+def cumsum_search(masses: Tensor, batch_size: int, new: Tensor) -> Run:
+    """float64 running sum and binary search: what is left beyond the limit of `torch.multinomial`."""
+
+    def run() -> None:
+        running = masses.cumsum(0, dtype=torch.float64)
+        index = torch.searchsorted(running, torch.rand(batch_size, dtype=torch.float64) * running[-1], right=True)
+        masses[index.clamp_(max=len(masses) - 1)] = new
+
+    return run
+
+
+def multinomial(masses: Tensor, batch_size: int, new: Tensor, *, replacement: bool = True) -> Run:
+    """`torch.multinomial` on weights that are written after every draw."""
+
+    def run() -> None:
+        masses[torch.multinomial(masses, batch_size, replacement=replacement)] = new
+
+    return run
+
+
+def weighted_random_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run:
+    """A `WeightedRandomSampler` for every batch: its weights are fixed once it is made."""
+
+    def run() -> None:
+        masses[torch.tensor(list(WeightedRandomSampler(masses, batch_size)))] = new
+
+    return run
+
+
+def numpy_choice(masses: Tensor, batch_size: int, new: Tensor) -> Run:
+    """`numpy.random.Generator.choice(p=...)`."""
+    p, values, source = masses.double().numpy().copy(), new.double().numpy(), np.random.default_rng(0)
+
+    def run() -> None:
+        p[source.choice(len(p), batch_size, p=p / p.sum())] = values
+
+    return run
+
+
+def torchrl_tree(masses: Tensor, batch_size: int, new: Tensor) -> Run:
+    """The bare C++ tree of torchrl."""
+    from torchrl._torchrl import SumSegmentTreeFp32
+
+    size = len(masses)
+    tree = SumSegmentTreeFp32(size)
+    tree[torch.arange(size)] = masses
+
+    def run() -> None:
+        index = tree.scan_lower_bound(torch.rand(batch_size) * tree.query(0, size))
+        tree[index] = new
+
+    return run
+
+
+def torchrl_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run:
+    """The public sampler of torchrl around that tree."""
+    from torchrl.data import TensorStorage
+    from torchrl.data.replay_buffers.samplers import PrioritizedSampler
+
+    size = len(masses)
+    storage = TensorStorage(torch.zeros(size, dtype=torch.int8))
+    storage.set(range(size), torch.zeros(size, dtype=torch.int8))
+    sampler = PrioritizedSampler(size, alpha=1.0, beta=1.0)
+    sampler.extend(torch.arange(size))
+    sampler.update_priority(torch.arange(size), masses)
+
+    def run() -> None:
+        index, _ = sampler.sample(storage, batch_size)
+        sampler.update_priority(index, new)
+
+    return run
+
+
+def cpprb_buffer(masses: Tensor, batch_size: int, new: Tensor) -> Run:
+    """The prioritised replay buffer of cpprb."""
+    from cpprb import PrioritizedReplayBuffer
+
+    buffer = PrioritizedReplayBuffer(len(masses), {"x": {"dtype": np.int8}}, alpha=1.0)
+    buffer.add(x=np.zeros(len(masses), np.int8), priorities=masses.numpy())
+    values = new.numpy()
+
+    def run() -> None:
+        buffer.update_priorities(buffer.sample(batch_size, beta=1.0)["indexes"], values)
+
+    return run
+
+
+def installed(module: str, peer: str) -> bool:
+    """Whether a peer can run; its absence is part of the output."""
+    if find_spec(module) is None:
+        print(f"{module} is not installed: no row of {peer}", file=sys.stderr)
+        return False
+    return True
+
+
+def peers(masses: Tensor, batch_size: int) -> dict[str, Run]:
+    """All peers that can run here on masses float32 `[N]`, each on a copy of its own."""
+    new = masses[torch.randint(len(masses), (batch_size,), generator=torch.Generator().manual_seed(1))]
+    made: dict[str, Callable[[], Run]] = {}
+    if len(masses) <= MULTINOMIAL_LIMIT:
+        made["multinomial"] = lambda: multinomial(masses.clone(), batch_size, new)
+        made["multinomial f64"] = lambda: multinomial(masses.double(), batch_size, new.double())
+        made["WeightedRandomSampler"] = lambda: weighted_random_sampler(masses.double(), batch_size, new.double())
+    made["cumsum + searchsorted"] = lambda: cumsum_search(masses.clone(), batch_size, new)
+    made["numpy choice"] = lambda: numpy_choice(masses, batch_size, new)
+    if installed("torchrl", "torchrl's tree"):
+        made["torchrl tree"] = lambda: torchrl_tree(masses, batch_size, new)
+        made["torchrl sampler"] = lambda: torchrl_sampler(masses, batch_size, new)
+    if installed("cpprb", "cpprb"):
+        made["cpprb"] = lambda: cpprb_buffer(masses, batch_size, new)
+    return {name: make() for name, make in made.items()}
