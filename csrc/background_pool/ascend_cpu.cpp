@@ -149,10 +149,6 @@ void step_drawn(const State& state, const PoolBatch& batch, Drawn* drawn, const 
   state.stats[kBound] = bound;
 }
 
-bool has_room(double total, double quantum) {
-  return total >= kLowTotal * quantum && total <= kHighTotal * quantum;
-}
-
 // Draws and sparse steps touch a large pool at random: with 4 KiB pages most of their time would go into address
 // translation. Huge pages are had only by asking before the first write.
 template <typename T>

@@ -8,15 +8,9 @@
 
 #include "../common/checks.h"
 #include "math.h"
+#include "status.h"
 
 namespace fastood {
-
-// What `background_pool_ascend` found: status[0], with the batch position concerned in status[1]. Nothing was changed
-// where it is kBadIndex, kBadLoss or kTooLarge.
-enum PoolStatus : int64_t { kDone, kBadIndex, kBadLoss, kTooLarge, kNeedsBuild };
-
-// |gradient| <= 2 L; with this on 2 L lr, every intermediate value stays a finite float32.
-constexpr double kLargestStep = 1e30;
 
 inline void check_vector(const Tensor& tensor, const char* name, ScalarType dtype, const Tensor& omega) {
   check_dim(tensor, name, 1);

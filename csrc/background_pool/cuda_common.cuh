@@ -1,0 +1,54 @@
+// What the pool's kernels share: exact reductions over a warp, and the choice of a power.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda.h"
+
+namespace fastood {
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr int kWarp = 32;
+
+// Sums of multiples of a quantum: exact, whatever the order.
+__device__ __forceinline__ double warp_sum(double value) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kFullWarp, value, offset);
+  }
+  return value;
+}
+
+__device__ __forceinline__ double warp_max(double value) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const double other = __shfl_xor_sync(kFullWarp, value, offset);
+    value = value < other ? other : value;
+  }
+  return value;
+}
+
+// Calls launch(std::integral_constant<PowerKind>): each kernel holds one way of taking the power.
+template <typename Launch>
+void with_power(PowerKind power, const Launch& launch) {
+  switch (power) {
+    case PowerKind::kZero:
+      return launch(std::integral_constant<PowerKind, PowerKind::kZero>());
+    case PowerKind::kHalf:
+      return launch(std::integral_constant<PowerKind, PowerKind::kHalf>());
+    case PowerKind::kOne:
+      return launch(std::integral_constant<PowerKind, PowerKind::kOne>());
+    case PowerKind::kGeneral:
+      return launch(std::integral_constant<PowerKind, PowerKind::kGeneral>());
+  }
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Sums of the whole pool, after a step on undrawn examples where `plan` is given: pass.cu.
+cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, cudaStream_t stream);
+
+}  // namespace fastood

@@ -1,0 +1,21 @@
+// What a step reports, on the CPU and on CUDA.
+#pragma once
+
+#include <cstdint>
+
+#include "layout.h"
+
+namespace fastood {
+
+// What `background_pool_ascend` found: status[0], with the batch position concerned in status[1]. Nothing was changed
+// where it is kBadIndex, kBadLoss or kTooLarge.
+enum PoolStatus : int64_t { kDone, kBadIndex, kBadLoss, kTooLarge, kNeedsBuild };
+
+// |gradient| <= 2 L; with this on 2 L lr, every intermediate value stays a finite float32.
+constexpr double kLargestStep = 1e30;
+
+FASTOOD_HD bool has_room(double total, double quantum) {
+  return total >= kLowTotal * quantum && total <= kHighTotal * quantum;
+}
+
+}  // namespace fastood
