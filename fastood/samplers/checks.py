@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from os import PathLike
 from typing import NoReturn
 
 import torch
@@ -131,3 +132,14 @@ def check_scale(scale: Tensor, sums: Tensor) -> None:
         fits = 0 < quantum < math.inf and math.frexp(quantum)[0] == 0.5 and 2**41 <= total / quantum <= 2**53
         if not fits or not 0 <= bound < math.inf:
             raise ValueError(f"state['scale'] does not belong to these weights: got {scale.tolist()} for sums {totals}")
+
+
+def check_file(path: str | PathLike[str], state: Mapping[str, Tensor], options: Mapping[str, str]) -> None:
+    """Raise ValueError unless a file holds a pool and what it was made with."""
+    try:
+        if state["omega"].dim() != 1:
+            raise ValueError("omega is not 1-D")
+        check_state(state, state["omega"].numel())
+        check_options(state["omega"].numel(), float(options["epsilon"]), float(options["momentum"]), 1.0)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a background pool: {error}") from error

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
-from fastood.samplers import checks, selection
+from fastood.samplers import checks
 from fastood.samplers.distinct import draw_distinct
-from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of, softplus
+from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
 from fastood.samplers.state import PoolState
+from fastood.samplers.storage import map_tensors, save_tensors
+from fastood.samplers.views import PoolViews
 
 AscentMode = Literal["exact", "sparse"]
 
 
-class BackgroundPool:
+class BackgroundPool(PoolViews):
     r"""A weight for each background example, learnt adversarially, and draws that follow the weights.
 
     Weights are `w_i = softplus(ω_i) > 0` (supplementary, section C). One step of Algorithm 1 is a draw, a forward pass
@@ -97,21 +101,36 @@ class BackgroundPool:
         pool._state = pool._state.take(omega, None, pool.epsilon)
         return pool
 
-    def __len__(self) -> int:
-        return self._state.omega.numel()
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], *, device: torch.device | str = "cpu") -> BackgroundPool:
+        """The pool that `save` wrote, ready to go on bit for bit; the file is mapped, not read as a whole.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or holds something else.
+        """
+        state, options = map_tensors(Path(path))
+        checks.check_file(path, state, options)
+        pool = cls(
+            state["omega"].numel(),
+            epsilon=float(options["epsilon"]),
+            momentum=float(options["momentum"]),
+            device=device,
+        )
+        pool.load_state_dict(state)
+        return pool
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write ε, momentum and `state_dict` as a safetensors file, whole or not at all, without a copy of the state.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        options = {"epsilon": repr(self.epsilon), "momentum": repr(self.momentum)}
+        save_tensors(Path(path), self._state.leaves(), options)
 
     def __repr__(self) -> str:
         return f"BackgroundPool({len(self)}, epsilon={self.epsilon}, momentum={self.momentum}, device={self.device})"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return self._state.omega.device
-
-    @property
-    def weights(self) -> Tensor:
-        """`w`, float64 `[N]`, a copy."""
-        return softplus(self._state.omega.double())
 
     def sample(
         self, batch_size: int, *, generator: torch.Generator, replacement: bool = True, stratified: bool = False
@@ -216,54 +235,6 @@ class BackgroundPool:
         checks.check_ascent(index, per_sample_loss, lr, mode)
         checks.check_learns(self.epsilon)
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
-
-    def select(self, rate: float, *, generator: torch.Generator, calibrated: bool = False) -> Tensor:
-        """Choose a subset, each example independently with probability `min(1, γ N w_i / Σ w)` (eq. 20).
-
-        Args:
-            rate: γ in (0, 1]. The expected size is at most `γ N`: less where some probability is cut at one.
-            generator: On the pool's device.
-            calibrated: Replace `γ N / Σ w` by the larger constant that makes the expected size `γ N` in spite of the
-                cut; all examples with weight where they are fewer.
-
-        Returns:
-            int64 indices, ascending.
-
-        Raises:
-            ValueError: `rate` is outside (0, 1].
-        """
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must be in (0, 1], got {rate}")
-        expected = rate * len(self)
-        factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
-        if calibrated:
-            factor = selection.calibrated_factor(self._state.omega, min(expected, self._state.drawable), start=factor)
-        return selection.bernoulli(self._state.omega, factor, generator=generator)
-
-    def top(self, k: int) -> Tensor:
-        """Indices int64 `[k]` of the k heaviest examples, heaviest first; among equals the lowest index first.
-
-        Raises:
-            ValueError: `k` is outside `1 … N`.
-        """
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self):
-            raise ValueError(f"k must be an int in 1 … {len(self)}, got {k!r}")
-        return selection.heaviest(self._state.omega, k)
-
-    def histogram(self, bins: int = 50) -> tuple[Tensor, Tensor]:
-        """How the weights are spread: counts int64 `[bins]` and edges float64 `[bins + 1]`, logarithmic in the weight.
-
-        Raises:
-            ValueError: `bins` is below 1.
-        """
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"bins must be an int >= 1, got {bins!r}")
-        return selection.log_histogram(self._state.omega, bins)
-
-    def effective_sample_size(self) -> float:
-        """`(Σ w)² / Σ w²`, between 1 (one example holds all the weight) and N (all are equal). Waits for the device."""
-        _, total, squares, *_ = self._state.stats.tolist()
-        return float(total * total / squares)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return ω and its velocity, float32 `[N]`, and what sums are rounded by, float64 `[4]`: flat tensors, copied.
