@@ -1,6 +1,9 @@
 """Steps against autograd over every weight, sums against their recomputation, bad batches against an unchanged pool."""
 
 import math
+import tempfile
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,7 +100,11 @@ def test_sums_survive_weights_that_grow_and_fall_by_decades(generator: torch.Gen
 
 
 step_plans = st.lists(
-    st.tuples(st.sampled_from(["exact", "sparse", "sample", "reload"]), st.integers(0, 2**31), st.floats(0.01, 300.0)),
+    st.tuples(
+        st.sampled_from(["exact", "sparse", "sample", "reload", "save", "shard"]),
+        st.integers(0, 2**31),
+        st.floats(0.01, 300.0),
+    ),
     max_size=12,
 )
 
@@ -121,6 +128,17 @@ def test_any_sequence_keeps_the_sums(size: int, epsilon: float, plan: list[tuple
             assert torch.equal(other._state.masses, pool._state.masses)
             assert torch.equal(other._state.stats, pool._state.stats)
             pool = other
+        elif action == "save":
+            with tempfile.TemporaryDirectory() as folder:
+                pool.save(Path(folder) / "pool")
+                other = BackgroundPool.from_file(Path(folder) / "pool")
+            assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in pool.state_dict().items())
+            pool = other
+        elif action == "shard":
+            cuts = [0, size // 3, size // 2, size]
+            parts = [pool._state.part(a, b, epsilon) for a, b in pairwise(cuts) if a < b]
+            totals = torch.stack([part.stats[: ops.MASS_QUANTUM] for part in parts]).sum(0)
+            assert torch.equal(totals, pool._state.stats[: ops.MASS_QUANTUM])
     assert_sums_are_right(pool)
 
 

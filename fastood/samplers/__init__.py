@@ -2,6 +2,7 @@
 
 from fastood.samplers.batch_sampler import BackgroundPoolSampler
 from fastood.samplers.pool import AscentMode, BackgroundPool
+from fastood.samplers.sharded import ShardedBackgroundPool
 from fastood.samplers.softplus import OMEGA_MAX, OMEGA_MIN, inverse_softplus, softplus
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "AscentMode",
     "BackgroundPool",
     "BackgroundPoolSampler",
+    "ShardedBackgroundPool",
     "inverse_softplus",
     "softplus",
 ]

@@ -79,13 +79,22 @@ def check_learns(epsilon: float) -> None:
         raise ValueError("ascend needs epsilon below 1: at 1 the weights are all in the draw and have no gradient")
 
 
-def check_index_range(index: Tensor, num_examples: int) -> None:
-    """Raise ValueError unless every index is in `0 … N - 1`. Waits for the device."""
+def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> None:
+    """Raise ValueError unless every index is in `0 … N - 1`, said of indices that count from `begin`. Waits."""
     if index.numel() == 0:
         return
     low, high = (int(value) for value in index.aminmax())
     if low < 0 or high >= num_examples:
-        raise ValueError(f"index must be in 0 … {num_examples - 1}, got {low if low < 0 else high}")
+        raise ValueError(
+            f"index must be in {begin} … {begin + num_examples - 1}, got {begin + (low if low < 0 else high)}"
+        )
+
+
+def check_losses(index: Tensor, loss: Tensor) -> None:
+    """Raise ValueError unless every loss is finite and >= 0. Waits for the device."""
+    bad = ~((loss >= 0) & (loss < math.inf))
+    if bool(bad.any()):
+        raise_for_status(ops.BAD_LOSS, int(bad.nonzero()[0]), index, loss, 0.0, 0)
 
 
 def check_weights(weights: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
 from fastood.samplers.state import PoolState
 from fastood.samplers.storage import map_tensors, save_tensors
 from fastood.samplers.views import PoolViews
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from fastood.samplers.sharded import ShardedBackgroundPool
 
 AscentMode = Literal["exact", "sparse"]
 
@@ -235,6 +240,21 @@ class BackgroundPool(PoolViews):
         checks.check_ascent(index, per_sample_loss, lr, mode)
         checks.check_learns(self.epsilon)
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
+
+    def shard(self, rank: int, world_size: int, *, group: ProcessGroup | None = None) -> ShardedBackgroundPool:
+        """The slice of this pool that one of several processes owns; the pool itself is not needed any more.
+
+        Args:
+            rank: Of this process in the group.
+            world_size: Processes in the group.
+            group: As `torch.distributed` knows it; None for the default one.
+
+        Raises:
+            ValueError: `rank` or `world_size` are not those of the group, or there are more processes than examples.
+        """
+        from fastood.samplers.sharded import shard
+
+        return shard(self, rank, world_size, group=group)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return ω and its velocity, float32 `[N]`, and what sums are rounded by, float64 `[4]`: flat tensors, copied.

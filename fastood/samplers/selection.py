@@ -19,17 +19,30 @@ def weight_chunks(omega: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield begin, softplus(omega[begin : begin + CHUNK].double())
 
 
-def bernoulli(omega: Tensor, factor: float, *, generator: torch.Generator) -> Tensor:
+def bernoulli(
+    omega: Tensor, factor: float, *, generator: torch.Generator, within: tuple[int, int] | None = None
+) -> Tensor:
     """Each example independently with probability `min(1, factor · w_i)`; int64 indices, ascending.
+
+    Args:
+        omega: float32 `[N]`, or a slice of it.
+        factor: >= 0.
+        generator: Gives N uniforms in any case.
+        within: Position of the slice and N; None for the whole. Indices are then of the whole.
 
     Example:
         >>> bernoulli(torch.tensor([50.0, -80.0, 50.0]), 1.0, generator=torch.Generator()).tolist()
         [0, 2]
     """
-    chosen = []
-    for begin, weights in weight_chunks(omega):
-        uniform = torch.rand(weights.numel(), dtype=torch.float64, device=omega.device, generator=generator)
-        chosen.append((uniform < factor * weights).nonzero().flatten() + begin)
+    first, size = within or (0, omega.numel())
+    chosen = [torch.empty(0, dtype=torch.int64, device=omega.device)]
+    for begin in range(0, size, CHUNK):
+        end = min(begin + CHUNK, size)
+        uniform = torch.rand(end - begin, dtype=torch.float64, device=omega.device, generator=generator)
+        low, high = max(begin, first), min(end, first + omega.numel())
+        if low < high:
+            weights = softplus(omega[low - first : high - first].double())
+            chosen.append((uniform[low - begin : high - begin] < factor * weights).nonzero().flatten() + low)
     return torch.cat(chosen)
 
 

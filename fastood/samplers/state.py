@@ -99,10 +99,24 @@ class PoolState:
 
     def find(self, uniform: Tensor, epsilon: float) -> Tensor:
         """Invert the running sum of masses: int64 `[B]` for float64 uniforms `[B]` in [0, 1), monotone in them."""
-        total, quantum = self.stats[ops.MASS_TOTAL], self.stats[ops.MASS_QUANTUM]
-        # Whole quanta, below the total: draw_target of csrc/background_pool/math.h.
-        target = torch.minimum((uniform * (total / quantum)).floor_() * quantum, total - quantum)
+        target = self.target(uniform, self.stats[ops.MASS_TOTAL])
         return ops.pool_find(self.omega, self.masses, self.stats, target, epsilon)  # type: ignore[no-any-return]
+
+    def target(self, uniform: Tensor, total: Tensor) -> Tensor:
+        """Where in a running sum up to `total` a uniform points: whole quanta, below the total.
+
+        draw_target of csrc/background_pool/math.h.
+        """
+        quantum = self.stats[ops.MASS_QUANTUM]
+        return torch.minimum((uniform * (total / quantum)).floor_() * quantum, total - quantum)
+
+    def part(self, begin: int, end: int, epsilon: float) -> PoolState:
+        """A copy of the examples `begin … end - 1`, rounded like the whole; they may all be without weight."""
+        state = PoolState.filled(end - begin, 0.0, self.omega.device)
+        state.omega.copy_(self.omega[begin:end])
+        state.velocity.copy_(self.velocity[begin:end])
+        state.sum_up(epsilon, quanta=self.stats[ops.MASS_QUANTUM : ops.BOUND])
+        return replace(state, drawable=int((state.omega != -torch.inf).sum()))
 
     def ascend(
         self,

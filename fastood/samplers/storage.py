@@ -49,7 +49,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             file.write(_LENGTH.pack(len(encoded)) + encoded)
             for tensor in ordered.values():
                 for chunk in torch.split(tensor.detach(), _CHUNK):
-                    file.write(memoryview(chunk.cpu().numpy()))
+                    file.write(chunk.cpu().numpy().data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

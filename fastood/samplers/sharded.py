@@ -1,0 +1,217 @@
+"""One pool over several processes: each owns a slice, all draw from the union."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastood.ops import background_pool as ops
+from fastood.samplers import checks, selection
+from fastood.samplers.pool import AscentMode, BackgroundPool
+from fastood.samplers.softplus import softplus
+from fastood.samplers.state import PoolState
+
+
+class ShardedBackgroundPool:
+    """The slice of a pool that one process owns; made by `BackgroundPool.shard`.
+
+    All processes call the same methods in the same order: each call but `weights` exchanges a few numbers. Indices are
+    those of the whole pool everywhere; a process is handed the draws that fall into its slice and steps them.
+
+    Draws from the union are exact: every process draws the same uniforms from generators with the same seed and takes
+    those whose place in the running sum of all masses lies in its own part. Counts per process are thus multinomial.
+    Sums are exact (csrc/background_pool/layout.h), so that totals, draws and selections equal those of the undivided
+    pool bit for bit while the weights do; the loss of a batch is summed per process first, which rounds differently in
+    float64.
+
+    Args:
+        state: The slice.
+        begin: Index of its first example in the whole pool.
+        num_examples: N of the whole pool.
+        epsilon: As for `BackgroundPool`.
+        momentum: As for `BackgroundPool`.
+        group: Process group; None for the default one.
+    """
+
+    def __init__(
+        self,
+        state: PoolState,
+        *,
+        begin: int,
+        num_examples: int,
+        epsilon: float,
+        momentum: float,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.begin = begin
+        self.end = begin + state.omega.numel()
+        self._num_examples = num_examples
+        self._state = state
+        self._group = group
+        self._gather_totals()
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+    def __repr__(self) -> str:
+        return f"ShardedBackgroundPool({self.begin} … {self.end - 1} of {len(self)}, epsilon={self.epsilon})"
+
+    @property
+    def weights(self) -> Tensor:
+        """`w` of the slice, float64 `[end - begin]`, a copy."""
+        return softplus(self._state.omega.double())
+
+    def _gather_totals(self) -> None:
+        """Z, S and Q of all slices, and the mass that lies before this one."""
+        own = self._state.stats[: ops.MASS_QUANTUM].clone()
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
+        dist.all_gather(parts, own, group=self._group)
+        every = torch.stack(parts)
+        self._totals = every.sum(0)
+        self._mass_before = every[: dist.get_rank(self._group), 0].sum()
+
+    def sample(self, batch_size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """This process's share of one batch drawn from the whole pool, with replacement (supplementary eq. 11).
+
+        Args:
+            batch_size: B >= 1 of all processes together.
+            generator: On the pool's device, in the same state on every process.
+
+        Returns:
+            index: int64 `[b]`, `begin <= index < end`; b differs between processes and may be 0.
+            importance: float32 `[b]`, as for `BackgroundPool`.
+
+        Raises:
+            ValueError: `batch_size` is no int or below 1.
+        """
+        checks.check_batch_size(batch_size)
+        state = self._state
+        uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
+        target = state.target(uniform, self._totals[0]) - self._mass_before
+        own = target[(target >= 0) & (target < state.stats[ops.MASS_TOTAL])]
+        index = ops.pool_find(state.omega, state.masses, state.stats, own, self.epsilon)
+        return index + self.begin, self._importance(index).float()
+
+    def _importance(self, index: Tensor) -> Tensor:
+        """float64, for indices within the slice, with the normalisers of the whole pool."""
+        stats = self._state.stats.clone()
+        stats[: ops.MASS_QUANTUM] = self._totals
+        return ops.pool_importance(self._state.omega, stats, index, self.epsilon)  # type: ignore[no-any-return]
+
+    def importance(self, index: Tensor) -> Tensor:
+        """As for `BackgroundPool`, for indices of this slice.
+
+        Raises:
+            TypeError: `index` is no int64 tensor.
+            ValueError: An index lies in another slice.
+        """
+        checks.check_index(index, empty=True)
+        local = index.to(self._state.omega.device) - self.begin
+        checks.check_index_range(local, self.end - self.begin, begin=self.begin)
+        return self._importance(local).float()
+
+    def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
+        """One step of `BackgroundPool.ascend` on the batch of all processes.
+
+        Args:
+            index: int64 `[b]`, the share that `sample` gave this process; may be empty.
+            per_sample_loss: Floating-point `[b]`.
+            lr: As for `BackgroundPool`, the same on every process.
+            mode: As for `BackgroundPool`, the same on every process.
+
+        Raises:
+            TypeError: As for `BackgroundPool`.
+            ValueError: As for `BackgroundPool`; on every process where one has a bad batch. No slice is changed then.
+        """
+        local, loss, trouble = index, per_sample_loss, None
+        try:
+            checks.check_ascent(index, per_sample_loss, lr, mode, empty=True)
+            checks.check_learns(self.epsilon)
+            local = (index.to(self._state.omega.device) - self.begin).contiguous()
+            loss = per_sample_loss.detach().to(self._state.omega.device, torch.float64)
+            checks.check_index_range(local, self.end - self.begin, begin=self.begin)
+            checks.check_losses(index, loss)
+        except (TypeError, ValueError) as error:
+            trouble = error
+        # One exchange for the verdict, the weighted loss and the batch size.
+        found = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64, device=self._state.omega.device)
+        if trouble is None:
+            weighted = (self._importance(local) * loss).sum()
+            found = torch.stack([torch.zeros_like(weighted), weighted, torch.full_like(weighted, local.numel())])
+        dist.all_reduce(found, group=self._group)
+        if trouble is not None:
+            raise trouble
+        bad, weighted_loss, batch = found.tolist()
+        if bad:
+            raise ValueError(f"the batches of {bad:g} other processes are not as they must be: nothing was changed")
+        if not batch:
+            raise ValueError("index must have at least one example on some process")
+        shared = torch.cat([self._totals[:2], self._totals.new_tensor([weighted_loss / batch, batch])])
+        sparse = mode == "sparse"
+        self._state.ascend(local, loss, self.epsilon, self.momentum, lr, sparse=sparse, shared=shared)
+        self._gather_totals()
+        self._renew_quanta()
+
+    def _renew_quanta(self) -> None:
+        """Where a total has left the range of its quantum, choose anew, the same on every process."""
+        quanta = self._state.stats[ops.MASS_QUANTUM : ops.BOUND]
+        if not ops.has_room(self._totals, quanta):
+            sums = ops.pool_sums(self._state.omega, self.epsilon)
+            dist.all_reduce(sums, group=self._group)
+            self._state.sum_up(self.epsilon, quanta=ops.choose_quanta(sums))
+            self._gather_totals()
+
+    def select(self, rate: float, *, generator: torch.Generator) -> Tensor:
+        """This slice's part of what `BackgroundPool.select` chooses from the whole pool with the same generator.
+
+        Args:
+            rate: γ in (0, 1].
+            generator: On the pool's device, in the same state on every process: each passes over the uniforms of all N
+                examples and uses its own.
+
+        Returns:
+            int64 indices in `begin … end - 1`, ascending.
+
+        Raises:
+            ValueError: `rate` is outside (0, 1].
+        """
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must be in (0, 1], got {rate}")
+        factor = rate * len(self) / float(self._totals[1])
+        within = (self.begin, len(self))
+        return selection.bernoulli(self._state.omega, factor, generator=generator, within=within)
+
+    def effective_sample_size(self) -> float:
+        """`(Σ w)² / Σ w²` of the whole pool."""
+        _, total, squares = self._totals.tolist()
+        return float(total * total / squares)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The slice, as `BackgroundPool.state_dict` gives a pool; the slices' ω and velocity joined are the pool's."""
+        return {name: tensor.clone() for name, tensor in self._state.leaves().items()}
+
+
+def shard(
+    pool: BackgroundPool, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None
+) -> ShardedBackgroundPool:
+    """The slice of `pool` for one process; see `BackgroundPool.shard`."""
+    for name, value, wanted in (
+        ("rank", rank, dist.get_rank(group)),
+        ("world_size", world_size, dist.get_world_size(group)),
+    ):
+        if value != wanted:
+            raise ValueError(f"{name} must be that of the process group, {wanted}, got {value}")
+    if world_size > len(pool):
+        raise ValueError(f"world_size must be at most the {len(pool)} examples of the pool, got {world_size}")
+    begin, end = len(pool) * rank // world_size, len(pool) * (rank + 1) // world_size
+    return ShardedBackgroundPool(
+        pool._state.part(begin, end, pool.epsilon),
+        begin=begin,
+        num_examples=len(pool),
+        epsilon=pool.epsilon,
+        momentum=pool.momentum,
+        group=group,
+    )
