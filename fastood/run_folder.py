@@ -172,7 +172,7 @@ class RunFolder:
         return _read_tensors(self.weights(arm))
 
     def write_pool(self, state: dict[str, Tensor]) -> None:
-        """Write the pool's learnt weights."""
+        """Write the pool's learnt weights, and how it came to them."""
         save_tensors(self.pool, state)
 
     def read_pool(self) -> dict[str, Tensor]:

@@ -102,6 +102,7 @@ class Run:
             scores={arm: {"id": result.id_scores, "ood": result.ood_scores} for arm, result in scores.items()},
             pool_weights=self.method.pool.weights.cpu(),
             background=self.task.background,
+            effective_sample_sizes=folder.read_pool().get("effective_sample_sizes"),
         )
         folder.write_metrics(metrics)
 

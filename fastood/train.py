@@ -124,7 +124,8 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
         )
     for arm in run.method.arms:
         folder.write_weights(arm.name, final_weights(arm.stage))
-    folder.write_pool(run.method.pool.state_dict())
+    history = {"effective_sample_sizes": run.method.effective_sample_sizes}
+    folder.write_pool({**run.method.pool.state_dict(), **history})
 
 
 def parse_command(args: Sequence[str]) -> Command:

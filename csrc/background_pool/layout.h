@@ -22,8 +22,8 @@
 // of two about 2^-50 of the total. float64 adds multiples of a quantum exactly while the total stays below 2^53 quanta, so
 // that sums do not depend on the order of their terms: the same for any number of threads, for any order of atomics, on
 // CPU and GPU, for a tree kept up to date by differences and one built anew. A draw by a 53-bit uniform resolves 2^-53 of
-// the total, whatever the structure: of that three bits are given up. The quanta are chosen at build and again when a
-// total leaves 2^kLowTotal ... 2^kHighTotal quanta.
+// the total, whatever the structure: of that a few bits are given up. The quanta are chosen at build and again when a
+// total leaves kLowTotal ... kHighTotal quanta.
 #pragma once
 
 #include <cstdint>
@@ -40,9 +40,9 @@ constexpr int kMaxLevels = 7;
 // Indices into stats.
 enum PoolStat { kMassTotal, kWeightTotal, kSquareTotal, kMassQuantum, kWeightQuantum, kSquareQuantum, kBound, kStats };
 
-// Totals are set to (2^49, 2^50] quanta. Two bits above for weights that grow before anyone looks, one for the sign of
-// the rounding trick; eight below.
-constexpr double kLowTotal = 0x1p42;
+// Totals are set to (2^49, 2^50] quanta: two bits are left above for weights that grow, below the 2^53 at which additions
+// would round, and three below, so that no mass is rounded by more than 2^-47 of the total.
+constexpr double kLowTotal = 0x1p46;
 constexpr double kHighTotal = 0x1p52;
 
 struct PoolLayout {

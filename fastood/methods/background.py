@@ -97,6 +97,8 @@ class AdversarialBackground:
         self.batches_ahead = batches_ahead
         self._generator = generator
         self._ahead = torch.empty(0, dtype=torch.int64)
+        self.effective_sample_sizes: list[float] = []
+        """Of the pool, after every step."""
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """A batch with replacement, by supplementary eq. 11, with the importance of eq. 12."""
@@ -108,17 +110,19 @@ class AdversarialBackground:
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
         """One ascent step on the weighted outlier loss, in closed form: no second backward pass."""
         self.pool.ascend(index, per_sample_loss, lr=self.learning_rate)
+        self.effective_sample_sizes.append(self.pool.effective_sample_size())
 
     def scalars(self) -> dict[str, float]:
         """How many images the weights amount to."""
         return {"effective_sample_size": self.pool.effective_sample_size()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Pool, generator and the indices drawn ahead."""
+        """Pool, generator, the indices drawn ahead, and the effective sample sizes so far."""
         return {
             "pool": self.pool.state_dict(),
             "generator": self._generator.get_state(),
             "ahead": self._ahead.clone(),
+            "effective_sample_sizes": torch.tensor(self.effective_sample_sizes, dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,3 +130,4 @@ class AdversarialBackground:
         self.pool.load_state_dict(state["pool"])
         self._generator.set_state(state["generator"])
         self._ahead = state["ahead"]
+        self.effective_sample_sizes = state["effective_sample_sizes"].tolist()

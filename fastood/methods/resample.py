@@ -128,6 +128,7 @@ class Resample:
             momentum=config.weight_momentum,
             initial_weight=config.initial_weight,
         )
+        self._adversary: AdversarialBackground | None = None
         self._model = model
         self._task = task
         self._seed = seed
@@ -154,6 +155,12 @@ class Resample:
             dropout=self._model.dropout,
             generator=named_generator(self._seed, "initial weights"),
         )
+
+    @property
+    def effective_sample_sizes(self) -> Tensor:
+        """How many images the weights amounted to after each step of the reweighting, float64 `[T]`."""
+        sizes = [] if self._adversary is None else self._adversary.effective_sample_sizes
+        return torch.tensor(sizes, dtype=torch.float64)
 
     def score(self, logits: Tensor) -> Tensor:
         """Maximum softmax, in the log domain."""
@@ -201,13 +208,14 @@ class Resample:
         order = EpochStream(len(self._task.id_train), self.config.batch_size, torch.Generator())
 
         def background() -> AdversarialBackground:
-            return AdversarialBackground(
+            self._adversary = AdversarialBackground(
                 self.pool,
                 batch_size=self.config.background_batch_size,
                 learning_rate=self.config.weight_learning_rate,
                 generator=named_generator(self._seed, "reweight", "background"),
                 batches_ahead=order.batches_per_epoch if self.config.sampler_refresh == "epoch" else 1,
             )
+            return self._adversary
 
         return Stage(
             name="reweight",

@@ -118,6 +118,11 @@ class Method(Protocol):
     pool_arm: str
     """Arm that trains on what the pool selects."""
 
+    @property
+    def effective_sample_sizes(self) -> Tensor:
+        """Of the pool after each step that moved it, float64 `[T]`; empty before the first."""
+        ...
+
     def build_model(self) -> Classifier:
         """A network with the initial weights, the same at each call."""
         ...

@@ -63,7 +63,7 @@ def choose_quanta(sums: Tensor) -> Tensor:
 
 def has_room(sums: Tensor, quanta: Tensor) -> bool:
     """Whether sums `[3]` are in the range of their quanta `[3]`: has_room of csrc/background_pool/status.h. Waits."""
-    return bool(((sums >= 2.0**42 * quanta) & (sums <= 2.0**52 * quanta)).all())
+    return bool(((sums >= 2.0**46 * quanta) & (sums <= 2.0**52 * quanta)).all())
 
 
 def _fill_fake(state: Tensor, value: float) -> None:

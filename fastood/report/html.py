@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastood.files import write_atomically
-from fastood.report.illustrations import Illustration, pool_illustrations, score_illustrations
+from fastood.report.illustrations import Illustration, history_illustration, pool_illustrations, score_illustrations
 from fastood.report.pool import SourceWeights, weights_by_source
 from fastood.report.results import (
     check_metrics,
@@ -43,6 +43,7 @@ def write_report(
     scores: Mapping[str, Mapping[str, Any]],
     pool_weights: Tensor | None = None,
     background: ImageSet | None = None,
+    effective_sample_sizes: Tensor | None = None,
 ) -> Path:
     """Draws a run's figures and writes them, with its tables, into one self-contained HTML file.
 
@@ -56,6 +57,7 @@ def write_report(
         scores: Arm → {"id": Tensor[N], "ood": {set → Tensor[M]}}, for the arms and sets of `metrics`.
         pool_weights: [P] learnt weights of the background pool; None for a run that learnt none.
         background: The pool's P images; given if and only if `pool_weights` is.
+        effective_sample_sizes: [T] of the pool after each step; None or fewer than two for no figure of them.
 
     Returns:
         Path of the report.
@@ -78,6 +80,8 @@ def write_report(
         sources = weights_by_source(pool_weights, background)
         pool = _pool_section(metrics, sources)
         illustrations["pool"] = pool_illustrations(_shown(sources), background, pool_weights.cpu())
+        if effective_sample_sizes is not None and len(effective_sample_sizes) > 1:
+            illustrations["pool"].insert(0, history_illustration(effective_sample_sizes.cpu(), len(pool_weights)))
 
     pictures = _save_pictures(run_dir / "figures", illustrations)
     environment = Environment(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastood.report.pool import SourceWeights, extreme_images, weight_label
 from fastood.report.pool_figures import check_drawable, contact_sheet, weight_distribution
+from fastood.report.pool_history import effective_sample_size_curve
 from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
 
 if TYPE_CHECKING:
@@ -65,6 +66,18 @@ def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) ->
             draw=lambda: pr_curves(arms, point),
         ),
     ]
+
+
+def history_illustration(effective_sample_sizes: Tensor, pool_size: int) -> Illustration:
+    """The pool's effective sample size over the steps [T] that moved it."""
+    return Illustration(
+        name="effective_sample_size",
+        title="Effective sample size over time",
+        caption="How many images the weights amount to, (Σ w)² / Σ w². A curve that falls and levels off is weights "
+        "that have settled on the hard images; one that runs to the bottom is a step size too large for the pool, "
+        "which then rests on a handful of images.",
+        draw=lambda: effective_sample_size_curve(effective_sample_sizes, pool_size),
+    )
 
 
 def pool_illustrations(sources: Sequence[SourceWeights], background: ImageSet, weights: Tensor) -> list[Illustration]:

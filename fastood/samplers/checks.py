@@ -138,7 +138,7 @@ def check_scale(scale: Tensor, sums: Tensor) -> None:
     quanta, bound = scale.tolist()[:3], float(scale[3])
     totals = sums.tolist()
     for quantum, total in zip(quanta, totals, strict=True):
-        fits = 0 < quantum < math.inf and math.frexp(quantum)[0] == 0.5 and 2**41 <= total / quantum <= 2**53
+        fits = 0 < quantum < math.inf and math.frexp(quantum)[0] == 0.5 and 2**45 <= total / quantum <= 2**53
         if not fits or not 0 <= bound < math.inf:
             raise ValueError(f"state['scale'] does not belong to these weights: got {scale.tolist()} for sums {totals}")
 

@@ -142,8 +142,8 @@ class BackgroundPool(PoolViews):
     ) -> tuple[Tensor, Tensor]:
         """Draw examples with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
 
-        Each draw takes one 53-bit uniform: float32 uniforms could not reach every example of a pool beyond 2^24. The
-        probabilities are exact to 2^-52 of the sum.
+        Each draw takes one 53-bit uniform: float32 uniforms could not reach every example of a pool beyond 2^24.
+        Probabilities are those of the float32 weights, rounded to 2^-47 or less; sums of them do not round at all.
 
         Args:
             batch_size: B >= 1.
