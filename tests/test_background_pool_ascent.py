@@ -210,6 +210,25 @@ def test_a_state_that_does_not_fit_changes_nothing(generator: torch.Generator) -
     assert_sums_are_right(pool)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 4096, 4097, 64**3 + 1])
+def test_a_new_pool_has_the_sums_of_a_pass(size: int, epsilon: float) -> None:
+    assert_sums_are_right(BackgroundPool(size, epsilon=epsilon, initial_weight=0.7))
+
+
+class ElsewhereGenerator(torch.Generator):
+    device = torch.device("cuda")
+
+
+def test_a_generator_must_fit() -> None:
+    pool = BackgroundPool(5)
+    for call in (lambda g: pool.sample(2, generator=g), lambda g: pool.select(0.5, generator=g)):
+        with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got NoneType"):
+            call(None)
+        with pytest.raises(ValueError, match="generator must be on cpu like the pool, got cuda"):
+            call(ElsewhereGenerator())
+
+
 @pytest.mark.parametrize("mode", ["exact", "sparse"])
 def test_a_bad_batch_changes_nothing(mode: str) -> None:
     pool = pool_of(LAYOUTS["a leaf and one"])

@@ -29,6 +29,22 @@ pool_importance = torch.ops.fastood.background_pool_importance.default
 pool_ascend = torch.ops.fastood.background_pool_ascend.default
 
 
+def levels(num_examples: int) -> list[tuple[int, int]]:
+    """Offset in `masses` and number of nodes of every level of a pool of N examples; each is padded to whole blocks.
+
+    Example:
+        >>> levels(64), levels(64 * 64 + 1)
+        ([(0, 1)], [(0, 65), (128, 2)])
+    """
+    found: list[tuple[int, int]] = []
+    offset, nodes = 0, num_examples
+    while not found or nodes > FAN_OUT:
+        nodes = -(-nodes // FAN_OUT)
+        found.append((offset, nodes))
+        offset += -(-nodes // FAN_OUT) * FAN_OUT
+    return found
+
+
 def masses_size(num_examples: int) -> int:
     """Length of `masses` for a pool of N examples.
 
@@ -36,12 +52,8 @@ def masses_size(num_examples: int) -> int:
         >>> masses_size(64), masses_size(64 * 64 + 1), masses_size(10**9) * 8 / 10**9
         (64, 192, 0.126984704)
     """
-    total, nodes = 0, num_examples
-    while True:
-        nodes = -(-nodes // FAN_OUT)
-        total += -(-nodes // FAN_OUT) * FAN_OUT
-        if nodes <= FAN_OUT:
-            return total
+    offset, nodes = levels(num_examples)[-1]
+    return offset + -(-nodes // FAN_OUT) * FAN_OUT
 
 
 def choose_quanta(sums: Tensor) -> Tensor:

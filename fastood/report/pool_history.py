@@ -28,7 +28,7 @@ def effective_sample_size_curve(sizes: Tensor, pool_size: int) -> Figure:
     Example:
         >>> import torch
         >>> figure = effective_sample_size_curve(torch.linspace(100.0, 40.0, 30), 100)
-        >>> figure.axes[0].get_ylim()[0]
+        >>> float(figure.axes[0].get_ylim()[0])
         0.0
     """
     figure, [[ax]] = new_figure(1, 1, size=(8.4, 2.9))

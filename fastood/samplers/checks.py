@@ -32,6 +32,14 @@ def check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
 
 
+def check_generator(generator: torch.Generator, device: torch.device) -> None:
+    """Raise unless draws on this device can come from the generator."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if generator.device.type != device.type:
+        raise ValueError(f"generator must be on {device.type} like the pool, got {generator.device.type}")
+
+
 def check_index(index: Tensor, *, empty: bool = False) -> None:
     """Raise unless `index` is int64 `[B]`; its values are for the op to check."""
     if not isinstance(index, Tensor):

@@ -147,7 +147,7 @@ class BackgroundPool(PoolViews):
 
         Args:
             batch_size: B >= 1.
-            generator: On the pool's device.
+            generator: On the pool's device; there is no default.
             replacement: False draws distinct examples by successive sampling: each by mass among those not drawn yet.
                 Waits for the device. `importance` is the same: with it the mean loss is no longer unbiased.
             stratified: Draw b takes its uniform from `[b/B, (b+1)/B)`: the same expectations at a variance never above
@@ -158,11 +158,13 @@ class BackgroundPool(PoolViews):
             importance: float32 `[B]`, as `importance` gives it.
 
         Raises:
-            ValueError: `batch_size` is no int or below 1, or above the number of examples with weight where draws are
-                distinct, or distinct draws shall be stratified.
+            TypeError: `generator` is none.
+            ValueError: `generator` is on another device; `batch_size` is no int or below 1; distinct draws are more
+                than the examples with weight, or shall be stratified.
         """
         checks.check_batch_size(batch_size)
         state = self._state
+        checks.check_generator(generator, state.omega.device)
         if not replacement:
             return self._sample_distinct(batch_size, generator=generator, stratified=stratified)
         uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)

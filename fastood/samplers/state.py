@@ -32,9 +32,17 @@ class PoolState:
 
     @classmethod
     def uniform(cls, num_examples: int, omega: float, epsilon: float, device: torch.device | str) -> PoolState:
-        """N examples with the same ω and at rest: all that a pass over them would add up is known beforehand."""
+        """N examples with the same ω and at rest: sums are multiples of one example's, exact like all of them."""
         state = cls.filled(num_examples, omega, device)
-        state.sum_up(epsilon, quanta=ops.choose_quanta(ops.pool_sums(state.omega[:1], epsilon) * num_examples))
+        one = cls.filled(1, omega, device)
+        one.sum_up(epsilon, quanta=ops.choose_quanta(ops.pool_sums(one.omega, epsilon) * num_examples))
+        state.stats.copy_(one.stats)
+        state.stats[: ops.MASS_QUANTUM] *= num_examples
+        mass, below = one.stats[ops.MASS_TOTAL], 1
+        for offset, nodes in ops.levels(num_examples):
+            below *= ops.FAN_OUT
+            state.masses[offset : offset + nodes - 1] = mass * below
+            state.masses[offset + nodes - 1] = mass * (num_examples - (nodes - 1) * below)
         return state
 
     def take(self, omega: Tensor, velocity: Tensor | None, epsilon: float, *, scale: Tensor | None = None) -> PoolState:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
-from fastood.samplers import selection
+from fastood.samplers import checks, selection
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
 
@@ -42,10 +42,12 @@ class PoolViews:
             int64 indices, ascending.
 
         Raises:
-            ValueError: `rate` is outside (0, 1].
+            TypeError: `generator` is none.
+            ValueError: `rate` is outside (0, 1], or `generator` on another device.
         """
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {rate}")
+        checks.check_generator(generator, self.device)
         expected = rate * len(self)
         factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
         if calibrated:
