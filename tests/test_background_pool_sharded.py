@@ -79,6 +79,9 @@ def bad_batches(rank: int, world_size: int) -> None:
         else:
             with pytest.raises(ValueError, match="the batches of 1 other processes"):
                 slice_.ascend(good, torch.ones(1), lr=1.0)
+    alone = good if rank == 0 else good[:0]
+    with pytest.raises(ValueError, match="must stay in float32's range"):
+        slice_.ascend(alone, torch.full((len(alone),), 1e38), lr=1e5)
     with pytest.raises(ValueError, match="at least one example on some process"):
         slice_.ascend(good[:0], torch.ones(0), lr=1.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in slice_.state_dict().items())

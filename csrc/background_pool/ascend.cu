@@ -6,7 +6,7 @@
 // for each of 132 * 1024 threads.
 #include <cmath>
 
-#include "cuda_common.cuh"
+#include "cuda_device.h"
 #include "status.h"
 
 namespace fastood {

@@ -3,7 +3,7 @@
 // Bytes of a descent: 512 per level and 256 of omega, each a dependent load; at 10^9 examples six of them.
 #include <cmath>
 
-#include "cuda_common.cuh"
+#include "cuda_device.h"
 
 namespace fastood {
 namespace {

@@ -76,9 +76,9 @@ def raise_for_status(
             f"per_sample_loss must be finite and >= 0, got {float(per_sample_loss[position])} at position {position} "
             f"(example {int(index[position])})"
         )
-    raise ValueError(
-        f"per_sample_loss times lr must stay in float32's range, got up to {float(per_sample_loss.max()):g} · {lr:g}"
-    )
+    # Of a pool over several processes this one may have none.
+    largest = float(per_sample_loss.max()) if per_sample_loss.numel() else 0.0
+    raise ValueError(f"per_sample_loss times lr must stay in float32's range, got up to {largest:g} · {lr:g}")
 
 
 def check_learns(epsilon: float) -> None:
