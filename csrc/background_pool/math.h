@@ -50,8 +50,9 @@ struct PoolExample {
   float rest;    // w^(1 - epsilon)
 };
 
+// (omega + |omega|) / 2 = max(omega, 0), exactly; a condition here would have the compiler take the root of both cases.
 FASTOOD_HD float softplus_of(float omega, float t) {
-  return (omega < 0 ? 0.0f : omega) + log1p_of_unit(t);
+  return 0.5f * (omega + fabsf(omega)) + log1p_of_unit(t);
 }
 
 template <PowerKind kPower>
@@ -69,7 +70,7 @@ FASTOOD_HD float mass_of(float w, float epsilon) {
 
 template <PowerKind kPower>
 FASTOOD_HD PoolWeight weigh(float omega, float epsilon) {
-  const float w = softplus_of(omega, exp_of_negative(omega < 0 ? omega : -omega));
+  const float w = softplus_of(omega, exp_of_negative(-fabsf(omega)));
   const float p = mass_of<kPower>(w, epsilon);
   const bool removed = is_removed(omega);
   return {removed ? 0.0f : w, removed ? 0.0f : p};
@@ -78,7 +79,7 @@ FASTOOD_HD PoolWeight weigh(float omega, float epsilon) {
 // All there is to know of one that is not removed; weight and mass are those of `weigh`.
 template <PowerKind kPower>
 FASTOOD_HD PoolExample evaluate(float omega, float epsilon) {
-  const float t = exp_of_negative(omega < 0 ? omega : -omega);
+  const float t = exp_of_negative(-fabsf(omega));
   const float w = softplus_of(omega, t);
   const float p = mass_of<kPower>(w, epsilon);
   const float slope = (omega < 0 ? t : 1.0f) / ((1.0f + t) * w);
