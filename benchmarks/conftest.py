@@ -15,7 +15,7 @@ from rich.table import Table
 from fastood.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).parent))
-from harness import Comparison, copy_bandwidth
+from harness import Comparison, Timing
 from metadata import metadata
 
 SCHEMA = 1
@@ -28,14 +28,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="a few rounds of each, to see that every benchmark runs")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A benchmark with a `dtype` runs in float32, on a GPU also in bfloat16."""
+    if "dtype" in metafunc.fixturenames:
+        on_gpu = metafunc.config.getoption("--device") == "cuda"
+        metafunc.parametrize("dtype", [torch.float32, torch.bfloat16] if on_gpu else [torch.float32], ids=str)
+
+
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     return request.config.getoption("--device")
-
-
-@pytest.fixture(scope="session")
-def bandwidth(device: str) -> float:
-    return copy_bandwidth(device)
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     console = Console(width=max(terminalreporter._tw.fullwidth, 130))
     for op in dict.fromkeys(row.op for row in rows):
         of_op = [row for row in rows if row.op == op]
-        peers = [name for name in of_op[0].timings if name != of_op[0].subject]
+        peers = dict.fromkeys(name for row in of_op for name in row.timings if name != row.subject)
         table = Table(
             title=f"{op}: times {of_op[0].subject} is faster than each peer (20-80 % over rounds)", title_justify="left"
         )
@@ -81,11 +83,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for row in of_op:
             ours = row.timings[row.subject]
             over_floor = "" if row.floor is None else f"{ours.median / row.floor:.1f}"
-            cells = [f"{t.ratio:.2f} ({t.ratio_p20:.2f}-{t.ratio_p80:.2f})" for t in (row.timings[p] for p in peers)]
-            table.add_row(row.shape, row.dtype, str(row.threads), f"{ours.median * 1e3:.3f}", over_floor, *cells)
+            shape = row.shape if ours.peak_bytes is None else f"{row.shape}, peak {ours.peak_bytes / 2**20:.0f} MiB"
+            cells = [cell(row.timings.get(peer)) for peer in peers]
+            table.add_row(shape, row.dtype, str(row.threads), f"{ours.median * 1e3:.3f}", over_floor, *cells)
         console.print(table)
     if config.getoption("--results") is not None:
         console.print(f"results: {config.getoption('--results')}")
+
+
+def cell(timing: Timing | None) -> str:
+    """A ratio with its spread and, where it was measured, the peak memory."""
+    if timing is None:
+        return ""
+    text = f"{timing.ratio:.2f} ({timing.ratio_p20:.2f}-{timing.ratio_p80:.2f})"
+    return text if timing.peak_bytes is None else f"{text} {timing.peak_bytes / 2**20:.0f} MiB"
 
 
 def write_results(config: pytest.Config, rows: list[Comparison]) -> None:

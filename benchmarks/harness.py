@@ -1,13 +1,15 @@
 """Times providers of the same computation in turn and compares them by ratio.
 
 Machines are shared and clocks drift: an absolute time says little, a ratio of two medians taken minutes apart hardly
-more. So every round times each provider once, in an order that rotates, and a ratio is taken within each round; its
-spread over rounds is reported with it.
+more. So every round times each provider once, in random order and after an untimed call of its own, and a ratio is taken
+within each round; its spread over rounds is reported with it.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +37,8 @@ class Timing:
     ratio: float
     ratio_p20: float
     ratio_p80: float
+    # What a call allocates at most beyond what was there before it; None where it is not measured.
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +52,11 @@ class Comparison:
     threads: int
     subject: str
     rounds: int
-    # Seconds that bytes over bandwidth or operations over rate allow, measured in the same run; None where not stated.
+    # Seconds by bytes over bandwidth or operations over rate, both measured in the same run; None where not stated.
     floor: float | None
     floor_is: str
+    # Size of what the op reads (logits), beside which peak memory means something; None where not stated.
+    input_bytes: int | None = None
     timings: dict[str, Timing] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -66,6 +72,7 @@ class Comparison:
                 "ratio": t.ratio,
                 "ratio_p20": t.ratio_p20,
                 "ratio_p80": t.ratio_p80,
+                **({} if t.peak_bytes is None else {"peak_bytes": t.peak_bytes}),
             }
             for name, t in self.timings.items()
         }
@@ -119,6 +126,7 @@ def compare(
     device: str = "cpu",
     floor: float | None = None,
     floor_is: str = "",
+    input_bytes: int | None = None,
     seconds: float = 2.0,
     min_rounds: int = 15,
 ) -> Comparison:
@@ -132,33 +140,38 @@ def compare(
         subject: The provider whose speed is claimed.
         dtype: As printed.
         device: `cpu` or `cuda`.
-        floor: Seconds that no implementation can beat, or None.
+        floor: Seconds that the work takes at least (`floor`), or None.
         floor_is: What the floor counts, e.g. `12 bytes per logit at 20.1 GB/s`.
+        input_bytes: Size of what the op reads; beside it, on a GPU, the peak memory of every provider is measured.
         seconds: Budget of the whole comparison.
-        min_rounds: Rounds at least, whatever the budget.
+        min_rounds: Rounds at least; fewer, down to five, where they would take more than five times the budget.
     """
     timer = CudaTimer() if device == "cuda" else time_cpu
     calls: dict[str, int] = {}
     once: dict[str, float] = {}
+    peaks: dict[str, int | None] = dict.fromkeys(providers)
     for name, run in providers.items():
-        for _ in range(3):
-            run()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        warm_up(run)
+        if device == "cuda" and input_bytes is not None:
+            peaks[name] = peak_memory(run)
         start = time.perf_counter()
         sample = timer(run, 1)
         # Wall time: on a GPU a sample also flushes the cache and waits.
         once[name] = time.perf_counter() - start
         calls[name] = max(1, int(MIN_SAMPLE_S / max(sample, 1e-7))) if device == "cpu" else 5
-    round_seconds = sum(once[name] * calls[name] for name in providers)
-    rounds = max(min_rounds, min(200, int(seconds / round_seconds)))
-    names = list(providers)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    round_seconds = sum(once[name] * (calls[name] + 1) for name in providers)
+    at_least = min(min_rounds, max(5, int(5 * seconds / round_seconds)))
+    rounds = max(at_least, min(200, int(seconds / round_seconds)))
+    names, order = list(providers), random.Random(0)
+    samples: dict[str, list[float]] = {name: [] for name in providers}
     gc.collect()
     gc.disable()
     try:
-        for i in range(rounds):
-            for name in names[i % len(names) :] + names[: i % len(names)]:
+        for _ in range(rounds):
+            order.shuffle(names)
+            for name in names:
+                # What the one before has done to caches, pages and allocators is not this one's to pay.
+                providers[name]()
                 samples[name].append(timer(providers[name], calls[name]))
     finally:
         gc.enable()
@@ -173,6 +186,7 @@ def compare(
             ratio=statistics.median(ratios),
             ratio_p20=quantile(ratios, 0.2),
             ratio_p80=quantile(ratios, 0.8),
+            peak_bytes=peaks[name],
         )
     return Comparison(
         op=op,
@@ -184,14 +198,70 @@ def compare(
         rounds=rounds,
         floor=floor,
         floor_is=floor_is,
+        input_bytes=input_bytes,
         timings=timings,
     )
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes per second (read and written) of a large copy: what a kernel bound by memory can hope for."""
-    source = torch.empty(64 << 20, dtype=torch.float32, device=device)
-    target = torch.empty_like(source)
+def warm_up(run: Run) -> None:
+    """Call three times, or once where that took long: compiled code, caches and allocators are then as they stay."""
+    start = time.perf_counter()
+    run()
+    if time.perf_counter() - start < 0.3:
+        run()
+        run()
+
+
+def peak_memory(run: Run) -> int:
+    """Bytes that one call has allocated on the GPU at most, beyond what was there before."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@functools.cache
+def copy_bandwidth(device: str, size: int) -> float:
+    """Bytes per second (read and written) of a copy of `size` bytes.
+
+    What a kernel bound by memory can hope for. On the CPU it depends on the size, by the caches.
+    """
+    source = torch.zeros(size, dtype=torch.int8, device=device)
+    target = torch.zeros_like(source)
     timer = CudaTimer() if device == "cuda" else time_cpu
     target.copy_(source)
-    return 2 * source.nbytes / statistics.median(timer(lambda: target.copy_(source), 1) for _ in range(7))
+    return 2 * source.nbytes / fastest(timer, lambda: target.copy_(source), max(1, (1 << 20) // size))
+
+
+@functools.cache
+def exp_rate() -> float:
+    """Exponentials per second of `torch.exp` on the CPU in float32, on all threads and within the caches."""
+    x = torch.linspace(-8, 0, torch.get_num_threads() << 15)
+    out = torch.empty_like(x)
+    return x.numel() / fastest(time_cpu, lambda: torch.exp(x, out=out), 2)
+
+
+def fastest(timer: Callable[[Run, int], float], run: Run, calls: int) -> float:
+    """Seconds per call, the least that was seen in a third of a second: a floor is what can be, not what is usual."""
+    samples = [timer(run, calls)]
+    until = time.perf_counter() + 0.3
+    while len(samples) < 9 or time.perf_counter() < until:
+        samples.append(timer(run, calls))
+    return min(samples)
+
+
+def floor(device: str, moved: int, exponentials: int) -> tuple[float, str]:
+    """Seconds for moving so many bytes or, on the CPU, for so many exponentials: the larger, and which it is.
+
+    The exponentials are those of `torch.exp`; a kernel with a cheaper one of its own can end below.
+    """
+    # A batch that fits into the caches is not held up by the memory: a copy of about its size says what is possible.
+    size = 256 << 20 if device == "cuda" else min(max(1 << (moved // 3).bit_length(), 1 << 20), 256 << 20)
+    bandwidth = copy_bandwidth(device, size)
+    by_bytes = moved / bandwidth, f"{moved} bytes at the {bandwidth / 1e9:.1f} GB/s of a copy of {size >> 20} MiB"
+    if device == "cuda":
+        return by_bytes
+    rate = exp_rate()
+    return max(by_bytes, (exponentials / rate, f"{exponentials} exponentials at {rate / 1e9:.2f} per ns"))
