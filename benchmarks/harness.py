@@ -1,8 +1,8 @@
 """Times providers of the same computation in turn and compares them by ratio.
 
 Machines are shared and clocks drift: an absolute time says little, a ratio of two medians taken minutes apart hardly
-more. So every round times each provider once, in random order and after an untimed call of its own, and a ratio is taken
-within each round; its spread over rounds is reported with it.
+more. So every round times each provider once, in random order and after an untimed call of its own, and a ratio is
+taken within each round; its spread over rounds is reported with it.
 """
 
 from __future__ import annotations
