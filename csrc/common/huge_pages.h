@@ -1,7 +1,8 @@
 // Huge pages for large outputs on the CPU.
 //
-// The C library maps every allocation above 32 MiB anew, so that a kernel writing one takes a page fault per 4 KiB: on a
-// 64 MiB gradient this costs more than computing it. Asked for before the first write, the kernel hands out 2 MiB at once.
+// The C library maps large allocations anew, every one above 32 MiB and some below, so that a kernel writing one takes a page
+// fault per 4 KiB: on a 64 MiB gradient this costs more than computing it. Asked for before the first write, the system
+// hands out 2 MiB at once.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +17,8 @@ namespace fastood {
 inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr size_t kHugePage = size_t{1} << 21;
-  constexpr size_t kAlwaysMapped = size_t{1} << 25;  // M_MMAP_THRESHOLD's upper limit
-  if (bytes < kAlwaysMapped) {
+  constexpr size_t kWorthwhile = 2 * kHugePage;
+  if (bytes < kWorthwhile) {
     return;
   }
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);

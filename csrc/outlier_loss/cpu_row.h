@@ -1,7 +1,7 @@
 // The passes along one row of logits, for the CPU. Part of cpu.cpp: everything here is compiled once per instruction set.
 //
-// Each loop is a function of its own over a stretch of logits, called for whole vectors and once more for a padded rest:
-// left to itself, the compiler takes up to fifteen logits one by one, which at 100 classes costs as much as the others.
+// Each loop is a function of its own over a stretch of logits: whole vectors, and once more a padded rest. Left to itself,
+// the compiler takes up to fifteen logits one by one, which at 100 classes costs as much as the others.
 // Loops whose sums are captured by a lambda do not vectorise.
 #pragma once
 
@@ -49,7 +49,8 @@ T max_of(const Logit* logits, int64_t count) {
 template <typename Logit, typename T = Compute<Logit>>
 T row_max(const Logit* logits, int64_t num_classes) {
   const Rest<Logit> rest(logits, num_classes, T(-INFINITY));
-  return std::max(max_of(logits, rest.begin), max_of(rest.value, kLanes));
+  const T largest = max_of(logits, rest.begin);
+  return rest.count == 0 ? largest : std::max(largest, max_of(rest.value, kLanes));
 }
 
 template <typename Logit>
@@ -83,7 +84,9 @@ RowSums<double> softmax_sums(const Logit* logits, int64_t num_classes, T largest
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_softmax(logits + begin, std::min(kChunk, rest.begin - begin), largest, sums);
   }
-  add_softmax(rest.value, kLanes, largest, sums);
+  if (rest.count > 0) {
+    add_softmax(rest.value, kLanes, largest, sums);
+  }
   return sums;
 }
 
@@ -142,7 +145,9 @@ RowSums<double> uniformity_sums(const Logit* logits, int64_t num_classes, T anch
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_uniformity_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), anchor, largest, sums);
   }
-  add_uniformity_of<kShift>(rest.value, kShift ? rest.count : kLanes, anchor, largest, sums);
+  if (rest.count > 0) {
+    add_uniformity_of<kShift>(rest.value, kShift ? rest.count : kLanes, anchor, largest, sums);
+  }
   return sums;
 }
 
@@ -179,7 +184,9 @@ RowSums<double> entropy_sums(const Logit* logits, int64_t num_classes, T base) {
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_entropy_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), base, sums);
   }
-  add_entropy_of<kShift>(rest.value, kLanes, base, sums);
+  if (rest.count > 0) {
+    add_entropy_of<kShift>(rest.value, kLanes, base, sums);
+  }
   return sums;
 }
 
@@ -215,19 +222,22 @@ RowValue<T> norm_value(const Logit* features, int64_t num_features) {
 }
 
 template <RowTerm kTerm, typename Logit, typename T = Compute<Logit>>
-void backward_row_of(const Logit* logits, int64_t num_classes, RowGradient<T> gradient, Logit* grad) {
-  const Rest<Logit> rest(logits, num_classes, gradient.anchor);
+void backward_part_of(const Logit* logits, int64_t count, RowGradient<T> gradient, Logit* grad) {
 #pragma omp simd
-  for (int64_t k = 0; k < rest.begin; ++k) {
+  for (int64_t k = 0; k < count; ++k) {
     grad[k] = FromCompute<Logit>::convert(gradient.template at<kTerm>(to_compute(logits[k])));
   }
-  alignas(64) Logit rest_grad[kLanes];
-#pragma omp simd
-  for (int64_t j = 0; j < kLanes; ++j) {
-    rest_grad[j] = FromCompute<Logit>::convert(gradient.template at<kTerm>(rest.value[j]));
+}
+
+// The last vector overlaps the one before: the same gradients twice cost less than a rest of single ones.
+template <RowTerm kTerm, typename Logit, typename T = Compute<Logit>>
+void backward_row_of(const Logit* logits, int64_t num_classes, const RowGradient<T>& gradient, Logit* grad) {
+  if (num_classes < kLanes) {
+    return backward_part_of<kTerm>(logits, num_classes, gradient, grad);
   }
-  for (int64_t j = 0; j < rest.count; ++j) {
-    grad[rest.begin + j] = rest_grad[j];
+  backward_part_of<kTerm>(logits, num_classes / kLanes * kLanes, gradient, grad);
+  if (num_classes % kLanes != 0) {
+    backward_part_of<kTerm>(logits + num_classes - kLanes, kLanes, gradient, grad + num_classes - kLanes);
   }
 }
 

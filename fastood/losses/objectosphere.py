@@ -78,14 +78,25 @@ class ObjectosphereLoss(nn.Module):
 
     def forward(self, logits: Tensor, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the scalar loss; shapes as in the class."""
-        return self.with_per_sample(logits, features, targets, sample_weight)[0]
+        (entropic, _), (magnitude, _) = self._parts(logits, features, targets, sample_weight)
+        return entropic.add(magnitude, alpha=self.magnitude_weight)
 
     def with_per_sample(
         self, logits: Tensor, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the scalar loss and, `[N]` and detached, the loss of each row as above, before λ and any weight."""
+        (entropic, of_logits), (magnitude, of_features) = self._parts(logits, features, targets, sample_weight)
+        return (
+            entropic.add(magnitude, alpha=self.magnitude_weight),
+            of_logits.add(of_features, alpha=self.magnitude_weight),
+        )
+
+    def _parts(
+        self, logits: Tensor, features: Tensor, targets: Tensor, sample_weight: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Loss and losses of the rows, on the logits and on the features."""
         _check_features(features, logits)
-        loss, per_sample = self.entropic.with_per_sample(logits, targets, sample_weight)
+        on_logits = self.entropic.with_per_sample(logits, targets, sample_weight)
         dtype = compute_dtype(features.dtype)
         weight = None if sample_weight is None else sample_weight.to(dtype).contiguous()
         settings = LossSettings(
@@ -94,8 +105,7 @@ class ObjectosphereLoss(nn.Module):
             self.min_magnitude,
             by_weight=self.entropic.reduction == "weighted_mean",
         )
-        magnitude, of_row = outlier_loss(features, RowArguments(targets.contiguous(), weight), settings)
-        return loss + self.magnitude_weight * magnitude, per_sample + self.magnitude_weight * of_row
+        return on_logits, outlier_loss(features, RowArguments(targets.contiguous(), weight), settings)
 
 
 def _check_features(features: Tensor, logits: Tensor) -> None:
