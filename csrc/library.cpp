@@ -24,6 +24,9 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "float background_weight, float margin_id, float margin_background, int num_reject, bool by_weight) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // Detection scores of a mask (logit_scores/math.h): -> [S, N]
+  m.def("logit_scores(Tensor logits, int scores, int num_reject, float gen_gamma, int gen_top) -> Tensor");
+
   // Background pool (background_pool/layout.h): first touch of its memory
   m.def("background_pool_fill(Tensor(a!) state, float value) -> ()");
   // Plain sums of p, w and w^2 -> [3]
@@ -56,6 +59,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("outlier_loss", &no_cuda_kernels);
   m.impl("_outlier_loss_backward", &no_cuda_kernels);
   m.impl("outlier_loss_value_and_grad", &no_cuda_kernels);
+  m.impl("logit_scores", &no_cuda_kernels);
   m.impl("background_pool_fill", &no_cuda_kernels);
   m.impl("background_pool_sums", &no_cuda_kernels);
   m.impl("background_pool_build", &no_cuda_kernels);

@@ -197,3 +197,70 @@ def outlier_loss_calls(device: str) -> list[tuple[str, Callable[..., object], tu
                 ),
             ]
     return calls
+
+
+@dataclass(frozen=True)
+class ScoreSample:
+    """Logits of one shape and spread for `logit_scores`; `classes` does not count the reject classes."""
+
+    rows: int
+    classes: int
+    spread: float = 1.0
+    num_reject: int = 0
+    gen_top: int | None = None
+    strided: bool = False
+
+    def __str__(self) -> str:
+        layout = "-strided" if self.strided else ""
+        return f"{self.rows}x{self.classes}+{self.num_reject}-spread{self.spread:g}-top{self.gen_top}{layout}"
+
+    @property
+    def settings(self) -> dict[str, int | None]:
+        return {"num_reject": self.num_reject, "gen_top": self.gen_top}
+
+    def make(self, device: str, dtype: torch.dtype) -> Tensor:
+        return random_logits(
+            self.rows,
+            self.classes + self.num_reject,
+            spread=self.spread,
+            offset=0.0,
+            strided=self.strided,
+            device=device,
+            dtype=dtype,
+        )
+
+
+# Around the lane counts (4, 16, 32), the switch of layouts on the CPU (256 logits), of groups on CUDA (16, 128, 1024),
+# and the chunk of the row sums (1024).
+SCORE_SAMPLES = [
+    *(ScoreSample(rows, classes) for rows in (1, 15, 16, 33) for classes in (1, 2, 3, 10, 16, 17, 31, 32, 33)),
+    *(ScoreSample(7, classes) for classes in (127, 129, 255, 256, 257, 272, 1000, 1023, 1024, 1025, 2049)),
+    *(ScoreSample(37, 10, spread=spread) for spread in (1e-3, 1e-2, 0.1, 10, 50)),
+    *(ScoreSample(5, 1000, spread=spread) for spread in (1e-3, 1e-2, 0.1, 10, 50)),
+    *(ScoreSample(19, 10, gen_top=top) for top in (1, 2, 3, 9, 10, 11)),
+    *(ScoreSample(5, 1000, spread=spread, gen_top=top) for spread in (0.1, 3) for top in (1, 2, 100, 999, 1000)),
+    *(ScoreSample(19, classes, num_reject=1) for classes in (1, 2, 10, 255, 256)),
+    *(ScoreSample(5, classes, num_reject=7, gen_top=5) for classes in (10, 249, 250, 1000)),
+    *(ScoreSample(3, 300, num_reject=300, spread=spread) for spread in (0.1, 30)),
+    ScoreSample(0, 10),
+    ScoreSample(0, 1000, num_reject=3),
+    ScoreSample(20, 10, strided=True),
+    ScoreSample(6, 129, strided=True, num_reject=5),
+    ScoreSample(6, 500, strided=True, gen_top=20),
+]
+
+
+def logit_scores_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object, ...]]]:
+    """Calls of `logit_scores` for opcheck: (name, op, args)."""
+    op = torch.ops.fastood.logit_scores.default
+    return [
+        ("logit_scores", op, (sample.make(device, dtype), mask, sample.num_reject, 0.1, sample.gen_top or 0))
+        for sample, mask in [
+            (ScoreSample(17, 10), 0b0111111),
+            (ScoreSample(17, 10, gen_top=3), 0b0110000),
+            (ScoreSample(3, 300, num_reject=5, gen_top=20), 0b1111111),
+            (ScoreSample(5, 2000, strided=True), 0b0000010),
+            (ScoreSample(0, 4), 0b0111111),
+        ]
+        for dtype in DTYPES
+    ]

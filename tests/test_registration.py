@@ -11,7 +11,7 @@ import pytest
 import torch
 from background_pool_samples import pool_args
 from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
-from op_samples import outlier_loss_calls
+from op_samples import logit_scores_calls, outlier_loss_calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -26,7 +26,7 @@ def registered_ops() -> set[str]:
 
 
 def op_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object, ...]]]:
-    return [*outlier_loss_calls(device), *pool_args(device)]
+    return [*outlier_loss_calls(device), *logit_scores_calls(device), *pool_args(device)]
 
 
 def test_every_op_has_samples() -> None:
@@ -142,7 +142,7 @@ def test_function_transforms(module: LossModule) -> None:
 
 @pytest.mark.needs_cuda
 def test_cuda_equals_cpu() -> None:
-    for _, op, args in outlier_loss_calls("cuda"):
+    for _, op, args in op_calls("cuda"):
         got = op(*args)
         want = op(*(a.cpu() if isinstance(a, Tensor) else a for a in args))
         for g, w in zip(*((r,) if isinstance(r, Tensor) else r for r in (got, want)), strict=True):

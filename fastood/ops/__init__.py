@@ -3,6 +3,7 @@
 `reference` holds the same formulas in plain float64 PyTorch, for tests and for reading.
 """
 
+from fastood.ops.logit_scores import logit_scores
 from fastood.ops.weighted_uniformity import weighted_uniformity, weighted_uniformity_value_and_grad
 
-__all__ = ["weighted_uniformity", "weighted_uniformity_value_and_grad"]
+__all__ = ["logit_scores", "weighted_uniformity", "weighted_uniformity_value_and_grad"]

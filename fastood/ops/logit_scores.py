@@ -1,0 +1,113 @@
+"""Detection scores from one read of the logits; higher means more out-of-distribution.
+
+For logits `v` of K classes with softmax `f`, largest logit `v_m` and largest probability `p`:
+
+    msp         log((1 - p) / p)                            maximum softmax, Hendrycks & Gimpel 2017
+    max_logit   -v_m                                        Hendrycks et al. 2022
+    energy      -logsumexp(v)                               Liu et al. 2020, eq. 4
+    entropy     -Σ f log f, in [0, log K]                   Li & Vasconcelos 2020, section 5.4
+    kl_uniform  -KL(uniform || f), at most 0                Li & Vasconcelos 2020, eq. 5
+    gen         Σ (f (1 - f))^γ over the largest f          generalised entropy, Liu et al. 2023, eq. 3
+    reject      log(Σ_reject exp v / Σ_rest exp v)          Mohseni et al. 2020, "Detection Inference"
+
+Each orders rows as its paper's score does, in a form that keeps digits where a trained network puts its rows. `msp` is
+1 - p in log-odds: p itself rounds to 1 for many confident rows, which turns a ranking into ties; this keeps rows apart
+whose margins differ, whatever the margin. `reject` is the summed probability of the reject classes, likewise. `entropy`
+and `gen` keep the digits of a confident row, `kl_uniform` those of a row near uniform (the entropy itself cannot: there
+it is log K less something below the last digit of log K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastood.ops._validation import check_logits, compute_dtype
+
+SCORES = ("msp", "max_logit", "energy", "entropy", "kl_uniform", "gen")
+"""The scores of any classifier, in the order of `Score` of csrc/logit_scores/math.h; after them comes `reject`."""
+_MASK_BITS = {name: 1 << bit for bit, name in enumerate((*SCORES, "reject"))}
+
+_logit_scores = torch.ops.fastood.logit_scores.default
+
+
+def _fake(logits: Tensor, scores: int, num_reject: int, gen_gamma: float, gen_top: int) -> Tensor:
+    return logits.new_empty((scores.bit_count(), logits.shape[0]), dtype=compute_dtype(logits.dtype))
+
+
+torch.library.register_fake("fastood::logit_scores", _fake)
+
+
+def _check_settings(logits: Tensor, num_reject: int, gen_gamma: float, gen_top: int | None) -> None:
+    if not 0 <= num_reject < logits.shape[1]:
+        raise ValueError(
+            f"num_reject must be at least 0 and below {logits.shape[1]}, the number of logits, got {num_reject}"
+        )
+    if not 0 < gen_gamma < float("inf"):
+        raise ValueError(f"gen_gamma must be above 0 and finite, got {gen_gamma}")
+    if gen_top is not None and gen_top < 1:
+        raise ValueError(f"gen_top must be at least 1, or None for all classes, got {gen_top}")
+
+
+def _names(scores: Sequence[str] | None, num_reject: int) -> tuple[str, ...]:
+    """The scores to compute, in the order of the op's results."""
+    known = (*SCORES, "reject") if num_reject > 0 else SCORES
+    if scores is None:
+        return known
+    if isinstance(scores, str):
+        raise TypeError(f"scores must be a sequence of names, got the string {scores!r}")
+    if "reject" in scores and num_reject == 0:
+        raise ValueError('scores must not hold "reject" where there are no reject classes: num_reject is 0')
+    unknown = [name for name in scores if name not in known]
+    if unknown or len(scores) == 0:
+        raise ValueError(f"scores must be one or more of {', '.join(known)}, got {unknown or 'none'}")
+    return tuple(name for name in known if name in scores)
+
+
+def logit_scores(
+    logits: Tensor,
+    *,
+    num_reject: int = 0,
+    gen_gamma: float = 0.1,
+    gen_top: int | None = None,
+    scores: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Detection scores of each row of logits, all from one read of them.
+
+    Args:
+        logits: `[N, K + num_reject]`, float64, float32, bfloat16 or float16, on the CPU or a CUDA device. Rows may be
+            strided. Logits of -inf are masked classes: every score stays what it is without them, but for `kl_uniform`,
+            which is -inf. A NaN or +inf logit makes every score that reads it NaN, and so do logits that are all -inf.
+        num_reject: The last so many logits are reject classes (Mohseni et al. 2020). As in the paper one softmax over
+            all logits gives `reject`; all other scores are of the K classes alone, as if there were no reject classes,
+            so that they compare with those of a network without.
+        gen_gamma: γ of `gen`, above 0.
+        gen_top: How many of the largest probabilities `gen` sums (the paper takes 100 of ImageNet's 1000); None, or
+            more than K, for all.
+        scores: Which to compute, of `msp`, `max_logit`, `energy`, `entropy`, `kl_uniform`, `gen` and, with reject
+            classes, `reject`; None for all. `gen` costs more than all others together.
+
+    Returns:
+        Name to `[N]`, in the order above; float64 for float64 logits, float32 for all others, without gradient. Higher
+        means more out-of-distribution for each. A single class scores -inf by `msp`.
+
+    Raises:
+        TypeError: `logits` is not a tensor of the dtypes above, or `scores` is a string.
+        ValueError: An argument has the wrong shape or value.
+
+    Example:
+        >>> import torch
+        >>> found = logit_scores(torch.tensor([[40.0, 0.0, 0.0], [2.0, 1.0, 0.0]]), scores=["msp", "energy"])
+        >>> found["msp"]
+        tensor([-39.3069,  -0.6867])
+        >>> found["energy"]
+        tensor([-40.0000,  -2.4076])
+    """
+    check_logits(logits)
+    _check_settings(logits, num_reject, gen_gamma, gen_top)
+    names = _names(scores, num_reject)
+    mask = sum(_MASK_BITS[name] for name in names)
+    found = _logit_scores(logits.detach(), mask, num_reject, gen_gamma, gen_top or 0)
+    return dict(zip(names, found.unbind(), strict=True))
