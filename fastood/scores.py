@@ -3,20 +3,21 @@
 import torch
 from torch import Tensor
 
+from fastood.ops import logit_scores
+
 
 def max_softmax_score(logits: Tensor) -> Tensor:
-    """Maximum-softmax score in the log domain: `-log max_k softmax(logits)_k`.
+    """Maximum-softmax score in log-odds: `log((1 - p) / p)` with `p = max_k softmax(logits)_k`.
 
     The maximum softmax probability (Hendrycks & Gimpel 2017; the score of Li & Vasconcelos 2020, section 5.1)
-    rounds to exactly 1 for many confident rows, which turns a ranking into ties. Its negative logarithm is
-    `log(1 + sum_{k != max} exp(logit_k - logit_max))`, and only the other exponentials enter the sum here,
-    so two confident rows keep their order until a margin of about 745.
+    rounds to exactly 1 for many confident rows, which turns a ranking into ties. Its log-odds rank rows alike and keep
+    two confident rows apart whatever their margin. `fastood.ops.logit_scores` has this score among others, in float32.
 
     Args:
-        logits: `[N, K]`, any floating dtype; K of at least 1.
+        logits: `[N, K]`, any floating dtype; K of at least 1. Logits of -inf are masked classes.
 
     Returns:
-        Scores `[N]` in float64, in `[0, log K]`; a non-finite row of logits gives NaN.
+        Scores `[N]` in float64, at most `log(K - 1)`; -inf for a single class; NaN where a logit is NaN or +inf.
 
     Raises:
         TypeError: If `logits` is not floating point.
@@ -24,16 +25,11 @@ def max_softmax_score(logits: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> max_softmax_score(torch.tensor([[0.0, 0.0], [50.0, 0.0], [60.0, 0.0]]))
-        tensor([6.9315e-01, 1.9287e-22, 8.7565e-27], dtype=torch.float64)
+        >>> max_softmax_score(torch.tensor([[0.0, 0.0], [50.0, 0.0], [2000.0, 0.0]]))
+        tensor([    0.,   -50., -2000.], dtype=torch.float64)
     """
     if not logits.is_floating_point():
         raise TypeError(f"logits must be a floating-point tensor, got {logits.dtype}")
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must have shape [N, K] with K >= 1, got {list(logits.shape)}")
-    top = logits.argmax(dim=1, keepdim=True)
-    wide = logits.double()
-    margin = wide - wide.gather(1, top)
-    others = margin.exp().scatter(1, top, 0.0).sum(dim=1)
-    score = others.log1p()
-    return torch.where(torch.isfinite(logits).all(dim=1), score, torch.nan)
+    return logit_scores(logits.to(torch.float64), scores=["msp"])["msp"]

@@ -163,7 +163,7 @@ class Resample:
         return torch.tensor(sizes, dtype=torch.float64)
 
     def score(self, logits: Tensor) -> Tensor:
-        """Maximum softmax, in the log domain."""
+        """Maximum softmax, in log-odds."""
         return max_softmax_score(logits)
 
     def background_index(self, arm: str) -> Tensor:
