@@ -59,10 +59,14 @@ stage static-cudart 60 "$python" -m pytest -q -p no:cacheprovider -o addopts=--s
 
 pytest=("$python" -m pytest -q -m needs_cuda -p no:cacheprovider -o addopts=--strict-markers)
 stage tests 180 "${pytest[@]}" tests/test_outlier_loss.py tests/test_weighted_uniformity.py tests/test_losses.py \
-  tests/test_registration.py tests/test_samplers.py
+  tests/test_logit_scores.py tests/test_registration.py tests/test_samplers.py tests/test_background_pool_cuda.py
 
-stage benchmarks 130 "$python" -m pytest -q benchmarks --device cuda --seconds 1 -p no:cacheprovider -o addopts= \
-  --benchmark-disable --results "$out/benchmarks.json"
+benchmark=("$python" -m pytest -q --device cuda -p no:cacheprovider -o addopts= --benchmark-disable)
+# Graph replay beside an empty launch first: short, and not in the other file.
+stage benchmarks-graph 40 "${benchmark[@]}" benchmarks/test_outlier_losses_cuda.py --seconds 0.5 \
+  --results "$out/graph.json"
+stage benchmarks 150 "${benchmark[@]}" benchmarks/test_background_pool.py benchmarks/test_outlier_losses.py \
+  benchmarks/test_logit_scores.py --seconds 0.3 --results "$out/benchmarks.json"
 
 sanitizer=
 for candidate in "$(command -v compute-sanitizer)" "${CUDA_HOME:-}/bin/compute-sanitizer" \
@@ -72,10 +76,12 @@ done
 if [ -n "$sanitizer" ]; then
   # Small shapes of every group width (4, 16, 32 lanes, a block). Without torch's cache each tensor is an allocation of
   # its own, so that a write past its end is seen.
+  small="33x2- or 33x10 or 7x129 or 7x1025 or 0x10- or top100"
+  small="special_rows or background_pool or (float32 and (value_and_grad or float64_reference) and ($small))"
   for tool in memcheck racecheck; do
     stage "$tool" 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
-      --target-processes all "${pytest[@]}" tests/test_outlier_loss.py \
-      -k "(value_and_grad and float32 and (33x2- or 33x33- or 7x129- or 7x1025- or 0x10-)) or special_rows"
+      --target-processes all "${pytest[@]}" tests/test_outlier_loss.py tests/test_logit_scores.py \
+      tests/test_background_pool_cuda.py -k "$small"
   done
 else
   echo "=== compute-sanitizer is neither on PATH nor in the toolkit"
