@@ -24,6 +24,8 @@ Row = dict[str, Any]
 
 # More rows than this are a grid.
 MAX_BARS = 8
+# More peers than this are named beside their bars, which then are on a logarithmic axis.
+MAX_LEGEND = 4
 WIDTH = 9.0
 COLORS = {"torch.compile": "#59a14f", "Liger-Kernel": "#b07aa1", "empty kernel": "#9c9c9c"}
 OTHER_COLORS = ("#4e79a7", "#f28e2b")
@@ -51,7 +53,9 @@ def draw(rows: list[Row], metadata: dict[str, Any]) -> Figure:
     grids = [(title(key, panels), rows) for key, rows in panels.items() if len(rows) > MAX_BARS]
     bars = [(title(key, panels), rows) for key, rows in panels.items() if len(rows) <= MAX_BARS]
     bars.sort(key=lambda panel: "x" not in panel[1][0]["shape"])  # what has no logits comes last
-    pairs = [bars[i : i + 2] for i in range(0, len(bars), 2)]
+    few = [panel for panel in bars if len(all_peers(panel[1])) <= MAX_LEGEND]
+    pairs = [few[i : i + 2] for i in range(0, len(few), 2)]
+    pairs += [[panel] for panel in bars if panel not in few]
     heights = [grid_height(rows) for _, rows in grids]
     heights += [max(bars_height(rows) for _, rows in pair) for pair in pairs]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.7), layout="constrained")
@@ -60,7 +64,7 @@ def draw(rows: list[Row], metadata: dict[str, Any]) -> Figure:
     for i, (name, of_op) in enumerate(grids):
         draw_grid(figure, outer[i], name, of_op)
     for i, pair in enumerate(pairs, len(grids)):
-        inner = outer[i].subgridspec(1, 2)
+        inner = outer[i].subgridspec(1, max(len(pair), 1 if len(all_peers(pair[0][1])) > MAX_LEGEND else 2))
         for j, (name, of_op) in enumerate(pair):
             draw_bars(figure.add_subplot(inner[j]), name, of_op)
     device = metadata.get(
@@ -68,7 +72,7 @@ def draw(rows: list[Row], metadata: dict[str, Any]) -> Figure:
     )
     subject = rows[0]["subject"]
     figure.suptitle(
-        f"How many times faster {subject} is than its peers, forward and backward (median over rounds, 20-80 %)\n"
+        f"How many times faster {subject} is than its peers (median over rounds, 20-80 %)\n"
         f"{device} · torch {metadata['torch']} · {metadata['git_sha'][:9]}",
         fontsize=9.5,
     )
@@ -84,6 +88,11 @@ def title(key: tuple[str, str], panels: dict[tuple[str, str], list[Row]]) -> str
 def peers_of(row: Row) -> list[str]:
     """Whatever is not ours: what does less than the subject (a call without autograd) is no peer of it."""
     return [name for name in row["timings"] if not name.startswith(row["subject"])]
+
+
+def all_peers(rows: list[Row]) -> list[str]:
+    """Of any of the rows, in order of appearance."""
+    return list(dict.fromkeys(peer for row in rows for peer in peers_of(row)))
 
 
 def rows_and_classes(row: Row) -> tuple[int, int]:
@@ -130,10 +139,11 @@ def bars_height(rows: list[Row]) -> float:
 
 def draw_bars(axes: Axes, name: str, rows: list[Row]) -> None:
     """A group of bars per shape, a bar per peer; whiskers from the 20th to the 80th percentile of the rounds."""
-    peers = list(dict.fromkeys(peer for row in rows for peer in peers_of(row)))
+    peers = all_peers(rows)
+    named = len(peers) > MAX_LEGEND
     colors = dict(zip([p for p in peers if p not in COLORS], itertools.cycle(OTHER_COLORS), strict=False)) | COLORS
     longest = max(row["timings"][peer]["ratio"] for row in rows for peer in peers_of(row))
-    limit = 1.45 * max(longest, 1)
+    limit = 20 * longest if named else 1.45 * max(longest, 1)
     step = 1 / (len(peers) + 0.6)
     for peer in peers:
         having = [(i, row["timings"][peer]) for i, row in enumerate(rows) if peer in row["timings"]]
@@ -143,21 +153,32 @@ def draw_bars(axes: Axes, name: str, rows: list[Row]) -> None:
         axes.barh(positions, ratios, step * 0.9, label=peer, color=colors[peer])
         axes.hlines(positions, [t["ratio_p20"] for _, t in having], ends, color="0.25", linewidth=0.9)
         for y, ratio, end in zip(positions, ratios, ends, strict=True):
-            x = min(max(end, ratio) + 0.02 * limit, 0.86 * limit)
+            x = 1.1 * end if named else min(max(end, ratio) + 0.02 * limit, 0.86 * limit)
             on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            axes.text(x, y, times(ratio), va="center", fontsize=8, bbox=on_white)
+            label = f"{times(ratio)}  {peer}" if named else times(ratio)
+            axes.text(x, y, label, va="center", fontsize=8, bbox=on_white)
     axes.axvline(1, color="0.2", linewidth=1)
-    axes.set_xlim(0, limit)
+    axes.set_xlim(0.5 if named else 0, limit)
+    if named:
+        axes.set_xscale("log")
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [row["shape"] for row in rows], fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [label_of(row, rows) for row in rows], fontsize=8.5)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(textwrap.fill(name, 48), loc="left", fontsize=9.5, pad=20)
+    axes.set_title(textwrap.fill(name, 48), loc="left", fontsize=9.5, pad=4 if named else 20)
+    if named:
+        return
     axes.legend(
         fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=len(peers),
         handlelength=0.9, handletextpad=0.4, columnspacing=1.0, borderpad=0,
     )  # fmt: skip
+
+
+def label_of(row: Row, rows: list[Row]) -> str:
+    """The shape, with the number of threads where there are several."""
+    several = len({other["threads"] for other in rows}) > 1
+    return f"{row['shape']}, {row['threads']} thr" if several else row["shape"]
 
 
 def cell(x: float, y: float, color: Any) -> Rectangle:

@@ -144,5 +144,5 @@ def test_growth(
             print(f"10^{exponent} examples left out: {memory_available() / 1e9:.1f} GB of memory are free")
             break
         providers[f"10^{exponent}"] = sparse_step(learnt_pool(10**exponent, spread), 256)
-    name = f"background pool, sparse step by size{'' if spread == 1 else ', skewed'}"
+    name = f"background pool, time of a sparse step against that on 10^5{'' if spread == 1 else ', skewed'}"
     record(compare(name, "B=256", providers, subject="10^5", **budget), providers["10^5"])

@@ -33,8 +33,10 @@ FASTOOD_HD int64_t pseudo_label(int64_t largest_class, int64_t num_classes, int6
   if (largest_class >= first) {
     return largest_class;
   }
-  const int64_t draw = static_cast<int64_t>(uniform_draw * static_cast<double>(num_reject));
-  return first + (draw < 0 ? 0 : draw < num_reject ? draw : num_reject - 1);
+  // A draw that is none, NaN or outside [0, 1), names a reject class as well.
+  const double draw = uniform_draw > 0 ? (uniform_draw < 1 ? uniform_draw : 1) : 0;
+  const int64_t chosen = static_cast<int64_t>(draw * static_cast<double>(num_reject));
+  return first + (chosen < num_reject ? chosen : num_reject - 1);
 }
 
 // Wu 2023, eq. 0.13 has no value where a logit reaches 0 (a feature on a class mean), and logits there are <= 0: above
