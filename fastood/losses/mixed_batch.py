@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def _refused(error: RuntimeError) -> Exception:
     return ValueError(wanted + rest.partition("\n")[0]) if wanted else error
 
 
-class MixedBatchLoss(nn.Module):
+class MixedBatchLoss(nn.Module, ABC):
     r"""Mean over in-distribution rows + `weight` · mean over background rows, in one kernel each way.
 
     The base of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyMarginLoss`, `EnergyLoss`, `RejectClassLoss`
@@ -102,9 +103,9 @@ class MixedBatchLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.check_finite = check_finite
 
+    @abstractmethod
     def settings(self) -> LossSettings:
         """Return what the kernel needs to know; read at every call, so that `loss.weight = …` takes effect."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(model)`."""
