@@ -13,8 +13,8 @@ from torch import Tensor
 from fastood.config import RunConfig, differences, from_dict, to_dict
 from fastood.data import DetectionTask, ImageSet
 from fastood.files import save_tensors, write_atomically
-from fastood.methods.checkpoint import CheckpointFolder
-from fastood.methods.evaluation import ArmScores
+from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.evaluation import ArmScores
 
 
 def fingerprint(task: DetectionTask) -> dict[str, str]:

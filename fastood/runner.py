@@ -9,10 +9,10 @@ from rich.console import Console
 
 from fastood.config import Device, RunConfig, absolute_paths, to_dict
 from fastood.data import DetectionTask, load_task
-from fastood.methods.evaluation import ArmScores, metrics_document, score_arm
-from fastood.methods.stage import Method
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
+from fastood.training.evaluation import ArmScores, metrics_document, score_arm
+from fastood.training.stage import Method
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:

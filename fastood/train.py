@@ -14,9 +14,9 @@ import tyro
 from torch import Tensor
 
 from fastood.config import PRESETS, Preset, RunConfig
-from fastood.methods.loop import NonFiniteLossError, StageRun, run_stage
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
+from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from tiny_run import tiny_task
 from fastood.data import Augment
 from fastood.data.seeding import named_generator
 from fastood.methods import Resample, ResampleConfig
-from fastood.methods.loop import StageRun
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score
+from fastood.training.loop import StageRun
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 

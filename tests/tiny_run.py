@@ -10,7 +10,7 @@ import torch
 
 from fastood import train
 from fastood.data import DetectionTask, ImageSet
-from fastood.methods.loop import StageRun
+from fastood.training.loop import StageRun
 
 STAGES = ("pretrain", "reweight", "finetune-none", "finetune-random", "finetune-resampled", "finetune-full")
 STEPS = 12

@@ -5,7 +5,7 @@ A new method is one file: a class with the members of `Method`, and a config dat
 """
 
 from fastood.methods.resample import Resample, ResampleConfig
-from fastood.methods.stage import Arm, Method, Schedule, Stage
+from fastood.training.stage import Arm, Method, Schedule, Stage
 
 MethodConfig = ResampleConfig
 """Configurations that a run can be given."""

@@ -10,12 +10,12 @@ from torch import Tensor
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
-from fastood.methods.background import AdversarialBackground, SubsetBackground
-from fastood.methods.stage import Arm, NormMode, Schedule, Stage
-from fastood.methods.stream import EpochStream
 from fastood.models import Classifier, ModelConfig, build_model
 from fastood.samplers import BackgroundPool
 from fastood.scores import max_softmax_score
+from fastood.training.background import AdversarialBackground, SubsetBackground
+from fastood.training.stage import Arm, NormMode, Schedule, Stage
+from fastood.training.stream import EpochStream
 
 SamplerRefresh = Literal["step", "epoch"]
 

@@ -13,13 +13,13 @@ from tiny_run import tiny_task
 from fastood.data import Augment
 from fastood.losses import OutlierExposureLoss
 from fastood.methods import Schedule, Stage
-from fastood.methods.background import AdversarialBackground, SubsetBackground
-from fastood.methods.checkpoint import CheckpointFolder
-from fastood.methods.interrupt import TrainingInterrupted
-from fastood.methods.loop import NonFiniteLossError, StageRun, run_stage
-from fastood.methods.stream import EpochStream
 from fastood.models import build_model
 from fastood.samplers import BackgroundPool
+from fastood.training.background import AdversarialBackground, SubsetBackground
+from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.interrupt import TrainingInterrupted
+from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
+from fastood.training.stream import EpochStream
 
 SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.01)
 

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 
 from fastood.data import Augment, DetectionTask
 from fastood.data.seeding import named_generator
-from fastood.methods.checkpoint import CheckpointFolder
-from fastood.methods.interrupt import StopRequest, TrainingInterrupted
-from fastood.methods.stage import Stage
-from fastood.methods.stream import EpochStream
 from fastood.models import Classifier
+from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.interrupt import StopRequest, TrainingInterrupted
+from fastood.training.stage import Stage
+from fastood.training.stream import EpochStream
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastood.methods.stream import EpochStream
 from fastood.samplers import BackgroundPool
+from fastood.training.stream import EpochStream
 
 
 class Background(Protocol):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastood.losses import MixedBatchLoss
-from fastood.methods.background import Background
 from fastood.models import Classifier
 from fastood.samplers import BackgroundPool
+from fastood.training.background import Background
 
 NormMode = Literal["eval", "train"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fastood.data import Augment, DetectionTask
 from fastood.data.seeding import named_generator
-from fastood.methods.stage import Method
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.models import Classifier
+from fastood.training.stage import Method
 
 METRICS_SCHEMA = 1
 """Version of the layout of metrics.json."""
