@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastood.data import Augment, DataConfig
-from fastood.methods import MethodConfig, ResampleConfig, Schedule
+from fastood.methods import MethodConfig, ResampleConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
+from fastood.training.stage import Schedule
 
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]

@@ -6,12 +6,14 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
+from torch import Tensor
 
 from fastood.config import Device, RunConfig, absolute_paths, to_dict
 from fastood.data import DetectionTask, load_task
+from fastood.models import Classifier
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
-from fastood.training.evaluation import ArmScores, metrics_document, score_arm
+from fastood.training.evaluation import ArmScores, metrics_document, predict_features, score_arm
 from fastood.training.stage import Method
 
 
@@ -71,6 +73,10 @@ class Run:
         fabric.launch()
         return cls(config=config, task=task, method=method, fabric=fabric)
 
+    def embed(self, model: Classifier, images: Tensor) -> Tensor:
+        """Features `[N, d]` float32 that a network gives uint8 images `[N, C, H, W]` at test time."""
+        return predict_features(model, images, augment=self.config.augment, fabric=self.fabric)
+
     def judge(self, folder: RunFolder) -> tuple[dict[str, Any], dict[str, ArmScores]]:
         """Score every arm's stored weights.
 
@@ -83,26 +89,29 @@ class Run:
         Raises:
             FileNotFoundError: If the run has not come to its end.
         """
-        self.method.pool.load_state_dict(folder.read_pool())
+        if (learnt := self.method.learnt_pool) is not None:
+            learnt.pool.load_state_dict(folder.read_pool())
+        stages = {stage.name: stage for stage in self.method.stages}
         scores = {}
         for arm in self.method.arms:
-            model = self.method.build_model()
+            model = stages[arm.stage].build_model()
             model.load_state_dict(folder.read_weights(arm.name))
-            scores[arm.name] = score_arm(model, self.method, self.task, augment=self.config.augment, fabric=self.fabric)
+            scores[arm.name] = score_arm(model, arm, self.task, augment=self.config.augment, fabric=self.fabric)
         metrics = metrics_document(self.method, self.task, scores, protocol=self.config.protocol, seed=self.config.seed)
         return metrics, scores
 
     def write_results(self, folder: RunFolder, metrics: dict[str, Any], scores: dict[str, ArmScores]) -> None:
         """Write scores, report and, last, metrics.json: where that lies, everything else does."""
         folder.write_scores(scores)
+        learnt = self.method.learnt_pool
         write_report(
             folder.path,
             metrics=metrics,
             config=to_dict(self.config),
             scores={arm: {"id": result.id_scores, "ood": result.ood_scores} for arm, result in scores.items()},
-            pool_weights=self.method.pool.weights.cpu(),
-            background=self.task.background,
-            effective_sample_sizes=folder.read_pool().get("effective_sample_sizes"),
+            pool_weights=None if learnt is None else learnt.pool.weights.cpu(),
+            background=None if learnt is None else self.task.background,
+            effective_sample_sizes=None if learnt is None else folder.read_pool().get("effective_sample_sizes"),
         )
         folder.write_metrics(metrics)
 

@@ -104,9 +104,10 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
         return weights
 
     for stage in run.method.stages:
-        model = run.method.build_model()
-        if stage.start_from is not None:
-            model.load_state_dict(final_weights(stage.start_from))
+        model = stage.build_model()
+        # A checkpoint of the stage itself holds all that it began with.
+        if stage.start_from is not None and not folder.checkpoints.path(stage.name).exists():
+            stage.take_over(model, final_weights(stage.start_from), run.embed)
         stage_run = StageRun(
             stage,
             model=model,
@@ -124,8 +125,8 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
         )
     for arm in run.method.arms:
         folder.write_weights(arm.name, final_weights(arm.stage))
-    history = {"effective_sample_sizes": run.method.effective_sample_sizes}
-    folder.write_pool({**run.method.pool.state_dict(), **history})
+    if (learnt := run.method.learnt_pool) is not None:
+        folder.write_pool({**learnt.pool.state_dict(), "effective_sample_sizes": learnt.effective_sample_sizes})
 
 
 def parse_command(args: Sequence[str]) -> Command:

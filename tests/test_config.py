@@ -6,8 +6,8 @@ import pytest
 
 from fastood import train
 from fastood.config import PRESETS, RunConfig, differences, from_dict, to_dict
-from fastood.methods import Schedule
 from fastood.models import ModelConfig
+from fastood.training.stage import Schedule
 
 
 def test_from_dict_picks_the_dataclass_of_a_union_whose_fields_fit():

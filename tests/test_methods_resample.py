@@ -134,7 +134,8 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_score_is_the_maximum_softmax(generator: torch.Generator):
     logits = torch.randn(5, 4, generator=generator)
-    assert torch.equal(method().score(logits), max_softmax_score(logits))
+    for arm in method().arms:
+        assert torch.equal(arm.score(logits), max_softmax_score(logits))
 
 
 @pytest.mark.parametrize(

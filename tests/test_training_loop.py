@@ -12,13 +12,13 @@ from tiny_run import tiny_task
 
 from fastood.data import Augment
 from fastood.losses import OutlierExposureLoss
-from fastood.methods import Schedule, Stage
-from fastood.models import build_model
+from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
 from fastood.training.background import AdversarialBackground, SubsetBackground
 from fastood.training.checkpoint import CheckpointFolder
 from fastood.training.interrupt import TrainingInterrupted
 from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
+from fastood.training.stage import Schedule, Stage
 from fastood.training.stream import EpochStream
 
 SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.01)
@@ -26,12 +26,12 @@ SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.
 
 def make_stage(background=None, *, schedule=SCHEDULE, alpha=0.5, **options) -> Stage:
     loss = OutlierExposureLoss(weight=alpha, reduction="mean")
-    options = {"name": "stage", "draws": "stage", "batch_size": 16} | options
+    options = {"name": "stage", "draws": "stage", "batch_size": 16, "build_model": small_cnn} | options
     return Stage(schedule=schedule, loss=loss, background=background, **options)
 
 
-def start(stage: Stage, *, dropout: float = 0.0) -> StageRun:
-    model = build_model(
+def small_cnn(dropout: float = 0.0) -> Classifier:
+    return build_model(
         "small-cnn",
         num_classes=4,
         in_channels=1,
@@ -39,6 +39,10 @@ def start(stage: Stage, *, dropout: float = 0.0) -> StageRun:
         dropout=dropout,
         generator=torch.Generator().manual_seed(5),
     )
+
+
+def start(stage: Stage, *, dropout: float = 0.0) -> StageRun:
+    model = small_cnn(dropout)
     fabric = Fabric(accelerator="cpu", devices=1)
     return StageRun(stage, model=model, task=tiny_task(), augment=Augment(padding=0), seed=0, fabric=fabric)
 

@@ -14,7 +14,7 @@ from fastood.models import Classifier, ModelConfig, build_model
 from fastood.samplers import BackgroundPool
 from fastood.scores import max_softmax_score
 from fastood.training.background import AdversarialBackground, SubsetBackground
-from fastood.training.stage import Arm, NormMode, Schedule, Stage
+from fastood.training.stage import Arm, LearntPool, NormMode, Schedule, Stage
 from fastood.training.stream import EpochStream
 
 SamplerRefresh = Literal["step", "epoch"]
@@ -113,7 +113,6 @@ class Resample:
     """
 
     name = "resample"
-    pool_arm = "resampled"
 
     def __init__(self, config: ResampleConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
         background_size = len(task.background)
@@ -139,7 +138,10 @@ class Resample:
             "resampled": f"Resampled, {percent}",
             "full": "Full, γ = 100 %",
         }
-        self.arms = tuple(Arm(name=arm, label=label, stage=f"finetune-{arm}") for arm, label in labels.items())
+        self.arms = tuple(
+            Arm(name=arm, label=label, stage=f"finetune-{arm}", score=max_softmax_score)
+            for arm, label in labels.items()
+        )
         self.stages = (self._pretrain(), self._reweight(), *(self._finetune(arm.name) for arm in self.arms))
         self.build_model()
         self._require_background("random")
@@ -157,14 +159,12 @@ class Resample:
         )
 
     @property
-    def effective_sample_sizes(self) -> Tensor:
-        """How many images the weights amounted to after each step of the reweighting, float64 `[T]`."""
+    def learnt_pool(self) -> LearntPool:
+        """The pool, and how many images its weights amounted to after each step of the reweighting."""
         sizes = [] if self._adversary is None else self._adversary.effective_sample_sizes
-        return torch.tensor(sizes, dtype=torch.float64)
-
-    def score(self, logits: Tensor) -> Tensor:
-        """Maximum softmax, in log-odds."""
-        return max_softmax_score(logits)
+        return LearntPool(
+            pool=self.pool, arm="resampled", effective_sample_sizes=torch.tensor(sizes, dtype=torch.float64)
+        )
 
     def background_index(self, arm: str) -> Tensor:
         """Background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
@@ -200,6 +200,7 @@ class Resample:
             name="pretrain",
             draws="pretrain",
             schedule=self.config.pretrain,
+            build_model=self.build_model,
             loss=self._loss(),
             batch_size=self.config.batch_size,
         )
@@ -221,6 +222,7 @@ class Resample:
             name="reweight",
             draws="reweight",
             schedule=self.config.reweight,
+            build_model=self.build_model,
             loss=self._loss(),
             batch_size=self.config.batch_size,
             start_from="pretrain",
@@ -241,6 +243,7 @@ class Resample:
             name=f"finetune-{arm}",
             draws="finetune",
             schedule=self.config.finetune,
+            build_model=self.build_model,
             loss=self._loss(),
             batch_size=self.config.batch_size,
             start_from="pretrain",

@@ -13,7 +13,7 @@ from fastood.data import Augment, DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.models import Classifier
-from fastood.training.stage import Method
+from fastood.training.stage import Arm, LearntPool, Method
 
 METRICS_SCHEMA = 1
 """Version of the layout of metrics.json."""
@@ -46,22 +46,47 @@ def predict_logits(
     Returns:
         float32 `[N, K]` on the CPU.
     """
+    forward = _setup_for_test(model, fabric)
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                forward(augment.normalize(batch).to(fabric.device)).float().cpu()
+                for batch in torch.split(images, batch_size)
+            ]
+        )
+
+
+def predict_features(
+    model: Classifier, images: Tensor, *, augment: Augment, fabric: Fabric, batch_size: int = 512
+) -> Tensor:
+    """Penultimate features of images as at test time; arguments as in `predict_logits`.
+
+    Returns:
+        float32 `[N, d]` on the CPU.
+    """
+    forward = _setup_for_test(model, fabric)
+    forward.mark_forward_method("features")
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                forward.features(augment.normalize(batch).to(fabric.device)).float().cpu()
+                for batch in torch.split(images, batch_size)
+            ]
+        )
+
+
+def _setup_for_test(model: Classifier, fabric: Fabric) -> Any:
     forward = fabric.setup_module(model.to(memory_format=torch.channels_last))
     forward.eval()
-    with torch.inference_mode():
-        logits = [
-            forward(augment.normalize(batch).to(fabric.device)).float().cpu()
-            for batch in torch.split(images, batch_size)
-        ]
-    return torch.cat(logits)
+    return forward
 
 
-def score_arm(model: Classifier, method: Method, task: DetectionTask, *, augment: Augment, fabric: Fabric) -> ArmScores:
+def score_arm(model: Classifier, arm: Arm, task: DetectionTask, *, augment: Augment, fabric: Fabric) -> ArmScores:
     """Pass every test image through a network once; repeats of the protocol draw from these scores.
 
     Args:
-        model: A trained network.
-        method: Supplies the score.
+        model: The arm's trained network.
+        arm: Supplies the score.
         task: The test sets.
         augment: Supplies the normalisation.
         fabric: Device and precision.
@@ -69,9 +94,9 @@ def score_arm(model: Classifier, method: Method, task: DetectionTask, *, augment
     logits = predict_logits(model, task.id_test.images, augment=augment, fabric=fabric)
     return ArmScores(
         accuracy=(logits.argmax(dim=1) == task.id_test.labels).double().mean().item(),
-        id_scores=method.score(logits),
+        id_scores=arm.score(logits),
         ood_scores={
-            name: method.score(predict_logits(model, images.images, augment=augment, fabric=fabric))
+            name: arm.score(predict_logits(model, images.images, augment=augment, fabric=fabric))
             for name, images in task.ood.items()
         },
     )
@@ -97,6 +122,7 @@ def metrics_document(
     Returns:
         Plain values only; metrics as fractions.
     """
+    learnt = method.learnt_pool
     return {
         "schema": METRICS_SCHEMA,
         "method": method.name,
@@ -124,7 +150,7 @@ def metrics_document(
             }
             for arm in method.arms
         },
-        "pool": _pool_summary(method, task),
+        **({} if learnt is None else {"pool": _pool_summary(learnt, method.background_index(learnt.arm), task)}),
     }
 
 
@@ -142,12 +168,12 @@ def _detection(scores: ArmScores, *, protocol: Protocol, seed: int) -> dict[str,
     }
 
 
-def _pool_summary(method: Method, task: DetectionTask) -> dict[str, Any]:
+def _pool_summary(learnt: LearntPool, chosen: Tensor, task: DetectionTask) -> dict[str, Any]:
     background = task.background
-    weights = method.pool.weights.cpu()
+    weights = learnt.pool.weights.cpu()
     relative = weights / weights.mean()
     selected = torch.zeros(len(background), dtype=torch.bool)
-    selected[method.background_index(method.pool_arm)] = True
+    selected[chosen] = True
     sources: dict[str, Any] = {}
     for number, name in enumerate(background.source_names):
         members = background.source == number
@@ -159,6 +185,6 @@ def _pool_summary(method: Method, task: DetectionTask) -> dict[str, Any]:
             }
     return {
         "size": len(background),
-        "effective_sample_size": method.pool.effective_sample_size(),
+        "effective_sample_size": learnt.pool.effective_sample_size(),
         "sources": sources,
     }

@@ -74,7 +74,7 @@ class StageRun:
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite; no weight of network or pool has moved then.
         """
-        epoch = self.step // self.order.batches_per_epoch
+        epoch = self.step / self.order.batches_per_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
         id_index = self.order.next()

@@ -1,9 +1,9 @@
-"""What a method is made of: stages that train, arms that are judged, and a score."""
+"""What a method is made of: stages that train, and arms that are judged by a score."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from fastood.samplers import BackgroundPool
 from fastood.training.background import Background
 
 NormMode = Literal["eval", "train"]
+Decay = Literal["step", "cosine"]
+Weights = Mapping[str, Tensor]
+"""Parameters and statistics of a network by name, as its state_dict has them."""
+Embed = Callable[[Classifier, Tensor], Tensor]
+"""Features `[N, d]` float32 on the CPU that a network gives uint8 images `[N, C, H, W]` at test time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +27,26 @@ class Schedule:
 
     Example:
         >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_every=30)
-        >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (0, 29, 30, 99)]
+        >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (0, 29.9, 30, 99)]
         [0.1, 0.1, 0.01, 0.0001]
+        >>> schedule = Schedule(epochs=10, learning_rate=0.01, decay="cosine")
+        >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (0, 5, 10)]
+        [0.01, 0.005, 1e-06]
     """
 
     epochs: int
     """Passes over the in-distribution training set."""
     learning_rate: float
     """Step size at the start."""
+    decay: Decay = "step"
+    """How the step size falls: "step", by a factor every so many epochs; "cosine", with every step, along half a period
+    down to `final_learning_rate`."""
     decay_every: int | None = 30
-    """Epochs after which the step size falls by `decay_factor`; None keeps it constant."""
+    """For "step": epochs after which the step size falls by `decay_factor`; None keeps it constant."""
     decay_factor: float = 0.1
-    """Factor of each fall."""
+    """For "step": factor of each fall."""
+    final_learning_rate: float = 1e-6
+    """For "cosine": step size at the end; that of Hendrycks et al. 2019, whose schedule others copy."""
     momentum: float = 0.9
     """Share of the last update kept in the next, in [0, 1)."""
     weight_decay: float = 5e-4
@@ -44,6 +57,10 @@ class Schedule:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
+        if self.decay not in get_args(Decay):
+            raise ValueError(f"decay must be one of step, cosine, got {self.decay!r}")
+        if not 0 <= self.final_learning_rate < math.inf:
+            raise ValueError(f"final_learning_rate must be finite and at least 0, got {self.final_learning_rate}")
         if self.decay_every is not None and self.decay_every < 1:
             raise ValueError(f"decay_every must be at least 1 epoch, or None, got {self.decay_every}")
         if not 0 < self.decay_factor <= 1:
@@ -53,9 +70,12 @@ class Schedule:
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Step size of an epoch, counted from 0."""
-        falls = 0 if self.decay_every is None else epoch // self.decay_every
+    def learning_rate_at(self, epoch: float) -> float:
+        """Step size after so many epochs, of which a part may be over."""
+        if self.decay == "cosine":
+            height = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+            return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * height
+        falls = 0 if self.decay_every is None else math.floor(epoch / self.decay_every)
         return self.learning_rate * self.decay_factor**falls
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.SGD:
@@ -68,6 +88,11 @@ class Schedule:
         )
 
 
+def load_all(model: Classifier, weights: Weights, embed: Embed) -> None:
+    """Begin with an earlier stage's weights as they are."""
+    model.load_state_dict(weights)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One call of the training loop: weights to begin with, data, loss and schedule."""
@@ -78,12 +103,16 @@ class Stage:
     """Name of the random draws; stages that share it see the same in-distribution batches."""
     schedule: Schedule
     """Length and optimiser."""
+    build_model: Callable[[], Classifier]
+    """Makes the stage's network with the run's initial weights, the same at each call."""
     loss: MixedBatchLoss
     """Loss of logits, labels and importance; gives per-sample losses too."""
     batch_size: int
     """In-distribution images in a batch."""
     start_from: str | None = None
-    """Earlier stage whose final weights this one begins with; None begins with fresh ones."""
+    """Earlier stage whose final weights this one begins with; None begins with the initial ones."""
+    take_over: Callable[[Classifier, Weights, Embed], None] = load_all
+    """Puts those weights into the network, which may have another head than they have."""
     background: Callable[[], Background] | None = None
     """Makes the source of background images when the stage begins; None trains on in-distribution alone."""
     batch_norm: NormMode = "train"
@@ -102,6 +131,20 @@ class Arm:
     """Name in tables and figures."""
     stage: str
     """Stage whose final weights are judged."""
+    score: Callable[[Tensor], Tensor]
+    """Detection scores `[N]` of logits `[N, K]`; higher means more out-of-distribution."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LearntPool:
+    """Background weights that a method learns, and what is told of them."""
+
+    pool: BackgroundPool
+    """Final once every stage has run."""
+    arm: str
+    """Arm that trains on what the pool selects."""
+    effective_sample_sizes: Tensor
+    """Of the pool after each step that moved it so far, float64 `[T]`."""
 
 
 class Method(Protocol):
@@ -113,22 +156,10 @@ class Method(Protocol):
     """In the order in which they run."""
     arms: tuple[Arm, ...]
     """In table order."""
-    pool: BackgroundPool
-    """Background weights, final once every stage has run."""
-    pool_arm: str
-    """Arm that trains on what the pool selects."""
 
     @property
-    def effective_sample_sizes(self) -> Tensor:
-        """Of the pool after each step that moved it, float64 `[T]`; empty before the first."""
-        ...
-
-    def build_model(self) -> Classifier:
-        """A network with the initial weights, the same at each call."""
-        ...
-
-    def score(self, logits: Tensor) -> Tensor:
-        """Detection scores `[N]` of logits `[N, K]`; higher means more out-of-distribution."""
+    def learnt_pool(self) -> LearntPool | None:
+        """Background weights, for a method that learns them."""
         ...
 
     def background_index(self, arm: str) -> Tensor:
