@@ -16,6 +16,7 @@ from fastood.training.stage import Schedule
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed"]
+MethodName = Literal["resample"]
 Preset = Literal["embedded", "paper"]
 
 
@@ -48,17 +49,17 @@ class RunConfig:
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
 
 
-PRESETS: dict[Preset, RunConfig] = {
+PRESETS: dict[tuple[MethodName, Preset], RunConfig] = {
     # The paper's schedule with a small network. In 100 epochs the reweighting draws each of 50,000 images about twice,
     # as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
-    "embedded": RunConfig(
+    ("resample", "embedded"): RunConfig(
         model=ModelConfig(name="small-cnn", dropout=0.0),
         method=ResampleConfig(
             sample_rate=0.01,
             reweight=Schedule(epochs=100, learning_rate=0.001, decay_every=None),
         ),
     ),
-    "paper": RunConfig(
+    ("resample", "paper"): RunConfig(
         data=DataConfig(image_size=32),
         augment=Augment(flip=True),
     ),
@@ -95,7 +96,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     """A configuration as plain values, as config.yaml holds it.
 
     Example:
-        >>> to_dict(PRESETS["paper"])["model"]
+        >>> to_dict(PRESETS["resample", "paper"])["model"]
         {'name': 'wrn-40-4', 'dropout': 0.3}
     """
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
-from fastood.config import PRESETS, Preset, RunConfig
+from fastood.config import PRESETS, MethodName, Preset, RunConfig
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
 from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
@@ -21,7 +21,7 @@ from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Train with background resampling, judge its four arms side by side, and write a report.
+    """Train a method's arms, judge them side by side, and write a report.
 
     Without options it needs no download and takes a minute or two on two CPU cores. A run leaves its configuration,
     metrics.json, scores, weights, TensorBoard curves and report.html in OUT/NAME.
@@ -29,8 +29,12 @@ class Command:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     """What decides the result."""
+    method: tyro.conf.Positional[MethodName] = "resample"
+    """Comes first, and decides which --method options there are; METHOD --help shows them.
+    resample: background resampling (Li & Vasconcelos 2020), beside no, a random and the full background.
+    ice: in-distribution compatible outlier exposure (Wu 2023), beside outlier exposure and energy training."""
     name: str | None = None
-    """Name of the run; by default the preset and the time."""
+    """Name of the run; by default the method, the preset and the time."""
     out: Path = Path("runs")
     """Folder that holds runs."""
     checkpoint_every: int = 200
@@ -41,7 +45,7 @@ class Command:
     preset: Preset = "embedded"
     """Where the defaults shown here come from.
     embedded: images that need no download, a small network, the paper's schedule.
-    paper: WRN-40-4 and 32×32 images with flips as in Li & Vasconcelos 2020; name the images with --data."""
+    paper: the wide residual network and 32×32 images with flips of the method's paper; name the images with --data."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1:
@@ -133,19 +137,24 @@ def parse_command(args: Sequence[str]) -> Command:
     """Read the command line; the preset decides every default that is not given.
 
     Example:
-        >>> command = parse_command(["--preset", "paper", "--seed", "3"])
+        >>> command = parse_command(["ice", "--preset", "paper", "--seed", "3"])
         >>> command.config.model.name, command.config.seed
-        ('wrn-40-4', 3)
+        ('wrn-34-10', 3)
     """
+    method: MethodName = "resample"
     preset: Preset = "embedded"
-    for known in PRESETS:
-        if f"--preset={known}" in args or ("--preset", known) in itertools.pairwise(args):
-            preset = known
+    for known_method, known_preset in PRESETS:
+        if args and args[0] == known_method:
+            method = known_method
+        if f"--preset={known_preset}" in args or ("--preset", known_preset) in itertools.pairwise(args):
+            preset = known_preset
     return tyro.cli(
         Command,
         args=args,
         prog="python -m fastood.train",
-        default=Command(config=PRESETS[preset], preset=preset),
+        default=Command(config=PRESETS[method, preset], method=method, preset=preset),
+        # The default decides which method's options there are.
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 
@@ -159,10 +168,12 @@ def check_command(command: Command) -> None:
         raise ValueError("resume needs the name of a run: --name NAME --resume")
     if command.name is not None and (command.name in ("", "..") or Path(command.name).name != command.name):
         raise ValueError(f"name must be a plain folder name inside --out, got {command.name!r}")
+    if not isinstance(command.config.method, type(PRESETS[command.method, command.preset].method)):
+        raise ValueError(f"the method must come before every option: python -m fastood.train {command.method} …")
     if command.preset == "paper" and command.config.data.in_dist == "embedded":
         raise ValueError(
             "preset paper wants images of your own, --data.in-dist, --data.background and --data.ood: "
-            "its flips and its WRN-40-4 are not for the embedded digits"
+            "its flips and its wide network are not for the embedded digits"
         )
 
 
@@ -177,7 +188,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         command = parse_command(args)
         check_command(command)
-        name = command.name or f"{command.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+        name = command.name or f"{command.method}-{command.preset}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = RunFolder(command.out / name)
         run = begin(command.config, folder, resume=command.resume)
     except (OSError, TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from fastood.losses import (
     ObjectosphereLoss,
     OutlierExposureLoss,
     RejectClassLoss,
+    SigmoidLikelihoodLoss,
 )
 
 REJECT, KNOWN, FEATURES = 3, 7, 5
@@ -124,6 +125,16 @@ LOSS_MODULES = [
         lambda **k: ICELoss(0.7, **k),
         lambda b, i: _cross_entropy(b, i) - 0.7 * b.logits[i, b.targets[i]],
         lambda b, i: -torch.log(1 - b.logits[i].max().exp()),
+    ),
+    LossModule(
+        lambda **k: ICELoss(0.7, id_likelihood=False, **k),
+        _cross_entropy,
+        lambda b, i: -torch.log(1 - b.logits[i].max().exp()),
+    ),
+    LossModule(
+        lambda **k: SigmoidLikelihoodLoss(0.7, **k),
+        lambda b, i: _cross_entropy(b, i) - 0.7 * torch.log(torch.sigmoid(b.logits[i, b.targets[i]])),
+        lambda b, i: -torch.log(1 - torch.sigmoid(b.logits[i].max())),
     ),
     LossModule(
         lambda **k: ObjectosphereLoss(2.0, 0.3, 0.7, **k),

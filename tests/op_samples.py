@@ -121,7 +121,7 @@ class LossSample:
             device=device,
             dtype=dtype,
         )
-        if self.kind == LossKind.ICE:  # negative squared distances, some of them close to zero
+        if self.kind in (LossKind.ICE, LossKind.ICE_MINUS):  # negative squared distances, some of them close to zero
             logits = -logits.square()
         generator = torch.Generator().manual_seed(self.rows + 1)
         known = self.classes - self.settings.num_reject

@@ -22,15 +22,15 @@ def test_from_dict_picks_the_dataclass_of_a_union_whose_fields_fit():
     assert from_dict(Holder, {"part": None}).part is None
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_config_survives_yaml(preset: str):
-    config = PRESETS[preset]
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_config_survives_yaml(method: str, preset: str):
+    config = PRESETS[method, preset]
     assert from_dict(RunConfig, to_dict(config)) == config
     assert differences(to_dict(config), to_dict(config)) == []
 
 
 def test_presets_decide_the_defaults():
-    assert train.parse_command([]).config == PRESETS["embedded"]
+    assert train.parse_command([]).config == PRESETS["resample", "embedded"]
     command = train.parse_command(["--preset=paper", "--method.sample-rate", "0.01"])
     assert command.config.model.name == "wrn-40-4"
     assert command.config.method.sample_rate == 0.01

@@ -103,6 +103,7 @@ def eager(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[T
         LossKind.ENERGY_MARGIN: lambda: relu(energy - settings.margin_id).square(),
         LossKind.ENERGY: lambda: energy,
         LossKind.ICE: lambda: -logits.gather(1, target[:, None]).squeeze(1),
+        LossKind.SIGMOID: lambda: -torch.nn.functional.logsigmoid(logits.gather(1, target[:, None]).squeeze(1)),
     }.get(kind, lambda: torch.zeros_like(energy))()
     norm_squared = logits.square().sum(1)
     terms = {
@@ -112,6 +113,8 @@ def eager(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[T
         LossKind.ENERGY: lambda: -energy,
         LossKind.REJECT_CLASS: lambda: cross_entropy,
         LossKind.ICE: lambda: -torch.log(1 - logits.max(1).values.clamp(max=-1e-7).exp()),
+        LossKind.ICE_MINUS: lambda: -torch.log(1 - logits.max(1).values.clamp(max=-1e-7).exp()),
+        LossKind.SIGMOID: lambda: torch.nn.functional.softplus(logits.max(1).values),
         LossKind.MAGNITUDE: lambda: norm_squared,
     }[kind]()
     of_id = cross_entropy + settings.weight * extra
@@ -129,7 +132,10 @@ def eager(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[T
 def test_error_at_most_twice_that_of_pytorch(kind: LossKind, spread: float, dtype: torch.dtype, device: str) -> None:
     sample = LossSample(kind, 64, 100, spread=spread)
     logits, rows = sample.make(device, dtype)
-    if kind == LossKind.ICE:  # nearer to zero, eager code has NaN or infinity in bfloat16 and float16
+    if kind in (
+        LossKind.ICE,
+        LossKind.ICE_MINUS,
+    ):  # nearer to zero, eager code has NaN or infinity in bfloat16 and float16
         logits = logits - 0.5
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     want, want_per_sample, want_gradient = exact(logits, rows, sample.settings)
@@ -342,7 +348,7 @@ def test_large_shapes(device: str) -> None:
         ({"targets": torch.tensor([0])}, {}, "targets must have 2 rows, got 1"),
         ({"targets": torch.tensor([0, 1], dtype=torch.int32)}, {}, "targets must be Long, got Int"),
         ({"weight": torch.ones(2, dtype=torch.float64)}, {}, "weight must be Float, got Double"),
-        ({}, {"kind": 7}, "loss must be in 0 ... 6, got 7"),
+        ({}, {"kind": 9}, "loss must be in 0 ... 8, got 9"),
         ({}, {"num_reject": 1}, "num_reject must be 0 for this loss, got 1"),
         ({}, {"kind": LossKind.REJECT_CLASS, "num_reject": 5}, "num_reject must be at least 1 and below .* got 5"),
         ({}, {"kind": LossKind.REJECT_CLASS, "num_reject": 2}, "uniform01 is for the reject-class loss, and needed"),

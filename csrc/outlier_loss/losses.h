@@ -12,6 +12,8 @@
 //     kEnergy       -log f_y + lambda E                     -E                                      Wu 2023 eq. 0.5
 //     kRejectClass  -log f_y                                -log f_t, t the pseudo-label            Mohseni 2020 Alg. 1
 //     kIce          -log f_y - lambda v_y                   -log(1 - exp(max v))                    Wu 2023 eq. 0.13-15
+//     kIceMinus     -log f_y                                -log(1 - exp(max v))                    Wu 2023 Tab. 3, ICE-
+//     kSigmoid      -log f_y - lambda log s(v_y)            -log(1 - s(max v)), s the sigmoid       Wu 2023 Tab. 3, BCE
 //     kMagnitude    relu(m_in - |v|)^2                      |v|^2, v the features                   Dhamija 2018 eq. 2
 #pragma once
 
@@ -21,8 +23,18 @@
 
 namespace fastood {
 
-enum class OutlierLoss : int64_t { kUniformity, kEntropy, kEnergyMargin, kEnergy, kRejectClass, kIce, kMagnitude };
-constexpr int64_t kNumLosses = 7;
+enum class OutlierLoss : int64_t {
+  kUniformity,
+  kEntropy,
+  kEnergyMargin,
+  kEnergy,
+  kRejectClass,
+  kIce,
+  kMagnitude,
+  kIceMinus,
+  kSigmoid,
+};
+constexpr int64_t kNumLosses = 9;
 
 struct LossSettings {
   OutlierLoss loss;
@@ -42,6 +54,11 @@ enum class RowTerm {
   kNorm,        // the sum of squares
 };
 
+// Whether a background row's loss knows of the largest logit alone.
+FASTOOD_HD constexpr bool needs_maximum(OutlierLoss loss) {
+  return loss == OutlierLoss::kIce || loss == OutlierLoss::kIceMinus || loss == OutlierLoss::kSigmoid;
+}
+
 FASTOOD_HD constexpr RowTerm row_term(OutlierLoss loss, bool background) {
   if (loss == OutlierLoss::kMagnitude) {
     return RowTerm::kNorm;
@@ -52,12 +69,12 @@ FASTOOD_HD constexpr RowTerm row_term(OutlierLoss loss, bool background) {
   if (background && loss == OutlierLoss::kEntropy) {
     return RowTerm::kEntropy;
   }
-  return background && loss == OutlierLoss::kIce ? RowTerm::kMaximum : RowTerm::kSoftmax;
+  return background && needs_maximum(loss) ? RowTerm::kMaximum : RowTerm::kSoftmax;
 }
 
 // Whether a background row's loss names a class: the largest logit's.
 FASTOOD_HD constexpr bool needs_largest_class(OutlierLoss loss) {
-  return loss == OutlierLoss::kRejectClass || loss == OutlierLoss::kIce;
+  return loss == OutlierLoss::kRejectClass || needs_maximum(loss);
 }
 
 // Row statistics, one line per row: with x_k = (v_k - anchor) - lambda, and before the upstream gradient and the factor

@@ -57,6 +57,19 @@ FASTOOD_HD T ice_slope(T h) {
   return T(1) / std::expm1(-h);
 }
 
+// -log(1 - s(v)) for s the sigmoid, which is log(1 + exp(v)); -log s(v) is that of -v.
+template <typename T>
+FASTOOD_HD T softplus(T v) {
+  return (v > T(0) ? v : T(0)) + std::log1p(std::exp(v > T(0) ? -v : v));
+}
+
+// Its derivative, s(v).
+template <typename T>
+FASTOOD_HD T sigmoid(T v) {
+  const T small = std::exp(v > T(0) ? -v : v);
+  return (v > T(0) ? T(1) : small) / (T(1) + small);
+}
+
 // Whether `extra` belongs to the target's logit, and so is weighted like the row; else it is part of every x_k's term.
 FASTOOD_HD constexpr bool has_target_term(RowTerm term) {
   return term == RowTerm::kSoftmax || term == RowTerm::kMaximum;
@@ -93,6 +106,8 @@ FASTOOD_HD FinishedRow<T> finish_id(const LossSettings& settings, const RowValue
       return {cross_entropy + weight * energy, T(1) - weight, T(1), target};
     case OutlierLoss::kIce:
       return {cross_entropy - weight * target_logit, T(1), T(1) + weight, target};
+    case OutlierLoss::kSigmoid:
+      return {cross_entropy + weight * softplus(-target_logit), T(1), T(1) + weight * sigmoid(-target_logit), target};
     default:
       return {cross_entropy, T(1), T(1), target};
   }
@@ -117,7 +132,10 @@ FASTOOD_HD FinishedRow<T> finish_background(const LossSettings& settings, const 
       return {row.anchor + row.lambda, T(1), T(0), kNoTarget};
     case OutlierLoss::kRejectClass:
       return {row.lambda + (row.anchor - target_logit), T(1), T(1), kNoTarget - 1 - target};
+    case OutlierLoss::kSigmoid:
+      return {softplus(row.anchor), T(0), -sigmoid(row.anchor), kNoTarget - 1 - row.largest_class};
     case OutlierLoss::kIce:
+    case OutlierLoss::kIceMinus:
       return {ice_loss(row.anchor), T(0), -ice_slope(row.anchor), kNoTarget - 1 - row.largest_class};
     default:  // kMagnitude
       return {row.value, T(2), T(0), kNoTarget};

@@ -142,12 +142,23 @@ Reference reference_row(const fastood::LossSettings& settings, const std::vector
       }
       break;
     case OutlierLoss::kIce:
+    case OutlierLoss::kIceMinus:
       if (background) {
         want.loss = largest > -0.5L ? -std::log(-std::expm1(largest)) : -std::log1p(-std::exp(largest));
         want.gradient[largest_class] = 1 / std::expm1(-largest);
       } else {
-        want.loss = log_sum - v[target] - weight * v[target];
-        softmax(1, target, 1 + weight);
+        const long double likelihood = settings.loss == OutlierLoss::kIce ? weight : 0;
+        want.loss = log_sum - v[target] - likelihood * v[target];
+        softmax(1, target, 1 + likelihood);
+      }
+      return want;
+    case OutlierLoss::kSigmoid:
+      if (background) {
+        want.loss = std::log1p(std::exp(largest));
+        want.gradient[largest_class] = 1 / (1 + std::exp(-largest));
+      } else {
+        want.loss = log_sum - v[target] + weight * std::log1p(std::exp(-v[target]));
+        softmax(1, target, 1 + weight / (1 + std::exp(v[target])));
       }
       return want;
   }
@@ -162,7 +173,7 @@ void test_rows(fastood::OutlierLoss loss, int64_t num_rows, int64_t num_classes,
   std::normal_distribution<double> normal;
   std::vector<float> logits(num_rows * num_classes);
   for (float& value : logits) value = static_cast<float>(offset + spread * normal(random));
-  if (loss == fastood::OutlierLoss::kIce) {
+  if (loss == fastood::OutlierLoss::kIce || loss == fastood::OutlierLoss::kIceMinus) {
     for (float& value : logits) value = -std::fabs(value) - 1e-6f;
   }
   const bool rejects = loss == fastood::OutlierLoss::kRejectClass;

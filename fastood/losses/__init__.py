@@ -5,7 +5,7 @@ Targets below zero mark background rows: `loss(logits, targets)`.
 
 from fastood.losses import functional
 from fastood.losses.energy import EnergyLoss, EnergyMarginLoss
-from fastood.losses.ice import ICELoss
+from fastood.losses.ice import ICELoss, SigmoidLikelihoodLoss
 from fastood.losses.mixed_batch import MixedBatchLoss
 from fastood.losses.objectosphere import ObjectosphereLoss
 from fastood.losses.outlier_exposure import EntropyMaximizationLoss, OutlierExposureLoss
@@ -20,5 +20,6 @@ __all__ = [
     "ObjectosphereLoss",
     "OutlierExposureLoss",
     "RejectClassLoss",
+    "SigmoidLikelihoodLoss",
     "functional",
 ]

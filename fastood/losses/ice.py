@@ -27,6 +27,8 @@ class ICELoss(MixedBatchLoss):
     Args:
         weight: λ, of both likelihood terms. The paper names it as its only setting and states no value.
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
+        id_likelihood: Whether in-distribution rows have their likelihood term. Without it this is ICE⁻ of table 3, the
+            ablation that leaves out one half of eq. 0.15.
         check_finite: As in `MixedBatchLoss`.
 
     Example:
@@ -47,10 +49,54 @@ class ICELoss(MixedBatchLoss):
     """
 
     def __init__(
+        self,
+        weight: float = 1.0,
+        reduction: Reduction = "weighted_mean",
+        *,
+        id_likelihood: bool = True,
+        check_finite: bool = False,
+    ) -> None:
+        super().__init__(weight, reduction, check_finite=check_finite)
+        self.id_likelihood = id_likelihood
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(model)`."""
+        return f"{super().extra_repr()}, id_likelihood={self.id_likelihood}"
+
+    def settings(self) -> LossSettings:
+        """Return what the kernel needs to know."""
+        kind = LossKind.ICE if self.id_likelihood else LossKind.ICE_MINUS
+        return LossSettings(kind, self.weight, by_weight=self.reduction == "weighted_mean")
+
+
+class SigmoidLikelihoodLoss(MixedBatchLoss):
+    r"""What `ICELoss` is without Gaussian classes: the sigmoid of any logit in the place of the likelihood.
+
+    With s the sigmoid and f = softmax(v),
+
+        in-distribution   -log f_y - λ · log s(v_y)                    background   -log(1 - s(max_i v_i))
+
+    The row "BCE" of Wu et al. 2023, table 3: "sigmoid binary cross-entropy" on a linear head. The paper has no formula
+    for it; this is eq. 0.13-0.15 with exp(h) read as s(v), so that the two differ in the likelihood alone.
+
+    Args:
+        weight: λ, of both likelihood terms.
+        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
+        check_finite: As in `MixedBatchLoss`.
+
+    Example:
+        >>> import torch
+        >>> from fastood.losses import SigmoidLikelihoodLoss
+        >>> criterion = SigmoidLikelihoodLoss(weight=0.5)
+        >>> round(criterion(torch.zeros(2, 4), torch.tensor([0, -1])).item(), 4)  # log 4 + log 2
+        2.0794
+    """
+
+    def __init__(
         self, weight: float = 1.0, reduction: Reduction = "weighted_mean", *, check_finite: bool = False
     ) -> None:
         super().__init__(weight, reduction, check_finite=check_finite)
 
     def settings(self) -> LossSettings:
         """Return what the kernel needs to know."""
-        return LossSettings(LossKind.ICE, self.weight, by_weight=self.reduction == "weighted_mean")
+        return LossSettings(LossKind.SIGMOID, self.weight, by_weight=self.reduction == "weighted_mean")

@@ -65,9 +65,10 @@ def _refused(error: RuntimeError) -> Exception:
 class MixedBatchLoss(nn.Module, ABC):
     r"""Mean over in-distribution rows + `weight` · mean over background rows, in one kernel each way.
 
-    The base of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyMarginLoss`, `EnergyLoss`, `RejectClassLoss`
-    and `ICELoss`, which differ in what a row contributes. Rows with a target below zero are background. The two means
-    are taken apart, each over its own rows: one mean over both would let the mix of the batch decide the trade-off.
+    The base of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyMarginLoss`, `EnergyLoss`, `RejectClassLoss`,
+    `ICELoss` and `SigmoidLikelihoodLoss`, which differ in what a row contributes. Rows with a target below zero are
+    background. The two means are taken apart, each over its own rows: one mean over both would let the mix of the batch
+    decide the trade-off.
 
     Args:
         weight: λ, the factor of the background term; finite and >= 0.

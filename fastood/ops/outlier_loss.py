@@ -31,6 +31,8 @@ class LossKind(IntEnum):
     REJECT_CLASS = 4
     ICE = 5
     MAGNITUDE = 6
+    ICE_MINUS = 7
+    SIGMOID = 8
 
 
 class LossSettings(NamedTuple):

@@ -55,8 +55,9 @@ def _id_losses(logits: Tensor, targets: Tensor, kind: int, weight: float, margin
         return cross_entropy + weight * F.relu(energy - margin).square()
     if kind == 3:
         return cross_entropy + weight * energy
-    if kind == 5:
-        return cross_entropy - weight * logits.gather(1, known[:, None]).squeeze(1)
+    if kind in (5, 8):
+        own = logits.gather(1, known[:, None]).squeeze(1)
+        return cross_entropy - weight * (own if kind == 5 else F.logsigmoid(own))
     return cross_entropy
 
 
@@ -72,7 +73,9 @@ def _background_losses(logits: Tensor, kind: int, margin: float, num_reject: int
     if kind == 4:
         assert uniform01 is not None
         return F.cross_entropy(logits, pseudo_labels(logits, num_reject, uniform01), reduction="none")
-    return ice(logits) if kind == 5 else logits.square().sum(1)
+    if kind in (5, 7):
+        return ice(logits)
+    return -F.logsigmoid(-logits.max(1).values) if kind == 8 else logits.square().sum(1)
 
 
 def outlier_loss(
