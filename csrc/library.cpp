@@ -27,6 +27,13 @@ STABLE_TORCH_LIBRARY(fastood, m) {
   // Detection scores of a mask (logit_scores/math.h): -> [S, N]
   m.def("logit_scores(Tensor logits, int scores, int num_reject, float gen_gamma, int gen_top) -> Tensor");
 
+  // Mahalanobis logits (mahalanobis/cpu.h): -> (logits [N, K], residual [N, d], whitened_means [K, d], nearest [N])
+  m.def("mahalanobis_logits(Tensor features, Tensor means, Tensor scale_tril) -> (Tensor, Tensor, Tensor, Tensor)");
+  // -> the gradients of features, means and scale_tril
+  m.def(
+      "_mahalanobis_logits_backward(Tensor grad, Tensor residual, Tensor whitened_means, Tensor nearest, Tensor "
+      "scale_tril) -> (Tensor, Tensor, Tensor)");
+
   // Background pool (background_pool/layout.h): first touch of its memory
   m.def("background_pool_fill(Tensor(a!) state, float value) -> ()");
   // Plain sums of p, w and w^2 -> [3]
@@ -60,6 +67,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("_outlier_loss_backward", &no_cuda_kernels);
   m.impl("outlier_loss_value_and_grad", &no_cuda_kernels);
   m.impl("logit_scores", &no_cuda_kernels);
+  m.impl("mahalanobis_logits", &no_cuda_kernels);
+  m.impl("_mahalanobis_logits_backward", &no_cuda_kernels);
   m.impl("background_pool_fill", &no_cuda_kernels);
   m.impl("background_pool_sums", &no_cuda_kernels);
   m.impl("background_pool_build", &no_cuda_kernels);

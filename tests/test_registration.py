@@ -11,6 +11,7 @@ import pytest
 import torch
 from background_pool_samples import pool_args
 from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
+from mahalanobis_samples import mahalanobis_calls
 from op_samples import logit_scores_calls, outlier_loss_calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,7 +27,8 @@ def registered_ops() -> set[str]:
 
 
 def op_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object, ...]]]:
-    return [*outlier_loss_calls(device), *logit_scores_calls(device), *pool_args(device)]
+    calls = [*outlier_loss_calls(device), *logit_scores_calls(device), *mahalanobis_calls(device)]
+    return [*calls, *pool_args(device)]
 
 
 def test_every_op_has_samples() -> None:

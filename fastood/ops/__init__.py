@@ -4,6 +4,13 @@
 """
 
 from fastood.ops.logit_scores import logit_scores
+from fastood.ops.mahalanobis_logits import mahalanobis_logits, mahalanobis_logits_and_nearest
 from fastood.ops.weighted_uniformity import weighted_uniformity, weighted_uniformity_value_and_grad
 
-__all__ = ["logit_scores", "weighted_uniformity", "weighted_uniformity_value_and_grad"]
+__all__ = [
+    "logit_scores",
+    "mahalanobis_logits",
+    "mahalanobis_logits_and_nearest",
+    "weighted_uniformity",
+    "weighted_uniformity_value_and_grad",
+]

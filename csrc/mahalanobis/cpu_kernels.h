@@ -1,0 +1,38 @@
+// Included by cpu.h once per instruction set, inside its namespace: hence no include guard.
+// Each works on a range of rows, classes or blocks; the ranges of one function may run in parallel, and what is computed
+// does not depend on how they are cut.
+
+template <typename T>
+void mahalanobis_centre(const T* means, int64_t num_classes, int64_t dim, double* centre);
+
+// Of the diagonal blocks [begin, end) of L.
+template <typename T>
+void mahalanobis_invert(const ScaleTril<T>& scale, int64_t begin, int64_t end, double* inverses);
+
+// whitened, norms and what they are in T, of rows [begin, end) of features and means, one below the other.
+template <typename T>
+void mahalanobis_whiten(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace);
+
+// logits, nearest and residual of features [begin, end).
+template <typename T>
+void mahalanobis_pairs(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace);
+
+// rest, whitened, common and dU of features [begin, end).
+template <typename T>
+void mahalanobis_grad_features(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace);
+
+// dC~ of classes [begin, end).
+template <typename T>
+void mahalanobis_grad_classes(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace);
+
+// dZ and dM~ in the place of dU and dC~, rows [begin, end).
+template <typename T>
+void mahalanobis_solve(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace);
+
+// grad_means of classes [begin, end).
+template <typename T>
+void mahalanobis_grad_means(const MahalanobisBackward<T>& op, int64_t begin, int64_t end);
+
+// Rows [begin, end) of grad_scale.
+template <typename T>
+void mahalanobis_grad_scale(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace);
