@@ -284,6 +284,24 @@ def test_rows_of_weight_zero_add_nothing_whatever_they_hold(
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("mask", [-math.inf, torch.finfo(torch.float32).min, -1e9])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != LossKind.MAGNITUDE], ids=lambda k: k.name)
+def test_create_graph_changes_no_gradient_of_masked_rows(kind: LossKind, mask: float, device: str) -> None:
+    """The float64 way of second derivatives has to stand a masked class as well, in rows of either kind."""
+    sample = LossSample(kind, 8, 33)
+    logits, rows = sample.make(device, torch.float32)
+    logits = logits.clone()
+    logits[:, 7] = mask
+    rows = rows._replace(targets=torch.tensor([0, -1] * 4, device=device), weight=None)
+    leaf = logits.requires_grad_()
+    plain, differentiable = (
+        torch.autograd.grad(outlier_loss(leaf, rows, sample.settings)[0], leaf, create_graph=create_graph)[0]
+        for create_graph in (False, True)
+    )
+    assert torch.isfinite(plain).all()
+    torch.testing.assert_close(differentiable.detach(), plain, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 def test_without_its_weight_an_infinite_background_is_nobodys_concern(kind: LossKind, device: str) -> None:
     logits, rows = LossSample(kind, 6, 7, targets="sorted").make(device, torch.float32)

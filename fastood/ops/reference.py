@@ -9,15 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _shifted(logits: Tensor) -> Tensor:
+    """Logits less a constant of their row, which changes neither term below.
+
+    The mean, which leaves of float64 what lasts to spreads of 1e-5; where a masked logit has carried the mean far away
+    from the others, the largest, which leaves them their digits.
+    """
+    mean, largest = logits.detach().mean(1, keepdim=True), logits.detach().amax(1, keepdim=True)
+    return logits - torch.where(largest - mean <= 60, mean, largest)
+
+
 def uniformity(logits: Tensor) -> Tensor:
     """KL(U || f) of each row, f = softmax(v): Li & Vasconcelos 2020, eq. 5. `[N, K]` to `[N]`."""
-    # The mean is subtracted first: nothing here changes with it, and what is left of float64 lasts to spreads of 1e-5.
-    return torch.logsumexp(logits - logits.mean(1, keepdim=True), 1) - math.log(logits.shape[1])
+    shifted = _shifted(logits)
+    return torch.logsumexp(shifted, 1) - shifted.mean(1) - math.log(logits.shape[1])
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
     """KL(f || U) = Σ f log f + log K of each row: Li & Vasconcelos 2020, section 5.4. `[N, K]` to `[N]`."""
-    log_f = torch.log_softmax(logits - logits.mean(1, keepdim=True), 1)
+    log_f = torch.log_softmax(_shifted(logits), 1)
     # 0 log 0 = 0 at a masked logit.
     return (log_f.exp() * log_f.clamp_min(-1e4)).sum(1) + math.log(logits.shape[1])
 
@@ -119,7 +129,7 @@ def outlier_loss(
     id_losses = _id_losses(v, known, kind, background_weight, margin_id)
     background_losses = _background_losses(v, kind, margin_background, num_reject, uniform01)
     per_sample = torch.where(background, background_losses, id_losses)
-    loss = (v * 0).sum()
+    loss = v[:0].sum()  # zero, and in the graph
     for rows, factor in ((~background, 1.0), (background, background_weight)):
         divisor = w[rows].sum() if by_weight else rows.sum()
         if bool(divisor != 0):
