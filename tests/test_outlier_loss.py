@@ -359,6 +359,16 @@ def test_large_shapes(device: str) -> None:
         torch.testing.assert_close(gradient.double(), want_gradient, rtol=1e-5, atol=1e-6 * scale)
 
 
+def test_the_last_of_most_classes_has_its_own_gradient() -> None:
+    """Row statistics name a class in float32, exactly."""
+    logits = torch.full((1, (1 << 24) - 1), -50.0)
+    logits[0, -1] = -1.0
+    gradient = outlier_loss_value_and_grad(logits, RowArguments(), LossSettings(LossKind.ICE))[2]
+    assert gradient.nonzero().tolist() == [[0, (1 << 24) - 2]]
+    with pytest.raises(RuntimeError, match="logits must have at most 16777215 classes, got 16777216"):
+        outlier_loss(torch.zeros(1, 1 << 24), RowArguments(), LossSettings(LossKind.ICE))
+
+
 @pytest.mark.parametrize(
     ("rows_change", "settings_change", "message"),
     [

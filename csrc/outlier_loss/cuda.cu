@@ -87,7 +87,7 @@ __device__ __forceinline__ RowValue<T> row_value(const Logit* __restrict__ row, 
     sums.product = Group<kWidth>::reduce(sums.product, Add(), shared);
   }
   if (wants_class) {  // the same for all threads
-    // Through int: K <= 2^24, and shuffles of four bytes are one instruction.
+    // Through int: K < 2^24, and shuffles of four bytes are one instruction.
     __shared__ int shared_class[kThreads / 32];
     largest_class = Group<kWidth>::reduce(static_cast<int>(largest_class), Min(), shared_class);
   }

@@ -89,8 +89,8 @@ FASTOOD_HD constexpr bool needs_largest_class(OutlierLoss loss) {
 enum StatsColumn { kAnchor, kLambda, kScale, kExtra, kTarget, kRowStats };
 constexpr int64_t kNoTarget = -1;
 
-// The target column holds a class as a float.
-constexpr int64_t kMaxClasses = int64_t{1} << 24;
+// The target column holds kNoTarget - 1 - class as a float, exact down to -2^24.
+constexpr int64_t kMaxClasses = (int64_t{1} << 24) - 1;
 
 // Results over rows that backward and the gradient of the weights need, float64: what a row's gradient is multiplied by
 // (1 / divisor of its mean, times lambda for background) and the two means.
