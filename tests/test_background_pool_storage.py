@@ -85,6 +85,9 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "no velocity": with_header(without_velocity),
         "no options": with_header({**header, "__metadata__": {}}),
         "nonsense options": with_header({**header, "__metadata__": {"epsilon": "7", "momentum": "0"}}),
+        "no table of options": with_header({**header, "__metadata__": None}),
+        "options that are no text": with_header({**header, "__metadata__": {"epsilon": None, "momentum": "0"}}),
+        "nested without end": struct.pack("<Q", 100_000) + b"[" * 100_000,
         "NaN": content[:-4] + struct.pack("<f", float("nan")),
     }
 

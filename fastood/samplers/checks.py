@@ -158,5 +158,5 @@ def check_file(path: str | PathLike[str], state: Mapping[str, Tensor], options: 
             raise ValueError("omega is not 1-D")
         check_state(state, state["omega"].numel())
         check_options(state["omega"].numel(), float(options["epsilon"]), float(options["momentum"]), 1.0)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a background pool: {error}") from error

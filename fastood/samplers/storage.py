@@ -84,6 +84,6 @@ def map_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise ValueError(f"the bytes of {name!r} are not where its header says")
             mapped = np.memmap(path, dtype=element, mode="c", offset=start + begin, shape=tuple(entry["shape"]))
             tensors[name] = torch.from_numpy(mapped)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ValueError(f"{path} is not a whole file of a background pool: {error}") from error
     return tensors, metadata
