@@ -85,6 +85,11 @@ def bad_batches(rank: int, world_size: int) -> None:
     with pytest.raises(ValueError, match="at least one example on some process"):
         slice_.ascend(good[:0], torch.ones(0), lr=1.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in slice_.state_dict().items())
+    # torch's own generator would have each process draw another batch.
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got NoneType"):
+        slice_.sample(4, generator=None)
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got NoneType"):
+        slice_.select(0.5, generator=None)
     with pytest.raises(ValueError, match="rank must be that of the process group"):
         BackgroundPool(10).shard(rank + 1, world_size)
     with pytest.raises(ValueError, match="at most the 1 examples of the pool"):

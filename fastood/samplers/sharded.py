@@ -85,10 +85,12 @@ class ShardedBackgroundPool:
             importance: float32 `[b]`, as for `BackgroundPool`.
 
         Raises:
-            ValueError: `batch_size` is no int or below 1.
+            TypeError: `generator` is none.
+            ValueError: `batch_size` is no int or below 1, or `generator` on another device.
         """
         checks.check_batch_size(batch_size)
         state = self._state
+        checks.check_generator(generator, state.omega.device)
         uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
         target = state.target(uniform, self._totals[0]) - self._mass_before
         own = target[(target >= 0) & (target < state.stats[ops.MASS_TOTAL])]
@@ -176,10 +178,12 @@ class ShardedBackgroundPool:
             int64 indices in `begin … end - 1`, ascending.
 
         Raises:
-            ValueError: `rate` is outside (0, 1].
+            TypeError: `generator` is none.
+            ValueError: `rate` is outside (0, 1], or `generator` on another device.
         """
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {rate}")
+        checks.check_generator(generator, self._state.omega.device)
         factor = rate * len(self) / float(self._totals[1])
         within = (self.begin, len(self))
         return selection.bernoulli(self._state.omega, factor, generator=generator, within=within)
