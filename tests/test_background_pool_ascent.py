@@ -247,3 +247,22 @@ def test_a_bad_batch_changes_nothing(mode: str) -> None:
         assert torch.equal(masses, pool._state.masses)
     with pytest.raises(ValueError, match=r'mode must be "exact" or "sparse", got .dense.'):
         pool.ascend(index, torch.ones(2), lr=1.0, mode="dense")
+
+
+@pytest.mark.parametrize("mode", ["exact", "sparse"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.01])
+def test_steps_where_every_weight_is_tiny(epsilon: float, mode: str) -> None:
+    """w = 2e-35: factors of the gradient leave float32 though the gradient does not."""
+    pool = BackgroundPool(100, epsilon=epsilon, momentum=0.0)
+    state = {"omega": torch.full((100,), -80.0), "velocity": torch.zeros(100)}
+    pool.load_state_dict(state)
+    index, loss = torch.tensor([3]), torch.tensor([1e5])
+    want = state["omega"] + 1e-4 * reference.gradient_of(state["omega"].double(), index, loss.double(), epsilon)
+    pool.ascend(index, loss, lr=1e-4, mode=mode)
+    torch.testing.assert_close(pool.state_dict()["omega"], want.clamp_min(-80).float(), rtol=1e-6, atol=0)
+    pool = BackgroundPool(100, epsilon=epsilon, momentum=0.0)
+    pool.load_state_dict(state)
+    before = pool.state_dict()
+    with pytest.raises(ValueError, match="over the pool's sums, must stay in float32's range"):
+        pool.ascend(index, loss * 100, lr=1e-4, mode=mode)
+    assert all(torch.equal(before[name], tensor) for name, tensor in pool.state_dict().items())

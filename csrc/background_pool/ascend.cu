@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAsc
       ascent.status[0] = i < 0 || i >= pool.layout.num_examples ? kBadIndex : kBadLoss;
       ascent.status[1] = static_cast<int64_t>(first_bad);
       ascent.plan->valid = 0;
-    } else if (!(2 * loss * (ascent.lr < 1 ? 1.0 : ascent.lr) <= kLargestStep)) {
+    } else if (!is_small_enough(loss, ascent.lr, mass_total, weight_total)) {
       ascent.status[0] = kTooLarge;
       ascent.plan->valid = 0;
     } else {

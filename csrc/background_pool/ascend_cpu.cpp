@@ -253,7 +253,7 @@ Tensor ascend_cpu(const Tensor& omega, const Tensor& velocity, const Tensor& mas
     STD_TORCH_CHECK(batch_size >= 1, "index must have at least one example");
     reach.loss = batch_loss(state.omega, indices, losses, batch_size, state.power, reach);
   }
-  if (!(2 * reach.loss * std::max(lr, 1.0) <= kLargestStep)) {
+  if (!is_small_enough(reach.loss, lr, reach.mass_total, reach.weight_total)) {
     found[0] = kTooLarge;
     return status;
   }

@@ -144,7 +144,11 @@ template <PowerKind kPower>
 FASTOOD_HD Moved move_drawn(float omega, float velocity, float loss, float epsilon, const PoolStep& step) {
   const PoolExample e = evaluate<kPower>(omega, epsilon);
   const float normalisers = multiply_add(-step.weight_loss, e.weight, step.mass_gain * e.mass);
-  return move(omega, velocity, e.slope * multiply_add(step.drawn_gain * loss, e.rest, normalisers), step);
+  // Where all weights are tiny, drawn_gain is huge and leaves float32 before the tiny `rest` brings it back.
+  const float gain = step.drawn_gain * loss;
+  const double wide = static_cast<double>(step.drawn_gain) * loss * e.rest;
+  const float sum = gain < INFINITY ? multiply_add(gain, e.rest, normalisers) : static_cast<float>(wide) + normalisers;
+  return move(omega, velocity, e.slope * sum, step);
 }
 
 // --- draws ----------------------------------------------------------------------------------------------------------

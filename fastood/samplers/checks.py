@@ -78,7 +78,10 @@ def raise_for_status(
         )
     # Of a pool over several processes this one may have none.
     largest = float(per_sample_loss.max()) if per_sample_loss.numel() else 0.0
-    raise ValueError(f"per_sample_loss times lr must stay in float32's range, got up to {largest:g} · {lr:g}")
+    raise ValueError(
+        f"per_sample_loss times lr, and over the pool's sums, must stay in float32's range, "
+        f"got up to {largest:g} · {lr:g}"
+    )
 
 
 def check_learns(epsilon: float) -> None:
