@@ -1,0 +1,44 @@
+"""Checks that heads, statistics and detectors share: an error names the argument, what it got and what it wants."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_features(features: Tensor, num_features: int | None = None, name: str = "features") -> None:
+    """Raise unless `features` is a floating-point `[N, d]` tensor, of this width where one is given."""
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(features).__name__}")
+    if not features.is_floating_point():
+        raise TypeError(f"{name} must be floating-point, got {features.dtype}")
+    width = "d" if num_features is None else num_features
+    if features.dim() != 2 or features.shape[1] == 0 or num_features not in (None, features.shape[1]):
+        raise ValueError(f"{name} must be [N, {width}], got shape {tuple(features.shape)}")
+
+
+def check_width(features: Tensor) -> int:
+    """The width d of `features`, or an error as in `check_features`."""
+    check_features(features)
+    return features.shape[1]
+
+
+def check_labels(labels: Tensor, features: Tensor) -> None:
+    """Raise unless `labels` is an int64 `[N]` tensor on the device of `features`."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, got {labels.dtype}")
+    if labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"labels must have shape ({len(features)},) like the rows of features, got {tuple(labels.shape)}"
+        )
+    if labels.device != features.device:
+        raise ValueError(f"labels must be on {features.device} like features, got {labels.device}")
+
+
+def check_finite_rows(features: Tensor, rows: Tensor) -> None:
+    """Raise when a feature of `rows`, a mask `[N]`, is NaN or infinite, naming the first. Waits for the device."""
+    bad = ((~features.isfinite()).any(1) & rows).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"features must be finite, got NaN or infinity in {len(bad)} rows, the first is row {bad[0]}")

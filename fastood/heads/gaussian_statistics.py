@@ -1,0 +1,346 @@
+"""Class means and covariances of features in one pass over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastood.heads.checks import check_features, check_finite_rows, check_labels
+from fastood.heads.covariance import Shrinkage, add_gram, cholesky_factor, shrink, shrinkage_share
+
+# Rows that are made float64 at a time: 16 MiB of 512 features, and enough for the products to run at full speed.
+CHUNK_ROWS = 4096
+# A feature that spreads by less than this share of its mean is constant but for the rounding of that mean.
+CONSTANT_SPREAD = 1e-13
+
+
+class GaussianStatistics:
+    r"""Means of K classes and the covariance they share, or one for each, from rows seen once.
+
+    Sums of squares are kept about the means, never about zero: every chunk is centred on its own class means and then
+    merged (Chan, Golub & LeVeque 1979),
+
+        m ← m + n_b/(n + n_b) δ,    S ← S + S_b + n n_b/(n + n_b) δ δ^T,    δ = m_b - m,
+
+    in float64, so that features with a large common offset lose no digits, and the order and size of the batches does
+    not matter beyond the rounding of float64.
+
+    Rows with a label below zero (background) are skipped. A class without rows has a count of 0 and a mean of zeros;
+    whoever uses the means leaves it out. Covariances are divided by the number of rows (maximum likelihood), the shared
+    one and the marginal one alike, so that distances by either are on one scale.
+
+    Args:
+        num_features: Width d.
+        num_classes: K; labels must be below it. None starts without classes and grows with the labels.
+        per_class: Keep a sum of squares for each class, d² numbers each, rather than for all together.
+        device: Where the sums are kept and computed.
+
+    Attributes:
+        counts: int64 `[K]`, rows of each class.
+        means: float64 `[K, d]`.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Example:
+        >>> import torch
+        >>> statistics = GaussianStatistics(num_features=2)
+        >>> statistics.partial_fit(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 0])).means
+        tensor([[1., 0.]], dtype=torch.float64)
+        >>> statistics.partial_fit(torch.tensor([[5.0, 4.0], [5.0, 8.0]]), torch.tensor([1, 1])).covariance()
+        tensor([[0.5000, 0.0000],
+                [0.0000, 2.0000]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int | None = None,
+        *,
+        per_class: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if num_features < 1:
+            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, or None to grow with the labels, got {num_classes}")
+        self.num_features = num_features
+        self.per_class = per_class
+        self._limit = num_classes
+        classes = num_classes or 0
+        self.counts = torch.zeros(classes, dtype=torch.int64, device=device)
+        self.means = torch.zeros(classes, num_features, dtype=torch.float64, device=device)
+        # Lower triangle alone: the sum over all classes, or each class's own.
+        sums = classes if per_class else 1
+        self._scatter = torch.zeros(sums, num_features, num_features, dtype=torch.float64, device=device)
+
+    @property
+    def num_classes(self) -> int:
+        """K, so far where it grows."""
+        return len(self.counts)
+
+    @property
+    def count(self) -> int:
+        """Rows of all classes. Waits for the device."""
+        return int(self.counts.sum())
+
+    def __repr__(self) -> str:
+        """The sizes, and how many rows there were."""
+        kind = "per_class" if self.per_class else "tied"
+        return f"GaussianStatistics({self.count} rows, d={self.num_features}, K={self.num_classes}, {kind})"
+
+    def partial_fit(self, features: Tensor, labels: Tensor) -> GaussianStatistics:
+        """Add rows.
+
+        Args:
+            features: `[N, d]`, any floating dtype, finite where the label is not below zero.
+            labels: `[N]`, int64, on the device of `features`; below zero for rows to skip.
+
+        Returns:
+            Itself.
+
+        Raises:
+            TypeError: A tensor is of another dtype.
+            ValueError: A shape, device or label does not fit, or a feature is NaN or infinite. Nothing has changed.
+        """
+        features, labels = self._checked(features, labels)
+        if len(labels) == 0:
+            return self
+        self._grow(int(labels.max()) + 1)
+        for rows, classes in zip(torch.split(features, CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True):
+            self._add(rows.to(self.means), classes.to(self.means.device))
+        return self
+
+    def merge(self, other: GaussianStatistics) -> GaussianStatistics:
+        """Add the rows that `other` has seen; it stays as it is.
+
+        Raises:
+            ValueError: The widths or `per_class` differ, or `other` has more classes than this one takes.
+        """
+        if (other.num_features, other.per_class) != (self.num_features, self.per_class):
+            raise ValueError(f"other must have the width and the per_class of {self}, got {other}")
+        if self._limit is not None and other.num_classes > self._limit:
+            raise ValueError(f"other must have at most {self._limit} classes, got {other.num_classes}")
+        self._grow(other.num_classes)
+        present = other.counts.nonzero().flatten().to(self.means.device)
+        if self.per_class:
+            self._scatter[present] += other._scatter.to(self.means.device)[present]
+        else:
+            self._scatter += other._scatter.to(self.means.device)
+        counts, means = other.counts.to(self.means.device)[present], other.means.to(self.means.device)[present]
+        delta, weight = self._move_means(present, counts, means - self.means[present])
+        self._add_products(delta * weight.sqrt()[:, None], present)
+        return self
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> GaussianStatistics:
+        """Add the rows that all processes of `group` have seen; afterwards each holds the same.
+
+        Call it once, when every process has seen its share: a second call would count every row again.
+
+        Raises:
+            RuntimeError: No process group has been set up.
+        """
+        classes = torch.tensor(self.num_classes, device=self.means.device)
+        dist.all_reduce(classes, dist.ReduceOp.MAX, group)
+        self._grow(int(classes))
+        counts, sums = self.counts.clone(), self.means * self.counts[:, None]
+        dist.all_reduce(counts, group=group)
+        dist.all_reduce(sums, group=group)
+        means = sums / counts.clamp_min(1)[:, None]
+        # What this process adds to the sum of squares about the common means.
+        shift = (self.means - means) * self.counts.double().sqrt()[:, None]
+        self._add_products(shift, torch.arange(self.num_classes, device=self.means.device))
+        dist.all_reduce(self._scatter, group=group)
+        self.counts, self.means = counts, means
+        return self
+
+    def covariance(self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None) -> Tensor:
+        """The covariance within classes, Σ = 1/N Σ_n (x_n - m_y)(x_n - m_y)^T, shrunk if asked for.
+
+        Args:
+            shrinkage: None; "oas" (Chen et al. 2010); "ledoit_wolf" (2004), which needs `fourth_moment`; or the share
+                of `tr(Σ)/d · I` in the result, in [0, 1]. As `sklearn.covariance` on centred rows.
+            fourth_moment: What `fourth_moment` returns, summed over all rows.
+
+        Returns:
+            float64 `[d, d]`.
+
+        Raises:
+            ValueError: There are no rows, or `shrinkage` does not fit.
+        """
+        return self._shrunk(self._scatter.sum(0), self.count, shrinkage, fourth_moment)
+
+    def class_covariance(
+        self, index: int, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None
+    ) -> Tensor:
+        """The covariance of one class, likewise, where they are kept (`per_class`).
+
+        Raises:
+            ValueError: They are not kept, or the class has no rows.
+        """
+        if not self.per_class:
+            raise ValueError("there are no covariances of single classes: per_class is False")
+        return self._shrunk(self._scatter[index], int(self.counts[index]), shrinkage, fourth_moment, f"class {index}")
+
+    @property
+    def marginal_mean(self) -> Tensor:
+        """Mean of all rows whatever their class, float64 `[d]`; zeros where there are none."""
+        return (self.means * self.counts[:, None]).sum(0) / max(1, self.count)
+
+    def marginal_covariance(
+        self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None
+    ) -> Tensor:
+        """The covariance of all rows whatever their class: that within classes and that of the class means.
+
+        What relative Mahalanobis distances (Ren et al. 2021) call the background; needs no sums of its own.
+        """
+        between = (self.means - self.marginal_mean) * self.counts.double().sqrt()[:, None]
+        scatter = self._scatter.sum(0) + between.mT @ between
+        return self._shrunk(scatter, self.count, shrinkage, fourth_moment)
+
+    def fourth_moment(self, features: Tensor, labels: Tensor, *, marginal: bool = False) -> Tensor:
+        """`Σ_n |x_n - m|⁴` of these rows about the means as they are now, for "ledoit_wolf".
+
+        It takes a second pass over the rows, when the means are known: moving a sum of fourth powers from one mean to
+        another would take every class's own second and third moments. Values of batches and processes add up.
+
+        Args:
+            features: As in `partial_fit`.
+            labels: As in `partial_fit`.
+            marginal: About the mean of all rows rather than of the row's class.
+
+        Returns:
+            float64 `[K]`, for each class; their sum is what the shared covariance takes.
+        """
+        features, labels = self._checked(features, labels)
+        sums = torch.zeros(self.num_classes, dtype=torch.float64, device=self.means.device)
+        for rows, classes in zip(torch.split(features, CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True):
+            classes = classes.to(sums.device)
+            centre = self.marginal_mean if marginal else self.means[classes]
+            sums.index_add_(0, classes, (rows.to(sums) - centre).square_().sum(1).square_())
+        return sums
+
+    def cholesky(self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None) -> Tensor:
+        """L with L L^T = `covariance(shrinkage)`, float64 `[d, d]`.
+
+        Raises:
+            ValueError: The covariance is singular: a feature is constant, or there are more features than rows less
+                classes. The error names the first such feature; shrinkage is the remedy.
+        """
+        return cholesky_factor(self.covariance(shrinkage, fourth_moment=fourth_moment))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All there is, as tensors; not copied."""
+        per_class = torch.tensor(self.per_class)
+        return {"counts": self.counts, "means": self.means, "scatter": self._scatter, "per_class": per_class}
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, Tensor], *, device: torch.device | str | None = None
+    ) -> GaussianStatistics:
+        """Statistics as they were when `state_dict` was called; from now on they grow with the labels.
+
+        Raises:
+            ValueError: A tensor is missing, or their shapes do not belong together.
+        """
+        missing = {"counts", "means", "scatter", "per_class"} - set(state)
+        if missing:
+            raise ValueError(
+                f"state must hold counts, means, scatter and per_class, lacks {', '.join(sorted(missing))}"
+            )
+        counts, means, scatter = state["counts"], state["means"], state["scatter"]
+        classes, d = means.shape
+        per_class = bool(state["per_class"])
+        if counts.shape != (classes,) or scatter.shape != (classes if per_class else 1, d, d):
+            shapes = [tuple(t.shape) for t in (counts, means, scatter)]
+            raise ValueError(f"counts, means and scatter must be [K], [K, d] and [1 or K, d, d], got {shapes}")
+        made = cls(d, per_class=per_class, device=device)
+        made.counts = counts.to(device, torch.int64, copy=True)
+        made.means = means.to(device, torch.float64, copy=True)
+        made._scatter = scatter.to(device, torch.float64, copy=True)
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        from fastood.files import save_tensors  # safetensors is no requirement of the statistics
+
+        save_tensors(Path(path), self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device | str | None = None) -> GaussianStatistics:
+        """Read what `save` wrote; errors as in `from_state_dict`."""
+        from safetensors.torch import load_file
+
+        return cls.from_state_dict(load_file(path), device=device)
+
+    def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that count, or an error."""
+        check_features(features, self.num_features)
+        check_labels(labels, features)
+        features, kept = features.detach(), labels >= 0
+        check_finite_rows(features, kept)
+        if not bool(kept.all()):
+            features, labels = features[kept], labels[kept]
+        if self._limit is not None and len(labels) > 0 and int(labels.max()) >= self._limit:
+            raise ValueError(f"labels must be below num_classes = {self._limit}, got {int(labels.max())}")
+        return features, labels
+
+    def _grow(self, classes: int) -> None:
+        """Make room for so many classes."""
+        more = classes - self.num_classes
+        if more <= 0:
+            return
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(more)])
+        self.means = torch.cat([self.means, self.means.new_zeros(more, self.num_features)])
+        if self.per_class:
+            shape = (more, self.num_features, self.num_features)
+            self._scatter = torch.cat([self._scatter, self._scatter.new_zeros(shape)])
+
+    def _add(self, rows: Tensor, classes: Tensor) -> None:
+        """Merge a chunk: float64 rows and their classes."""
+        present, where, counts = torch.unique(classes, return_inverse=True, return_counts=True)
+        # About the means so far, so that an offset is gone before anything is summed.
+        rows = rows - self.means[classes]
+        delta = rows.new_zeros(len(present), self.num_features).index_add_(0, where, rows) / counts[:, None]
+        rows -= delta[where]
+        delta, weight = self._move_means(present, counts, delta)
+        rows = torch.cat([rows, delta * weight.sqrt()[:, None]])
+        self._add_products(rows, torch.cat([classes, present]))
+
+    def _move_means(self, present: Tensor, counts: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Merge counts and means of some classes; returns δ and n n_b / (n + n_b), what they add to the squares."""
+        before = self.counts[present]
+        after = before + counts
+        self.means[present] += delta * (counts.double() / after)[:, None]
+        self.counts[present] = after
+        return delta, before.double() * counts / after
+
+    def _add_products(self, rows: Tensor, classes: Tensor) -> None:
+        """Add x x^T of each row to the sum of squares that its class belongs to."""
+        if not self.per_class:
+            add_gram(self._scatter[0], rows)
+            return
+        for index in torch.unique(classes).tolist():
+            add_gram(self._scatter[index], rows[classes == index])
+
+    def _shrunk(
+        self,
+        scatter: Tensor,
+        count: int,
+        shrinkage: Shrinkage,
+        fourth_moment: Tensor | float | None,
+        whose: str = "the statistics",
+    ) -> Tensor:
+        if count == 0:
+            raise ValueError(f"{whose} must have seen at least one row, got none")
+        covariance = (scatter.tril() + scatter.tril(-1).mT) / count
+        constant = covariance.diagonal() <= (CONSTANT_SPREAD * self.means.abs().amax(0)).square()
+        covariance[constant] = 0
+        covariance[:, constant] = 0
+        if isinstance(fourth_moment, Tensor):
+            fourth_moment = float(fourth_moment.sum())
+        return shrink(covariance, shrinkage_share(covariance, count, shrinkage, fourth_moment))
