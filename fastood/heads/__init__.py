@@ -1,5 +1,6 @@
 """Classification heads that replace a linear layer, and the statistics that they start from."""
 
 from fastood.heads.gaussian_statistics import GaussianStatistics
+from fastood.heads.mahalanobis import CholeskyMahalanobisHead
 
-__all__ = ["GaussianStatistics"]
+__all__ = ["CholeskyMahalanobisHead", "GaussianStatistics"]

@@ -1,0 +1,203 @@
+"""The covariance that the classes of a head share, as a module with parameters."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastood.heads.covariance import ridge_for_condition
+from fastood.heads.parametrization import COVARIANCES, Covariance, parameters_of, scale_tril_of
+
+# Of the squared length of a feature, in units of its scale, the share that each column of W adds at first. Not nothing:
+# at W = 0 its gradient is zero.
+INITIAL_LOADING = 0.1
+
+
+class LearntCovariance(nn.Module):
+    r"""Σ = L L^T with trained parameters; what they are is said in `fastood.heads.parametrization`.
+
+    Args:
+        num_features: Width d.
+        kind: "full", "diagonal" or "low_rank".
+        rank: Columns of W, from 1 to d; for "low_rank" alone.
+        scale: Diagonal of L at first, above `min_scale`.
+        min_scale: Floor of l, in the units of the features, at least 0.
+        generator: Source of the initial W, on the CPU; None takes PyTorch's global one.
+        device: Of the parameters.
+        dtype: Of the parameters, float32 or float64.
+
+    Attributes:
+        log_scale: `[d]`.
+        correlation: `[d, d]`, of which only what lies below the diagonal counts; None but for "full".
+        loadings: `[d, rank]`; None but for "low_rank".
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> covariance = LearntCovariance(3, kind="diagonal", scale=2.0)
+        >>> covariance.scale_tril
+        tensor([2., 2., 2.], grad_fn=<AddBackward0>)
+    """
+
+    correlation: nn.Parameter | None
+    loadings: nn.Parameter | None
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        kind: Covariance = "full",
+        rank: int | None = None,
+        scale: float = 1.0,
+        min_scale: float = 0.0,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_kind(num_features, kind, rank)
+        if not 0 <= min_scale < scale < math.inf:
+            raise ValueError(f"min_scale must be at least 0 and below the first scale, {scale:.3g}, got {min_scale}")
+        self.kind: Covariance = kind
+        self.rank, self.scale, self.min_scale = rank, scale, min_scale
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.log_scale = empty(num_features)
+        self.register_parameter("correlation", empty(num_features, num_features) if kind == "full" else None)
+        self.register_parameter("loadings", None if rank is None else empty(num_features, rank))
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Set the initial values anew, with draws on the CPU."""
+        self.log_scale.fill_(math.log(self.scale - self.min_scale))
+        if self.correlation is not None:
+            self.correlation.zero_()
+        if self.loadings is not None:
+            std = math.sqrt(INITIAL_LOADING / len(self.log_scale))
+            self.loadings.copy_(torch.randn(self.loadings.shape, generator=generator, dtype=self.loadings.dtype) * std)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """L, `[d, d]` lower-triangular, or its diagonal `[d]` where it has no more; differentiable."""
+        off = self.loadings if self.correlation is None else self.correlation
+        with torch.autocast(self.log_scale.device.type, enabled=False):
+            return scale_tril_of(self.kind, self.min_scale, self.log_scale, off)
+
+    @property
+    def matrix(self) -> Tensor:
+        """Σ = L L^T, `[d, d]`; differentiable."""
+        return _product(self.scale_tril)
+
+    @torch.no_grad()
+    def scale_tril_in_double(self) -> Tensor:
+        """L computed and returned in float64, whatever the parameters are."""
+        off = self.loadings if self.correlation is None else self.correlation
+        return scale_tril_of(self.kind, self.min_scale, self.log_scale.double(), None if off is None else off.double())
+
+    def log_det(self) -> Tensor:
+        """The logarithm of det Σ, 2 Σ_j log L_jj, a scalar; differentiable."""
+        factor = self.scale_tril
+        return 2 * (factor if factor.dim() == 1 else factor.diagonal()).log().sum()
+
+    @torch.no_grad()
+    def condition_number(self) -> float:
+        """Ratio of the largest to the smallest eigenvalue of Σ. Takes O(d³), and waits for the device."""
+        factor = self.scale_tril_in_double()
+        values = factor if factor.dim() == 1 else torch.linalg.svdvals(factor)
+        return float((values.max() / values.min()).square())
+
+    @torch.no_grad()
+    def limit_condition_(self, maximum: float) -> float:
+        """Add the least ε I to Σ that makes its condition number at most `maximum`; nothing where it is.
+
+        Directions of large variance hardly change, those of the smallest grow. Of "low_rank", W keeps `diag(l) W`.
+
+        Args:
+            maximum: Above 1.
+
+        Returns:
+            ε in the units of Σ, 0 where nothing changed.
+
+        Raises:
+            ValueError: `maximum` is not above 1.
+        """
+        matrix = _product(self.scale_tril_in_double())
+        ridge = ridge_for_condition(matrix, maximum)
+        if ridge > 0 and self.loadings is not None:
+            scale = self.min_scale + self.log_scale.double().exp()
+            grown = (scale.square() + ridge).sqrt()
+            self.log_scale.copy_((grown - self.min_scale).log())
+            self.loadings.mul_((scale / grown)[:, None])
+        elif ridge > 0:
+            matrix.diagonal().add_(ridge)
+            self.set_matrix_(matrix)
+        return ridge
+
+    @torch.no_grad()
+    def set_matrix_(self, matrix: Tensor) -> None:
+        """Take over Σ, float64 `[d, d]`, as near as this kind can: see `parameters_of`, also for errors."""
+        log_scale, off = parameters_of(self.kind, self.min_scale, matrix, self.rank)
+        self.log_scale.copy_(log_scale)
+        if self.correlation is not None and off is not None:
+            self.correlation.copy_(off)
+        if self.loadings is not None and off is not None:
+            self.loadings.copy_(off)
+
+    @classmethod
+    def of_matrix(
+        cls,
+        matrix: Tensor,
+        *,
+        kind: Covariance = "full",
+        rank: int | None = None,
+        min_scale: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> LearntCovariance:
+        """Start from Σ, float64 `[d, d]`, as near as `kind` can; `min_scale=None` is 1 % of its least scale.
+
+        Raises:
+            ValueError: Σ is singular, or a setting is out of range.
+        """
+        check_kind(len(matrix), kind, rank)
+        scales = parameters_of(kind, 0.0, matrix, rank)[0].exp()
+        min_scale = 0.01 * float(scales.min()) if min_scale is None else min_scale
+        made = cls(
+            len(matrix),
+            kind=kind,
+            rank=rank,
+            scale=float(scales.min()),
+            min_scale=min_scale,
+            generator=torch.Generator(),  # every value is replaced: no draw of the caller's
+            device=device,
+            dtype=dtype,
+        )
+        made.set_matrix_(matrix)
+        return made
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for `print(model)`."""
+        rank = "" if self.rank is None else f", rank={self.rank}"
+        return f"{len(self.log_scale)}, kind={self.kind!r}{rank}, min_scale={self.min_scale:g}"
+
+
+def _product(factor: Tensor) -> Tensor:
+    return factor.square().diag() if factor.dim() == 1 else factor @ factor.mT
+
+
+def check_kind(num_features: int, kind: str, rank: int | None) -> None:
+    """Raise unless the width, the kind of covariance and its rank belong together."""
+    if num_features < 1:
+        raise ValueError(f"in_features must be at least 1, got {num_features}")
+    if kind not in COVARIANCES:
+        raise ValueError(f"covariance must be one of {', '.join(COVARIANCES)}, got {kind!r}")
+    if kind == "low_rank" and (rank is None or not 1 <= rank <= num_features):
+        raise ValueError(f'rank must be between 1 and {num_features}, the width, for covariance="low_rank", got {rank}')
+    if kind != "low_rank" and rank is not None:
+        raise ValueError(f'rank goes with covariance="low_rank" alone, got {rank} with {kind!r}')
