@@ -1,6 +1,6 @@
-"""Repeat a run over seeds: `python benchmarks/seeds.py [--seeds 5] [--out FILE] [options of fastood.train]`.
+"""Repeat a run over seeds: `python benchmarks/seeds.py [METHOD] [--seeds 5] [--out FILE] [options of fastood.train]`.
 
-One training says little about a method; this is where the README's numbers come from. Runs stay in runs/seeds-<hash>
+One training says little about a method; this is where the README's numbers come from. Runs stay in the folder of runs
 and resume, so that the command can be repeated until it is through.
 """
 
@@ -44,6 +44,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for name, arm in runs[0]["arms"].items()
     }
+    if "pool" not in runs[0]:
+        return {"arms": arms}
     sources = {
         name: spread([run["pool"]["sources"][name]["mean_weight"] for run in runs])
         for name in runs[0]["pool"]["sources"]
@@ -56,18 +58,20 @@ def main() -> None:
     """Train once per seed, write the summary with every run's metrics, print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/resample-embedded.json"))
+    parser.add_argument("--out", type=Path, help="by default benchmarks/results/METHOD-PRESET.json")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options, rest = parser.parse_known_args()
+    command = parse_command(rest)
+    out = options.out or Path(f"benchmarks/results/{command.method}-{command.preset}.json")
     runs = []
     for seed in range(options.seeds):
-        name = f"{options.out.stem}-seed{seed}"
-        arguments = ["--out", str(options.runs), "--name", name, "--seed", str(seed), "--resume", *rest]
+        name = f"{out.stem}-seed{seed}"
+        arguments = [*rest, "--out", str(options.runs), "--name", name, "--seed", str(seed), "--resume"]
         if train(arguments) != 0:
             raise SystemExit(f"seed {seed} did not come to its end; repeat the command to go on")
         runs.append(json.loads((options.runs / name / "metrics.json").read_text()))
     summary = summarise(runs)
-    config = to_dict(parse_command(rest).config) | {"seed": f"0 … {options.seeds - 1}"}
+    config = to_dict(command.config) | {"seed": f"0 … {options.seeds - 1}"}
     content = {
         "schema": 1,
         "metadata": metadata("cuda" if torch.cuda.is_available() else "cpu"),
@@ -75,7 +79,7 @@ def main() -> None:
         "summary": summary,
         "runs": runs,
     }
-    write_atomically(options.out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     table = Table(title=f"mean over OOD sets, mean ± std over {len(runs)} seeds, per cent", title_justify="left")
     for heading in ("arm", "FPR95 ↓", "AUROC ↑", "AUPR ↑", "accuracy"):
@@ -85,9 +89,9 @@ def main() -> None:
         table.add_row(arm["label"], *cells)
     console = Console(width=110)
     console.print(table)
-    gain = summary["auroc_resampled_minus_random"]
-    console.print("AUROC, resampled - random, per seed:", ", ".join(f"{100 * g:+.2f}" for g in gain))
-    console.print(f"results: {options.out}")
+    if (gain := summary.get("auroc_resampled_minus_random")) is not None:
+        console.print("AUROC, resampled - random, per seed:", ", ".join(f"{100 * g:+.2f}" for g in gain))
+    console.print(f"results: {out}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastood.data import Augment, DataConfig
-from fastood.methods import MethodConfig, ResampleConfig
+from fastood.methods import ICEConfig, MethodConfig, ResampleConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
 from fastood.training.stage import Schedule
@@ -16,7 +16,7 @@ from fastood.training.stage import Schedule
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed"]
-MethodName = Literal["resample"]
+MethodName = Literal["resample", "ice"]
 Preset = Literal["embedded", "paper"]
 
 
@@ -33,7 +33,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     method: MethodConfig = field(default_factory=ResampleConfig)
-    """Background resampling (Li & Vasconcelos 2020)."""
+    """How it is trained."""
     protocol: Protocol = field(default_factory=Protocol)
     """How detection is evaluated."""
     device: Device = "auto"
@@ -62,6 +62,17 @@ PRESETS: dict[tuple[MethodName, Preset], RunConfig] = {
     ("resample", "paper"): RunConfig(
         data=DataConfig(image_size=32),
         augment=Augment(flip=True),
+    ),
+    # Ten epochs of the embedded digits are ninety steps.
+    ("ice", "embedded"): RunConfig(
+        model=ModelConfig(name="small-cnn", dropout=0.0),
+        method=ICEConfig(finetune=Schedule(epochs=50, learning_rate=0.01, decay="cosine")),
+    ),
+    ("ice", "paper"): RunConfig(
+        data=DataConfig(image_size=32),
+        augment=Augment(flip=True),
+        model=ModelConfig(name="wrn-34-10", dropout=0.3),
+        method=ICEConfig(),
     ),
 }
 """Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""

@@ -32,6 +32,7 @@ class LearntCovariance(nn.Module):
         log_scale: `[d]`.
         correlation: `[d, d]`, of which only what lies below the diagonal counts; None but for "full".
         loadings: `[d, rank]`; None but for "low_rank".
+        min_scale: `[]`, a buffer.
 
     Raises:
         ValueError: A setting is out of range.
@@ -44,6 +45,7 @@ class LearntCovariance(nn.Module):
 
     correlation: nn.Parameter | None
     loadings: nn.Parameter | None
+    min_scale: Tensor
 
     def __init__(
         self,
@@ -62,7 +64,9 @@ class LearntCovariance(nn.Module):
         if not 0 <= min_scale < scale < math.inf:
             raise ValueError(f"min_scale must be at least 0 and below the first scale, {scale:.3g}, got {min_scale}")
         self.kind: Covariance = kind
-        self.rank, self.scale, self.min_scale = rank, scale, min_scale
+        self.rank, self.scale = rank, scale
+        # A buffer: the parameters mean nothing without it, so that it has to travel with them.
+        self.register_buffer("min_scale", torch.tensor(min_scale, device=device, dtype=dtype))
 
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -75,7 +79,7 @@ class LearntCovariance(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Set the initial values anew, with draws on the CPU."""
-        self.log_scale.fill_(math.log(self.scale - self.min_scale))
+        self.log_scale.copy_((self.scale - self.min_scale).log().expand_as(self.log_scale))
         if self.correlation is not None:
             self.correlation.zero_()
         if self.loadings is not None:
@@ -98,7 +102,8 @@ class LearntCovariance(nn.Module):
     def scale_tril_in_double(self) -> Tensor:
         """L computed and returned in float64, whatever the parameters are."""
         off = self.loadings if self.correlation is None else self.correlation
-        return scale_tril_of(self.kind, self.min_scale, self.log_scale.double(), None if off is None else off.double())
+        wide = None if off is None else off.double()
+        return scale_tril_of(self.kind, self.min_scale.double(), self.log_scale.double(), wide)
 
     def log_det(self) -> Tensor:
         """The logarithm of det Σ, 2 Σ_j log L_jj, a scalar; differentiable."""
@@ -132,7 +137,7 @@ class LearntCovariance(nn.Module):
         if ridge > 0 and self.loadings is not None:
             scale = self.min_scale + self.log_scale.double().exp()
             grown = (scale.square() + ridge).sqrt()
-            self.log_scale.copy_((grown - self.min_scale).log())
+            self.log_scale.copy_((grown - self.min_scale.double()).log())
             self.loadings.mul_((scale / grown)[:, None])
         elif ridge > 0:
             matrix.diagonal().add_(ridge)
@@ -142,7 +147,7 @@ class LearntCovariance(nn.Module):
     @torch.no_grad()
     def set_matrix_(self, matrix: Tensor) -> None:
         """Take over Σ, float64 `[d, d]`, as near as this kind can: see `parameters_of`, also for errors."""
-        log_scale, off = parameters_of(self.kind, self.min_scale, matrix, self.rank)
+        log_scale, off = parameters_of(self.kind, float(self.min_scale), matrix, self.rank)
         self.log_scale.copy_(log_scale)
         if self.correlation is not None and off is not None:
             self.correlation.copy_(off)
@@ -184,7 +189,7 @@ class LearntCovariance(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
         rank = "" if self.rank is None else f", rank={self.rank}"
-        return f"{len(self.log_scale)}, kind={self.kind!r}{rank}, min_scale={self.min_scale:g}"
+        return f"{len(self.log_scale)}, kind={self.kind!r}{rank}"
 
 
 def _product(factor: Tensor) -> Tensor:

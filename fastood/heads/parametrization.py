@@ -27,7 +27,7 @@ Covariance: TypeAlias = Literal["full", "diagonal", "low_rank"]
 COVARIANCES = ("full", "diagonal", "low_rank")
 
 
-def scale_tril_of(covariance: Covariance, min_scale: float, log_scale: Tensor, off: Tensor | None) -> Tensor:
+def scale_tril_of(covariance: Covariance, min_scale: float | Tensor, log_scale: Tensor, off: Tensor | None) -> Tensor:
     """L, `[d, d]` lower-triangular with a positive diagonal, or `[d]` for "diagonal".
 
     Args:

@@ -4,9 +4,10 @@ A new method is one file: a class with the members of `fastood.training.stage.Me
 `build` makes it; `MethodConfig` names the config.
 """
 
+from fastood.methods.ice import ICE, ICEConfig
 from fastood.methods.resample import Resample, ResampleConfig
 
-MethodConfig = ResampleConfig
+MethodConfig = ResampleConfig | ICEConfig
 """Configurations that a run can be given."""
 
-__all__ = ["MethodConfig", "Resample", "ResampleConfig"]
+__all__ = ["ICE", "ICEConfig", "MethodConfig", "Resample", "ResampleConfig"]

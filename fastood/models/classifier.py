@@ -22,7 +22,7 @@ class Classifier(nn.Module, ABC):
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         self.feature_dim = feature_dim
-        self.head = nn.Linear(feature_dim, num_classes)
+        self.head: nn.Module = nn.Linear(feature_dim, num_classes)
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -63,10 +63,15 @@ class _MahalanobisLogits(torch.autograd.Function):
             return None, None, None
         residual, whitened_means, nearest, scale_tril, features, means = ctx.saved_tensors
         if torch.is_grad_enabled():
-            gradients = _differentiable_backward(grad, features, means, scale_tril, nearest)
+            of_features, of_means, of_scale = _differentiable_backward(grad, features, means, scale_tril, nearest)
         else:
-            gradients = _backward(grad, residual, whitened_means, nearest, scale_tril)
-        return tuple(x if needed else None for x, needed in zip(gradients, ctx.needs_input_grad, strict=True))
+            of_features, of_means, of_scale = _backward(grad, residual, whitened_means, nearest, scale_tril)
+        needs_features, needs_means, needs_scale = ctx.needs_input_grad
+        return (
+            of_features if needs_features else None,
+            of_means if needs_means else None,
+            of_scale if needs_scale else None,
+        )
 
 
 def _differentiable_backward(
@@ -78,7 +83,8 @@ def _differentiable_backward(
     def whiten(rows: Tensor) -> Tensor:
         if scale.ndim == 1:
             return rows / scale
-        return torch.linalg.solve_triangular(scale.tril(), rows.T, upper=False).T
+        solved: Tensor = torch.linalg.solve_triangular(scale.tril(), rows.T, upper=False)
+        return solved.T
 
     # What mu is changes nothing; held fixed, it adds nothing to the graph.
     residual, whitened_means = whiten(z - m[nearest]), whiten(m - m.detach().mean(0))
@@ -157,11 +163,11 @@ def _check(features: Tensor, means: Tensor, scale_tril: Tensor) -> None:
         raise TypeError(f"means must be {wanted} beside features of {features.dtype}, got {means.dtype}")
     if scale_tril.dtype != means.dtype:
         raise TypeError(f"scale_tril must be {means.dtype} like means, got {scale_tril.dtype}")
-    if features.dim() != 2 or features.shape[1] < 1:
-        raise ValueError(f"features must be [N, d] with d >= 1, got shape {tuple(features.shape)}")
-    dim = features.shape[1]
-    if means.dim() != 2 or means.shape[0] < 1 or means.shape[1] != dim:
-        raise ValueError(f"means must be [K, {dim}] with K >= 1, like features, got shape {tuple(means.shape)}")
+    if means.dim() != 2 or means.shape[0] < 1 or means.shape[1] < 1:
+        raise ValueError(f"means must be [K, d] with K, d >= 1, got shape {tuple(means.shape)}")
+    dim = means.shape[1]
+    if features.dim() != 2 or features.shape[1] != dim:
+        raise ValueError(f"features must be [N, {dim}] beside means of that width, got shape {tuple(features.shape)}")
     if tuple(scale_tril.shape) not in ((dim,), (dim, dim)):
         raise ValueError(f"scale_tril must be [{dim}, {dim}] or [{dim}], got shape {tuple(scale_tril.shape)}")
     for name, tensor in (("means", means), ("scale_tril", scale_tril)):

@@ -50,7 +50,7 @@ class Schedule:
     momentum: float = 0.9
     """Share of the last update kept in the next, in [0, 1)."""
     weight_decay: float = 5e-4
-    """Pull of every parameter towards 0."""
+    """Pull of parameters towards 0."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -79,12 +79,20 @@ class Schedule:
         return self.learning_rate * self.decay_factor**falls
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.SGD:
-        """SGD over all parameters of a network."""
+        """SGD over all parameters of a network; those that a module names by `no_weight_decay()` do not decay."""
+        kept = {
+            f"{prefix}.{name}".lstrip(".")
+            for prefix, module in model.named_modules()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        named = dict(model.named_parameters())
+        groups = [
+            {"params": [value for name, value in named.items() if name not in kept], "weight_decay": self.weight_decay},
+            {"params": [value for name, value in named.items() if name in kept], "weight_decay": 0.0},
+        ]
         return torch.optim.SGD(
-            model.parameters(),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            [group for group in groups if group["params"]], lr=self.learning_rate, momentum=self.momentum
         )
 
 

@@ -1,0 +1,265 @@
+"""In-distribution compatible outlier exposure (ICE; Wu et al., AAAI 2023), beside the trainings it is compared with."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fastood.data import DetectionTask
+from fastood.data.seeding import named_generator
+from fastood.heads import CholeskyMahalanobisHead
+from fastood.losses import (
+    EnergyLoss,
+    EnergyMarginLoss,
+    ICELoss,
+    MixedBatchLoss,
+    OutlierExposureLoss,
+    SigmoidLikelihoodLoss,
+)
+from fastood.models import Classifier, ModelConfig, build_model
+from fastood.scores import energy_score, max_logit_score, max_softmax_score
+from fastood.training.background import SubsetBackground
+from fastood.training.stage import Arm, Embed, LearntPool, NormMode, Schedule, Stage, Weights, load_all
+
+ArmName = Literal["plain", "oe", "energy", "ice", "ice-minus", "sigmoid", "energy-gaussian"]
+Training = Literal["fine-tune", "from-scratch"]
+Covariance = Literal["full", "diagonal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ICEConfig:
+    """ICE and what it is compared with, on one budget; the defaults are the paper's where it states one.
+
+    Example:
+        >>> ICEConfig(arms=("ice", "ece"))
+        Traceback (most recent call last):
+        ...
+        ValueError: arms must be of plain, oe, energy, ice, ice-minus, sigmoid, energy-gaussian, got 'ece'
+    """
+
+    arms: tuple[ArmName, ...] = ("plain", "oe", "energy", "ice")
+    """What to train and compare.
+    plain: no background; oe: outlier exposure; energy: Liu 2020; ice: the paper's method. Ablations of its table 3:
+    ice-minus: without the likelihood of in-distribution images; sigmoid: its loss on a linear head, the table's BCE;
+    energy-gaussian: the energy loss of its eq. 0.5 on the Gaussian head."""
+    training: Training = "fine-tune"
+    """fine-tune: every arm from one network trained without background; from-scratch: every arm from the start."""
+    likelihood_weight: float = 0.1
+    """Weight λ of both likelihood terms of ice, ice-minus and sigmoid. The paper states none."""
+    outlier_weight: float = 0.5
+    """Weight of the outlier loss of oe: that of Hendrycks 2019."""
+    energy_weight: float = 0.1
+    """Weight of the energy terms of energy and energy-gaussian: that of Liu 2020."""
+    margin_id: float = -23.0
+    """Energy below which the energy arm leaves in-distribution images alone: that of Liu 2020 for ten classes."""
+    margin_background: float = -5.0
+    """Energy above which the energy arm leaves background images alone, likewise."""
+    covariance: Covariance = "full"
+    """Shape of the Gaussian head's covariance L Lᵀ, which all classes share; the paper's L is full."""
+    batch_size: int = 128
+    """In-distribution images in a batch."""
+    background_batch_size: int = 256
+    """Background images beside them."""
+    pretrain: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
+    """For fine-tune: training without background, from which every arm starts."""
+    finetune: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=0.01, decay="cosine"))
+    """For fine-tune: training with background."""
+    scratch: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
+    """For from-scratch. "The commonly-used stair-wise decay" of the paper is taken as a tenth every 30 epochs."""
+    batch_norm: NormMode = "train"
+    """BatchNorm of arms with background: "train" learns its statistics over both parts of a batch, as Hendrycks 2019
+    does, whose protocols the paper follows; "eval" keeps those of the pre-training."""
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise ValueError("arms must name at least one arm, got none")
+        for arm in self.arms:
+            if arm not in get_args(ArmName):
+                raise ValueError(f"arms must be of {', '.join(get_args(ArmName))}, got {arm!r}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must differ, got {', '.join(self.arms)}")
+        for name, kind in (("training", Training), ("covariance", Covariance), ("batch_norm", NormMode)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        for name in ("likelihood_weight", "outlier_weight", "energy_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        if not self.margin_id < self.margin_background:
+            raise ValueError(
+                f"margin_id must be below margin_background {self.margin_background}, got {self.margin_id}"
+            )
+        for name in ("batch_size", "background_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "ICE":
+        """The method with these hyper-parameters; see `ICE`."""
+        return ICE(self, model=model, task=task, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What makes an arm: its loss, its head and its score."""
+
+    label: str
+    loss: Callable[[ICEConfig], MixedBatchLoss]
+    score: Callable[[Tensor], Tensor]
+    gaussian: bool = False
+    """Whether the linear head is replaced by a Gaussian one (eq. 0.11)."""
+
+
+RECIPES: dict[ArmName, Recipe] = {
+    "plain": Recipe(
+        label="Plain",
+        loss=lambda config: OutlierExposureLoss(weight=0.0),
+        score=max_softmax_score,
+    ),
+    "oe": Recipe(
+        label="OE",
+        loss=lambda config: OutlierExposureLoss(weight=config.outlier_weight),
+        score=max_softmax_score,
+    ),
+    "energy": Recipe(
+        label="Energy",
+        loss=lambda config: EnergyMarginLoss(config.energy_weight, config.margin_id, config.margin_background),
+        score=energy_score,
+    ),
+    # exp(max h) is the paper's confidence; -max h ranks alike, and keeps apart what exp rounds to 0.
+    "ice": Recipe(
+        label="ICE",
+        loss=lambda config: ICELoss(config.likelihood_weight),
+        score=max_logit_score,
+        gaussian=True,
+    ),
+    "ice-minus": Recipe(
+        label="ICE⁻",
+        loss=lambda config: ICELoss(config.likelihood_weight, id_likelihood=False),
+        score=max_logit_score,
+        gaussian=True,
+    ),
+    "sigmoid": Recipe(
+        label="Sigmoid",
+        loss=lambda config: SigmoidLikelihoodLoss(config.likelihood_weight),
+        score=max_logit_score,
+    ),
+    "energy-gaussian": Recipe(
+        label="Energy, Gaussian",
+        loss=lambda config: EnergyLoss(config.energy_weight),
+        score=energy_score,
+        gaussian=True,
+    ),
+}
+
+
+class ICE:
+    """Train each arm with its own loss on the same images, the same order and the same number of steps.
+
+    Fine-tuning starts every arm from one network, trained without background. An arm with a Gaussian head keeps its
+    features, and takes means and covariance from the features of the training images; the paper does not say how its
+    head begins. Plain is fine-tuned too, without background, so that steps match.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown, or an arm needs background images and the task has none.
+    """
+
+    name = "ice"
+
+    def __init__(self, config: ICEConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        if len(task.background) == 0 and set(config.arms) != {"plain"}:
+            raise ValueError("the background must have at least one image, got none")
+        self.config = config
+        self._model = model
+        self._task = task
+        self._seed = seed
+        stages = [self._arm(arm) for arm in config.arms]
+        if config.training == "fine-tune":
+            stages.insert(0, self._pretrain())
+        self.stages = tuple(stages)
+        self.arms = tuple(
+            Arm(name=arm, label=RECIPES[arm].label, stage=arm, score=RECIPES[arm].score) for arm in config.arms
+        )
+        for stage in self.stages:
+            stage.build_model()
+
+    @property
+    def learnt_pool(self) -> LearntPool | None:
+        """None: every background image counts alike."""
+        return None
+
+    def background_index(self, arm: str) -> Tensor:
+        """Background images of an arm: all, or none for the plain one."""
+        if arm not in self.config.arms:
+            raise ValueError(f"arm must be one of {', '.join(self.config.arms)}, got {arm!r}")
+        return torch.arange(0 if arm == "plain" else len(self._task.background))
+
+    def _linear(self) -> Classifier:
+        images = self._task.id_train.images
+        return build_model(
+            self._model.name,
+            num_classes=self._task.num_classes,
+            in_channels=images.shape[1],
+            image_size=images.shape[2],
+            dropout=self._model.dropout,
+            generator=named_generator(self._seed, "initial weights"),
+        )
+
+    def _gaussian(self) -> Classifier:
+        model = self._linear()
+        model.head = CholeskyMahalanobisHead(
+            model.feature_dim,
+            self._task.num_classes,
+            covariance=self.config.covariance,
+            generator=named_generator(self._seed, "initial head"),
+        )
+        return model
+
+    def _begin_gaussian(self, model: Classifier, weights: Weights, embed: Embed) -> None:
+        """The features of the pre-trained network, and a head that fits them."""
+        model.load_state_dict({**model.state_dict(), **{k: v for k, v in weights.items() if not k.startswith("head.")}})
+        features = embed(model, self._task.id_train.images)
+        # Features that no image of a class activates are constant within the classes; shrinkage gives them a variance.
+        model.head = CholeskyMahalanobisHead.from_features(
+            features, self._task.id_train.labels, covariance=self.config.covariance, shrinkage="oas"
+        )
+
+    def _pretrain(self) -> Stage:
+        return Stage(
+            name="pretrain",
+            draws="pretrain",
+            schedule=self.config.pretrain,
+            build_model=self._linear,
+            loss=RECIPES["plain"].loss(self.config),
+            batch_size=self.config.batch_size,
+        )
+
+    def _arm(self, arm: ArmName) -> Stage:
+        recipe, fine_tuned = RECIPES[arm], self.config.training == "fine-tune"
+
+        def background() -> SubsetBackground:
+            return SubsetBackground(
+                self.background_index(arm),
+                batch_size=self.config.background_batch_size,
+                generator=named_generator(self._seed, "background"),
+            )
+
+        return Stage(
+            name=arm,
+            draws="arms",
+            schedule=self.config.finetune if fine_tuned else self.config.scratch,
+            build_model=self._gaussian if recipe.gaussian else self._linear,
+            loss=recipe.loss(self.config),
+            batch_size=self.config.batch_size,
+            start_from="pretrain" if fine_tuned else None,
+            take_over=self._begin_gaussian if recipe.gaussian else load_all,
+            background=None if arm == "plain" else background,
+            batch_norm=self.config.batch_norm,
+        )
