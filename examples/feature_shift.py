@@ -105,7 +105,7 @@ def draw(shifts: list[Shift], out: Path) -> None:
     names = {0: "class 0", 1: "class 1", -1: "outliers"}
     ends = torch.cat([shift.path.flatten(0, 1) for shift in shifts])
     limit = 1.05 * float(ends.abs().quantile(0.999))
-    figure, axes = plt.subplots(1, len(shifts), figsize=(3.1 * len(shifts), 3.4), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, len(shifts), figsize=(3 * len(shifts), 3.6), layout="constrained")
     for axis, shift in zip(axes, shifts, strict=True):
         for label, colour in colours.items():
             of_label = shift.labels == label
@@ -114,8 +114,8 @@ def draw(shifts: list[Shift], out: Path) -> None:
             axis.scatter(*shift.after[of_label].T, s=7, color=colour, label=names[label], linewidths=0)
         axis.set_title(shift.title, fontsize=11)
         axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, markerscale=2)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=2)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
 

@@ -12,7 +12,6 @@ from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.losses import (
-    EnergyLoss,
     EnergyMarginLoss,
     ICELoss,
     MixedBatchLoss,
@@ -44,7 +43,7 @@ class ICEConfig:
     """What to train and compare.
     plain: no background; oe: outlier exposure; energy: Liu 2020; ice: the paper's method. Ablations of its table 3:
     ice-minus: without the likelihood of in-distribution images; sigmoid: its loss on a linear head, the table's BCE;
-    energy-gaussian: the energy loss of its eq. 0.5 on the Gaussian head."""
+    energy-gaussian: the energy loss on the Gaussian head."""
     training: Training = "fine-tune"
     """fine-tune: every arm from one network trained without background; from-scratch: every arm from the start."""
     likelihood_weight: float = 0.1
@@ -100,6 +99,12 @@ class ICEConfig:
         return ICE(self, model=model, task=task, seed=seed)
 
 
+GAUSSIAN_MARGINS = (0.0, 5.0)
+"""Margins of the energy loss on a Gaussian head, whose logits are at most 0: a likelihood of 1 for in-distribution
+images and of exp(-5) for background. Those of a linear head cannot be reached, and the energy without margins (Wu 2023,
+eq. 0.5), of which the paper does not say which it took, has no lower bound: it diverges."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What makes an arm: its loss, its head and its score."""
@@ -147,7 +152,7 @@ RECIPES: dict[ArmName, Recipe] = {
     ),
     "energy-gaussian": Recipe(
         label="Energy, Gaussian",
-        loss=lambda config: EnergyLoss(config.energy_weight),
+        loss=lambda config: EnergyMarginLoss(config.energy_weight, *GAUSSIAN_MARGINS),
         score=energy_score,
         gaussian=True,
     ),
