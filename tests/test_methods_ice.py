@@ -147,6 +147,7 @@ def ice_args(folder: Path, *, out: Path | None = None) -> list[str]:
     options = tiny_args(folder, out=out)
     pairs = [(options[i], options[i + 1]) for i in range(0, options.index("--data.ood"), 2)]
     kept = [part for pair in pairs if not pair[0].startswith(("--method.sample", "--method.reweight")) for part in pair]
+    kept[kept.index("--method.finetune.epochs") + 1] = "10"
     return ["ice", *kept, *options[options.index("--data.ood") :], "--method.arms", *ARMS]
 
 
