@@ -1,0 +1,95 @@
+"""Write docs/results.md from the committed runs over seeds: `python benchmarks/results_page.py`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+
+SECTIONS = {
+    "resample-embedded": (
+        "Background resampling on the embedded digits",
+        "Li & Vasconcelos 2020 with a small network: none, a random, the resampled and the full background.",
+    ),
+    "ice-embedded": (
+        "ICE on the embedded digits",
+        "Wu et al. 2023, fine-tuned from one network trained without background, beside outlier exposure and energy "
+        "training on the same images, in the same order and with as many steps.",
+    ),
+    "ice-mnist": (
+        "ICE on MNIST, with EMNIST letters as outliers",
+        "As above. The schedule is shorter than the paper's and the network smaller: the table compares its rows with "
+        "one another, not with the paper's CIFAR-10.",
+    ),
+}
+"""File in benchmarks/results, heading, and what its numbers are of; in the order of the page."""
+
+METRICS = {"accuracy": "accuracy ↑", "auroc": "AUROC ↑", "aupr": "AUPR ↑", "fpr95": "FPR95 ↓"}
+
+
+def per_cent(spread: dict[str, float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    return f"{100 * spread['mean']:.2f} ± {100 * spread['std']:.2f}"
+
+
+def of_set(runs: list[dict[str, Any]], arm: str, name: str, metric: str) -> dict[str, float]:
+    """One metric of an arm on an OOD set, over the seeds."""
+    values = [run["arms"][arm]["ood"][name][metric]["mean"] for run in runs]
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+
+
+def section(name: str) -> list[str]:
+    """The lines of one file."""
+    heading, text = SECTIONS[name]
+    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    runs, summary, config = content["runs"], content["summary"], content["config"]
+    protocol = runs[0]["protocol"]
+    method = config["method"]
+    schedules = ", ".join(
+        f"{key} {value['epochs']}" for key, value in method.items() if isinstance(value, dict) and "epochs" in value
+    )
+    lines = [
+        f"## {heading}",
+        "",
+        text,
+        "",
+        f"{len(runs)} seeds; {config['model']['name']}; epochs: {schedules}; protocol {protocol['name']}, "
+        f"{protocol['positive'].upper()} positive. [All numbers](../benchmarks/results/{name}.json).",
+        "",
+        f"| mean over {len(next(iter(runs[0]['arms'].values()))['ood'])} OOD sets | {' | '.join(METRICS.values())} |",
+        "|---" * (len(METRICS) + 1) + "|",
+    ]
+    for arm in summary["arms"].values():
+        lines.append(f"| {arm['label']} | {' | '.join(per_cent(arm[metric]) for metric in METRICS)} |")
+    labels = [arm["label"] for arm in summary["arms"].values()]
+    for metric in ("auroc", "fpr95"):
+        lines += ["", f"| {METRICS[metric]} | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
+        for ood in next(iter(runs[0]["arms"].values()))["ood"]:
+            cells = (per_cent(of_set(runs, arm, ood, metric)) for arm in summary["arms"])
+            lines.append(f"| {ood} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def page() -> str:
+    """The page as it should be."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `python benchmarks/results_page.py` from the JSON beside the benchmarks, which `python "
+        "benchmarks/seeds.py` measured. Per cent, mean ± standard deviation over training seeds; the spread of the "
+        "protocol's draws is in the JSON.",
+        "",
+    ]
+    for name in SECTIONS:
+        if (RESULTS / f"{name}.json").exists():
+            lines += section(name)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written: {PAGE}")
