@@ -1,0 +1,111 @@
+"""Features `[N, d]` of the named layers of any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]
+
+
+class FeatureExtractor:
+    """Call a model and return what some of its layers put out.
+
+    The model runs in evaluation mode and is left as it was found: each module in its own mode, without hooks. Outputs
+    `[N, C, H, W]` become their spatial mean `[N, C]`, as Lee et al. 2018 take them.
+
+    Args:
+        model: Anything that maps a batch of inputs to a tensor. With `layers`, or to be put into evaluation mode, it
+            must be an `nn.Module`; a bound method such as `model.features` runs as its module is.
+        layers: Names as in `model.named_modules()`; None for the output of the model itself. Of a layer that runs more
+            than once the last output counts.
+
+    Raises:
+        TypeError: `model` cannot be called, or has layers to name but is no `nn.Module`.
+        ValueError: A layer does not exist; the message lists those that do.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> extract = FeatureExtractor(model, ["1", "3"])
+        >>> [features.shape for features in extract(torch.zeros(2, 3, 8, 8))]
+        [torch.Size([2, 8]), torch.Size([2, 10])]
+    """
+
+    def __init__(self, model: Model, layers: Sequence[str] | None = None) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be callable, got {type(model).__name__}")
+        if layers is not None and not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module to have layers by name, got {type(model).__name__}")
+        if isinstance(layers, str) or (layers is not None and len(layers) == 0):
+            raise ValueError(f"layers must be a sequence of one or more names, or None, got {layers!r}")
+        self.model = model
+        self.layers = None if layers is None else tuple(layers)
+        self._modules: list[nn.Module] = []
+        if layers is not None:
+            assert isinstance(model, nn.Module)
+            known = dict(model.named_modules())
+            unknown = [name for name in layers if name not in known or name == ""]
+            if unknown:
+                names = ", ".join(name for name in known if name)
+                raise ValueError(f"the model has no layer {', '.join(map(repr, unknown))}; it has {names or 'none'}")
+            self._modules = [known[name] for name in layers]
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Features of a batch, one tensor `[N, d]` for each layer; differentiable where gradients are on.
+
+        Raises:
+            ValueError: A layer did not run, or put out something else than `[N, d]` or `[N, C, H, W]`.
+        """
+        found: dict[int, object] = {}
+
+        def keep(position: int) -> Callable[[nn.Module, object, object], None]:
+            return lambda module, inputs, output: found.__setitem__(position, output)
+
+        hooks = [module.register_forward_hook(keep(i)) for i, module in enumerate(self._modules)]
+        try:
+            with _evaluating(self.model):
+                output = self.model(x.to(_device_of(self.model, x)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if self.layers is None:
+            return [as_features(output, "the model")]
+        for i, name in enumerate(self.layers):
+            if i not in found:
+                raise ValueError(f"layer {name!r} did not run in the forward pass of the model")
+        return [as_features(found[i], f"layer {name!r}") for i, name in enumerate(self.layers)]
+
+
+def as_features(output: object, whose: str) -> Tensor:
+    """`[N, d]` of what a layer puts out: itself, or the spatial mean of `[N, C, H, W]`."""
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{whose} must put out a tensor, got {type(output).__name__}")
+    if output.dim() == 4:
+        return output.mean(dim=(2, 3))
+    if output.dim() != 2:
+        raise ValueError(f"{whose} must put out [N, d] or [N, C, H, W], got shape {tuple(output.shape)}")
+    return output
+
+
+def _device_of(model: Model, x: Tensor) -> torch.device:
+    """Where the model's first parameter is, or else the input."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return x.device if first is None else first.device
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode; every module gets its own mode back."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    try:
+        if isinstance(model, nn.Module):
+            model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,109 @@
+"""How a Mahalanobis detector fits: settings, and the statistics that batches of features add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
+from fastood.detectors.perturbation import check_perturbation
+from fastood.heads import GaussianStatistics
+from fastood.heads.checks import check_features, check_finite_rows, check_labels, check_width
+from fastood.heads.covariance import Shrinkage, check_shrinkage
+
+# Rows scored or normalised at a time: with 2048 features 64 MiB in float64.
+CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class MahalanobisSettings:
+    """How a detector fits and scores; as described in `MahalanobisDetector`."""
+
+    covariance: Literal["tied", "per_class"] = "tied"
+    shrinkage: Shrinkage = None
+    normalize: bool = False
+    relative: bool = False
+    epsilon: float = 0.0
+    input_std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.covariance not in ("tied", "per_class"):
+            raise ValueError(f'covariance must be "tied" or "per_class", got {self.covariance!r}')
+        check_shrinkage(self.shrinkage)
+        check_perturbation(self.epsilon, self.input_std)
+
+    @property
+    def two_passes(self) -> bool:
+        """Whether fitting takes a second pass over the data."""
+        return self.shrinkage == "ledoit_wolf"
+
+    def prepared(self, features: Tensor) -> Tensor:
+        """Rows in float64, of length 1 where asked for; differentiable."""
+        features = features.double()
+        return F.normalize(features) if self.normalize else features
+
+
+class Fitting:
+    """Statistics in the making; whoever called takes them once they are complete.
+
+    Args:
+        settings: Of the detector.
+        statistics: To add to; None to begin with the first rows.
+    """
+
+    def __init__(self, settings: MahalanobisSettings, statistics: GaussianStatistics | None = None) -> None:
+        self.settings = settings
+        self.statistics = statistics
+        self.fourth: FourthMoments | None = None
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Add rows `[N, d]` with labels `[N]`, below zero to skip; nothing has changed after an error."""
+        width = check_width(features) if self.statistics is None else self.statistics.num_features
+        check_features(features, width)
+        labels = _beside(labels, features)
+        check_finite_rows(features, labels >= 0)
+        if self.statistics is None:
+            per_class = self.settings.covariance == "per_class"
+            self.statistics = GaussianStatistics(width, per_class=per_class, device=features.device)
+        for rows, of_rows in self._chunks(features, labels):
+            self.statistics.partial_fit(rows, of_rows)
+
+    def add_again(self, features: Tensor, labels: Tensor) -> None:
+        """The second pass, over the same rows."""
+        assert self.statistics is not None
+        for rows, of_rows in self._chunks(features, _beside(labels, features)):
+            within = self.statistics.fourth_moment(rows, of_rows)
+            marginal = self.statistics.fourth_moment(rows, of_rows, marginal=True)
+            if self.fourth is not None:
+                within, marginal = within + self.fourth.within, marginal + self.fourth.marginal
+            self.fourth = FourthMoments(within=within, marginal=marginal)
+
+    def classes(self) -> GaussianClasses:
+        """Factorise what there is.
+
+        Raises:
+            ValueError: There are no rows, or a covariance is singular.
+        """
+        if self.statistics is None:
+            raise ValueError("there must be at least one batch to fit to, got none")
+        return GaussianClasses.fit(
+            self.statistics, shrinkage=self.settings.shrinkage, relative=self.settings.relative, fourth=self.fourth
+        )
+
+    def _chunks(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """A few rows at a time, so that no float64 copy of all of them is made."""
+        parts = zip(torch.split(features.detach(), CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True)
+        return ((self.settings.prepared(rows), of_rows) for rows, of_rows in parts)
+
+
+def _beside(labels: Tensor, features: Tensor) -> Tensor:
+    """Labels on the device of the features: a loader's are on the CPU."""
+    if isinstance(labels, Tensor):
+        labels = labels.to(features.device)
+    check_labels(labels, features)
+    return labels

@@ -1,0 +1,289 @@
+"""The Mahalanobis detector: squared distance to the nearest class of a Gaussian fit to features (Lee et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
+from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
+from fastood.detectors.perturbation import perturbed
+from fastood.detectors.storage import read_detector, write_detector
+from fastood.heads import GaussianStatistics
+from fastood.heads.checks import check_features
+from fastood.heads.covariance import Shrinkage
+
+
+class MahalanobisDetector:
+    r"""Score `min_k (z - m_k)^T Σ^-1 (z - m_k)` of features z, from class means and covariances of training features.
+
+    Fitted in one pass and in float64 (`GaussianStatistics`), scored through one whitening: memory is that of a chunk of
+    rows by classes and of d², never N × N. Rows with a label below zero are skipped.
+
+    Choices that papers and libraries differ in:
+        - The covariance is divided by the number of rows, the shared one and that of `relative` alike, so that their
+          distances are on one scale.
+        - It is factorised, not inverted with something added: a singular one is an error that names the feature, with
+          `shrinkage` as the remedy.
+        - A class without rows is left out; with `relative` and one class every score is of no use, but defined.
+        - With one covariance per class the score is `min_k (z - m_k)^T Σ_k^-1 (z - m_k) + log det Σ_k`, twice the
+          negative log-density: bare distances would favour the class with the largest covariance.
+
+    Args:
+        model: Maps inputs to features, or has a layer that does; None for `fit_features` and `predict_features` alone.
+            Any module or callable, see `FeatureExtractor`: it runs in evaluation mode and is left as it was.
+        feature_layer: Name of the layer whose output is the features; None for the output of `model`.
+        covariance: "tied" or "per_class".
+        shrinkage: None, "oas", "ledoit_wolf" or a share, as `GaussianStatistics.covariance` takes it. "ledoit_wolf"
+            takes a second pass over the data, so `partial_fit` does not go with it.
+        normalize: Divide features by their length first (Mahalanobis++, Müller & Hein 2025); zeros stay zeros.
+        relative: Subtract the distance by mean and covariance of all rows whatever their class (Ren et al. 2021).
+        epsilon: Move inputs by ε against the gradient of their score first (Lee et al. 2018, section 2.2), in the
+            units of the inputs before they were divided by `input_std`; 0 for not. Takes a backward pass per batch.
+        input_std: What each channel was divided by; None for 1.
+
+    Attributes:
+        statistics: A `GaussianStatistics`, or None before there is one.
+
+    Raises:
+        TypeError: `model` is nothing of these.
+        ValueError: A setting is out of range, or the layer does not exist.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> labels = torch.arange(400) % 2
+        >>> features = torch.randn(400, 3, generator=generator) + 10 * labels[:, None]
+        >>> detector = MahalanobisDetector().fit_features(features, labels)
+        >>> near, between = detector.predict_features(torch.tensor([[10.0, 10.0, 10.0], [5.0, 5.0, 5.0]]))
+        >>> bool(near < 0.1), bool(between > 50)
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        covariance: Literal["tied", "per_class"] = "tied",
+        shrinkage: Shrinkage = None,
+        normalize: bool = False,
+        relative: bool = False,
+        epsilon: float = 0.0,
+        input_std: Sequence[float] | None = None,
+    ) -> None:
+        if model is None and feature_layer is not None:
+            raise ValueError(f"feature_layer needs a model, got {feature_layer!r} without one")
+        self.settings = MahalanobisSettings(
+            covariance=covariance,
+            shrinkage=shrinkage,
+            normalize=normalize,
+            relative=relative,
+            epsilon=epsilon,
+            input_std=None if input_std is None else tuple(input_std),
+        )
+        layers = None if feature_layer is None else [feature_layer]
+        self._extractor = None if model is None else FeatureExtractor(model, layers)
+        self.statistics: GaussianStatistics | None = None
+        self._fourth: FourthMoments | None = None
+        self._fitted: GaussianClasses | None = None
+
+    def __repr__(self) -> str:
+        """The settings that differ from the defaults, and what there is to score with."""
+        defaults = asdict(MahalanobisSettings())
+        said = [f"{name}={value!r}" for name, value in asdict(self.settings).items() if value != defaults[name]]
+        return f"MahalanobisDetector({', '.join([*said, repr(self.statistics or 'not fitted')])})"
+
+    def fit(self, loader: Iterable[Any]) -> MahalanobisDetector:
+        """Fit to the features of batches `(inputs, labels, ...)`, instead of what was there.
+
+        Args:
+            loader: Of batches; gone through twice for "ledoit_wolf".
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: There is no model, or as in `fit_features`. What was fitted before is then still there.
+        """
+        fitting = Fitting(self.settings)
+        for inputs, labels, *_ in loader:
+            fitting.add(self.extract(inputs), labels)
+        if self.settings.two_passes:
+            for inputs, labels, *_ in loader:
+                fitting.add_again(self.extract(inputs), labels)
+        return self._take(fitting)
+
+    def fit_features(self, features: Tensor, labels: Tensor) -> MahalanobisDetector:
+        """Fit to features, instead of what was there.
+
+        Args:
+            features: `[N, d]`, any floating dtype, finite where the label is not below zero.
+            labels: `[N]`, int64; below zero for rows to skip.
+
+        Returns:
+            Itself.
+
+        Raises:
+            TypeError: A tensor is of another dtype.
+            ValueError: A shape or value does not fit, no row is left, or a covariance is singular. What was fitted
+                before is then still there.
+        """
+        fitting = Fitting(self.settings)
+        fitting.add(features, labels)
+        if self.settings.two_passes:
+            fitting.add_again(features, labels)
+        return self._take(fitting)
+
+    def partial_fit(self, features: Tensor, labels: Tensor) -> MahalanobisDetector:
+        """Add features to what was fitted; arguments and errors as in `fit_features`.
+
+        The covariance is factorised when the next score asks for it, so that early batches may leave it singular.
+        """
+        if self.settings.two_passes:
+            raise ValueError('partial_fit does not go with shrinkage="ledoit_wolf", which takes two passes; "oas" does')
+        fitting = Fitting(self.settings, self.statistics)
+        fitting.add(features, labels)
+        self.statistics, self._fitted = fitting.statistics, None
+        return self
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Scores float64 `[N]` of inputs, higher for out-of-distribution.
+
+        Raises:
+            ValueError: There is no model, or it puts out no features.
+            RuntimeError: Nothing has been fitted.
+        """
+        if self.settings.epsilon > 0:
+            x = self.perturbed(x, self._extract)
+        return self.predict_features(self.extract(x))
+
+    @torch.no_grad()
+    def predict_features(self, features: Tensor) -> Tensor:
+        """Scores float64 `[N]` of features `[N, d]`, higher for out-of-distribution; NaN for a row that is not finite.
+
+        Raises:
+            TypeError: `features` is not floating-point.
+            ValueError: It has another width than what was fitted.
+            RuntimeError: Nothing has been fitted.
+        """
+        return torch.cat([self._distances(chunk).amin(1) for chunk in self._chunks(features)])
+
+    @torch.no_grad()
+    def class_distances(self, features: Tensor) -> Tensor:
+        """Distances float64 `[N, K]` to every class, +inf to one without rows; the score is the least of a row.
+
+        Their `argmin(1)` is the class by Gaussian discriminant analysis with equal priors. Errors as in
+        `predict_features`.
+        """
+        fitted, chunks = self._classes(), self._chunks(features)
+        assert self.statistics is not None
+        found = fitted.means.new_full((len(features), self.statistics.num_classes), torch.inf)
+        found[:, fitted.index] = torch.cat([self._distances(chunk) for chunk in chunks])
+        return found
+
+    def perturbed(self, x: Tensor, extract: Callable[[Tensor], Tensor]) -> Tensor:
+        """Inputs after the step that `epsilon` asks for; `extract` gives the features of inputs, differentiably."""
+
+        def score(x: Tensor) -> Tensor:
+            return self._distances(extract(x)).amin(1)
+
+        return perturbed(x, score, self.settings.epsilon, self.settings.input_std)
+
+    @torch.no_grad()
+    def extract(self, x: Tensor) -> Tensor:
+        """Features `[N, d]` of inputs, as the detector takes them from the model.
+
+        Raises:
+            ValueError: There is no model, or it puts out no features.
+        """
+        return self._extract(x)
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and statistics, without the model, as one safetensors file, whole or not at all.
+
+        Raises:
+            RuntimeError: Nothing has been fitted.
+        """
+        write_detector(path, self.state_dict(), {"settings": asdict(self.settings)})
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: Model | None = None, feature_layer: str | None = None
+    ) -> MahalanobisDetector:
+        """Read what `save` wrote; the model and its layer are not in the file."""
+        tensors, said = read_detector(path)
+        made = cls(model, feature_layer, **said["settings"])
+        made.load_state_dict(tensors)
+        return made
+
+    @classmethod
+    def of_fitting(cls, fitting: Fitting) -> MahalanobisDetector:
+        """A detector without a model, of features that have been added up elsewhere; errors as in `fit_features`."""
+        return cls(**asdict(fitting.settings))._take(fitting)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was fitted, as tensors; not copied."""
+        if self.statistics is None:
+            raise RuntimeError(_NOT_FITTED)
+        state = self.statistics.state_dict()
+        if self._fourth is not None:
+            state |= {"fourth_within": self._fourth.within, "fourth_marginal": self._fourth.marginal}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: A tensor is missing, or the covariances are not those that the settings ask for.
+        """
+        made = GaussianStatistics.from_state_dict(state)
+        if made.per_class != (self.settings.covariance == "per_class"):
+            raise ValueError(f"state must have covariances as the setting {self.settings.covariance!r}, got {made}")
+        fourth = None
+        if "fourth_within" in state:
+            fourth = FourthMoments(within=state["fourth_within"], marginal=state["fourth_marginal"])
+        self.statistics, self._fourth, self._fitted = made, fourth, None
+
+    def _extract(self, x: Tensor) -> Tensor:
+        if self._extractor is None:
+            raise ValueError("the detector has no model: use fit_features and predict_features, or pass one")
+        return self._extractor(x)[0]
+
+    def _take(self, fitting: Fitting) -> MahalanobisDetector:
+        """Factorise, and only then let go of what was fitted before."""
+        self._fitted = fitting.classes()
+        self.statistics, self._fourth = fitting.statistics, fitting.fourth
+        return self
+
+    def _classes(self) -> GaussianClasses:
+        if self.statistics is None:
+            raise RuntimeError(_NOT_FITTED)
+        if self._fitted is None:
+            fitting = Fitting(self.settings, self.statistics)
+            fitting.fourth = self._fourth
+            self._fitted = fitting.classes()
+        return self._fitted
+
+    def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
+        """A few rows at a time, or an error."""
+        if self.statistics is None:
+            raise RuntimeError(_NOT_FITTED)
+        check_features(features, self.statistics.num_features)
+        return torch.split(features.detach(), CHUNK_ROWS)
+
+    def _distances(self, features: Tensor) -> Tensor:
+        """Of one chunk, to the classes that have rows; differentiable. NaN for a row that is not finite."""
+        fitted = self._classes()
+        found = fitted.distances(self.settings.prepared(features).to(fitted.means.device))
+        finite = features.isfinite().all(1, keepdim=True).to(found.device)
+        return found.masked_fill(~finite, torch.nan)
+
+
+_NOT_FITTED = "the detector has not been fitted: call fit, fit_features or partial_fit first"

@@ -1,0 +1,43 @@
+"""Detectors as files: tensors by name, and settings as JSON beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
+    """Write one safetensors file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        tensors: By name.
+        said: What JSON can hold.
+    """
+    # Scoring needs no safetensors, so it is imported where it is needed.
+    from safetensors.torch import save
+
+    from fastood.files import write_atomically
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(Path(path), save(contiguous, {"fastood": json.dumps(said)}))
+
+
+def read_detector(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_detector` wrote.
+
+    Raises:
+        ValueError: The file is not one of a detector.
+        FileNotFoundError: There is no file.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if "fastood" not in metadata:
+            raise ValueError(f"{path} is no file of a detector")
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["fastood"])  # noqa: SIM118
