@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", type=Path, help="write the comparisons to this JSON file")
     parser.addoption("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.addoption("--seconds", type=float, default=3.0, help="time to spend on each comparison")
+    parser.addoption("--all-shapes", action="store_true", help="the whole grid where a benchmark has one, not a part")
     parser.addoption("--quick", action="store_true", help="a few rounds of each, to see that every benchmark runs")
 
 

@@ -243,6 +243,16 @@ def exp_rate() -> float:
     return x.numel() / fastest(time_cpu, lambda: torch.exp(x, out=out), 2)
 
 
+@functools.cache
+def matmul_rate(device: str) -> float:
+    """Operations per second of `torch.mm` in float32, a multiply-add counted as two; a kernel's own can be faster."""
+    a = torch.ones(1024, 1024, device=device)
+    out = torch.empty_like(a)
+    timer = CudaTimer() if device == "cuda" else time_cpu
+    torch.mm(a, a, out=out)
+    return 2 * 1024**3 / fastest(timer, lambda: torch.mm(a, a, out=out), 1)
+
+
 def fastest(timer: Callable[[Run, int], float], run: Run, calls: int) -> float:
     """Seconds per call, the least that was seen in a third of a second: a floor is what can be, not what is usual."""
     samples = [timer(run, calls)]
