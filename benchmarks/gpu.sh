@@ -59,7 +59,8 @@ stage static-cudart 60 "$python" -m pytest -q -p no:cacheprovider -o addopts=--s
 
 pytest=("$python" -m pytest -q -m needs_cuda -p no:cacheprovider -o addopts=--strict-markers)
 stage tests 180 "${pytest[@]}" tests/test_outlier_loss.py tests/test_weighted_uniformity.py tests/test_losses.py \
-  tests/test_logit_scores.py tests/test_registration.py tests/test_samplers.py tests/test_background_pool_cuda.py
+  tests/test_logit_scores.py tests/test_registration.py tests/test_samplers.py tests/test_background_pool_cuda.py \
+  tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py
 
 benchmark=("$python" -m pytest -q --device cuda -p no:cacheprovider -o addopts= --benchmark-disable)
 # Graph replay beside an empty launch first: short, and not in the other file.
@@ -78,10 +79,12 @@ if [ -n "$sanitizer" ]; then
   # its own, so that a write past its end is seen.
   small="33x2- or 33x10 or 7x129 or 7x1025 or 0x10- or top100"
   small="special_rows or background_pool or (float32 and (value_and_grad or float64_reference) and ($small))"
+  # A warp's rows of one and two, tiles of 32, every edge of a block of columns; near pairs.
+  small="$small or near_pairs or bad_row or (float32 and (17x5x or (equals_the_cpu and 1100)))"
   for tool in memcheck racecheck; do
     stage "$tool" 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
       --target-processes all "${pytest[@]}" tests/test_outlier_loss.py tests/test_logit_scores.py \
-      tests/test_background_pool_cuda.py -k "$small"
+      tests/test_background_pool_cuda.py tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py -k "$small"
   done
 else
   echo "=== compute-sanitizer is neither on PATH nor in the toolkit"

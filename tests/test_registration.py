@@ -144,11 +144,13 @@ def test_function_transforms(module: LossModule) -> None:
 
 @pytest.mark.needs_cuda
 def test_cuda_equals_cpu() -> None:
-    for _, op, args in op_calls("cuda"):
+    for name, op, args in op_calls("cuda"):
         got = op(*args)
         want = op(*(a.cpu() if isinstance(a, Tensor) else a for a in args))
         for g, w in zip(*((r,) if isinstance(r, Tensor) else r for r in (got, want)), strict=True):
-            torch.testing.assert_close(g.cpu(), w, rtol=1e-2 if g.dtype.itemsize == 2 else 1e-5, atol=1e-6)
+            # Matrix products: an entry that is a difference has the error of what it is the difference of.
+            atol = 4e-6 * float(w.abs().max()) if "mahalanobis" in name and w.numel() > 0 else 1e-6
+            torch.testing.assert_close(g.cpu(), w, rtol=1e-2 if g.dtype.itemsize == 2 else 1e-5, atol=atol)
 
 
 @pytest.mark.needs_cuda
