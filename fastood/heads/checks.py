@@ -39,6 +39,8 @@ def check_labels(labels: Tensor, features: Tensor) -> None:
 
 def check_finite_rows(features: Tensor, rows: Tensor) -> None:
     """Raise when a feature of `rows`, a mask `[N]`, is NaN or infinite, naming the first. Waits for the device."""
-    bad = ((~features.isfinite()).any(1) & rows).nonzero().flatten().tolist()
+    # A sum is finite only if every term is; it can be infinite for another reason, so that those rows are looked at.
+    suspect = (~features.sum(1).isfinite() & rows).nonzero().flatten()
+    bad = suspect[(~features[suspect].isfinite()).any(1)].tolist()
     if bad:
         raise ValueError(f"features must be finite, got NaN or infinity in {len(bad)} rows, the first is row {bad[0]}")

