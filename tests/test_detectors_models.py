@@ -55,6 +55,15 @@ def test_fit_and_predict_through_a_layer(network: nn.Sequential, batches: Batche
     torch.testing.assert_close(score, want.predict_features(features), rtol=1e-5, atol=1e-5)
 
 
+def test_a_method_of_a_model_runs_in_evaluation_mode() -> None:
+    model = build_model("small-cnn", num_classes=4, in_channels=3, image_size=32, dropout=0.5).train()
+    statistics = {name: value.clone() for name, value in model.named_buffers()}
+    extract, x = FeatureExtractor(model.features), torch.rand(4, 3, 32, 32)
+    assert torch.equal(extract(x)[0], extract(x)[0])
+    assert all(torch.equal(value, statistics[name]) for name, value in model.named_buffers())
+    assert all(module.training for module in model.modules())
+
+
 def test_two_passes_for_ledoit_wolf(network: nn.Sequential, batches: Batches) -> None:
     detector = MahalanobisDetector(network, "4", shrinkage="ledoit_wolf").fit(batches)
     features = torch.cat([detector.extract(x) for x, _ in batches])

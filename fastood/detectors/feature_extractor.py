@@ -18,8 +18,8 @@ class FeatureExtractor:
     `[N, C, H, W]` become their spatial mean `[N, C]`, as Lee et al. 2018 take them.
 
     Args:
-        model: Anything that maps a batch of inputs to a tensor. With `layers`, or to be put into evaluation mode, it
-            must be an `nn.Module`; a bound method such as `model.features` runs as its module is.
+        model: Anything that maps a batch of inputs to a tensor: a module, a method of one such as `model.features`,
+            or, in whatever mode it is, another callable. With `layers` it must be an `nn.Module`.
         layers: Names as in `model.named_modules()`; None for the output of the model itself. Of a layer that runs more
             than once the last output counts.
 
@@ -92,20 +92,28 @@ def as_features(output: object, whose: str) -> Tensor:
     return output
 
 
+def _module_of(model: Model) -> nn.Module | None:
+    """The module that is called, itself or by a method of it."""
+    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
 def _device_of(model: Model, x: Tensor) -> torch.device:
     """Where the model's first parameter is, or else the input."""
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    module = _module_of(model)
+    first = None if module is None else next(module.parameters(), None)
     return x.device if first is None else first.device
 
 
 @contextmanager
 def _evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode; every module gets its own mode back."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    module = _module_of(model)
+    training = [] if module is None else [m for m in module.modules() if m.training]
     try:
-        if isinstance(model, nn.Module):
-            model.eval()
+        if module is not None:
+            module.eval()
         yield
     finally:
-        for module in training:
-            module.training = True
+        for one in training:
+            one.training = True
