@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
@@ -146,11 +147,24 @@ class MahalanobisDetector:
 
         The covariance is factorised when the next score asks for it, so that early batches may leave it singular.
         """
-        if self.settings.two_passes:
-            raise ValueError('partial_fit does not go with shrinkage="ledoit_wolf", which takes two passes; "oas" does')
+        self._refuse_two_passes("partial_fit")
         fitting = Fitting(self.settings, self.statistics)
         fitting.add(features, labels)
         self.statistics, self._fitted = fitting.statistics, None
+        return self
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> MahalanobisDetector:
+        """Add what all processes have fitted with `partial_fit`; call it once, as `GaussianStatistics.all_reduce`.
+
+        Raises:
+            ValueError: The shrinkage is "ledoit_wolf", as in `partial_fit`.
+            RuntimeError: Nothing has been fitted in this process, or there is no process group.
+        """
+        self._refuse_two_passes("all_reduce")
+        if self.statistics is None:
+            raise RuntimeError(_NOT_FITTED)
+        self.statistics.all_reduce(group)
+        self._fitted = None
         return self
 
     def predict(self, x: Tensor) -> Tensor:
@@ -255,6 +269,10 @@ class MahalanobisDetector:
         if self._extractor is None:
             raise ValueError("the detector has no model: use fit_features and predict_features, or pass one")
         return self._extractor(x)[0]
+
+    def _refuse_two_passes(self, call: str) -> None:
+        if self.settings.two_passes:
+            raise ValueError(f'{call} does not go with shrinkage="ledoit_wolf", which takes two passes; "oas" does')
 
     def _take(self, fitting: Fitting) -> MahalanobisDetector:
         """Factorise, and only then let go of what was fitted before."""
