@@ -25,7 +25,8 @@ class ICELoss(MixedBatchLoss):
     A logit of -inf is a class infinitely far away.
 
     Args:
-        weight: λ, of both likelihood terms. The paper names it as its only setting and states no value.
+        weight: λ, of both likelihood terms. The paper names it as its only setting and states no value; see
+            `fastood.methods.ICEConfig` for how the default was found.
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
         id_likelihood: Whether in-distribution rows have their likelihood term. Without it this is ICE⁻ of table 3, the
             ablation that leaves out one half of eq. 0.15.
@@ -50,7 +51,7 @@ class ICELoss(MixedBatchLoss):
 
     def __init__(
         self,
-        weight: float = 1.0,
+        weight: float = 0.3,
         reduction: Reduction = "weighted_mean",
         *,
         id_likelihood: bool = True,
@@ -93,7 +94,7 @@ class SigmoidLikelihoodLoss(MixedBatchLoss):
     """
 
     def __init__(
-        self, weight: float = 1.0, reduction: Reduction = "weighted_mean", *, check_finite: bool = False
+        self, weight: float = 0.3, reduction: Reduction = "weighted_mean", *, check_finite: bool = False
     ) -> None:
         super().__init__(weight, reduction, check_finite=check_finite)
 
