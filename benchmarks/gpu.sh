@@ -67,7 +67,7 @@ benchmark=("$python" -m pytest -q --device cuda -p no:cacheprovider -o addopts= 
 stage benchmarks-graph 40 "${benchmark[@]}" benchmarks/test_outlier_losses_cuda.py --seconds 0.5 \
   --results "$out/graph.json"
 stage benchmarks 150 "${benchmark[@]}" benchmarks/test_background_pool.py benchmarks/test_outlier_losses.py \
-  benchmarks/test_logit_scores.py --seconds 0.3 --results "$out/benchmarks.json"
+  benchmarks/test_logit_scores.py benchmarks/test_mahalanobis_logits.py --seconds 0.3 --results "$out/benchmarks.json"
 
 sanitizer=
 for candidate in "$(command -v compute-sanitizer)" "${CUDA_HOME:-}/bin/compute-sanitizer" \
