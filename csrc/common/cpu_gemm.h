@@ -46,6 +46,9 @@ struct MatrixView {
   }
 };
 
+// Where B is known to be zero: what would be multiplied by it is left out. The diagonal runs from its first element.
+enum class Zeros { kNone, kBelowDiagonal, kAboveDiagonal };
+
 // Room for one block of either factor; from the caller, once for many products.
 template <typename T>
 constexpr int64_t kGemmWorkspace = kDepth * (kRows + kColumns);
@@ -119,9 +122,13 @@ inline __attribute__((always_inline)) void multiply_tile(const T* a, const T* b,
   }
 }
 
+constexpr int64_t clamped(int64_t value, int64_t limit) {
+  return value < 0 ? 0 : value < limit ? value : limit;
+}
+
 template <typename T, typename A, typename B>
 void multiply(int64_t rows, int64_t columns, int64_t depth, T alpha, MatrixView<A> a, MatrixView<B> b, bool add, T* c,
-              int64_t row_stride, T* workspace) {
+              int64_t row_stride, T* workspace, Zeros zeros = Zeros::kNone) {
   constexpr int64_t kWidth = kTileColumns<T>;
   T* const packed_b = workspace;
   T* const packed_a = workspace + kDepth * kColumns;
@@ -139,9 +146,12 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, T alpha, MatrixView<
         const int64_t num_rows = rows - row < kRows ? rows - row : kRows;
         pack<kTileRows>(a.at(row, k).data, a.row_stride, a.column_stride, num_rows, num_k, packed_a);
         for (int64_t j = 0; j < num_columns; j += kWidth) {
+          const int64_t diagonal = column + j - k;
+          const int64_t first = zeros == Zeros::kAboveDiagonal ? clamped(diagonal, num_k) : 0;
+          const int64_t last = zeros == Zeros::kBelowDiagonal ? clamped(diagonal + kWidth, num_k) : num_k;
           for (int64_t i = 0; i < num_rows; i += kTileRows) {
-            multiply_tile(packed_a + i * num_k, packed_b + j * num_k, num_k, alpha, add || k > 0,
-                          c + (row + i) * row_stride + column + j, row_stride,
+            multiply_tile(packed_a + i * num_k + first * kTileRows, packed_b + j * num_k + first * kWidth, last - first,
+                          alpha, add || k > 0, c + (row + i) * row_stride + column + j, row_stride,
                           num_rows - i < kTileRows ? num_rows - i : kTileRows,
                           num_columns - j < kWidth ? num_columns - j : kWidth);
           }

@@ -18,7 +18,11 @@ namespace {
 
 // The in-place products with a diagonal block rely on it: a block of rows is packed whole before its first store.
 static_assert(kScaleBlock <= kDepth && kScaleBlock <= kColumns);
-static_assert(kGemmWorkspace<double> <= kMahalanobisWorkspace);
+// The inverse of a block takes a product of a quarter of it beside what the products take.
+static_assert(kGemmWorkspace<double> + kScaleBlock * kScaleBlock / 4 <= kMahalanobisWorkspace);
+
+// Smaller than that, products are mostly packing.
+constexpr int64_t kInvertedByRows = 16;
 
 // |y|^2 + |c|^2 - 2 y.c is kept where it is at least this share of |y|^2 + |c|^2: it has lost two bits by then. Nearer
 // pairs are computed from the difference of the float64 vectors.
@@ -61,7 +65,7 @@ void solve_transposed(const ScaleTril<T>& scale, const double* inverses, int64_t
     const MatrixView<double> own{rows + first, dim, 1};
     const double* inverse = inverses + block * kScaleBlock * kScaleBlock;
     multiply(num_rows, size, size, 1.0, own, MatrixView<double>{inverse, 1, kScaleBlock}, false, rows + first, dim,
-             workspace);
+             workspace, Zeros::kBelowDiagonal);
     multiply(num_rows, dim - rest, size, -1.0, own, MatrixView<T>{scale.data + rest * dim + first, 1, dim}, true,
              rows + rest, dim, workspace);
   }
@@ -77,55 +81,136 @@ void solve(const ScaleTril<T>& scale, const double* inverses, int64_t num_rows, 
     const MatrixView<T> own{rows + first, dim, 1};
     const double* inverse = inverses + block * kScaleBlock * kScaleBlock;
     multiply(num_rows, size, size, T(1), own, MatrixView<double>{inverse, kScaleBlock, 1}, false, rows + first, dim,
-             workspace);
+             workspace, Zeros::kAboveDiagonal);
     multiply(num_rows, first, size, T(-1), own, MatrixView<T>{scale.data + first * dim, dim, 1}, true, rows, dim,
              workspace);
+  }
+}
+
+// inverse <- L^-1 of a few rows, zeros above the diagonal.
+template <typename T>
+void invert_rows(const T* scale, int64_t dim, int64_t size, double* inverse) {
+  for (int64_t i = 0; i < size; ++i) {
+    double* const row = inverse + i * kScaleBlock;
+    const T* const from = scale + i * dim;
+    for (int64_t j = 0; j < size; ++j) {
+      row[j] = 0;
+    }
+    for (int64_t k = 0; k < i; ++k) {
+      for (int64_t j = 0; j <= k; ++j) {
+        row[j] -= from[k] * inverse[k * kScaleBlock + j];
+      }
+    }
+    const double reciprocal = 1 / static_cast<double>(from[i]);
+    for (int64_t j = 0; j < i; ++j) {
+      row[j] *= reciprocal;
+    }
+    row[i] = reciprocal;
+  }
+}
+
+// The same of up to kScaleBlock rows, by halves: of [A 0; B C] it is [A^-1 0; -C^-1 B A^-1  C^-1].
+template <typename T>
+void invert(const T* scale, int64_t dim, int64_t size, double* inverse, double* workspace) {
+  if (size <= kInvertedByRows) {
+    invert_rows(scale, dim, size, inverse);
+    return;
+  }
+  const int64_t half = size / 2;
+  const int64_t rest = size - half;
+  double* const below = inverse + half * kScaleBlock;
+  double* const product = workspace + kGemmWorkspace<double>;
+  invert(scale, dim, half, inverse, workspace);
+  invert(scale + half * (dim + 1), dim, rest, below + half, workspace);
+  multiply(rest, half, half, -1.0, MatrixView<T>{scale + half * dim, dim, 1},
+           MatrixView<double>{inverse, kScaleBlock, 1}, false, product, half, workspace);
+  multiply(rest, half, rest, 1.0, MatrixView<double>{below + half, kScaleBlock, 1},
+           MatrixView<double>{product, half, 1}, false, below, kScaleBlock, workspace);
+  for (int64_t i = 0; i < half; ++i) {
+    for (int64_t j = half; j < size; ++j) {
+      inverse[i * kScaleBlock + j] = 0;
+    }
+  }
+}
+
+// vectors [num_rows, d] <- L^-1 (rows - mu), and what they are in T.
+template <typename T>
+void whiten(const MahalanobisForward<T>& op, int64_t num_rows, const T* rows, double* vectors, T* rounded,
+            double* workspace) {
+  const int64_t dim = op.scale.dim;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    for (int64_t j = 0; j < dim; ++j) {
+      vectors[row * dim + j] = static_cast<double>(rows[row * dim + j]) - op.centre[j];
+    }
+    for (int64_t j = 0; j < dim && op.scale.is_diagonal; ++j) {
+      vectors[row * dim + j] /= static_cast<double>(op.scale.data[j]);
+    }
+  }
+  if (!op.scale.is_diagonal) {
+    solve_transposed(op.scale, op.inverses, num_rows, vectors, workspace);
+  }
+  for (int64_t i = 0; i < num_rows * dim; ++i) {
+    rounded[i] = static_cast<T>(vectors[i]);
+  }
+}
+
+// Whether a pair is computed from the difference. Not a number is, and comes out as one.
+template <typename T>
+bool is_near(T logit, double size) {
+  return !(-static_cast<double>(logit) >= kNear * size);
+}
+
+// Logits of one feature from its products y.c, which they take the place of.
+template <typename T>
+void distances(const MahalanobisForward<T>& op, const double* y, T* logits) {
+  const int64_t dim = op.scale.dim;
+  const double norm = squared_norm(y, dim);
+  constexpr int64_t kPairs = 16;
+  for (int64_t first = 0; first < op.num_classes; first += kPairs) {
+    const int64_t last = first + kPairs < op.num_classes ? first + kPairs : op.num_classes;
+    int num_near = 0;
+#pragma omp simd reduction(+ : num_near)
+    for (int64_t i = first; i < last; ++i) {
+      const double size = norm + op.mean_norms[i];
+      logits[i] = static_cast<T>(2 * static_cast<double>(logits[i]) - size);
+      num_near += is_near(logits[i], size);
+    }
+    for (int64_t i = first; i < last && num_near > 0; ++i) {
+      if (is_near(logits[i], norm + op.mean_norms[i])) {
+        logits[i] = static_cast<T>(0 - squared_distance(y, op.mean_vectors + i * dim, dim));
+        --num_near;
+      }
+    }
   }
 }
 
 // The largest logit, the first of equals; 0 if all are NaN.
 template <typename T>
 int64_t largest(const T* logits, int64_t count) {
-  int64_t best = 0;
   T value = -static_cast<T>(INFINITY);
+#pragma omp simd reduction(max : value)
   for (int64_t i = 0; i < count; ++i) {
-    const bool better = logits[i] > value;
-    best = better ? i : best;
-    value = better ? logits[i] : value;
+    value = value < logits[i] ? logits[i] : value;
   }
-  return best;
+  for (int64_t i = 0; i < count; ++i) {
+    if (logits[i] == value) {
+      return i;
+    }
+  }
+  return 0;
 }
 
-// A row of products y.c into logits, its nearest class and the residual.
+// Its nearest class, whose logit comes from the difference whatever it is.
 template <typename T>
-void finish_pairs(const MahalanobisForward<T>& op, int64_t row) {
+int64_t nearest_class(const MahalanobisForward<T>& op, const double* y, T* logits) {
   const int64_t dim = op.scale.dim;
-  const double* y = op.whitened + row * dim;
-  const double* means = op.whitened + op.num_features * dim;
-  const double* mean_norms = op.norms + op.num_features;
-  const double norm = op.norms[row];
-  T* const logits = op.logits + row * op.num_classes;
-  for (int64_t i = 0; i < op.num_classes; ++i) {
-    const double size = norm + mean_norms[i];
-    double distance = size - 2 * static_cast<double>(logits[i]);
-    // Not a number goes this way as well, and comes out as one.
-    if (!(distance >= kNear * size)) {
-      distance = squared_distance(y, means + i * dim, dim);
-    }
-    logits[i] = static_cast<T>(0 - distance);
-  }
   int64_t nearest = largest(logits, op.num_classes);
   for (int64_t exact = -1; exact != nearest;) {
     exact = nearest;
-    logits[exact] = static_cast<T>(0 - squared_distance(y, means + exact * dim, dim));
+    logits[exact] = static_cast<T>(0 - squared_distance(y, op.mean_vectors + exact * dim, dim));
     nearest = largest(logits, op.num_classes);
   }
-  op.nearest[row] = nearest;
-  const double* c = means + nearest * dim;
-  T* const residual = op.residual + row * dim;
-  for (int64_t j = 0; j < dim; ++j) {
-    residual[j] = static_cast<T>(y[j] - c[j]);
-  }
+  return nearest;
 }
 
 }  // namespace
@@ -146,70 +231,45 @@ void mahalanobis_centre(const T* means, int64_t num_classes, int64_t dim, double
 }
 
 template <typename T>
-void mahalanobis_invert(const ScaleTril<T>& scale, int64_t begin, int64_t end, double* inverses) {
+void mahalanobis_invert(const ScaleTril<T>& scale, int64_t begin, int64_t end, double* inverses, void* workspace) {
   for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * kScaleBlock;
-    const int64_t size = block_size(scale, block);
-    double* const inverse = inverses + block * kScaleBlock * kScaleBlock;
-    for (int64_t i = 0; i < size; ++i) {
-      double* const row = inverse + i * kScaleBlock;
-      const T* const from = scale.data + (first + i) * scale.dim + first;
-      for (int64_t j = 0; j < size; ++j) {
-        row[j] = 0;
-      }
-      for (int64_t k = 0; k < i; ++k) {
-        const double factor = from[k];
-        const double* const above = inverse + k * kScaleBlock;
-#pragma omp simd
-        for (int64_t j = 0; j <= k; ++j) {
-          row[j] -= factor * above[j];
-        }
-      }
-      const double reciprocal = 1 / static_cast<double>(from[i]);
-      for (int64_t j = 0; j < i; ++j) {
-        row[j] *= reciprocal;
-      }
-      row[i] = reciprocal;
-    }
+    invert(scale.data + block * kScaleBlock * (scale.dim + 1), scale.dim, block_size(scale, block),
+           inverses + block * kScaleBlock * kScaleBlock, static_cast<double*>(workspace));
   }
 }
 
 template <typename T>
-void mahalanobis_whiten(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace) {
+void mahalanobis_means(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace) {
   const int64_t dim = op.scale.dim;
-  for (int64_t row = begin; row < end; ++row) {
-    const T* from = row < op.num_features ? op.features + row * dim : op.means + (row - op.num_features) * dim;
-    double* const to = op.whitened + row * dim;
-    for (int64_t j = 0; j < dim; ++j) {
-      to[j] = static_cast<double>(from[j]) - op.centre[j];
-    }
-    if (op.scale.is_diagonal) {
+  whiten(op, end - begin, op.means + begin * dim, op.mean_vectors + begin * dim, op.whitened_means + begin * dim,
+         static_cast<double*>(workspace));
+  for (int64_t i = begin; i < end; ++i) {
+    op.mean_norms[i] = squared_norm(op.mean_vectors + i * dim, dim);
+  }
+}
+
+template <typename T>
+void mahalanobis_features(const MahalanobisForward<T>& op, int64_t begin, int64_t end, double* scratch,
+                          void* workspace) {
+  const int64_t dim = op.scale.dim;
+  for (int64_t first = begin; first < end; first += feature_block(dim)) {
+    const int64_t count = end - first < feature_block(dim) ? end - first : feature_block(dim);
+    T* const rounded = reinterpret_cast<T*>(scratch + count * dim);
+    whiten(op, count, op.features + first * dim, scratch, rounded, static_cast<double*>(workspace));
+    multiply(count, op.num_classes, dim, T(1), MatrixView<T>{rounded, dim, 1}, MatrixView<T>{op.whitened_means, 1, dim},
+             false, op.logits + first * op.num_classes, op.num_classes, static_cast<T*>(workspace));
+    for (int64_t row = 0; row < count; ++row) {
+      const double* const y = scratch + row * dim;
+      T* const logits = op.logits + (first + row) * op.num_classes;
+      distances(op, y, logits);
+      const int64_t nearest = nearest_class(op, y, logits);
+      op.nearest[first + row] = nearest;
+      const double* const c = op.mean_vectors + nearest * dim;
+      T* const residual = op.residual + (first + row) * dim;
       for (int64_t j = 0; j < dim; ++j) {
-        to[j] /= static_cast<double>(op.scale.data[j]);
+        residual[j] = static_cast<T>(y[j] - c[j]);
       }
     }
-  }
-  if (!op.scale.is_diagonal) {
-    solve_transposed(op.scale, op.inverses, end - begin, op.whitened + begin * dim, static_cast<double*>(workspace));
-  }
-  for (int64_t row = begin; row < end; ++row) {
-    const double* from = op.whitened + row * dim;
-    op.norms[row] = squared_norm(from, dim);
-    T* const to = row < op.num_features ? op.rounded + row * dim : op.whitened_means + (row - op.num_features) * dim;
-    for (int64_t j = 0; j < dim; ++j) {
-      to[j] = static_cast<T>(from[j]);
-    }
-  }
-}
-
-template <typename T>
-void mahalanobis_pairs(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace) {
-  const int64_t dim = op.scale.dim;
-  multiply(end - begin, op.num_classes, dim, T(1), MatrixView<T>{op.rounded + begin * dim, dim, 1},
-           MatrixView<T>{op.whitened_means, 1, dim}, false, op.logits + begin * op.num_classes, op.num_classes,
-           static_cast<T*>(workspace));
-  for (int64_t row = begin; row < end; ++row) {
-    finish_pairs(op, row);
   }
 }
 
@@ -244,7 +304,7 @@ void mahalanobis_grad_features(const MahalanobisBackward<T>& op, int64_t begin, 
     const T* const residual = op.residual + row * dim;
     const T* const whitened = op.whitened + row * dim;
     T* const common = op.common + row * dim;
-    T* const solved = op.solved + row * dim;
+    T* const solved = op.grad_features + row * dim;
     for (int64_t j = 0; j < dim; ++j) {
       common[j] = -2 * (sum * whitened[j] - common[j]);
       solved[j] = common[j] - 2 * own * residual[j];
@@ -255,7 +315,7 @@ void mahalanobis_grad_features(const MahalanobisBackward<T>& op, int64_t begin, 
 template <typename T>
 void mahalanobis_grad_classes(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace) {
   const int64_t dim = op.scale.dim;
-  T* const first = op.solved + (op.num_features + begin) * dim;
+  T* const first = op.solved_means + begin * dim;
   multiply(end - begin, dim, op.num_features, T(2), MatrixView<T>{op.rest + begin, 1, op.num_classes},
            MatrixView<T>{op.whitened, dim, 1}, false, first, dim, static_cast<T*>(workspace));
   // The sums of a few columns at a time: a row of R is read where it lies.
@@ -291,15 +351,16 @@ void mahalanobis_grad_classes(const MahalanobisBackward<T>& op, int64_t begin, i
 }
 
 template <typename T>
-void mahalanobis_solve(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace) {
-  const int64_t dim = op.scale.dim;
-  if (!op.scale.is_diagonal) {
-    solve(op.scale, op.inverses, end - begin, op.solved + begin * dim, static_cast<T*>(workspace));
+void mahalanobis_solve(const ScaleTril<T>& scale, const double* inverses, T* rows, int64_t begin, int64_t end,
+                       void* workspace) {
+  T* const first = rows + begin * scale.dim;
+  if (!scale.is_diagonal) {
+    solve(scale, inverses, end - begin, first, static_cast<T*>(workspace));
     return;
   }
-  for (int64_t row = begin; row < end; ++row) {
-    for (int64_t j = 0; j < dim; ++j) {
-      op.solved[row * dim + j] /= op.scale.data[j];
+  for (int64_t row = 0; row < end - begin; ++row) {
+    for (int64_t j = 0; j < scale.dim; ++j) {
+      first[row * scale.dim + j] /= scale.data[j];
     }
   }
 }
@@ -308,13 +369,13 @@ template <typename T>
 void mahalanobis_grad_means(const MahalanobisBackward<T>& op, int64_t begin, int64_t end) {
   const int64_t dim = op.scale.dim;
   for (int64_t i = begin * dim; i < end * dim; ++i) {
-    op.grad_means[i] = op.solved[op.num_features * dim + i];
+    op.grad_means[i] = op.solved_means[i];
   }
   for (int64_t row = 0; row < op.num_features; ++row) {
     if (op.nearest[row] < begin || op.nearest[row] >= end) {
       continue;
     }
-    const T* const from = op.solved + row * dim;
+    const T* const from = op.grad_features + row * dim;
     T* const out = op.grad_means + op.nearest[row] * dim;
     for (int64_t j = 0; j < dim; ++j) {
       out[j] -= from[j];
@@ -325,24 +386,23 @@ void mahalanobis_grad_means(const MahalanobisBackward<T>& op, int64_t begin, int
 template <typename T>
 void mahalanobis_grad_scale(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace) {
   const int64_t dim = op.scale.dim;
-  const T* const grad_means = op.solved + op.num_features * dim;
   if (op.scale.is_diagonal) {
     for (int64_t j = begin; j < end; ++j) {
       double sum = 0;
       for (int64_t row = 0; row < op.num_features; ++row) {
-        sum += static_cast<double>(op.solved[row * dim + j]) * op.residual[row * dim + j];
+        sum += static_cast<double>(op.grad_features[row * dim + j]) * op.residual[row * dim + j];
       }
       for (int64_t i = 0; i < op.num_classes; ++i) {
-        sum += static_cast<double>(grad_means[i * dim + j]) * op.whitened_means[i * dim + j];
+        sum += static_cast<double>(op.solved_means[i * dim + j]) * op.whitened_means[i * dim + j];
       }
       op.grad_scale[j] = static_cast<T>(-sum);
     }
     return;
   }
   T* const out = op.grad_scale + begin * dim;
-  multiply(end - begin, end, op.num_features, T(-1), MatrixView<T>{op.solved + begin, 1, dim},
+  multiply(end - begin, end, op.num_features, T(-1), MatrixView<T>{op.grad_features + begin, 1, dim},
            MatrixView<T>{op.residual, dim, 1}, false, out, dim, static_cast<T*>(workspace));
-  multiply(end - begin, end, op.num_classes, T(-1), MatrixView<T>{grad_means + begin, 1, dim},
+  multiply(end - begin, end, op.num_classes, T(-1), MatrixView<T>{op.solved_means + begin, 1, dim},
            MatrixView<T>{op.whitened_means, dim, 1}, true, out, dim, static_cast<T*>(workspace));
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t j = row + 1; j < dim; ++j) {
@@ -351,15 +411,15 @@ void mahalanobis_grad_scale(const MahalanobisBackward<T>& op, int64_t begin, int
   }
 }
 
-#define FASTOOD_INSTANTIATE(T)                                                                        \
-  template void mahalanobis_centre<T>(const T*, int64_t, int64_t, double*);                           \
-  template void mahalanobis_invert<T>(const ScaleTril<T>&, int64_t, int64_t, double*);                \
-  template void mahalanobis_whiten<T>(const MahalanobisForward<T>&, int64_t, int64_t, void*);         \
-  template void mahalanobis_pairs<T>(const MahalanobisForward<T>&, int64_t, int64_t, void*);          \
-  template void mahalanobis_grad_features<T>(const MahalanobisBackward<T>&, int64_t, int64_t, void*); \
-  template void mahalanobis_grad_classes<T>(const MahalanobisBackward<T>&, int64_t, int64_t, void*);  \
-  template void mahalanobis_solve<T>(const MahalanobisBackward<T>&, int64_t, int64_t, void*);         \
-  template void mahalanobis_grad_means<T>(const MahalanobisBackward<T>&, int64_t, int64_t);           \
+#define FASTOOD_INSTANTIATE(T)                                                                           \
+  template void mahalanobis_centre<T>(const T*, int64_t, int64_t, double*);                              \
+  template void mahalanobis_invert<T>(const ScaleTril<T>&, int64_t, int64_t, double*, void*);            \
+  template void mahalanobis_means<T>(const MahalanobisForward<T>&, int64_t, int64_t, void*);             \
+  template void mahalanobis_features<T>(const MahalanobisForward<T>&, int64_t, int64_t, double*, void*); \
+  template void mahalanobis_grad_features<T>(const MahalanobisBackward<T>&, int64_t, int64_t, void*);    \
+  template void mahalanobis_grad_classes<T>(const MahalanobisBackward<T>&, int64_t, int64_t, void*);     \
+  template void mahalanobis_solve<T>(const ScaleTril<T>&, const double*, T*, int64_t, int64_t, void*);   \
+  template void mahalanobis_grad_means<T>(const MahalanobisBackward<T>&, int64_t, int64_t);              \
   template void mahalanobis_grad_scale<T>(const MahalanobisBackward<T>&, int64_t, int64_t, void*);
 FASTOOD_INSTANTIATE(float)
 FASTOOD_INSTANTIATE(double)

@@ -25,8 +25,18 @@ constexpr int64_t num_scale_blocks(int64_t dim) {
   return (dim + kScaleBlock - 1) / kScaleBlock;
 }
 
-// What a call needs beside its operands, in doubles.
+// What every kernel needs of workspace, in doubles.
 constexpr int64_t kMahalanobisWorkspace = int64_t{1} << 18;
+
+// Features are whitened and paired so many at a time: few enough for the level-2 cache where d is small, enough to pay for
+// the packing of L where it is not.
+constexpr int64_t feature_block(int64_t dim) {
+  return dim < 256 ? (int64_t{1} << 17) / dim : 512;
+}
+// Of one feature in float64 and in T, in doubles.
+constexpr int64_t feature_scratch(int64_t dim) {
+  return 2 * dim;
+}
 
 // Everything of forward; N rows of features, K of means, all rows adjacent.
 template <typename T>
@@ -38,9 +48,8 @@ struct MahalanobisForward {
   int64_t num_classes;     // K
   const double* centre;    // [d]  mu
   const double* inverses;  // [blocks, kScaleBlock, kScaleBlock]  of the diagonal blocks of L
-  double* whitened;        // [N + K, d]  y, then c
-  double* norms;           // [N + K]     their squares
-  T* rounded;              // [N, d]  y in T
+  double* mean_vectors;    // [K, d]  c
+  double* mean_norms;      // [K]     their squares
   T* whitened_means;       // [K, d]  c in T
   T* logits;               // [N, K]
   int64_t* nearest;        // [N]
@@ -65,12 +74,13 @@ struct MahalanobisBackward {
   int64_t num_features;
   int64_t num_classes;
   const double* inverses;
-  T* rest;        // [N, K]  R
-  T* whitened;    // [N, d]  y
-  T* common;      // [N, d]  P
-  T* solved;      // [N + K, d]  dU and dC~, then dZ and dM~
-  T* grad_means;  // [K, d]
-  T* grad_scale;  // [d, d] or [d]
+  T* rest;           // [N, K]  R
+  T* whitened;       // [N, d]  y
+  T* common;         // [N, d]  P
+  T* solved_means;   // [K, d]  dC~, then dM~
+  T* grad_features;  // [N, d]  dU, then dZ
+  T* grad_means;     // [K, d]
+  T* grad_scale;     // [d, d] or [d]
 };
 
 namespace baseline {

@@ -7,15 +7,16 @@ void mahalanobis_centre(const T* means, int64_t num_classes, int64_t dim, double
 
 // Of the diagonal blocks [begin, end) of L.
 template <typename T>
-void mahalanobis_invert(const ScaleTril<T>& scale, int64_t begin, int64_t end, double* inverses);
+void mahalanobis_invert(const ScaleTril<T>& scale, int64_t begin, int64_t end, double* inverses, void* workspace);
 
-// whitened, norms and what they are in T, of rows [begin, end) of features and means, one below the other.
+// mean_vectors, mean_norms and whitened_means of classes [begin, end).
 template <typename T>
-void mahalanobis_whiten(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace);
+void mahalanobis_means(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace);
 
-// logits, nearest and residual of features [begin, end).
+// logits, nearest and residual of features [begin, end). The scratch is for feature_block() of them, or for all if fewer.
 template <typename T>
-void mahalanobis_pairs(const MahalanobisForward<T>& op, int64_t begin, int64_t end, void* workspace);
+void mahalanobis_features(const MahalanobisForward<T>& op, int64_t begin, int64_t end, double* scratch,
+                          void* workspace);
 
 // rest, whitened, common and dU of features [begin, end).
 template <typename T>
@@ -25,9 +26,10 @@ void mahalanobis_grad_features(const MahalanobisBackward<T>& op, int64_t begin, 
 template <typename T>
 void mahalanobis_grad_classes(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace);
 
-// dZ and dM~ in the place of dU and dC~, rows [begin, end).
+// dZ in the place of dU, or dM~ in that of dC~: rows [begin, end).
 template <typename T>
-void mahalanobis_solve(const MahalanobisBackward<T>& op, int64_t begin, int64_t end, void* workspace);
+void mahalanobis_solve(const ScaleTril<T>& scale, const double* inverses, T* rows, int64_t begin, int64_t end,
+                       void* workspace);
 
 // grad_means of classes [begin, end).
 template <typename T>

@@ -58,7 +58,8 @@ Buffer<double> inverses_of(const ScaleTril<T>& scale) {
   const int64_t blocks = scale.is_diagonal ? 0 : num_scale_blocks(scale.dim);
   Buffer<double> inverses(blocks * kScaleBlock * kScaleBlock);
   torch::stable::parallel_for(0, blocks, 2, [&](int64_t begin, int64_t end) {
-    FASTOOD_CPU_DISPATCH(mahalanobis_invert<T>)(scale, begin, end, inverses);
+    const std::unique_ptr<double[]> workspace(new double[kMahalanobisWorkspace]);
+    FASTOOD_CPU_DISPATCH(mahalanobis_invert<T>)(scale, begin, end, inverses, workspace.get());
   });
   return inverses;
 }
@@ -73,8 +74,7 @@ ForwardResult forward(const MahalanobisForwardInput& in) {
   ForwardResult result{in.empty(N, K), in.empty(N, d), in.empty(K, d),
                        allocate(in.features, std::array<int64_t, 1>{N}, ScalarType::Long)};
   const Buffer<double> inverses = inverses_of(scale);
-  const Buffer<double> centre(d), whitened((N + K) * d), norms(N + K);
-  const Buffer<T> rounded(N * d);
+  const Buffer<double> centre(d), mean_vectors(K * d), mean_norms(K);
   const auto* means = static_cast<const T*>(in.means.const_data_ptr());
   auto* logits = static_cast<T*>(std::get<0>(result).mutable_data_ptr());
   advise_huge_pages(logits, N * K * sizeof(T));
@@ -86,18 +86,19 @@ ForwardResult forward(const MahalanobisForwardInput& in) {
                                  K,
                                  centre,
                                  inverses,
-                                 whitened,
-                                 norms,
-                                 rounded,
+                                 mean_vectors,
+                                 mean_norms,
                                  static_cast<T*>(std::get<2>(result).mutable_data_ptr()),
                                  logits,
                                  static_cast<int64_t*>(std::get<3>(result).mutable_data_ptr()),
                                  static_cast<T*>(std::get<1>(result).mutable_data_ptr())};
-  parallel(N + K, in.is_diagonal ? d : d * d, [&](int64_t begin, int64_t end, void* workspace) {
-    FASTOOD_CPU_DISPATCH(mahalanobis_whiten<T>)(op, begin, end, workspace);
+  const int64_t whitening = in.is_diagonal ? d : d * d;
+  parallel(K, whitening, [&](int64_t begin, int64_t end, void* workspace) {
+    FASTOOD_CPU_DISPATCH(mahalanobis_means<T>)(op, begin, end, workspace);
   });
-  parallel(N, K * d, [&](int64_t begin, int64_t end, void* workspace) {
-    FASTOOD_CPU_DISPATCH(mahalanobis_pairs<T>)(op, begin, end, workspace);
+  parallel(N, whitening + K * d, [&](int64_t begin, int64_t end, void* workspace) {
+    const Buffer<double> scratch(std::min(end - begin, feature_block(d)) * feature_scratch(d));
+    FASTOOD_CPU_DISPATCH(mahalanobis_features<T>)(op, begin, end, scratch, workspace);
   });
   return result;
 }
@@ -110,7 +111,7 @@ BackwardResult backward(const MahalanobisBackwardInput& in) {
   const ScaleTril<T> scale = scale_of<T>(in);
   const Buffer<double> inverses = inverses_of(scale);
   BackwardResult result{in.empty_like_features(), in.empty_like_means(), in.empty_like_scale()};
-  const Buffer<T> rest(N * K), whitened(N * d), common(N * d), solved((N + K) * d);
+  const Buffer<T> rest(N * K), whitened(N * d), common(N * d), solved_means(K * d);
   const MahalanobisBackward<T> op{scale,
                                   static_cast<const T*>(in.grad.const_data_ptr()),
                                   static_cast<const T*>(in.residual.const_data_ptr()),
@@ -122,7 +123,8 @@ BackwardResult backward(const MahalanobisBackwardInput& in) {
                                   rest,
                                   whitened,
                                   common,
-                                  solved,
+                                  solved_means,
+                                  static_cast<T*>(std::get<0>(result).mutable_data_ptr()),
                                   static_cast<T*>(std::get<1>(result).mutable_data_ptr()),
                                   static_cast<T*>(std::get<2>(result).mutable_data_ptr())};
   for (int64_t row = 0; row < N; ++row) {
@@ -135,11 +137,13 @@ BackwardResult backward(const MahalanobisBackwardInput& in) {
   parallel(K, N * d, [&](int64_t begin, int64_t end, void* workspace) {
     FASTOOD_CPU_DISPATCH(mahalanobis_grad_classes<T>)(op, begin, end, workspace);
   });
-  parallel(N + K, in.is_diagonal ? d : d * d, [&](int64_t begin, int64_t end, void* workspace) {
-    FASTOOD_CPU_DISPATCH(mahalanobis_solve<T>)(op, begin, end, workspace);
-  });
-  auto* grad_features = static_cast<T*>(std::get<0>(result).mutable_data_ptr());
-  std::copy_n(op.solved, N * d, grad_features);
+  const auto solve = [&](T* rows, int64_t num_rows) {
+    parallel(num_rows, in.is_diagonal ? d : d * d, [&](int64_t begin, int64_t end, void* workspace) {
+      FASTOOD_CPU_DISPATCH(mahalanobis_solve<T>)(scale, inverses, rows, begin, end, workspace);
+    });
+  };
+  solve(op.grad_features, N);
+  solve(op.solved_means, K);
   parallel(K, N,
            [&](int64_t begin, int64_t end, void*) { FASTOOD_CPU_DISPATCH(mahalanobis_grad_means<T>)(op, begin, end); });
   if (in.is_diagonal) {

@@ -131,14 +131,15 @@ struct Result {
       : logits(garbage<T>(c.N * c.K)),
         residual(garbage<T>(c.N * c.d)),
         whitened_means(garbage<T>(c.K * c.d)),
+        grad_features(garbage<T>(c.N * c.d)),
         grad_means(garbage<T>(c.K * c.d)),
         grad_scale(garbage<T>(in.scale.size())),
         nearest(c.N, -1) {
     const fastood::ScaleTril<T> scale{in.scale.data(), c.d, c.diagonal};
     const int64_t blocks = c.diagonal ? 0 : fastood::num_scale_blocks(c.d);
     auto inverses = garbage<double>(blocks * fastood::kScaleBlock * fastood::kScaleBlock);
-    in_parts(blocks, parts, [&](int64_t begin, int64_t end, void*) {
-      FASTOOD_CPU_DISPATCH(mahalanobis_invert<T>)(scale, begin, end, inverses.data());
+    in_parts(blocks, parts, [&](int64_t begin, int64_t end, void* workspace) {
+      FASTOOD_CPU_DISPATCH(mahalanobis_invert<T>)(scale, begin, end, inverses.data(), workspace);
     });
     forward(c, in, scale, inverses.data(), parts);
     backward(c, in, scale, inverses.data(), parts);
@@ -148,9 +149,8 @@ struct Result {
   void forward(const Case& c, const Operands<T>& in, const fastood::ScaleTril<T>& scale, const double* inverses,
                int64_t parts) {
     auto centre = garbage<double>(c.d);
-    auto whitened = garbage<double>((c.N + c.K) * c.d);
-    auto norms = garbage<double>(c.N + c.K);
-    auto rounded = garbage<T>(c.N * c.d);
+    auto mean_vectors = garbage<double>(c.K * c.d);
+    auto mean_norms = garbage<double>(c.K);
     FASTOOD_CPU_DISPATCH(mahalanobis_centre<T>)(in.means.data(), c.K, c.d, centre.data());
     const fastood::MahalanobisForward<T> op{scale,
                                             in.features.data(),
@@ -159,18 +159,19 @@ struct Result {
                                             c.K,
                                             centre.data(),
                                             inverses,
-                                            whitened.data(),
-                                            norms.data(),
-                                            rounded.data(),
+                                            mean_vectors.data(),
+                                            mean_norms.data(),
                                             whitened_means.data(),
                                             logits.data(),
                                             nearest.data(),
                                             residual.data()};
-    in_parts(c.N + c.K, parts, [&](int64_t begin, int64_t end, void* workspace) {
-      FASTOOD_CPU_DISPATCH(mahalanobis_whiten<T>)(op, begin, end, workspace);
+    in_parts(c.K, parts, [&](int64_t begin, int64_t end, void* workspace) {
+      FASTOOD_CPU_DISPATCH(mahalanobis_means<T>)(op, begin, end, workspace);
     });
     in_parts(c.N, parts, [&](int64_t begin, int64_t end, void* workspace) {
-      FASTOOD_CPU_DISPATCH(mahalanobis_pairs<T>)(op, begin, end, workspace);
+      const int64_t count = std::min(end - begin, fastood::feature_block(c.d));
+      auto scratch = garbage<double>(count * fastood::feature_scratch(c.d));
+      FASTOOD_CPU_DISPATCH(mahalanobis_features<T>)(op, begin, end, scratch.data(), workspace);
     });
   }
 
@@ -179,7 +180,7 @@ struct Result {
     auto rest = garbage<T>(c.N * c.K);
     auto whitened = garbage<T>(c.N * c.d);
     auto common = garbage<T>(c.N * c.d);
-    auto solved = garbage<T>((c.N + c.K) * c.d);
+    auto solved_means = garbage<T>(c.K * c.d);
     const fastood::MahalanobisBackward<T> op{scale,
                                              in.grad.data(),
                                              residual.data(),
@@ -191,7 +192,8 @@ struct Result {
                                              rest.data(),
                                              whitened.data(),
                                              common.data(),
-                                             solved.data(),
+                                             solved_means.data(),
+                                             grad_features.data(),
                                              grad_means.data(),
                                              grad_scale.data()};
     in_parts(c.N, parts, [&](int64_t begin, int64_t end, void* workspace) {
@@ -200,8 +202,11 @@ struct Result {
     in_parts(c.K, parts, [&](int64_t begin, int64_t end, void* workspace) {
       FASTOOD_CPU_DISPATCH(mahalanobis_grad_classes<T>)(op, begin, end, workspace);
     });
-    in_parts(c.N + c.K, parts, [&](int64_t begin, int64_t end, void* workspace) {
-      FASTOOD_CPU_DISPATCH(mahalanobis_solve<T>)(op, begin, end, workspace);
+    in_parts(c.N, parts, [&](int64_t begin, int64_t end, void* workspace) {
+      FASTOOD_CPU_DISPATCH(mahalanobis_solve<T>)(scale, inverses, grad_features.data(), begin, end, workspace);
+    });
+    in_parts(c.K, parts, [&](int64_t begin, int64_t end, void* workspace) {
+      FASTOOD_CPU_DISPATCH(mahalanobis_solve<T>)(scale, inverses, solved_means.data(), begin, end, workspace);
     });
     in_parts(c.K, parts, [&](int64_t begin, int64_t end, void*) {
       FASTOOD_CPU_DISPATCH(mahalanobis_grad_means<T>)(op, begin, end);
@@ -209,7 +214,6 @@ struct Result {
     in_parts(c.d, parts, [&](int64_t begin, int64_t end, void* workspace) {
       FASTOOD_CPU_DISPATCH(mahalanobis_grad_scale<T>)(op, begin, end, workspace);
     });
-    grad_features.assign(solved.begin(), solved.begin() + c.N * c.d);
   }
 };
 
