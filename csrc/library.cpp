@@ -49,6 +49,20 @@ STABLE_TORCH_LIBRARY(fastood, m) {
   m.def(
       "background_pool_ascend(Tensor(a!) omega, Tensor(b!) velocity, Tensor(c!) masses, Tensor(d!) stats, Tensor "
       "index, Tensor loss, Tensor? shared, float epsilon, float momentum, float lr, bool sparse) -> Tensor");
+
+  // Detection statistics of sorted scores (detection_metrics/keys.h, math.h): integer keys -> [A, N]
+  m.def("sort_scores(Tensor scores, Tensor? counts) -> Tensor");
+  // -> [B, 4 + 4 T], the columns of Statistic
+  m.def(
+      "ranking_statistics(Tensor id_keys, Tensor ood_keys, Tensor? id_row, Tensor? id_count, Tensor? ood_count, "
+      "float[] tpr) -> Tensor");
+  // Of one pair whose scores count R times as often as their weights say -> [R, 4 + 4 T]
+  m.def(
+      "weighted_ranking_statistics(Tensor id_keys, Tensor ood_keys, Tensor? id_weight, Tensor? ood_weight, float[] "
+      "tpr) "
+      "-> Tensor");
+  // What R resampled sets hold of each sample (detection_metrics/random.h)
+  m.def("resampling_counts(Tensor(a!) counts, int seed, int stream, int first_replicate, int scheme, int size) -> ()");
 }
 
 #if !FASTOOD_WITH_CUDA
@@ -76,6 +90,10 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("background_pool_find", &no_cuda_kernels);
   m.impl("background_pool_importance", &no_cuda_kernels);
   m.impl("background_pool_ascend", &no_cuda_kernels);
+  m.impl("sort_scores", &no_cuda_kernels);
+  m.impl("ranking_statistics", &no_cuda_kernels);
+  m.impl("weighted_ranking_statistics", &no_cuda_kernels);
+  m.impl("resampling_counts", &no_cuda_kernels);
 }
 #endif
 

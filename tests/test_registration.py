@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from background_pool_samples import pool_args
+from detection_metrics_samples import detection_metrics_calls
 from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
 from mahalanobis_samples import mahalanobis_calls
 from op_samples import logit_scores_calls, outlier_loss_calls
@@ -27,8 +28,13 @@ def registered_ops() -> set[str]:
 
 
 def op_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object, ...]]]:
-    calls = [*outlier_loss_calls(device), *logit_scores_calls(device), *mahalanobis_calls(device)]
-    return [*calls, *pool_args(device)]
+    return [
+        *outlier_loss_calls(device),
+        *logit_scores_calls(device),
+        *mahalanobis_calls(device),
+        *pool_args(device),
+        *detection_metrics_calls(device),
+    ]
 
 
 def test_every_op_has_samples() -> None:

@@ -1,0 +1,56 @@
+// Scores as integers of the same order: they sort, merge and compare without a rule for signs.
+//
+// The bits of floats of one sign are ordered like the floats; negative ones the other way round, hence their flip. -0.0 gets
+// the key of +0.0. NaN gets the largest key, which no number has (that of +inf is below); it also pads rows.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "../common/reduced_float.h"
+
+namespace fastood {
+
+template <typename Score>
+struct KeyOf {  // float32, and bfloat16 and float16 through it: widening keeps the order
+  using type = int32_t;
+};
+template <>
+struct KeyOf<double> {
+  using type = int64_t;
+};
+template <typename Score>
+using ScoreKey = typename KeyOf<Score>::type;
+
+template <typename Key>
+constexpr Key kNanKey = std::numeric_limits<Key>::max();
+
+// Its own inverse, for keys that are not NaN.
+FASTOOD_HD int32_t flip_negative(int32_t bits) {
+  return bits ^ ((bits >> 31) & std::numeric_limits<int32_t>::max());
+}
+FASTOOD_HD int64_t flip_negative(int64_t bits) {
+  return bits ^ ((bits >> 63) & std::numeric_limits<int64_t>::max());
+}
+
+FASTOOD_HD int32_t key_of(float score) {
+  const int32_t bits = bit_cast<int32_t>(score);
+  // Not by adding 0.0f: where torch.set_flush_denormal is on, that would tie denormal scores.
+  const int32_t key = bits == std::numeric_limits<int32_t>::min() ? 0 : flip_negative(bits);
+  return score != score ? kNanKey<int32_t> : key;
+}
+
+FASTOOD_HD int64_t key_of(double score) {
+  const int64_t bits = bit_cast<int64_t>(score);
+  const int64_t key = bits == std::numeric_limits<int64_t>::min() ? 0 : flip_negative(bits);
+  return score != score ? kNanKey<int64_t> : key;
+}
+
+FASTOOD_HD double score_of(int32_t key) {
+  return bit_cast<float>(flip_negative(key));
+}
+FASTOOD_HD double score_of(int64_t key) {
+  return bit_cast<double>(flip_negative(key));
+}
+
+}  // namespace fastood

@@ -1,0 +1,223 @@
+"""Resampled detection statistics: error bars and repeated subsampling from scores that are sorted once.
+
+A resampled set holds each of its samples a whole number of times, none included. The statistics of a replicate are then
+those of the sorted rows with these numbers for weights: no new scores, no new sort, one weighted pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastood.ops.ranking_statistics import RankingStatistics, checked_rates, statistics_shape, unpack
+from fastood.ops.score_keys import MAX_COUNT, check_both_keys, check_per_row, check_range
+
+Scheme = Literal["multinomial", "poisson", "subset"]
+"""How sets are resampled; see `resampling_counts`."""
+
+_SCHEMES = {"multinomial": 0, "poisson": 1, "subset": 2}  # Resampling of csrc/detection_metrics/random.h
+_INT64 = range(-(2**63), 2**63)
+# Counts of a chunk of replicates, in bytes: they stay in the last cache of most machines.
+_CHUNK_BYTES = 16 << 20
+
+_weighted_ranking_statistics = torch.ops.fastood.weighted_ranking_statistics.default
+_resampling_counts = torch.ops.fastood.resampling_counts.default
+
+
+def _weighted_fake(
+    id_keys: Tensor, ood_keys: Tensor, id_weight: Tensor | None, ood_weight: Tensor | None, tpr: Sequence[float]
+) -> Tensor:
+    weight = ood_weight if id_weight is None else id_weight
+    assert weight is not None
+    return id_keys.new_empty(statistics_shape(len(weight), tpr), dtype=torch.float64)
+
+
+def _counts_fake(counts: Tensor, seed: int, stream: int, first_replicate: int, scheme: int, size: int) -> None:
+    return None
+
+
+torch.library.register_fake("fastood::weighted_ranking_statistics", _weighted_fake)
+torch.library.register_fake("fastood::resampling_counts", _counts_fake)
+
+
+def resampled_statistics(
+    id_keys: Tensor,
+    ood_keys: Tensor,
+    *,
+    seed: int,
+    replicates: int,
+    scheme: Scheme = "multinomial",
+    id_size: int | None = None,
+    ood_size: int | None = None,
+    id_index: Tensor | None = None,
+    ood_index: Tensor | None = None,
+    tpr: Sequence[float] = (0.95,),
+) -> RankingStatistics:
+    """Statistics of R resampled pairs: every score counts as often as `resampling_counts` says.
+
+    The rows stay sorted: a replicate costs its draws and one weighted pass. Both classes are resampled apart.
+    "subset" with ID kept whole (no `id_size`) and OOD drawn down to a fifth of it is the protocol of Hendrycks et al.
+    2019 and Li & Vasconcelos 2020.
+
+    Args:
+        id_keys: `[N]` of `sort_scores`, without padding.
+        ood_keys: `[M]` of `sort_scores`, same dtype and device.
+        seed: Any int64, for example of `torch.randint` with the caller's generator.
+        replicates: R. The first replicates are the same for any R.
+        scheme: See `resampling_counts`.
+        id_size: "subset" only: how many ID scores are kept; all (no draw) without it.
+        ood_size: "subset" only: how many OOD scores are kept; all without it.
+        id_index: int64 `[N]`, which sample each sorted key belongs to: `torch.argsort` of the scores. Samples are
+            what is drawn: detectors of the same images, each with the order of its own scores, meet the same
+            replicates. Without it samples are numbered in sorted order.
+        ood_index: int64 `[M]`, likewise.
+        tpr: T true-positive rates in (0, 1].
+
+    Returns:
+        Statistics `[R]` and `[R, T]`. A replicate that draws nothing of a class ("poisson", few scores) has NaN for
+        all of them.
+
+    Raises:
+        TypeError: Keys that are no int32 or int64 tensors, or differ in dtype.
+        ValueError: Arguments of the wrong shape, device or range.
+        RuntimeError: On the CPU, rows of keys that do not ascend.
+
+    Example:
+        >>> from fastood.ops.detection_metrics import sort_scores
+        >>> scores = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+        >>> id_keys, ood_keys = sort_scores(scores[0]), sort_scores(scores[1] + 1)
+        >>> found = resampled_statistics(id_keys, ood_keys, seed=0, replicates=200)
+        >>> bool((found.auroc.mean() - 0.76).abs() < 0.02), bool((found.auroc.std() - 0.01).abs() < 0.002)
+        (True, True)
+    """
+    check_both_keys(id_keys, ood_keys, dim=1)
+    rates = checked_rates(tpr)
+    if scheme == "subset" and id_size is None and ood_size is None:
+        raise ValueError('id_size or ood_size must be given with scheme "subset": without them nothing is drawn')
+    samples = (
+        _Samples(0, len(id_keys), scheme, id_size, "id_size", id_index, "id_index"),
+        _Samples(1, len(ood_keys), scheme, ood_size, "ood_size", ood_index, "ood_index"),
+    )
+    for of_class in samples:
+        of_class.check(id_keys.device)
+    _check_seed_and_replicates(seed, replicates)
+    chunk = max(1, _CHUNK_BYTES // (4 * max(1, len(id_keys) + len(ood_keys))))
+    found = [
+        _weighted_ranking_statistics(
+            id_keys[None].contiguous(),
+            ood_keys[None].contiguous(),
+            *(of_class.draw(seed, first, min(chunk, replicates - first), id_keys.device) for of_class in samples),
+            rates,
+        )
+        for first in range(0, replicates, chunk)
+    ]
+    return unpack(found[0] if len(found) == 1 else torch.cat(found), len(rates))
+
+
+def resampling_counts(
+    count: int,
+    *,
+    seed: int,
+    stream: int,
+    replicates: int,
+    scheme: Scheme,
+    size: int | None = None,
+    first_replicate: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """How often each of `count` samples is drawn.
+
+    The j-th 64 random bits `u(j)` of a replicate are those of Philox4x32-10 (Salmon et al. 2011) with key `seed` and
+    counter (j // 2, replicate, stream): the same on every device, for any number of threads.
+
+        multinomial  `count` draws with replacement; draw j takes sample ⌊u(j) · count / 2⁶⁴⌋
+        poisson      sample j counts k times where the Poisson(1) distribution reaches u(j) / 2⁶⁴ at k
+        subset       the `size` samples j of smallest (u(j), j) count once; all of them without `size`
+
+    Args:
+        count: Samples, below 2^31.
+        seed: Any int64.
+        stream: Which of the independent draws of a seed, in [0, 2^32): 0 for ID, 1 for OOD samples.
+        replicates: R.
+        scheme: Of the above.
+        size: Samples kept by "subset".
+        first_replicate: The number of the first; replicates can so be made in chunks.
+        device: Where.
+
+    Returns:
+        int32 `[R, count]`.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> resampling_counts(6, seed=0, stream=0, replicates=2, scheme="multinomial").sum(1)
+        tensor([6, 6])
+        >>> resampling_counts(6, seed=0, stream=0, replicates=2, scheme="subset", size=4).sum(1)
+        tensor([4, 4])
+    """
+    if not 0 <= count <= MAX_COUNT:
+        raise ValueError(f"count must be in [0, 2^31), got {count}")
+    _check_seed_and_replicates(seed, replicates, first_replicate)
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"stream must be in [0, 2^32), got {stream}")
+    _check_size(scheme, size, count, "size")
+    counts = torch.empty(replicates, count, dtype=torch.int32, device=device)
+    kept = count if size is None else size
+    _resampling_counts(counts, seed, stream, first_replicate, _SCHEMES[scheme], kept)
+    return counts
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """How the samples of one class are resampled."""
+
+    stream: int
+    count: int
+    scheme: Scheme
+    size: int | None
+    size_name: str
+    index: Tensor | None
+    index_name: str
+
+    def check(self, device: torch.device) -> None:
+        _check_size(self.scheme, self.size, self.count, self.size_name)
+        check_per_row(self.index, self.index_name, (self.count,), device)
+        if self.index is not None:
+            check_range(self.index, self.index_name, self.count - 1)
+
+    def draw(self, seed: int, first: int, replicates: int, device: torch.device) -> Tensor | None:
+        """Weights [R, count] of the sorted keys; None where each counts once."""
+        if self.scheme == "subset" and self.size is None:
+            return None
+        counts = resampling_counts(
+            self.count,
+            seed=seed,
+            stream=self.stream,
+            replicates=replicates,
+            scheme=self.scheme,
+            size=self.size,
+            first_replicate=first,
+            device=device,
+        )
+        return counts if self.index is None else counts.index_select(1, self.index)
+
+
+def _check_seed_and_replicates(seed: int, replicates: int, first: int = 0) -> None:
+    if seed not in _INT64:
+        raise ValueError(f"seed must be an int64, got {seed}")
+    if replicates < 1 or first < 0 or first + replicates > 2**32:
+        raise ValueError(f"replicates must be at least 1 and numbered below 2^32, got {replicates} from {first} on")
+
+
+def _check_size(scheme: Scheme, size: int | None, count: int, name: str) -> None:
+    if scheme not in _SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}, got {scheme!r}")
+    if size is not None and scheme != "subset":
+        raise ValueError(f'{name} must be None unless scheme is "subset", got {size} with {scheme!r}')
+    if size is not None and not 0 <= size <= count:
+        raise ValueError(f"{name} must be in [0, {count}], the number of samples, got {size}")
