@@ -84,7 +84,7 @@ def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def roc_counts(id_keys: Tensor, ood_keys: Tensor) -> RocCounts:
     """Counts at every distinct key of `[N]` ID and `[M]` OOD keys."""
     keys = torch.unique(torch.cat((id_keys, ood_keys))).flip(0)
-    ood, ind = ((sorted_keys >= keys[:, None]).sum(1) for sorted_keys in (ood_keys, id_keys))
+    ood, ind = (len(ascending) - torch.searchsorted(ascending, keys) for ascending in (ood_keys, id_keys))
     return RocCounts(keys=keys, ood=ood, id=ind)
 
 
