@@ -61,7 +61,7 @@ class Run:
         """
         accelerator = resolve_device(config.device if device is None else device)
         task = load_task(config.data, seed=config.seed)
-        drawn = config.protocol.ood_count(len(task.id_test))
+        drawn = config.protocol.ood_count(len(task.id_test)) or 1  # of a set taken whole
         for name, images in task.ood.items():
             if len(images) < drawn:
                 raise ValueError(

@@ -1,5 +1,6 @@
 """Detection metrics against sklearn, known values and their own invariances."""
 
+from dataclasses import replace
 from math import inf, nan
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from fastood.metrics import detection_metrics, pr_curve, roc_curve
+from fastood.metrics import auroc, average_precision, detection_metrics, fpr_at_tpr, pr_curve, roc_curve
 
 
 def sklearn_inputs(id_scores, ood_scores, positive):
@@ -38,7 +39,7 @@ def assert_agrees_with_sklearn(id_scores, ood_scores, positive, tpr=0.95):
     labels, scores = sklearn_inputs(id_scores, ood_scores, positive)
     assert metrics.auroc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     assert metrics.aupr == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
-    assert metrics.fpr95 == pytest.approx(sklearn_fpr(labels, scores, tpr), abs=1e-12)
+    assert metrics.fpr_at_tpr == pytest.approx(sklearn_fpr(labels, scores, tpr), abs=1e-12)
     assert (metrics.positive, metrics.tpr) == (positive, tpr)
     assert (metrics.id_count, metrics.ood_count) == (len(id_scores), len(ood_scores))
 
@@ -113,7 +114,7 @@ def test_invariant_under_increasing_maps(id_ranks, ood_ranks):
         # A float32 step apart: exactly what logits differ by.
         torch.arange(10).float().mul(2**-23).add(1.0),
     ]
-    results = [detection_metrics(values[id_ranks], values[ood_ranks]) for values in maps]
+    results = [replace(detection_metrics(values[id_ranks], values[ood_ranks]), threshold=0.0) for values in maps]
     assert all(result == results[0] for result in results)
 
 
@@ -156,7 +157,7 @@ def test_required_true_positives_are_counted_in_decimal(tpr, count, required):
     # OOD scores count…1 interleaved with ID half a step below: FP before the required-th OOD is required − 1.
     ood_scores = torch.arange(count, 0, -1)
     metrics = detection_metrics(ood_scores.double() - 0.5, ood_scores.double(), tpr=tpr)
-    assert metrics.fpr95 == (required - 1) / count
+    assert metrics.fpr_at_tpr == (required - 1) / count
 
 
 def test_auroc_counts_do_not_round():
@@ -177,8 +178,7 @@ def test_scores_with_a_gradient_are_read_without_it():
         (torch.tensor([1.0]), torch.tensor([]), ValueError, "ood_scores is empty"),
         (torch.tensor([1.0, nan]), torch.tensor([1.0]), ValueError, "id_scores holds 1 NaN among its 2"),
         (torch.tensor([1.0]), torch.tensor([nan]), ValueError, "ood_scores holds 1 NaN"),
-        (torch.ones(2, 2), torch.ones(2), ValueError, r"id_scores must be 1-D \[N\], got shape \(2, 2\)"),
-        (torch.tensor(1.0), torch.ones(2), ValueError, "1-D"),
+        (torch.tensor(1.0), torch.ones(2), ValueError, r"id_scores must .*got shape \(\)"),
         ([1.0], torch.ones(2), TypeError, "id_scores must be a torch.Tensor, got list"),
         (torch.ones(2, dtype=torch.complex64), torch.ones(2), TypeError, "must be real"),
         (torch.ones(2), torch.ones(2).double(), TypeError, "one dtype, got torch.float32 and torch.float64"),
@@ -247,3 +247,63 @@ def test_pr_curve_at_another_ratio_is_the_curve_of_repeated_images(positive):
 def test_pr_curve_refuses_a_bad_ratio(ratio):
     with pytest.raises(ValueError, match="ood_per_id must be"):
         pr_curve(torch.ones(2), torch.ones(2), ood_per_id=ratio)
+
+
+@pytest.mark.parametrize("positive", ["ood", "id"])
+@pytest.mark.parametrize(
+    ("id_shape", "ood_shape"), [((50,), (3, 20)), ((3, 50), (20,)), ((2, 1, 50), (3, 20)), ((1, 50), (1, 20))]
+)
+def test_a_batch_is_its_pairs_one_by_one(id_shape, ood_shape, positive):
+    source = torch.Generator().manual_seed(0)
+    id_scores = torch.randn(id_shape, generator=source).round(decimals=1)
+    ood_scores = (1 + torch.randn(ood_shape, generator=source)).round(decimals=1)
+    batch = detection_metrics(id_scores, ood_scores, positive=positive)
+    leading = torch.broadcast_shapes(id_shape[:-1], ood_shape[:-1])
+    assert (batch.id_count, batch.ood_count) == (50, 20)
+    id_rows, ood_rows = id_scores.expand(*leading, 50), ood_scores.expand(*leading, 20)
+    for position in np.ndindex(*leading):
+        single = detection_metrics(id_rows[position], ood_rows[position], positive=positive)
+        for name in ("auroc", "aupr_in", "aupr_out", "aupr", "fpr95", "threshold", "detection_error"):
+            value = getattr(batch, name)
+            assert value.shape == leading
+            assert value.dtype == torch.float64
+            assert value[position] == getattr(single, name), name
+
+
+def test_shapes_that_do_not_broadcast_are_errors():
+    with pytest.raises(ValueError, match=r"broadcast, got shapes \(2, 5\) and \(3, 5\)"):
+        detection_metrics(torch.ones(2, 5), torch.ones(3, 5))
+    with pytest.raises(ValueError, match=r"at least one set of scores, got shape \(0, 5\)"):
+        detection_metrics(torch.ones(0, 5), torch.ones(3, 5))
+
+
+def test_detection_error_is_the_smallest_over_thresholds():
+    # Threshold 3 flags both OOD and one of four ID scores; 9 one OOD of two and none; nothing flagged is 1/2.
+    metrics = detection_metrics(torch.tensor([0, 1, 2, 4]), torch.tensor([3, 9]))
+    assert metrics.detection_error == (1 / 4 + 0) / 2
+    inverted = detection_metrics(torch.tensor([8, 9]), torch.tensor([0, 1]))
+    assert inverted.detection_error == 0.5
+
+
+def test_fpr95_is_not_read_at_another_rate():
+    metrics = detection_metrics(torch.arange(4), torch.arange(2, 6), tpr=0.9)
+    with pytest.raises(AttributeError, match="read fpr_at_tpr"):
+        _ = metrics.fpr95
+
+
+@pytest.mark.parametrize("positive", ["ood", "id"])
+def test_thresholds_flag_what_they_say(positive):
+    id_scores, ood_scores = SCORE_SETS["tied"]
+    metrics = detection_metrics(id_scores, ood_scores, positive=positive)
+    flagged = [(s >= metrics.threshold) if positive == "ood" else (s <= metrics.threshold) for s in SCORE_SETS["tied"]]
+    false, true = flagged if positive == "ood" else reversed(flagged)
+    assert float(true.double().mean()) >= 0.95
+    assert float(false.double().mean()) == metrics.fpr95
+
+
+def test_single_functions_are_fields_of_the_whole():
+    scores = SCORE_SETS["tied"]
+    metrics = detection_metrics(*scores, positive="id", rule="nearest", tpr=0.8)
+    assert auroc(*scores) == metrics.auroc
+    assert average_precision(*scores, positive="id") == metrics.aupr_in
+    assert fpr_at_tpr(*scores, positive="id", rule="nearest", tpr=0.8) == metrics.fpr_at_tpr

@@ -101,5 +101,5 @@ def test_protocol_refuses_so_few_id_images_that_no_ood_image_is_drawn():
 
 
 def test_a_changed_protocol_cannot_go_by_the_name_of_another():
-    with pytest.raises(ValueError, match=r"not be li2020 where ood_fraction, positive is not"):
+    with pytest.raises(ValueError, match=r"not be li2020, which has ood_fraction 0.2, positive 'ood'"):
         Protocol(ood_fraction=0.5, positive="id")

@@ -5,20 +5,27 @@ what its numbers depend on: the positive class, the image counts and, for a prot
 """
 
 from fastood.metrics.curves import PrCurve, RocCurve, pr_curve, roc_curve
-from fastood.metrics.detection import DetectionMetrics, detection_metrics
-from fastood.metrics.protocol import MeanStd, Protocol, ProtocolResult, evaluate_protocol
-from fastood.metrics.thresholds import Positive
+from fastood.metrics.detection import DetectionMetrics, auroc, average_precision, detection_metrics, fpr_at_tpr
+from fastood.metrics.protocol import PROTOCOLS, MeanStd, Protocol, ProtocolResult, evaluate_protocol
+from fastood.metrics.rules import AuprKind, FprRule
+from fastood.metrics.validation import Positive
 
 __all__ = [
+    "PROTOCOLS",
+    "AuprKind",
     "DetectionMetrics",
+    "FprRule",
     "MeanStd",
     "Positive",
     "PrCurve",
     "Protocol",
     "ProtocolResult",
     "RocCurve",
+    "auroc",
+    "average_precision",
     "detection_metrics",
     "evaluate_protocol",
+    "fpr_at_tpr",
     "pr_curve",
     "roc_curve",
 ]

@@ -1,14 +1,12 @@
-"""What every detection metric is read from: integer counts at each distinct score."""
+"""What curves and rules are read from: integer counts at each distinct score."""
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Positive = Literal["ood", "id"]
-"""The class whose detection is measured: most papers take OOD, some (energy, ODIN, Mahalanobis) take ID."""
+from fastood.metrics.validation import Positive, check_choice, ranked_pair
+from fastood.ops.detection_metrics import keys_to_scores, roc_counts, sort_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +18,9 @@ class ThresholdCounts:
     ties are never split.
     """
 
+    positive: Positive
     thresholds: Tensor
-    """[T], the dtype of the scores (bool as uint8, halves as float64)."""
+    """float64 [T]."""
     true_positives: Tensor
     """int64 [T], flagged images of the positive class."""
     false_positives: Tensor
@@ -54,84 +53,35 @@ def count_at_thresholds(id_scores: Tensor, ood_scores: Tensor, *, positive: Posi
         >>> counts.true_positives.tolist(), counts.false_positives.tolist()
         ([1, 2, 2], [0, 1, 2])
     """
-    if positive not in get_args(Positive):
-        raise ValueError(f'positive must be "ood" or "id", got {positive!r}')
-    check_scores("id_scores", id_scores)
-    check_scores("ood_scores", ood_scores)
-    check_comparable("id_scores", id_scores, "ood_scores", ood_scores)
-    id_keys = _sort_keys(id_scores)
-    ood_keys = _sort_keys(ood_scores)
-    ascending = torch.cat((id_keys, ood_keys)).sort().values
-    is_first = torch.ones_like(ascending, dtype=torch.bool)
-    is_first[1:] = ascending[1:] != ascending[:-1]
-    thresholds = ascending[is_first]
+    check_choice("positive", positive, Positive)
+    pair = ranked_pair(id_scores, ood_scores)
+    found = roc_counts(sort_scores(pair.id_scores), sort_scores(pair.ood_scores))
+    thresholds = pair.thresholds(keys_to_scores(found.keys))
     if positive == "ood":
-        thresholds = thresholds.flip(0)
-        ood_flagged, id_flagged = (len(keys) - torch.searchsorted(keys, thresholds) for keys in (ood_keys, id_keys))
-        true_positives, false_positives = ood_flagged, id_flagged
-    else:
-        ood_flagged, id_flagged = (torch.searchsorted(keys, thresholds, right=True) for keys in (ood_keys, id_keys))
-        true_positives, false_positives = id_flagged, ood_flagged
+        return ThresholdCounts(
+            positive=positive,
+            thresholds=thresholds,
+            true_positives=found.ood,
+            false_positives=found.id,
+            positives=len(ood_scores),
+            negatives=len(id_scores),
+        )
     return ThresholdCounts(
-        thresholds=thresholds,
-        true_positives=true_positives,
-        false_positives=false_positives,
-        positives=len(ood_keys) if positive == "ood" else len(id_keys),
-        negatives=len(id_keys) if positive == "ood" else len(ood_keys),
+        positive=positive,
+        thresholds=thresholds.flip(0),
+        true_positives=_at_most(found.id, len(id_scores)),
+        false_positives=_at_most(found.ood, len(ood_scores)),
+        positives=len(id_scores),
+        negatives=len(ood_scores),
     )
 
 
-def check_scores(name: str, scores: Tensor) -> None:
-    """Refuses what cannot be ranked.
-
-    Args:
-        name: The argument's name, for the error message.
-        scores: [N] bool, integer or floating-point scores, N ≥ 1, no NaN.
-
-    Raises:
-        TypeError: Not a tensor, or complex.
-        ValueError: Empty, not 1-D, or holding NaN.
-    """
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(scores).__name__}")
-    if scores.is_complex():
-        raise TypeError(f"{name} must be real, got {scores.dtype}")
-    if scores.ndim != 1:
-        raise ValueError(f"{name} must be 1-D [N], got shape {tuple(scores.shape)}")
-    if not len(scores):
-        raise ValueError(f"{name} is empty; a metric needs at least one score of each class")
-    nan_count = int(scores.isnan().sum())
-    if nan_count:
-        raise ValueError(f"{name} holds {nan_count} NaN among its {len(scores)} scores; NaN has no rank")
+def gains(cumulative: Tensor) -> Tensor:
+    """[T] counts within each tie group, from the counts up to it."""
+    return cumulative.diff(prepend=cumulative.new_zeros(1))
 
 
-def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuses two sets of scores between which ties are not exact, or which lie on different devices.
-
-    Raises:
-        TypeError: Different dtypes; one number rounded to two precisions would no longer tie.
-        ValueError: Different devices.
-    """
-    if scores.dtype != other.dtype:
-        raise TypeError(f"{name} and {other_name} must share one dtype, got {scores.dtype} and {other.dtype}")
-    if scores.device != other.device:
-        raise ValueError(f"{name} and {other_name} must share one device, got {scores.device} and {other.device}")
-
-
-def _sort_keys(scores: Tensor) -> Tensor:
-    """[N] sorted: floats as float64 (exact), bool as uint8, other integers as they are."""
-    if scores.dtype == torch.bool:
-        scores = scores.to(torch.uint8)
-    elif scores.is_floating_point():
-        scores = scores.to(torch.float64)
-    return scores.detach().sort().values
-
-
-def decimal_fraction(value: float) -> Fraction:
-    """The number that was typed: 0.1 becomes 1/10, not its binary neighbour, so that 0.1 · 100 is 10.
-
-    Example:
-        >>> decimal_fraction(0.95)
-        Fraction(19, 20)
-    """
-    return Fraction(repr(float(value)))
+def _at_most(at_least: Tensor, total: int) -> Tensor:
+    """[T] counts ≤ each threshold, thresholds ascending, from those ≥ it, thresholds descending."""
+    above = torch.cat((at_least.new_zeros(1), at_least[:-1]))
+    return (total - above).flip(0)

@@ -6,7 +6,8 @@ from math import inf, isfinite
 import torch
 from torch import Tensor
 
-from fastood.metrics.thresholds import Positive, count_at_thresholds
+from fastood.metrics.counts import count_at_thresholds
+from fastood.metrics.validation import Positive
 
 
 @dataclass(frozen=True, kw_only=True)

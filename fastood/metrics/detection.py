@@ -1,36 +1,74 @@
-"""AUROC, AUPR and FPR at a TPR of one pair of score sets, from integer counts."""
+"""AUROC, AUPR and FPR at a TPR of one pair of score sets, or of many at once."""
 
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastood.metrics.thresholds import Positive, ThresholdCounts, count_at_thresholds, decimal_fraction
+from fastood.metrics.counts import count_at_thresholds
+from fastood.metrics.rules import AuprKind, FprRule, area_under_pr, operating_point
+from fastood.metrics.validation import Positive, RankedPair, check_choice, check_tpr, ranked_pair
+from fastood.ops.detection_metrics import RankingStatistics, ranking_statistics, sort_scores
+
+_CLASSES: tuple[Positive, Positive] = ("ood", "id")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionMetrics:
-    """The field's three numbers as fractions in [0, 1], with what they depend on."""
+    """The field's numbers as fractions in [0, 1], with what they depend on.
 
-    auroc: float
+    A number is a float for one pair of sets, and a float64 tensor of the sets' leading shape for many.
+    """
+
+    auroc: float | Tensor
     """Area under the ROC curve: P(OOD score > ID score) + ½ P(equal). The same for either positive class."""
-    aupr: float
-    """Average precision of the positive class (sklearn's step rule). It rises with the positives' share."""
-    fpr95: float
-    """FPR at the first threshold whose TPR reaches `tpr`."""
+    aupr_in: float | Tensor
+    """AUPR with ID as the positive class. It rises with the share of ID images."""
+    aupr_out: float | Tensor
+    """AUPR with OOD as the positive class. It rises with the share of OOD images."""
+    fpr_at_tpr: float | Tensor
+    """FPR at the TPR `tpr` of the positive class, by the rule `rule`."""
+    threshold: float | Tensor
+    """The score at which it is read: those ≥ it are flagged with OOD positive, ≤ it with ID positive (beyond it for
+    the rule "floor"); NaN for the rule "odin", a mean over several."""
+    detection_error: float | Tensor
+    """Smallest (FPR + FNR) / 2 of any threshold (Liang 2018). The same for either positive class."""
     tpr: float
-    """The TPR at which `fpr95` is read, 0.95 unless asked otherwise."""
     positive: Positive
-    """The positive class, "ood" or "id"."""
+    rule: FprRule
+    aupr_kind: AuprKind
     id_count: int
-    """In-distribution scores."""
+    """In-distribution scores of each set."""
     ood_count: int
-    """OOD scores."""
+    """OOD scores of each set."""
+
+    @property
+    def aupr(self) -> float | Tensor:
+        """AUPR of the positive class."""
+        return self.aupr_out if self.positive == "ood" else self.aupr_in
+
+    @property
+    def fpr95(self) -> float | Tensor:
+        """FPR at a TPR of 0.95.
+
+        Raises:
+            AttributeError: It was asked for at another TPR; `fpr_at_tpr` holds that.
+        """
+        if self.tpr != 0.95:
+            raise AttributeError(f"fpr95 of metrics at tpr {self.tpr}: read fpr_at_tpr")
+        return self.fpr_at_tpr
 
 
 def detection_metrics(
-    id_scores: Tensor, ood_scores: Tensor, *, tpr: float = 0.95, positive: Positive = "ood"
+    id_scores: Tensor,
+    ood_scores: Tensor,
+    *,
+    tpr: float = 0.95,
+    positive: Positive = "ood",
+    rule: FprRule = "first",
+    aupr_kind: AuprKind = "average_precision",
 ) -> DetectionMetrics:
     """Measures how well scores tell OOD from in-distribution images.
 
@@ -40,62 +78,156 @@ def detection_metrics(
     scale or rounding can move a result.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
-            allowed.
-        ood_scores: [M] OOD scores, same dtype and device.
-        tpr: True-positive rate for `fpr95`, in (0, 1].
+        id_scores: [..., N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
+            allowed. Leading dimensions broadcast against those of `ood_scores`; ID scores shared by many OOD
+            sets are sorted once.
+        ood_scores: [..., M] OOD scores, same dtype and device.
+        tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class. "ood": Li & Vasconcelos 2020, Hendrycks 2019, OpenOOD v1.5.
             "id": ODIN, Mahalanobis, energy. The same scores can give very different FPR95 and AUPR.
+        rule: Where the FPR is read, see `FprRule`. All but "first" go through the sets one by one.
+        aupr_kind: How the AUPR is taken, see `AuprKind`. Likewise.
 
     Returns:
-        The metrics as fractions (float64).
+        The metrics as fractions: floats for two 1-D sets, else float64 tensors on the device of the scores.
 
     Raises:
         TypeError: Scores that are no tensors, are complex, or differ in dtype.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; `tpr` or
-            `positive` out of range.
+        ValueError: Scores that are empty, of shapes that do not broadcast, hold NaN or lie on different devices;
+            `tpr`, `positive`, `rule` or `aupr_kind` out of range; no threshold for the rule.
 
     Example:
         >>> id_scores = torch.tensor([0.1, 0.2, 0.3, 0.7])
         >>> metrics = detection_metrics(id_scores, torch.tensor([0.6, 0.9]))
         >>> metrics.auroc, metrics.fpr95, round(metrics.aupr, 4)
         (0.875, 0.25, 0.8333)
+        >>> detection_metrics(id_scores, torch.tensor([[0.6, 0.9], [0.0, 0.5]])).auroc
+        tensor([0.8750, 0.3750], dtype=torch.float64)
     """
-    if not (isfinite(tpr) and 0 < tpr <= 1):
-        raise ValueError(f"tpr must lie in (0, 1], got {tpr}")
-    counts = count_at_thresholds(id_scores, ood_scores, positive=positive)
+    check_tpr(tpr)
+    check_choice("positive", positive, Positive)
+    check_choice("rule", rule, FprRule)
+    check_choice("aupr_kind", aupr_kind, AuprKind)
+    pair = ranked_pair(id_scores, ood_scores, batched=True)
+    shape = _common_shape(id_scores, ood_scores)
+    ranking = _ranking(pair, shape, tpr)
+    fpr = ranking.fpr_ood if positive == "ood" else ranking.fpr_id
+    threshold = ranking.threshold_ood if positive == "ood" else ranking.threshold_id
+    values = {
+        "auroc": ranking.auroc,
+        "aupr_in": ranking.aupr_id,
+        "aupr_out": ranking.aupr_ood,
+        "fpr_at_tpr": fpr[:, 0],
+        "threshold": pair.thresholds(threshold[:, 0]),
+        "detection_error": ranking.detection_error,
+    }
+    id_rows, ood_rows = (
+        scores.detach().expand(*(shape or (1,)), -1).flatten(0, -2) for scores in (id_scores, ood_scores)
+    )
+    if rule != "first":
+        values |= _points(id_rows, ood_rows, tpr=tpr, positive=positive, rule=rule)
+    if aupr_kind != "average_precision":
+        values |= _areas(id_rows, ood_rows, aupr_kind)
+
+    def shaped(value: Tensor) -> float | Tensor:
+        return value.view(shape) if shape else float(value)
+
     return DetectionMetrics(
-        auroc=_auroc(counts),
-        aupr=_average_precision(counts),
-        fpr95=_fpr_at_tpr(counts, tpr),
+        auroc=shaped(values["auroc"]),
+        aupr_in=shaped(values["aupr_in"]),
+        aupr_out=shaped(values["aupr_out"]),
+        fpr_at_tpr=shaped(values["fpr_at_tpr"]),
+        threshold=shaped(values["threshold"]),
+        detection_error=shaped(values["detection_error"]),
         tpr=tpr,
         positive=positive,
-        id_count=len(id_scores),
-        ood_count=len(ood_scores),
+        rule=rule,
+        aupr_kind=aupr_kind,
+        id_count=id_scores.shape[-1],
+        ood_count=ood_scores.shape[-1],
     )
 
 
-def _gains(cumulative: Tensor) -> Tensor:
-    """[T] counts within each tie group, from the counts up to it."""
-    return cumulative.diff(prepend=cumulative.new_zeros(1))
+def auroc(id_scores: Tensor, ood_scores: Tensor) -> float | Tensor:
+    """P(OOD score > ID score) + ½ P(equal): arguments, errors and shape as in `detection_metrics`.
+
+    Example:
+        >>> auroc(torch.tensor([0, 1, 2]), torch.tensor([2, 3]))
+        0.9166666666666666
+    """
+    return detection_metrics(id_scores, ood_scores).auroc
 
 
-def _auroc(counts: ThresholdCounts) -> float:
-    # Twice the Mann–Whitney statistic is an integer: a negative counts 2 for each positive ranked stricter,
-    # 1 for a tie.
-    group_positives = _gains(counts.true_positives)
-    twice_stricter = 2 * counts.true_positives - group_positives
-    twice_u = int((_gains(counts.false_positives) * twice_stricter).sum())
-    return twice_u / (2 * counts.positives * counts.negatives)
+def average_precision(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood") -> float | Tensor:
+    """Σ (Rₙ − Rₙ₋₁) Pₙ of the positive class: arguments, errors and shape as in `detection_metrics`.
+
+    Example:
+        >>> average_precision(torch.tensor([0, 1, 2]), torch.tensor([2, 3]))
+        0.8333333333333333
+    """
+    return detection_metrics(id_scores, ood_scores, positive=positive).aupr
 
 
-def _average_precision(counts: ThresholdCounts) -> float:
-    flagged = counts.true_positives + counts.false_positives
-    precision = counts.true_positives.to(torch.float64) / flagged
-    return float((_gains(counts.true_positives) * precision).sum()) / counts.positives
+def fpr_at_tpr(
+    id_scores: Tensor,
+    ood_scores: Tensor,
+    *,
+    tpr: float = 0.95,
+    positive: Positive = "ood",
+    rule: FprRule = "first",
+) -> float | Tensor:
+    """False-positive rate at a true-positive rate: arguments, errors and shape as in `detection_metrics`.
+
+    Example:
+        >>> fpr_at_tpr(torch.tensor([0, 1, 2]), torch.tensor([2, 3]))
+        0.3333333333333333
+    """
+    return detection_metrics(id_scores, ood_scores, tpr=tpr, positive=positive, rule=rule).fpr_at_tpr
 
 
-def _fpr_at_tpr(counts: ThresholdCounts, tpr: float) -> float:
-    required = ceil(decimal_fraction(tpr) * counts.positives)
-    first = int(torch.searchsorted(counts.true_positives, required))
-    return int(counts.false_positives[first]) / counts.negatives
+def _common_shape(id_scores: Tensor, ood_scores: Tensor) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(id_scores.shape[:-1], ood_scores.shape[:-1])
+    except ValueError:
+        raise ValueError(
+            "id_scores and ood_scores must have leading dimensions that broadcast, got shapes "
+            f"{tuple(id_scores.shape)} and {tuple(ood_scores.shape)}"
+        ) from None
+
+
+def _ranking(pair: RankedPair, shape: tuple[int, ...], tpr: float) -> RankingStatistics:
+    """Statistics of every pair, [prod(shape)]; each set is sorted once however many it meets."""
+    id_scores, ood_scores, _ = pair
+    id_keys = sort_scores(id_scores.reshape(-1, id_scores.shape[-1]))
+    ood_keys = sort_scores(ood_scores.reshape(-1, ood_scores.shape[-1]))
+    device = id_scores.device
+    id_row, ood_row = (
+        torch.arange(prod(leading), device=device).view(leading).expand(shape).reshape(-1)
+        for leading in (id_scores.shape[:-1], ood_scores.shape[:-1])
+    )
+    if len(ood_keys) != len(ood_row):
+        ood_keys = ood_keys[ood_row]
+    return ranking_statistics(id_keys, ood_keys, id_row=id_row, tpr=(tpr,))
+
+
+def _points(
+    id_scores: Tensor, ood_scores: Tensor, *, tpr: float, positive: Positive, rule: FprRule
+) -> dict[str, Tensor]:
+    """FPR and threshold by a rule, [B], of [B, N] and [B, M] scores."""
+    points = []
+    for id_row, ood_row in zip(id_scores, ood_scores, strict=True):
+        counts = count_at_thresholds(id_row, ood_row, positive=positive)
+        ascending = (ood_row if positive == "ood" else id_row).sort().values
+        points.append(operating_point(counts, tpr, rule, ascending))
+    fpr, threshold = torch.tensor(points, dtype=torch.float64, device=id_scores.device).unbind(1)
+    return {"fpr_at_tpr": fpr, "threshold": threshold}
+
+
+def _areas(id_scores: Tensor, ood_scores: Tensor, aupr_kind: AuprKind) -> dict[str, Tensor]:
+    """Both AUPRs, [B], of [B, N] and [B, M] scores."""
+    areas = [
+        [area_under_pr(count_at_thresholds(id_row, ood_row, positive=positive), aupr_kind) for positive in _CLASSES]
+        for id_row, ood_row in zip(id_scores, ood_scores, strict=True)
+    ]
+    aupr_out, aupr_in = torch.tensor(areas, dtype=torch.float64, device=id_scores.device).unbind(1)
+    return {"aupr_in": aupr_in, "aupr_out": aupr_out}

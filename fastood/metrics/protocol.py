@@ -1,58 +1,73 @@
-"""Evaluation protocols: how many OOD images meet the ID test set, how often, and which class is positive."""
+"""Evaluation protocols: how many OOD images meet the ID test set, how often, and how the numbers are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import floor, isfinite
 from statistics import fmean, pstdev
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
-from fastood.metrics.thresholds import Positive, check_comparable, check_scores, decimal_fraction
+from fastood.metrics.rules import AuprKind, FprRule
+from fastood.metrics.validation import (
+    Positive,
+    check_choice,
+    check_comparable,
+    check_scores,
+    check_tpr,
+    decimal_fraction,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How detection is evaluated; the default is that of Li & Vasconcelos 2020, §5.1.
+    """How detection is evaluated; the default is that of Li & Vasconcelos 2020, §5.1, and `PROTOCOLS` has others.
 
     Every OOD set is drawn down to 20 % of the ID test size, without replacement, 5 times, with OOD as the
     positive class: AUPR depends on that ratio. So does the authors' code (test_ood.py): int(0.2 · N) images
     by `np.random.choice(replace=False)`, one trained model, mean and `np.std` over the 5 draws, and an "all
     sets" row in which each set weighs the same. Its spread is that of the draw, not of training. It takes
-    FPR95 at an interpolated quantile between two neighbouring OOD scores; here it is taken at the stricter
-    of the two.
+    FPR95 at an interpolated quantile between two neighbouring OOD scores (our rule "quantile"); here it is taken
+    at the stricter of the two.
     """
 
     name: str = "li2020"
-    """Name that results carry; another than li2020 as soon as one of the others is changed."""
-    ood_fraction: float = 0.2
-    """OOD images drawn per ID test image, rounded down; above 0."""
+    """Name that results carry. A name of `PROTOCOLS` stands for all that it has there, another for anything."""
+    ood_fraction: float | None = 0.2
+    """OOD images drawn per ID test image, rounded down; above 0. None takes all images of a set."""
     repeats: int = 5
-    """Independent draws of each OOD set; at least 1."""
+    """Independent draws of each OOD set; at least 1, and 1 where all images are taken."""
     tpr: float = 0.95
     """True-positive rate at which the false-positive rate is read, in (0, 1]."""
     positive: Positive = "ood"
     """The positive class: "ood" or "id"."""
+    rule: FprRule = "first"
+    """Where the false-positive rate is read."""
+    aupr_kind: AuprKind = "average_precision"
+    """How the area under the precision–recall curve is taken."""
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.ood_fraction) and self.ood_fraction > 0):
-            raise ValueError(f"ood_fraction must be a finite number above 0, got {self.ood_fraction}")
+        if self.ood_fraction is not None and not (isfinite(self.ood_fraction) and self.ood_fraction > 0):
+            raise ValueError(f"ood_fraction must be a finite number above 0, or None, got {self.ood_fraction}")
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
-        if not (isfinite(self.tpr) and 0 < self.tpr <= 1):
-            raise ValueError(f"tpr must lie in (0, 1], got {self.tpr}")
-        if self.positive not in get_args(Positive):
-            raise ValueError(f'positive must be "ood" or "id", got {self.positive!r}')
-        changed = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
-        if self.name == "li2020" and changed:
-            raise ValueError(
-                f"name must not be li2020 where {', '.join(changed)} is not li2020's: give protocol.name another"
-            )
+        if self.ood_fraction is None and self.repeats > 1:
+            raise ValueError(f"repeats must be 1 where ood_fraction is None, every set whole, got {self.repeats}")
+        check_tpr(self.tpr)
+        check_choice("positive", self.positive, Positive)
+        check_choice("rule", self.rule, FprRule)
+        check_choice("aupr_kind", self.aupr_kind, AuprKind)
+        named = _SETTINGS.get(self.name, {})
+        changed = [field for field, value in named.items() if getattr(self, field) != value]
+        if changed:
+            wanted = ", ".join(f"{field} {named[field]!r}" for field in changed)
+            raise ValueError(f"name must not be {self.name}, which has {wanted}: give protocol.name another")
 
-    def ood_count(self, id_count: int) -> int:
-        """Number of OOD images that meet `id_count` ID test images in one draw.
+    def ood_count(self, id_count: int) -> int | None:
+        """Number of OOD images that meet `id_count` ID test images in one draw; None where all do.
 
         Raises:
             ValueError: The fraction of so few ID images is no OOD image at all.
@@ -61,10 +76,39 @@ class Protocol:
             >>> Protocol().ood_count(10_000)
             2000
         """
+        if self.ood_fraction is None:
+            return None
         count = floor(decimal_fraction(self.ood_fraction) * id_count)
         if count < 1:
             raise ValueError(f"ood_fraction {self.ood_fraction} of {id_count} ID images leaves no OOD image")
         return count
+
+
+_LI2020 = {field.name: field.default for field in fields(Protocol) if field.name != "name"}
+_WHOLE_SETS = {**_LI2020, "ood_fraction": None, "repeats": 1}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "li2020": _LI2020,
+    "oe2019": {**_LI2020, "repeats": 10, "rule": "nearest"},
+    "energy2020": {**_LI2020, "repeats": 10, "rule": "nearest", "positive": "id"},
+    "odin": {**_WHOLE_SETS, "positive": "id", "rule": "odin", "aupr_kind": "balanced"},
+    "openood_v15": {**_WHOLE_SETS, "rule": "corner", "aupr_kind": "trapezoid"},
+    "wu2023": _WHOLE_SETS,
+}
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {name: Protocol(name=name, **settings) for name, settings in _SETTINGS.items()}
+)
+"""The protocols of papers and libraries by name:
+
+    li2020       Li & Vasconcelos 2020: 5 draws of OOD images, a fifth as many as ID images
+    oe2019       Hendrycks 2019 (outlier-exposure, display_results.py): 10 draws of a fifth, FPR at the nearest TPR
+    energy2020   Liu 2020 (energy_ood): as oe2019, but with ID as the positive class
+    odin         Liang 2018 (odin, calMetric.py): ID positive, all images, AUPR as if both sets had the same size
+    openood_v15  Zhang 2023 (OpenOOD v1.5, metrics.py): all images, sklearn's thinned curve, AUPR by trapezoids
+    wu2023       Wu 2023, who name the metrics only. Their AUPR says that OOD is positive and sets are whole: 99.98 % on
+                 Places365, of many more images than the ID set, where the AUROC is 96.57 %; less than the AUROC on
+                 Textures, of fewer images (table 1)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +127,10 @@ class ProtocolResult:
     aupr: MeanStd
     """Average precision of the positive class."""
     fpr95: MeanStd
-    """FPR at the protocol's TPR."""
+    """FPR at the protocol's TPR, by its rule."""
     positive: Positive
+    rule: FprRule
+    aupr_kind: AuprKind
     id_count: int
     ood_count: int
     """OOD images in each draw."""
@@ -107,7 +153,7 @@ def evaluate_protocol(
     id_scores: Tensor,
     ood_scores: Mapping[str, Tensor],
     *,
-    protocol: Protocol | None = None,
+    protocol: Protocol | str = "li2020",
     generator: torch.Generator,
 ) -> dict[str, ProtocolResult]:
     """Evaluates the scores of one model on every OOD set under a protocol.
@@ -118,7 +164,7 @@ def evaluate_protocol(
     Args:
         id_scores: [N] scores of the ID test set, higher = more OOD; ±inf allowed.
         ood_scores: Set name → [M] scores, same dtype and device as `id_scores`, M ≥ the protocol's OOD count.
-        protocol: Counts, repeats and positive class; that of Li & Vasconcelos 2020 if not given.
+        protocol: A protocol, or the name of one of `PROTOCOLS`.
         generator: Source of the draws, on any device.
 
     Returns:
@@ -127,7 +173,7 @@ def evaluate_protocol(
     Raises:
         TypeError: Scores that are no tensors, are complex, or differ in dtype.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; no OOD set; an OOD
-            set smaller than the protocol needs.
+            set smaller than the protocol needs; an unknown protocol.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -137,7 +183,7 @@ def evaluate_protocol(
         >>> result.ood_count, result.repeats, round(result.auroc.mean, 2)
         (100, 5, 0.92)
     """
-    protocol = protocol or Protocol()
+    protocol = _protocol_of(protocol)
     # All sets are checked before the first draw: a failed call must not advance the generator.
     check_scores("id_scores", id_scores)
     if not ood_scores:
@@ -147,33 +193,54 @@ def evaluate_protocol(
         argument = f"ood_scores[{name!r}]"
         check_scores(argument, scores)
         check_comparable("id_scores", id_scores, argument, scores)
-        if len(scores) < needed:
+        if needed is not None and len(scores) < needed:
             raise ValueError(
                 f"{argument} has {len(scores)} images, but protocol {protocol.name!r} draws {needed} of them "
                 f"without replacement ({protocol.ood_fraction:g} × {len(id_scores)} ID images)"
             )
     results = {}
     for name, scores in ood_scores.items():
-        draws = []
-        for _ in range(protocol.repeats):
-            order = torch.randperm(len(scores), generator=generator, device=generator.device)
-            drawn = scores[order[:needed].to(scores.device)]
-            draws.append(detection_metrics(id_scores, drawn, tpr=protocol.tpr, positive=protocol.positive))
-        results[name] = _summarise(draws, protocol)
+        drawn = scores.unsqueeze(0) if needed is None else _draw(scores, needed, protocol.repeats, generator)
+        metrics = detection_metrics(
+            id_scores,
+            drawn,
+            tpr=protocol.tpr,
+            positive=protocol.positive,
+            rule=protocol.rule,
+            aupr_kind=protocol.aupr_kind,
+        )
+        results[name] = _summarise(metrics, protocol)
     return results
 
 
-def _summarise(draws: list[DetectionMetrics], protocol: Protocol) -> ProtocolResult:
-    def spread(values: list[float]) -> MeanStd:
-        return MeanStd(mean=fmean(values), std=pstdev(values))
+def _protocol_of(protocol: Protocol | str) -> Protocol:
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be a Protocol or one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    return PROTOCOLS[protocol]
+
+
+def _draw(scores: Tensor, count: int, repeats: int, generator: torch.Generator) -> Tensor:
+    """[repeats, count] scores, without replacement within a draw."""
+    orders = [torch.randperm(len(scores), generator=generator, device=generator.device) for _ in range(repeats)]
+    return scores[torch.stack([order[:count] for order in orders]).to(scores.device)]
+
+
+def _summarise(draws: DetectionMetrics, protocol: Protocol) -> ProtocolResult:
+    def spread(values: float | Tensor) -> MeanStd:
+        each = torch.as_tensor(values).tolist()
+        return MeanStd(mean=fmean(each), std=pstdev(each))
 
     return ProtocolResult(
-        auroc=spread([draw.auroc for draw in draws]),
-        aupr=spread([draw.aupr for draw in draws]),
-        fpr95=spread([draw.fpr95 for draw in draws]),
+        auroc=spread(draws.auroc),
+        aupr=spread(draws.aupr),
+        fpr95=spread(draws.fpr_at_tpr),
         positive=protocol.positive,
-        id_count=draws[0].id_count,
-        ood_count=draws[0].ood_count,
+        rule=protocol.rule,
+        aupr_kind=protocol.aupr_kind,
+        id_count=draws.id_count,
+        ood_count=draws.ood_count,
         repeats=protocol.repeats,
         protocol=protocol.name,
     )
