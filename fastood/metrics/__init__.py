@@ -4,8 +4,20 @@ Scores follow one convention everywhere: higher means more out-of-distribution (
 what its numbers depend on: the positive class, the image counts and, for a protocol, its name and repeats.
 """
 
+from fastood.metrics.bootstrap import (
+    BootstrapResult,
+    Difference,
+    Interval,
+    IntervalMethod,
+    Resampling,
+    bootstrap_differences,
+    bootstrap_metrics,
+)
 from fastood.metrics.curves import PrCurve, RocCurve, pr_curve, roc_curve
+from fastood.metrics.delong import DelongEstimate, DelongTest, delong_estimate, delong_test
 from fastood.metrics.detection import DetectionMetrics, auroc, average_precision, detection_metrics, fpr_at_tpr
+from fastood.metrics.evaluator import DetectionEvaluator
+from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.protocol import PROTOCOLS, MeanStd, Protocol, ProtocolResult, evaluate_protocol
 from fastood.metrics.rules import AuprKind, FprRule
 from fastood.metrics.validation import Positive
@@ -13,19 +25,33 @@ from fastood.metrics.validation import Positive
 __all__ = [
     "PROTOCOLS",
     "AuprKind",
+    "BootstrapResult",
+    "DelongEstimate",
+    "DelongTest",
+    "DetectionEvaluator",
     "DetectionMetrics",
+    "Difference",
     "FprRule",
+    "Interval",
+    "IntervalMethod",
     "MeanStd",
     "Positive",
     "PrCurve",
     "Protocol",
     "ProtocolResult",
+    "Resampling",
     "RocCurve",
     "auroc",
+    "autc",
     "average_precision",
+    "bootstrap_differences",
+    "bootstrap_metrics",
+    "delong_estimate",
+    "delong_test",
     "detection_metrics",
     "evaluate_protocol",
     "fpr_at_tpr",
+    "oscr",
     "pr_curve",
     "roc_curve",
 ]

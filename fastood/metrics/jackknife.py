@@ -1,0 +1,115 @@
+"""Every metric with each score left out once, exactly, in one pass: what the acceleration of BCa intervals needs.
+
+All scores of one class in one tie group give the same value, so there is one per class and distinct score. Leaving out
+a score changes the counts of its own threshold and of all looser ones by one: a sum over thresholds then is a prefix of
+the old terms and a suffix of the changed ones, a minimum likewise, and an FPR is read at one of two thresholds.
+"""
+
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastood.metrics.counts import ThresholdCounts, gains
+from fastood.metrics.validation import decimal_fraction
+
+
+class LeftOut(NamedTuple):
+    """float64 [T]: a metric without one score of the class at each threshold."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+def acceleration(values: LeftOut, counts: ThresholdCounts) -> float:
+    """Acceleration of BCa for two samples, Σ Σ U³ / nₖ³ / (6 (Σ Σ U² / nₖ²)^{3/2}) with U = (nₖ - 1) (mean - value).
+
+    Efron & Tibshirani 1993, eq. 14.15, for several samples as in `scipy.stats.bootstrap`. 0 where no score matters.
+    """
+    cubes = squares = 0.0
+    for value, weights, count in (
+        (values.positive, gains(counts.true_positives), counts.positives),
+        (values.negative, gains(counts.false_positives), counts.negatives),
+    ):
+        present = weights > 0
+        value, weights = value[present], weights[present].double()
+        influence = (count - 1) / count * ((value * weights).sum() / count - value)
+        cubes += float((influence**3 * weights).sum())
+        squares += float((influence**2 * weights).sum())
+    return cubes / (6 * squares**1.5) if squares > 0 else 0.0
+
+
+def auroc_without(counts: ThresholdCounts) -> LeftOut:
+    """The AUROC without each score."""
+    true_positives, false_positives, true_gains, false_gains = _floats(counts)
+    stricter = true_positives - true_gains / 2
+    pairs = (false_gains * stricter).sum()
+    looser = counts.negatives - false_positives + false_gains / 2
+    return LeftOut(
+        positive=(pairs - looser) / ((counts.positives - 1) * counts.negatives),
+        negative=(pairs - stricter) / (counts.positives * (counts.negatives - 1)),
+    )
+
+
+def average_precision_without(counts: ThresholdCounts) -> LeftOut:
+    """The average precision without each score."""
+    true_positives, false_positives, true_gains, _ = _floats(counts)
+    flagged = true_positives + false_positives
+    # Where nothing else is flagged the numerators are 0 too.
+    others = (flagged - 1).clamp(min=1)
+    before = _before(true_gains * true_positives / flagged)
+    precision_without_positive = (true_positives - 1).clamp(min=0) / others
+    return LeftOut(
+        positive=(before + _from(true_gains * precision_without_positive) - precision_without_positive)
+        / (counts.positives - 1),
+        negative=(before + _from(true_gains * true_positives / others)) / counts.positives,
+    )
+
+
+def fpr_without(counts: ThresholdCounts, tpr: float) -> LeftOut:
+    """The FPR at the first threshold that reaches a TPR, without each score."""
+    true_positives, false_positives = counts.true_positives, counts.false_positives
+    rate = decimal_fraction(tpr)
+    position = torch.arange(len(true_positives), device=true_positives.device)
+    first = int(torch.searchsorted(true_positives, ceil(rate * counts.positives)))
+    needed = ceil(rate * (counts.positives - 1))
+    # A positive that is left out moves its own count: one more of the others has to be flagged.
+    beyond, within = (int(torch.searchsorted(true_positives, count)) for count in (needed, needed + 1))
+    negative = (false_positives[first] - (position <= first).long()).double() / (counts.negatives - 1)
+    positive = torch.where(position > beyond, false_positives[beyond], false_positives[within]).double()
+    return LeftOut(positive=positive / counts.negatives, negative=negative)
+
+
+def detection_error_without(counts: ThresholdCounts) -> LeftOut:
+    """The smallest (FPR + FNR) / 2 without each score."""
+    true_positives, false_positives, _, _ = _floats(counts)
+    fpr, tpr = false_positives / counts.negatives, true_positives / counts.positives
+    fewer_negatives, fewer_positives = counts.negatives - 1, counts.positives - 1
+
+    def smallest(stricter: Tensor, from_own: Tensor) -> Tensor:
+        nothing_flagged = stricter.new_full((1,), 1.0)
+        before = torch.cat((nothing_flagged, stricter[:-1])).cummin(0).values
+        return torch.minimum(before, from_own.flip(0).cummin(0).values.flip(0)) / 2
+
+    tpr_before, tpr_after = true_positives / fewer_positives, (true_positives - 1) / fewer_positives
+    fpr_before, fpr_after = false_positives / fewer_negatives, (false_positives - 1) / fewer_negatives
+    return LeftOut(
+        positive=smallest(fpr + 1 - tpr_before, fpr + 1 - tpr_after),
+        negative=smallest(fpr_before + 1 - tpr, fpr_after + 1 - tpr),
+    )
+
+
+def _floats(counts: ThresholdCounts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    cumulative = (counts.true_positives, counts.false_positives)
+    true_positives, false_positives = (count.double() for count in cumulative)
+    true_gains, false_gains = (gains(count).double() for count in cumulative)
+    return true_positives, false_positives, true_gains, false_gains
+
+
+def _before(terms: Tensor) -> Tensor:
+    return terms.cumsum(0) - terms
+
+
+def _from(terms: Tensor) -> Tensor:
+    return terms.flip(0).cumsum(0).flip(0)
