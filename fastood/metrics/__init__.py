@@ -13,10 +13,12 @@ from fastood.metrics.bootstrap import (
     bootstrap_differences,
     bootstrap_metrics,
 )
+from fastood.metrics.calibration import ScoreCalibration, threshold_at_tpr
 from fastood.metrics.curves import PrCurve, RocCurve, pr_curve, roc_curve
 from fastood.metrics.delong import DelongEstimate, DelongTest, delong_estimate, delong_test
 from fastood.metrics.detection import DetectionMetrics, auroc, average_precision, detection_metrics, fpr_at_tpr
 from fastood.metrics.evaluator import DetectionEvaluator
+from fastood.metrics.histogram import Bounded, HistogramEvaluator, HistogramMetrics
 from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.protocol import PROTOCOLS, MeanStd, Protocol, ProtocolResult, evaluate_protocol
 from fastood.metrics.rules import AuprKind, FprRule
@@ -26,12 +28,15 @@ __all__ = [
     "PROTOCOLS",
     "AuprKind",
     "BootstrapResult",
+    "Bounded",
     "DelongEstimate",
     "DelongTest",
     "DetectionEvaluator",
     "DetectionMetrics",
     "Difference",
     "FprRule",
+    "HistogramEvaluator",
+    "HistogramMetrics",
     "Interval",
     "IntervalMethod",
     "MeanStd",
@@ -41,6 +46,7 @@ __all__ = [
     "ProtocolResult",
     "Resampling",
     "RocCurve",
+    "ScoreCalibration",
     "auroc",
     "autc",
     "average_precision",
@@ -54,4 +60,5 @@ __all__ = [
     "oscr",
     "pr_curve",
     "roc_curve",
+    "threshold_at_tpr",
 ]

@@ -1,0 +1,140 @@
+"""Thresholds for deployment: how many in-distribution images a detector may flag, promised from held-out ones."""
+
+from dataclasses import dataclass
+from math import ceil, exp, floor, inf, isfinite, lgamma, log, log1p
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from fastood.metrics.validation import Positive, check_choice, check_scores, check_tpr, decimal_fraction
+
+_FORMAT = 1
+
+
+def threshold_at_tpr(scores: Tensor, *, tpr: float = 0.95, positive: Positive = "id") -> float:
+    """The strictest threshold at which a share of one class's scores is on its side.
+
+    Args:
+        scores: [N] scores of the positive class, higher = more OOD; bool, integer or floating point.
+        tpr: Share of them, in (0, 1].
+        positive: "id": scores ≤ the threshold are accepted as in-distribution, for held-out ID scores. "ood": scores ≥
+            it are flagged, for OOD scores.
+
+    Returns:
+        The ⌈tpr · N⌉-th smallest ("id") or largest ("ood") score, as `detection_metrics` has it in `threshold`. It is
+        that of these N images; for a promise about others see `ScoreCalibration`.
+
+    Raises:
+        TypeError: Scores that are no tensor, or complex.
+        ValueError: Scores that are empty, not 1-D or hold NaN; `tpr` or `positive` out of range.
+
+    Example:
+        >>> threshold_at_tpr(torch.arange(100))
+        94.0
+    """
+    check_scores("scores", scores)
+    check_tpr(tpr)
+    check_choice("positive", positive, Positive)
+    count = ceil(decimal_fraction(tpr) * len(scores))
+    return float(scores.kthvalue(count if positive == "id" else len(scores) + 1 - count).values)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreCalibration:
+    """Held-out in-distribution scores, against which others are judged (conformal outlier detection).
+
+    If a new ID image and the N held-out ones are exchangeable – drawn alike, none of them trained on – then the p-value
+    of the new one is at most α with a probability of at most α, for every N and every detector (Vovk et al. 2005; Bates
+    et al. 2023). That is on average over held-out sets; one set may mislead, for which `threshold` has `confidence`.
+
+    Example:
+        >>> calibration = ScoreCalibration(torch.arange(99))
+        >>> calibration.p_values(torch.tensor([50, 1000])).tolist()
+        [0.5, 0.01]
+        >>> calibration.threshold(0.05)
+        94.0
+    """
+
+    id_scores: Tensor
+    """[N] held-out ID scores, higher = more OOD; kept sorted, as float64."""
+
+    def __post_init__(self) -> None:
+        check_scores("id_scores", self.id_scores)
+        object.__setattr__(self, "id_scores", self.id_scores.detach().double().sort().values)
+
+    def p_values(self, scores: Tensor) -> Tensor:
+        """(1 + held-out scores ≥ score) / (N + 1): small for OOD images, and uniform or larger for ID images.
+
+        Args:
+            scores: Scores of any shape, on the device of the held-out ones.
+
+        Returns:
+            float64 of the same shape, in [1 / (N + 1), 1].
+
+        Raises:
+            ValueError: A score is NaN.
+        """
+        if scores.is_floating_point() and scores.isnan().any():
+            raise ValueError("scores must not hold NaN: it has no p-value")
+        below = torch.searchsorted(self.id_scores, scores.detach().double().contiguous())
+        count = len(self.id_scores)
+        return (1 + count - below).double() / (count + 1)
+
+    def threshold(self, fpr: float, *, confidence: float | None = None) -> float:
+        """The threshold above which images are flagged so that at most a share of ID images is.
+
+        Args:
+            fpr: Share of ID images that may be flagged, in (0, 1).
+            confidence: None promises `fpr` on average over held-out sets: flagged is what has a p-value ≤ `fpr`. A
+                number in (0, 1), such as 0.95, promises it for this held-out set with that probability (Wilks 1941):
+                a larger threshold.
+
+        Returns:
+            A held-out score; images that score above it are flagged. +inf, where nothing is, if there are too few
+            held-out scores for the promise.
+
+        Raises:
+            ValueError: An argument out of range.
+        """
+        if not (isfinite(fpr) and 0 < fpr < 1):
+            raise ValueError(f"fpr must lie in (0, 1), got {fpr}")
+        count = len(self.id_scores)
+        if confidence is None:
+            rank = floor(decimal_fraction(fpr) * (count + 1))
+        elif not (isfinite(confidence) and 0 < confidence < 1):
+            raise ValueError(f"confidence must lie in (0, 1), or be None, got {confidence}")
+        else:
+            rank = _tolerance_rank(count, fpr, confidence)
+        return inf if rank == 0 else float(self.id_scores[count - rank])
+
+    def save(self, path: Path | str) -> None:
+        """Writes the scores to a file."""
+        torch.save({"format": _FORMAT, "id_scores": self.id_scores.cpu()}, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Reads what `save` wrote; the scores are on the CPU.
+
+        Raises:
+            ValueError: The file holds something else.
+        """
+        content = torch.load(path, weights_only=True)
+        if not (isinstance(content, dict) and content.get("format") == _FORMAT and "id_scores" in content):
+            raise ValueError(f"{path} is no file of ScoreCalibration.save")
+        return cls(content["id_scores"])
+
+
+def _tolerance_rank(count: int, fpr: float, confidence: float) -> int:
+    """The largest k for which the k-th largest of `count` scores exceeds all but `fpr` of ID scores with `confidence`.
+
+    It does not where fewer than k of them are among the highest `fpr`: P(Binomial(count, fpr) < k) ≤ 1 - confidence.
+    """
+    tail = 0.0
+    for k in range(count + 1):
+        choose = lgamma(count + 1) - lgamma(k + 1) - lgamma(count - k + 1)
+        tail += exp(choose + k * log(fpr) + (count - k) * log1p(-fpr))
+        if tail > 1 - confidence:
+            return k
+    return count
