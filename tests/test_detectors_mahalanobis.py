@@ -229,7 +229,7 @@ def test_memory_is_rows_by_classes(covariance: str, generator: torch.Generator) 
     with Largest() as mode:
         detector = MahalanobisDetector(covariance=covariance).fit_features(features, labels)
         detector.predict_features(features)
-    assert mode.largest <= max(rows * d, 4096 * classes, classes * d * d)
+    assert mode.largest <= max(rows * d, 1024 * classes, classes * d * d)
 
 
 @pytest.mark.parametrize(

@@ -124,11 +124,14 @@ def _named(features: list[int]) -> str:
     return f"features {', '.join(str(f) for f in features[:5])}{more} are"
 
 
-def add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add `rows^T rows` to the lower triangle of `total` `[d, d]`; what ends up above it does not count."""
-    for left in range(0, total.shape[0], BLOCK_COLUMNS):
-        columns = slice(left, left + BLOCK_COLUMNS)
-        total[left:, columns] += rows[:, left:].mT @ rows[:, columns]
+def add_lower_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add `left^T right` `[d, d]`, known to be symmetric, to the lower triangle of `total`.
+
+    What ends up above the diagonal does not count.
+    """
+    for first in range(0, total.shape[0], BLOCK_COLUMNS):
+        columns = slice(first, first + BLOCK_COLUMNS)
+        total[first:, columns] += left[:, first:].mT @ right[:, columns]
 
 
 def ridge_for_condition(covariance: Tensor, maximum: float) -> float:

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.heads.checks import check_features, check_finite_rows, check_labels
-from fastood.heads.covariance import Shrinkage, add_gram, cholesky_factor, shrink, shrinkage_share
+from fastood.heads.covariance import Shrinkage, add_lower_product, cholesky_factor, shrink, shrinkage_share
 
-# Rows that are made float64 at a time: 16 MiB of 512 features, and enough for the products to run at full speed.
-CHUNK_ROWS = 4096
+# Rows that are made float64 at a time: 4 MiB of 512 features, and enough for the products to run at full speed.
+CHUNK_ROWS = 1024
 # A feature that spreads by less than this share of its mean is constant but for the rounding of that mean.
 CONSTANT_SPREAD = 1e-13
 
@@ -21,13 +21,12 @@ CONSTANT_SPREAD = 1e-13
 class GaussianStatistics:
     r"""Means of K classes and the covariance they share, or one for each, from rows seen once.
 
-    Sums of squares are kept about the means, never about zero: every chunk is centred on its own class means and then
-    merged (Chan, Golub & LeVeque 1979),
+    Sums of squares are kept about the means, never about zero (Welford 1962, by chunks of n_b rows x with mean m_b),
 
-        m ← m + n_b/(n + n_b) δ,    S ← S + S_b + n n_b/(n + n_b) δ δ^T,    δ = m_b - m,
+        m' = m + n_b/(n + n_b) (m_b - m),    S' = S + Σ_x (x - m) (x - m')^T,
 
-    in float64, so that features with a large common offset lose no digits, and the order and size of the batches does
-    not matter beyond the rounding of float64.
+    in float64, where a class's first rows have their own mean for m. So features with a large common offset lose no
+    digits, and the order and size of the batches does not matter beyond the rounding of float64.
 
     Rows with a label below zero (background) are skipped. A class without rows has a count of 0 and a mean of zeros;
     whoever uses the means leaves it out. Covariances are divided by the number of rows (maximum likelihood), the shared
@@ -132,8 +131,11 @@ class GaussianStatistics:
         else:
             self._scatter += other._scatter.to(self.means.device)
         counts, means = other.counts.to(self.means.device)[present], other.means.to(self.means.device)[present]
-        delta, weight = self._move_means(present, counts, means - self.means[present])
-        self._add_products(delta * weight.sqrt()[:, None], present)
+        before, delta = self.counts[present], means - self.means[present]
+        step = delta * (counts.double() / (before + counts))[:, None]
+        self.means[present] += step
+        self.counts[present] = before + counts
+        self._add_products(delta * before[:, None], step, present)
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> GaussianStatistics:
@@ -153,7 +155,7 @@ class GaussianStatistics:
         means = sums / counts.clamp_min(1)[:, None]
         # What this process adds to the sum of squares about the common means.
         shift = (self.means - means) * self.counts.double().sqrt()[:, None]
-        self._add_products(shift, torch.arange(self.num_classes, device=self.means.device))
+        self._add_products(shift, shift, torch.arange(self.num_classes, device=self.means.device))
         dist.all_reduce(self._scatter, group=group)
         self.counts, self.means = counts, means
         return self
@@ -303,29 +305,27 @@ class GaussianStatistics:
     def _add(self, rows: Tensor, classes: Tensor) -> None:
         """Merge a chunk: float64 rows and their classes."""
         present, where, counts = torch.unique(classes, return_inverse=True, return_counts=True)
+        before = self.counts[present]
         # About the means so far, so that an offset is gone before anything is summed.
         rows = rows - self.means[classes]
         delta = rows.new_zeros(len(present), self.num_features).index_add_(0, where, rows) / counts[:, None]
-        rows -= delta[where]
-        delta, weight = self._move_means(present, counts, delta)
-        self._add_products(rows, classes)
-        self._add_products(delta * weight.sqrt()[:, None], present)
+        # The first rows of a class are taken about their own mean: it has no other yet.
+        first = delta * (before == 0)[:, None]
+        if bool((before == 0).any()):
+            rows -= first[where]
+        step = (delta - first) * (counts.double() / (before + counts))[:, None]
+        self.means[present] += first + step
+        self.counts[present] = before + counts
+        self._add_products(rows, rows - step[where], classes)
 
-    def _move_means(self, present: Tensor, counts: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Merge counts and means of some classes; returns δ and n n_b / (n + n_b), what they add to the squares."""
-        before = self.counts[present]
-        after = before + counts
-        self.means[present] += delta * (counts.double() / after)[:, None]
-        self.counts[present] = after
-        return delta, before.double() * counts / after
-
-    def _add_products(self, rows: Tensor, classes: Tensor) -> None:
-        """Add x x^T of each row to the sum of squares that its class belongs to."""
+    def _add_products(self, left: Tensor, right: Tensor, classes: Tensor) -> None:
+        """Add `left^T right`, symmetric for each class, to the sum of squares that the class belongs to."""
         if not self.per_class:
-            add_gram(self._scatter[0], rows)
+            add_lower_product(self._scatter[0], left, right)
             return
         for index in torch.unique(classes).tolist():
-            add_gram(self._scatter[index], rows[classes == index])
+            own = classes == index
+            add_lower_product(self._scatter[index], left[own], right[own])
 
     def _shrunk(
         self,
