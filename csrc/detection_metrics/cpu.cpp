@@ -206,7 +206,7 @@ void draw_poisson(const RandomStream& stream, int64_t count, int32_t* counts) {
 }
 
 void draw_subset(const RandomStream& stream, int64_t count, int64_t size, int32_t* counts) {
-  SubsetBound bound{size};
+  SubsetBound bound = SubsetBound::of(size);
   while (bound.is_open) {
     int64_t bins[SubsetBound::kBins] = {};
     for_draws(stream, count, [&](int64_t, int64_t here, const uint64_t* numbers) {

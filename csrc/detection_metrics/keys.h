@@ -25,24 +25,26 @@ using ScoreKey = typename KeyOf<Score>::type;
 template <typename Key>
 constexpr Key kNanKey = std::numeric_limits<Key>::max();
 
-// Its own inverse, for keys that are not NaN.
-FASTOOD_HD int32_t flip_negative(int32_t bits) {
-  return bits ^ ((bits >> 31) & std::numeric_limits<int32_t>::max());
-}
-FASTOOD_HD int64_t flip_negative(int64_t bits) {
-  return bits ^ ((bits >> 63) & std::numeric_limits<int64_t>::max());
+// The bits of -0.0.
+template <typename Key>
+constexpr Key kMinusZero = std::numeric_limits<Key>::min();
+
+// All bits but the sign where that is set: its own inverse.
+template <typename Key>
+FASTOOD_HD Key flip_negative(Key bits) {
+  return bits ^ (bits < 0 ? ~kMinusZero<Key> : Key{0});
 }
 
 FASTOOD_HD int32_t key_of(float score) {
   const int32_t bits = bit_cast<int32_t>(score);
   // Not by adding 0.0f: where torch.set_flush_denormal is on, that would tie denormal scores.
-  const int32_t key = bits == std::numeric_limits<int32_t>::min() ? 0 : flip_negative(bits);
+  const int32_t key = bits == kMinusZero<int32_t> ? 0 : flip_negative(bits);
   return score != score ? kNanKey<int32_t> : key;
 }
 
 FASTOOD_HD int64_t key_of(double score) {
   const int64_t bits = bit_cast<int64_t>(score);
-  const int64_t key = bits == std::numeric_limits<int64_t>::min() ? 0 : flip_negative(bits);
+  const int64_t key = bits == kMinusZero<int64_t> ? 0 : flip_negative(bits);
   return score != score ? kNanKey<int64_t> : key;
 }
 

@@ -182,4 +182,10 @@ FASTOOD_HD void write_rates(const ScorePair<Key>& pair, const Before& id_before,
   rates[3 * num_rates] = score_of(id_key);
 }
 
+FASTOOD_HD void write_no_rates(int64_t which, int64_t num_rates, double* out) {
+  for (int column = 0; column < 4; ++column) {
+    out[kRates + which + column * num_rates] = NAN;
+  }
+}
+
 }  // namespace fastood

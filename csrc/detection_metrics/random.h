@@ -81,9 +81,12 @@ struct SubsetBound {
   // Numbers with u >> shift == prefix are in question (at first all), smaller ones are in the subset. Of those in question
   // the subset takes `missing`; once there is nothing left to narrow, the first by position.
   int64_t missing;
-  uint64_t prefix = 0;
-  int shift = 64;
-  bool is_open = true;
+  int64_t num_in_question;  // once there is nothing left to narrow
+  uint64_t prefix;
+  int shift;
+  bool is_open;
+
+  static FASTOOD_HD SubsetBound of(int64_t size) { return {size, 0, 0, 64, true}; }
 
   FASTOOD_HD bool in_question(uint64_t u) const { return shift == 64 || u >> shift == prefix; }
   FASTOOD_HD bool is_smaller(uint64_t u) const { return shift < 64 && u >> shift < prefix; }
@@ -101,7 +104,8 @@ struct SubsetBound {
     }
     prefix = prefix << (shift - next_shift()) | static_cast<uint64_t>(digit);
     shift = next_shift();
-    is_open = shift > 0 && missing < bins[digit];
+    num_in_question = bins[digit];
+    is_open = shift > 0 && missing < num_in_question;
   }
 };
 

@@ -208,7 +208,7 @@ void test_random() {
 void test_subset_bound_with_ties() {
   const std::vector<uint64_t> numbers = {7, 3, 7, 1, 7, ~uint64_t{0}, 7};
   for (int64_t size = 0; size <= 7; ++size) {
-    fastood::SubsetBound bound{size};
+    auto bound = fastood::SubsetBound::of(size);
     while (bound.is_open) {
       std::vector<int64_t> bins(fastood::SubsetBound::kBins);
       for (const uint64_t u : numbers) bins[bound.bin(u)] += bound.in_question(u) ? 1 : 0;
