@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Key>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     weighted_rates_kernel(const __grid_constant__ PairsParams p, const __grid_constant__ WeightedParams w,
                           const __grid_constant__ Rates rates, double* __restrict__ statistics) {
   const ScorePair<Key> pair = pair_of<Key>(p, 0);
