@@ -95,6 +95,7 @@ def test_statistics_are_those_of_the_reference(scheme: Scheme, share: float | No
         sizes = {} if share is None else {"ood_size": max(1, round(share * num_ood))}
         for index in ({}, indices):
             settings = {"seed": 11, "replicates": 4, "scheme": scheme, "tpr": RATES, **sizes, **index}
+            settings |= {"id_repeats": 3} if num_id > num_ood else {"ood_repeats": 2}
             got = ops.resampled_statistics(id_keys, ood_keys, **settings)
             assert_close(got, reference.resampled_statistics(id_keys, ood_keys, **settings))
 
@@ -197,6 +198,8 @@ WEIGHT = torch.ones(2, 10, dtype=torch.int32)
         ({"id_index": torch.arange(9)}, r"id_index must have shape \(10,\)"),
         ({"ood_index": torch.arange(10) + 1}, r"ood_index must be in \[0, 9\], got 10"),
         ({"tpr": (1.5,)}, "tpr must .* got 1.5"),
+        ({"id_repeats": 0}, r"id_repeats must be in \[1, 67108863\] for 10 scores, got 0"),
+        ({"ood_repeats": 2**26}, r"ood_repeats must be in \[1, 67108863\] for 10 scores, got 67108864"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:

@@ -133,6 +133,8 @@ def resampled_statistics(
     ood_size: int | None = None,
     id_index: Tensor | None = None,
     ood_index: Tensor | None = None,
+    id_repeats: int = 1,
+    ood_repeats: int = 1,
     tpr: Sequence[float] = (0.95,),
 ) -> RankingStatistics:
     """Statistics `[R]` (`[R, T]`) of resampled sets: every score counts as often as `resampling_counts` says.
@@ -149,14 +151,17 @@ def resampled_statistics(
             same images, each with the order of its own scores, meet the same replicates. Without it samples are
             numbered in sorted order.
         ood_index: int64 `[M]`, likewise.
+        id_repeats: How often every ID score drawn counts.
+        ood_repeats: Likewise.
         tpr: T true-positive rates in (0, 1].
 
     A replicate that draws nothing of a class ("poisson", few scores) has NaN for all its statistics.
     """
     drawn = []
-    for stream, (keys, index, size) in enumerate(((id_keys, id_index, id_size), (ood_keys, ood_index, ood_size))):
+    classes = ((id_keys, id_index, id_size, id_repeats), (ood_keys, ood_index, ood_size, ood_repeats))
+    for stream, (keys, index, size, repeats) in enumerate(classes):
         counts = resampling_counts(len(keys), seed=seed, stream=stream, replicates=replicates, scheme=scheme, size=size)
-        drawn.append(counts if index is None else counts[:, index])
+        drawn.append(repeats * (counts if index is None else counts[:, index]))
     found = [
         _statistics_of(id_keys.repeat_interleave(id_counts), ood_keys.repeat_interleave(ood_counts), tpr)
         for id_counts, ood_counts in zip(*drawn, strict=True)

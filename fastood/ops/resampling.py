@@ -55,6 +55,8 @@ def resampled_statistics(
     ood_size: int | None = None,
     id_index: Tensor | None = None,
     ood_index: Tensor | None = None,
+    id_repeats: int = 1,
+    ood_repeats: int = 1,
     tpr: Sequence[float] = (0.95,),
 ) -> RankingStatistics:
     """Statistics of R resampled pairs: every score counts as often as `resampling_counts` says.
@@ -75,6 +77,9 @@ def resampled_statistics(
             what is drawn: detectors of the same images, each with the order of its own scores, meet the same
             replicates. Without it samples are numbered in sorted order.
         ood_index: int64 `[M]`, likewise.
+        id_repeats: How often every ID score drawn counts: with `ood_repeats` the ratio of the classes, on which average
+            precision depends. Counts times repeats stay below 2^31.
+        ood_repeats: Likewise.
         tpr: T true-positive rates in (0, 1].
 
     Returns:
@@ -99,9 +104,13 @@ def resampled_statistics(
     if scheme == "subset" and id_size is None and ood_size is None:
         raise ValueError('id_size or ood_size must be given with scheme "subset": without them nothing is drawn')
     samples = (
-        _Samples(0, len(id_keys), scheme, id_size, "id_size", id_index, "id_index"),
-        _Samples(1, len(ood_keys), scheme, ood_size, "ood_size", ood_index, "ood_index"),
+        _Samples(0, len(id_keys), scheme, id_size, "id_size", id_index, "id_index", id_repeats),
+        _Samples(1, len(ood_keys), scheme, ood_size, "ood_size", ood_index, "ood_index", ood_repeats),
     )
+    for name, keys, repeats in (("id_repeats", id_keys, id_repeats), ("ood_repeats", ood_keys, ood_repeats)):
+        most = MAX_COUNT // max(len(keys), 32)  # no Poisson count reaches 32
+        if not 1 <= repeats <= most:
+            raise ValueError(f"{name} must be in [1, {most}] for {len(keys)} scores, got {repeats}")
     for of_class in samples:
         of_class.check(id_keys.device)
     _check_seed_and_replicates(seed, replicates)
@@ -183,6 +192,7 @@ class _Samples:
     size_name: str
     index: Tensor | None
     index_name: str
+    repeats: int
 
     def check(self, device: torch.device) -> None:
         _check_size(self.scheme, self.size, self.count, self.size_name)
@@ -192,7 +202,7 @@ class _Samples:
 
     def draw(self, seed: int, first: int, replicates: int, device: torch.device) -> Tensor | None:
         """Weights [R, count] of the sorted keys; None where each counts once."""
-        if self.scheme == "subset" and self.size is None:
+        if self.scheme == "subset" and self.size is None and self.repeats == 1:
             return None
         counts = resampling_counts(
             self.count,
@@ -204,6 +214,8 @@ class _Samples:
             first_replicate=first,
             device=device,
         )
+        if self.repeats > 1:
+            counts *= self.repeats
         return counts if self.index is None else counts.index_select(1, self.index)
 
 
