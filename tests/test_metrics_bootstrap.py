@@ -16,6 +16,7 @@ from fastood.metrics import (
     delong_test,
     detection_metrics,
     jackknife,
+    pr_curve,
 )
 from fastood.metrics.counts import count_at_thresholds
 from fastood.ops.detection_metrics_reference import resampling_counts
@@ -153,6 +154,20 @@ def test_intervals_cover_what_they_say():
     assert all(80 <= count <= 97 for count in covered.values()), covered
 
 
+@pytest.mark.parametrize("ood_per_id", [0.2, 3.0])
+def test_aupr_at_another_ratio_is_that_of_the_curve(ood_per_id):
+    id_scores, ood_scores = normal_scores()
+    found = bootstrap_metrics(id_scores, ood_scores, generator=generator(), replicates=100, ood_per_id=ood_per_id)
+    plain = bootstrap_metrics(id_scores, ood_scores, generator=generator(), replicates=100)
+    for name in ("auroc", "fpr_at_tpr", "detection_error"):
+        assert getattr(found, name) == getattr(plain, name)
+    for positive, interval in (("ood", found.aupr_out), ("id", found.aupr_in)):
+        curve = pr_curve(id_scores, ood_scores, positive=positive, ood_per_id=ood_per_id)
+        assert interval.estimate == pytest.approx(float((curve.recall.diff() * curve.precision[1:]).sum()), abs=1e-12)
+        assert interval.low < interval.estimate < interval.high
+    assert (found.aupr_out.high < plain.aupr_out.high) == (ood_per_id < 40 / 60)
+
+
 def test_separated_scores_have_no_spread():
     for method in ("percentile", "bca"):
         found = bootstrap_metrics(torch.arange(9), 20 + torch.arange(5), generator=generator(), method=method)
@@ -250,6 +265,8 @@ def test_a_certain_difference_without_spread():
         ({"resampling": "subset"}, 'resampling must be "multinomial" or "poisson"'),
         ({"tpr": 0.0}, "tpr must lie in"),
         ({"positive": "OOD"}, 'positive must be "ood" or "id"'),
+        ({"ood_per_id": 0.0}, "ood_per_id must be a finite number above 0, or None, got 0.0"),
+        ({"ood_per_id": 0.2, "method": "bca"}, 'ood_per_id must be None for method "bca"'),
     ],
 )
 def test_bad_settings_are_errors_that_draw_nothing(arguments, words):

@@ -4,21 +4,14 @@ Scores follow one convention everywhere: higher means more out-of-distribution (
 what its numbers depend on: the positive class, the image counts and, for a protocol, its name and repeats.
 """
 
-from fastood.metrics.bootstrap import (
-    BootstrapResult,
-    Difference,
-    Interval,
-    IntervalMethod,
-    Resampling,
-    bootstrap_differences,
-    bootstrap_metrics,
-)
+from fastood.metrics.bootstrap import bootstrap_differences, bootstrap_metrics
 from fastood.metrics.calibration import ScoreCalibration, threshold_at_tpr
 from fastood.metrics.curves import PrCurve, RocCurve, pr_curve, roc_curve
 from fastood.metrics.delong import DelongEstimate, DelongTest, delong_estimate, delong_test
 from fastood.metrics.detection import DetectionMetrics, auroc, average_precision, detection_metrics, fpr_at_tpr
 from fastood.metrics.evaluator import DetectionEvaluator
 from fastood.metrics.histogram import Bounded, HistogramEvaluator, HistogramMetrics
+from fastood.metrics.intervals import BootstrapResult, Difference, Interval, IntervalMethod, Resampling
 from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.protocol import PROTOCOLS, MeanStd, Protocol, ProtocolResult, evaluate_protocol
 from fastood.metrics.rules import AuprKind, FprRule

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,63 +10,18 @@ from torch import Tensor
 from fastood.metrics import jackknife
 from fastood.metrics.counts import ThresholdCounts, count_at_thresholds
 from fastood.metrics.delong import check_same_images
-from fastood.metrics.validation import Positive, RankedPair, check_choice, check_tpr, ranked_pair
-from fastood.ops.detection_metrics import RankingStatistics, ranking_statistics, resampled_statistics, sort_scores
-
-IntervalMethod = Literal["percentile", "bca"]
-"""Quantiles of the replicates; or those corrected for bias and acceleration (Efron 1987), from an exact jackknife."""
-
-Resampling = Literal["multinomial", "poisson"]
-"""As many images as there are, with replacement; or each image a Poisson(1) number of times."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A metric with its error bar."""
-
-    estimate: float
-    """The metric of all images."""
-    low: float
-    high: float
-    std: float
-    """Standard deviation of the replicates: the standard error."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference(Interval):
-    """A metric's difference between two detectors, first less second."""
-
-    p_value: float
-    """Two-sided: twice the smaller share of replicates, the observed one among them, on either side of 0; at most 1."""
-
-
-AnyInterval = TypeVar("AnyInterval", bound=Interval)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BootstrapResult(Generic[AnyInterval]):
-    """Intervals (or differences) of the metrics of `detection_metrics`, with what they depend on."""
-
-    auroc: AnyInterval
-    aupr_in: AnyInterval
-    aupr_out: AnyInterval
-    fpr_at_tpr: AnyInterval
-    """FPR at the first threshold that reaches `tpr`."""
-    detection_error: AnyInterval
-    level: float
-    """Confidence of the intervals."""
-    method: IntervalMethod
-    resampling: Resampling
-    replicates: int
-    tpr: float
-    positive: Positive
-    id_count: int
-    ood_count: int
-
-    @property
-    def aupr(self) -> AnyInterval:
-        """AUPR of the positive class."""
-        return self.aupr_out if self.positive == "ood" else self.aupr_in
+from fastood.metrics.intervals import (
+    AnyInterval,
+    BootstrapResult,
+    Difference,
+    Interval,
+    IntervalMethod,
+    Resampling,
+    difference_of,
+    interval_of,
+)
+from fastood.metrics.validation import Positive, RankedPair, check_choice, check_tpr, decimal_fraction, ranked_pair
+from fastood.ops.detection_metrics import RankingStatistics, resampled_statistics, sort_scores
 
 
 def bootstrap_metrics(
@@ -81,6 +35,7 @@ def bootstrap_metrics(
     resampling: Resampling = "multinomial",
     tpr: float = 0.95,
     positive: Positive = "ood",
+    ood_per_id: float | None = None,
 ) -> BootstrapResult[Interval]:
     """Intervals for the metrics of one detector: what other test images would have given.
 
@@ -101,6 +56,8 @@ def bootstrap_metrics(
         resampling: How images are drawn.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class of `fpr_at_tpr`.
+        ood_per_id: OOD images per ID image for which AUPR is stated, as in `pr_curve`, to within 0.1 %; by default the
+            ratio M / N at hand. Not for "bca".
 
     Returns:
         Fractions, float64. The interval of a metric is one point where the metric cannot vary, such as of separated
@@ -125,11 +82,14 @@ def bootstrap_metrics(
             f"{len(ood_scores)} OOD"
         )
     pair = ranked_pair(id_scores, ood_scores)
-    resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive)
+    repeats = (1, 1) if ood_per_id is None else _repeats(ood_per_id, len(id_scores), len(ood_scores))
+    if method == "bca" and ood_per_id is not None:
+        raise ValueError(f'ood_per_id must be None for method "bca", got {ood_per_id}')
+    resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive, repeats)
     observed, drawn = resample(pair)
     accelerations = _accelerations(id_scores, ood_scores, tpr, positive) if method == "bca" else {}
     intervals = {
-        name: _interval(observed[name], values, level, accelerations.get(name)) for name, values in drawn.items()
+        name: interval_of(observed[name], values, level, accelerations.get(name)) for name, values in drawn.items()
     }
     return resample.result(intervals, level, method, len(id_scores), len(ood_scores))
 
@@ -183,7 +143,7 @@ def bootstrap_differences(
     resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive)
     (first, first_drawn), (second, second_drawn) = map(resample, pairs)
     differences = {
-        name: _difference(first[name] - second[name], first_drawn[name] - second_drawn[name], level) for name in first
+        name: difference_of(first[name] - second[name], first_drawn[name] - second_drawn[name], level) for name in first
     }
     return resample.result(differences, level, "percentile", len(id_scores), len(ood_scores))
 
@@ -197,10 +157,23 @@ class _Resample:
     resampling: Resampling
     tpr: float
     positive: Positive
+    repeats: tuple[int, int] = (1, 1)
+    """How often each ID and each OOD image counts."""
 
     def __call__(self, pair: RankedPair) -> tuple[dict[str, float], dict[str, Tensor]]:
         id_keys, ood_keys = sort_scores(pair.id_scores), sort_scores(pair.ood_scores)
-        observed = ranking_statistics(id_keys[None], ood_keys[None], tpr=(self.tpr,))
+        id_repeats, ood_repeats = self.repeats
+        observed = resampled_statistics(
+            id_keys,
+            ood_keys,
+            seed=0,
+            replicates=1,
+            scheme="subset",  # of all: what was observed
+            id_size=len(id_keys),
+            id_repeats=id_repeats,
+            ood_repeats=ood_repeats,
+            tpr=(self.tpr,),
+        )
         drawn = resampled_statistics(
             id_keys,
             ood_keys,
@@ -209,6 +182,8 @@ class _Resample:
             scheme=self.resampling,
             id_index=pair.id_scores.argsort(),
             ood_index=pair.ood_scores.argsort(),
+            id_repeats=id_repeats,
+            ood_repeats=ood_repeats,
             tpr=(self.tpr,),
         )
         empty = int(drawn.auroc.isnan().sum())
@@ -250,26 +225,6 @@ class _Resample:
         }
 
 
-def _interval(estimate: float, drawn: Tensor, level: float, acceleration: float | None) -> Interval:
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=drawn.device)
-    if acceleration is not None:
-        below = float((drawn < estimate).double().mean() + (drawn == estimate).double().mean() / 2)
-        # An estimate outside of its replicates would be infinitely biased; the share is kept within what R can tell.
-        smallest = 1 / (len(drawn) + 1)
-        bias = torch.special.ndtri(tails.new_tensor(min(max(below, smallest), 1 - smallest)))
-        shifted = bias + torch.special.ndtri(tails)
-        tails = torch.special.ndtr(bias + shifted / (1 - acceleration * shifted))
-    low, high = drawn.quantile(tails).tolist()
-    return Interval(estimate=estimate, low=low, high=high, std=float(drawn.std()))
-
-
-def _difference(estimate: float, drawn: Tensor, level: float) -> Difference:
-    interval = _interval(estimate, drawn, level, None)
-    rarer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    p_value = min(1.0, 2 * (1 + rarer) / (len(drawn) + 1))
-    return Difference(estimate=estimate, low=interval.low, high=interval.high, std=interval.std, p_value=p_value)
-
-
 def _accelerations(id_scores: Tensor, ood_scores: Tensor, tpr: float, positive: Positive) -> dict[str, float]:
     ood = count_at_thresholds(id_scores, ood_scores, positive="ood")
     ind = count_at_thresholds(id_scores, ood_scores, positive="id")
@@ -282,6 +237,19 @@ def _accelerations(id_scores: Tensor, ood_scores: Tensor, tpr: float, positive: 
         "detection_error": (jackknife.detection_error_without, ood),
     }
     return {name: jackknife.acceleration(without(counts), counts) for name, (without, counts) in left_out.items()}
+
+
+def _repeats(ood_per_id: float, id_count: int, ood_count: int) -> tuple[int, int]:
+    """How often ID and OOD images count, for `ood_per_id` OOD images to one ID image."""
+    if not (isfinite(ood_per_id) and ood_per_id > 0):
+        raise ValueError(f"ood_per_id must be a finite number above 0, or None, got {ood_per_id}")
+    wanted = decimal_fraction(ood_per_id) * id_count / ood_count
+    # The larger number over the smaller: rounding to a denominator of 1,000 moves it by less than 0.1 %.
+    if wanted >= 1:
+        ood_to_id = wanted.limit_denominator(1000)
+        return ood_to_id.denominator, ood_to_id.numerator
+    id_to_ood = (1 / wanted).limit_denominator(1000)
+    return id_to_ood.numerator, id_to_ood.denominator
 
 
 def _seed_from(generator: torch.Generator) -> int:
