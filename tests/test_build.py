@@ -57,8 +57,12 @@ def test_float32_kernels_do_not_spill(kernels: str, tmp_path: Path) -> None:
         elif "bytes spill stores" in line:
             usage[name] = line.strip()
     assert usage, done.stderr
-    # Kernels of float64 inputs (mangled template argument d) are for gradient checks, not for speed; CUB's are not ours.
-    spilled = {k: int(re.search(r"(\d+) bytes spill stores", v)[1]) for k, v in usage.items() if "Id" not in k and "3cub" not in k}
+    # Kernels of float64 inputs (mangled argument d) are for gradient checks, not for speed; CUB's are not ours.
+    spilled = {
+        k: int(re.search(r"(\d+) bytes spill stores", v)[1])
+        for k, v in usage.items()
+        if "Id" not in k and "3cub" not in k
+    }
     assert spilled
     assert not any(spilled.values()), spilled
 
