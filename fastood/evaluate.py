@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from fastood.config import Device
+from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table
 
@@ -23,6 +24,8 @@ class Command:
     """Largest difference of a fraction that still counts as the same: another machine rounds differently."""
     device: Device | None = None
     """Where to compute; by default where the run did."""
+    protocol: ProtocolName | None = None
+    """Print the table of another protocol than the run's; metrics.json is not compared and stays."""
     write: bool = False
     """Replace metrics.json, scores and report; otherwise nothing is written."""
 
@@ -73,7 +76,13 @@ def main(args: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=args, prog="python -m fastood.evaluate")
     folder = RunFolder(command.run)
     try:
+        if command.write and command.protocol is not None:
+            raise ValueError(
+                f"write must not be given with protocol {command.protocol}: metrics.json is of the run's own"
+            )
         config = folder.read_config()
+        if command.protocol is not None:
+            config = replace(config, protocol=PROTOCOLS[command.protocol])
         stored = folder.read_metrics()
         run = Run.prepare(config, device=command.device)
         folder.require_same_data(fingerprint(run.task))
@@ -85,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     print_table(metrics)
+    if command.protocol is not None:
+        return 0
     same, sentence = describe_difference(stored, metrics, tolerance=command.tolerance)
     print(sentence)
     if command.write:

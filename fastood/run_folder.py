@@ -14,7 +14,7 @@ from fastood.config import RunConfig, differences, from_dict, to_dict
 from fastood.data import DetectionTask, ImageSet
 from fastood.files import save_tensors, write_atomically
 from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.evaluation import ArmScores
+from fastood.training.scoring import ArmScores
 
 
 def fingerprint(task: DetectionTask) -> dict[str, str]:

@@ -13,7 +13,8 @@ from fastood.data import DetectionTask, load_task
 from fastood.models import Classifier
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
-from fastood.training.evaluation import ArmScores, metrics_document, predict_features, score_arm
+from fastood.training.evaluation import metrics_document
+from fastood.training.scoring import ArmScores, predict_features, score_arm
 from fastood.training.stage import Method
 
 

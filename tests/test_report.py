@@ -14,6 +14,8 @@ from fastood.data.image_set import ImageSet
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.report import write_report
 from fastood.report.pool import extreme_images
+from fastood.training.error_bars import bootstrap_of_arm, bootstrap_settings
+from fastood.training.scoring import ArmScores
 
 NASTY = '<b>Greek</b> & "co" $x$'
 SOURCES = ("near <i>letters</i>", "photographs", "unused", "noise $\\frac$")
@@ -36,11 +38,15 @@ def run():
         generator = torch.Generator().manual_seed(0)
         judged = evaluate_protocol(id_scores, ood_scores, protocol=protocol, generator=generator)
         scores[arm] = {"id": id_scores, "ood": ood_scores}
+        both = {
+            name: ArmScores(accuracy=0.9, id_scores=part["id"], ood_scores=part["ood"]) for name, part in scores.items()
+        }
+        error_bars = bootstrap_of_arm(both[arm], None if arm == "none" else both["none"], protocol=protocol, seed=0)
         arms[arm] = {
             "label": label,
             "accuracy": 0.9375 + 0.01 * position,
             "background_size": 12 * position,
-            "ood": {name: {**result.as_dict(), "seed": 0} for name, result in judged.items()},
+            "ood": {name: {**result.as_dict(), "seed": 0, **error_bars[name]} for name, result in judged.items()},
             "mean": {
                 metric: float(np.mean([result.metrics()[metric].mean for result in judged.values()]))
                 for metric in ("auroc", "aupr", "fpr95")
@@ -57,7 +63,7 @@ def run():
     )
     weights = torch.rand(60, generator=generator, dtype=torch.float64) + 2.0 * (source == 0)
     metrics = {
-        "schema": 1,
+        "schema": 2,
         "method": "resample",
         "seed": 0,
         "protocol": {
@@ -66,8 +72,10 @@ def run():
             "ood_fraction": protocol.ood_fraction,
             "repeats": protocol.repeats,
             "tpr": protocol.tpr,
-            "aupr": "average precision",
+            "rule": protocol.rule,
+            "aupr_kind": protocol.aupr_kind,
         },
+        "bootstrap": bootstrap_settings("none"),
         "in_distribution": {"name": "digits", "train": 1234, "test": 200, "classes": 7},
         "arms": arms,
         "pool": {
@@ -171,7 +179,7 @@ def test_page_stands_alone(page, run_dir):
 def test_pictures_are_embedded_and_saved(page, run_dir):
     embedded = [base64.b64decode(source.partition(",")[2]) for source in page.images]
     saved = [path.read_bytes() for path in (run_dir / "figures").iterdir()]
-    assert len(embedded) == 6
+    assert len(embedded) == 7
     assert sorted(embedded) == sorted(saved)
     for data in embedded:
         pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
@@ -216,6 +224,50 @@ def test_arm_table_prints_means_accuracy_and_background(page, run):
         ]
 
 
+def test_differences_are_printed_in_points_with_interval_and_p_value(page, run):
+    baseline, arm = run["metrics"]["arms"].values()
+    for heading, metric in (("Δ FPR95 ↓", "fpr95"), ("Δ AUROC ↑", "auroc"), ("Δ AUPR ↑", "aupr")):
+        rows = page.table(heading)
+        for name, result in arm["ood"].items():
+            found = result["difference"][metric]
+            index, (cell,) = rows[name]
+            estimate = 100 * (
+                result["interval"][metric]["estimate"] - baseline["ood"][name]["interval"][metric]["estimate"]
+            )
+            assert float(cell.split()[0]) == pytest.approx(estimate, abs=0.005)
+            low, high = (
+                float(end) for end in cell.removesuffix(f", p {cell.split()[-1]}").split(" ", 1)[1].split(" … ")
+            )
+            assert (low, high) == pytest.approx((100 * found["low"], 100 * found["high"]), abs=0.005)
+            assert float(cell.split()[-1]) == pytest.approx(found["p_value"], abs=0.005)
+            assert ((index, 1) in page.best) == (found["low"] > 0 or found["high"] < 0)
+
+
+def test_one_arm_has_intervals_and_nothing_to_differ_from(run, tmp_path):
+    metrics = {**run["metrics"], "arms": {"none": run["metrics"]["arms"]["none"]}}
+    del metrics["pool"]
+    report = write_report(tmp_path, metrics=metrics, config={}, scores={"none": run["scores"]["none"]})
+    page = Page(report.read_text(encoding="utf-8"))
+    assert "Differences" not in page.text
+    assert "95 % bootstrap intervals" in page.text
+
+
+def test_a_protocol_of_whole_sets_speaks_of_no_draws(run, tmp_path):
+    protocol = {**run["metrics"]["protocol"], "name": "wu2023", "ood_fraction": None, "repeats": 1}
+    arms = {
+        arm: {**result, "ood": {name: {**found, "repeats": 1} for name, found in result["ood"].items()}}
+        for arm, result in run["metrics"]["arms"].items()
+    }
+    metrics = {key: value for key, value in run["metrics"].items() if key != "pool"}
+    report = write_report(
+        tmp_path, metrics={**metrics, "protocol": protocol, "arms": arms}, config={}, scores=run["scores"]
+    )
+    text = Page(report.read_text(encoding="utf-8")).text
+    assert "all images of each OOD set" in text
+    assert "draws" not in text
+    assert "±" not in text
+
+
 def test_source_table_counts_and_weighs_each_source(page, run):
     rows = page.table("Source")
     weights, source = run["pool_weights"].tolist(), run["background"].source.tolist()
@@ -247,7 +299,7 @@ def test_run_without_a_pool_has_no_pool_section(run, tmp_path):
     metrics = {key: value for key, value in run["metrics"].items() if key != "pool"}
     report = write_report(tmp_path, metrics=metrics, config=run["config"], scores=run["scores"])
     page = Page(report.read_text(encoding="utf-8"))
-    assert len(page.images) == 3
+    assert len(page.images) == 4
     assert "background pool" not in page.text
 
 
@@ -269,7 +321,7 @@ def test_id_positive_report_explains_its_own_errors(run, tmp_path):
         (lambda run: run["pool_weights"].neg_(), "finite, at least 0"),
         (lambda run: run["metrics"].pop("pool"), "metrics lacks pool"),
         (lambda run: run["metrics"]["pool"]["sources"].pop("photographs"), "no pool source photographs"),
-        (lambda run: run["metrics"].update(schema=2), "schema 1, got 2"),
+        (lambda run: run["metrics"].update(schema=1), "schema 2, got 1"),
         (lambda run: run["metrics"].pop("protocol"), "metrics lacks protocol"),
         (lambda run: run["metrics"]["arms"].clear(), "no arm"),
         (lambda run: run["metrics"]["arms"]["resampled"]["ood"].pop("noise"), "arm 'resampled' was judged on"),

@@ -8,6 +8,7 @@ import torch
 
 from fastood.data.image_set import ImageSet
 from fastood.metrics import detection_metrics
+from fastood.report.error_bar_figure import error_bars
 from fastood.report.pool import extreme_images, relative_weights, weights_by_source
 from fastood.report.pool_figures import contact_sheet
 from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
@@ -46,6 +47,34 @@ def background():
 def weights(background):
     generator = torch.Generator().manual_seed(6)
     return torch.rand(60, generator=generator, dtype=torch.float64) + 2.0 * (background.source == 1)
+
+
+def test_error_bars_end_where_the_intervals_do():
+    def interval(low):
+        return {"estimate": low + 0.01, "low": low, "high": low + 0.03}
+
+    lows = {"none": {"near": 0.2, "far $": 0.5}, "ice": {"near": 0.3, "far $": 0.6}}
+    arms = {
+        arm: {
+            "label": arm,
+            "ood": {
+                name: {"interval": dict.fromkeys(("auroc", "aupr", "fpr95"), interval(low))}
+                for name, low in sets.items()
+            },
+        }
+        for arm, sets in lows.items()
+    }
+    figure = error_bars({"protocol": {"tpr": 0.95}, "arms": arms})
+    assert len(figure.axes) == 3
+    for ax in figure.axes:
+        bars = [segment for collection in ax.collections for segment in collection.get_segments()]
+        ends = [(segment[0][0], segment[1][0]) for segment in bars]
+        expected = [(100 * low, 100 * low + 3) for sets in lows.values() for low in sets.values()]
+        assert np.allclose(ends, expected)
+        # Sets stand apart, with the arms of each in one order below one another.
+        heights = [segment[0][1] for segment in bars]
+        assert heights[0] < heights[2] < 0.5 < heights[1] < heights[3]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["near", "far \\$"]
 
 
 @pytest.mark.parametrize("positive", ["ood", "id"])

@@ -11,7 +11,7 @@ def make_metrics(arms, sets):
     """Arm → {set → (fpr95, auroc, aupr)} as a metrics.json; the mean is that of the first set."""
     keys = ("fpr95", "auroc", "aupr")
     return {
-        "schema": 1,
+        "schema": 2,
         "method": "resample",
         "seed": 0,
         "protocol": {
@@ -20,8 +20,10 @@ def make_metrics(arms, sets):
             "ood_fraction": 0.2,
             "repeats": 5,
             "tpr": 0.95,
-            "aupr": "average precision",
+            "rule": "first",
+            "aupr_kind": "average_precision",
         },
+        "bootstrap": {"baseline": next(iter(arms))},
         "in_distribution": {"name": "digits", "train": 1, "test": 100, "classes": 7},
         "arms": {
             arm: {
@@ -33,6 +35,7 @@ def make_metrics(arms, sets):
                         **{key: {"mean": value, "std": 0.0123} for key, value in zip(keys, values, strict=True)},
                         "id_count": 1000,
                         "ood_count": 200,
+                        "repeats": 5,
                     }
                     for name in sets
                 },
@@ -117,5 +120,5 @@ def test_level_other_than_95_names_its_metric():
 
 
 def test_foreign_metrics_are_refused():
-    with pytest.raises(ValueError, match="schema 1, got None"):
+    with pytest.raises(ValueError, match="schema 2, got None"):
         metrics_table({})

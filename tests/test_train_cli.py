@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_run import STAGES, STEPS, tiny_args, train_until_killed
 
 from fastood import evaluate, train
+from fastood.metrics import PROTOCOLS
+from fastood.metrics.protocol import ProtocolName
 from fastood.run_folder import RunFolder
 
 # A fork of a process that has imported everything starts at once, and knows nothing of this process's threads.
@@ -54,7 +57,7 @@ def results(run: Path) -> dict[str, bytes]:
 
 def test_a_run_leaves_everything(finished: Path, capsys: pytest.CaptureFixture[str]):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert (metrics["schema"], metrics["method"], metrics["seed"]) == (1, "resample", 0)
+    assert (metrics["schema"], metrics["method"], metrics["seed"]) == (2, "resample", 0)
     assert metrics["in_distribution"]["train"] == 96
     assert metrics["in_distribution"]["test"] == 32
     assert list(metrics["arms"]) == ["none", "random", "resampled", "full"]
@@ -65,7 +68,8 @@ def test_a_run_leaves_everything(finished: Path, capsys: pytest.CaptureFixture[s
     for arm in metrics["arms"].values():
         assert list(arm["ood"]) == ["stripes", "noise"]
         for result in arm["ood"].values():
-            assert {"auroc", "aupr", "fpr95", "positive", "id_count", "ood_count", "repeats", "seed"} == set(result)
+            measured = {"auroc", "aupr", "fpr95", "positive", "id_count", "ood_count", "repeats", "seed", "interval"}
+            assert measured == set(result) - {"difference"}
             assert (result["positive"], result["id_count"], result["ood_count"]) == ("ood", 32, 6)
         expected = sum(result["auroc"]["mean"] for result in arm["ood"].values()) / 2
         assert arm["mean"]["auroc"] == pytest.approx(expected)
@@ -229,6 +233,29 @@ def test_evaluate_repeats_the_table_and_writes_nothing(finished: Path, capsys: p
     assert evaluate.main([str(finished)]) == 0
     assert "the same as metrics.json, to the last digit" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "odin"])
+def test_evaluate_prints_the_table_of_any_protocol(
+    finished: Path, name: ProtocolName, capsys: pytest.CaptureFixture[str]
+):
+    before = (finished / "metrics.json").read_bytes()
+    assert evaluate.main([str(finished), "--protocol", name]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"Protocol {name}: {PROTOCOLS[name].positive.upper()} images are the positive class" in printed
+    assert "metrics.json" not in printed or "The std is in metrics.json" in printed, "nothing is compared"
+    assert evaluate.main([str(finished), "--protocol", name, "--write"]) == 1
+    assert f"write must not be given with protocol {name}" in capsys.readouterr().err
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_evaluate_says_why_a_protocol_does_not_fit(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert evaluate.main([str(finished), "--protocol", "odin"]) == 1
+    assert 'rule "odin" takes the mean over thresholds of TPR in [0.9495, 0.9505]' in capsys.readouterr().err
+
+
+def test_the_protocol_names_are_those_of_the_table():
+    assert set(get_args(ProtocolName)) == set(PROTOCOLS)
 
 
 def test_evaluate_tells_a_difference_and_writes_on_request(

@@ -194,6 +194,7 @@ class ICE:
         self.arms = tuple(
             Arm(name=arm, label=RECIPES[arm].label, stage=arm, score=RECIPES[arm].score) for arm in config.arms
         )
+        self.baseline: str = "oe" if "oe" in config.arms else config.arms[0]
         for stage in self.stages:
             stage.build_model()
 

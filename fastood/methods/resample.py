@@ -113,6 +113,7 @@ class Resample:
     """
 
     name = "resample"
+    baseline = "random"
 
     def __init__(self, config: ResampleConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
         background_size = len(task.background)

@@ -82,7 +82,7 @@ def bootstrap_metrics(
             f"{len(ood_scores)} OOD"
         )
     pair = ranked_pair(id_scores, ood_scores)
-    repeats = (1, 1) if ood_per_id is None else _repeats(ood_per_id, len(id_scores), len(ood_scores))
+    repeats = _repeats(ood_per_id, len(id_scores), len(ood_scores))
     if method == "bca" and ood_per_id is not None:
         raise ValueError(f'ood_per_id must be None for method "bca", got {ood_per_id}')
     resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive, repeats)
@@ -106,6 +106,7 @@ def bootstrap_differences(
     resampling: Resampling = "multinomial",
     tpr: float = 0.95,
     positive: Positive = "ood",
+    ood_per_id: float | None = None,
 ) -> BootstrapResult[Difference]:
     """Percentile intervals and p-values for the differences between two detectors of the same images.
 
@@ -123,6 +124,7 @@ def bootstrap_differences(
         resampling: How images are drawn.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class of `fpr_at_tpr`.
+        ood_per_id: As in `bootstrap_metrics`.
 
     Raises:
         TypeError: As `bootstrap_metrics`.
@@ -139,8 +141,9 @@ def bootstrap_differences(
     _check_settings(replicates, level, "percentile", resampling, tpr, positive)
     check_same_images(id_scores, ood_scores, other_id_scores, other_ood_scores)
     pairs = ranked_pair(id_scores, ood_scores), ranked_pair(other_id_scores, other_ood_scores)
+    repeats = _repeats(ood_per_id, len(id_scores), len(ood_scores))
     # Bad arguments have raised by now: the generator moves only for a call that draws.
-    resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive)
+    resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive, repeats)
     (first, first_drawn), (second, second_drawn) = map(resample, pairs)
     differences = {
         name: difference_of(first[name] - second[name], first_drawn[name] - second_drawn[name], level) for name in first
@@ -239,8 +242,10 @@ def _accelerations(id_scores: Tensor, ood_scores: Tensor, tpr: float, positive: 
     return {name: jackknife.acceleration(without(counts), counts) for name, (without, counts) in left_out.items()}
 
 
-def _repeats(ood_per_id: float, id_count: int, ood_count: int) -> tuple[int, int]:
-    """How often ID and OOD images count, for `ood_per_id` OOD images to one ID image."""
+def _repeats(ood_per_id: float | None, id_count: int, ood_count: int) -> tuple[int, int]:
+    """How often ID and OOD images count, for `ood_per_id` OOD images to one ID image; None for as many as there are."""
+    if ood_per_id is None:
+        return 1, 1
     if not (isfinite(ood_per_id) and ood_per_id > 0):
         raise ValueError(f"ood_per_id must be a finite number above 0, or None, got {ood_per_id}")
     wanted = decimal_fraction(ood_per_id) * id_count / ood_count

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from math import floor, isfinite
 from statistics import fmean, pstdev
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from fastood.metrics.validation import (
     check_tpr,
     decimal_fraction,
 )
+
+ProtocolName = Literal["li2020", "oe2019", "energy2020", "odin", "openood_v15", "wu2023"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def evaluate_protocol(
     id_scores: Tensor,
     ood_scores: Mapping[str, Tensor],
     *,
-    protocol: Protocol | str = "li2020",
+    protocol: Protocol | ProtocolName = "li2020",
     generator: torch.Generator,
 ) -> dict[str, ProtocolResult]:
     """Evaluates the scores of one model on every OOD set under a protocol.
@@ -213,7 +215,7 @@ def evaluate_protocol(
     return results
 
 
-def _protocol_of(protocol: Protocol | str) -> Protocol:
+def _protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:

@@ -13,7 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastood.files import write_atomically
-from fastood.report.illustrations import Illustration, history_illustration, pool_illustrations, score_illustrations
+from fastood.report.differences import compared_arms, difference_rows
+from fastood.report.illustrations import (
+    Illustration,
+    error_bar_illustration,
+    history_illustration,
+    pool_illustrations,
+    score_illustrations,
+)
 from fastood.report.pool import SourceWeights, weights_by_source
 from fastood.report.results import (
     check_metrics,
@@ -72,7 +79,11 @@ def write_report(
     arms = _arm_scores(metrics, scores)
     protocol = metrics["protocol"]
     point = OperatingPoint(positive=protocol["positive"], tpr=protocol["tpr"], ood_per_id=protocol["ood_fraction"])
-    illustrations: dict[str, list[Illustration]] = {"scores": score_illustrations(arms, point), "pool": []}
+    illustrations: dict[str, list[Illustration]] = {
+        "error_bars": [error_bar_illustration(metrics)],
+        "scores": score_illustrations(arms, point),
+        "pool": [],
+    }
     pool = None
     if (pool_weights is None) != (background is None):
         raise ValueError("pool_weights and background must be given together")
@@ -98,8 +109,10 @@ def write_report(
         in_distribution=metrics["in_distribution"],
         ood_names=ood_names(metrics),
         protocol_sentence=protocol_sentence(metrics),
+        has_draws=protocol["repeats"] > 1,
         arms=_arm_rows(metrics),
         blocks=_blocks(metrics, point),
+        differences=_differences(metrics),
         pictures=pictures,
         pool=pool,
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
@@ -168,6 +181,27 @@ def _blocks(metrics: Mapping[str, Any], point: OperatingPoint) -> list[dict[str,
         }
         for metric in reported_metrics(metrics)
     ]
+
+
+def _differences(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The table of differences from the baseline; None for a run of one arm."""
+    compared = compared_arms(metrics)
+    if not compared:
+        return None
+    bootstrap = metrics["bootstrap"]
+    styles = arm_styles(metrics["arms"])
+    return {
+        "baseline": metrics["arms"][bootstrap["baseline"]]["label"],
+        "level": f"{100 * bootstrap['level']:g} %",
+        "replicates": bootstrap["replicates"],
+        "arms": [
+            {"label": _broken_at_comma(metrics["arms"][arm]["label"]), "colour": styles[arm][0]} for arm in compared
+        ],
+        "blocks": [
+            {"heading": metric.heading, "rows": difference_rows(metrics, metric)}
+            for metric in reported_metrics(metrics)
+        ],
+    }
 
 
 def _shown(sources: list[SourceWeights]) -> list[SourceWeights]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fastood.report.error_bar_figure import error_bars
 from fastood.report.pool import SourceWeights, extreme_images, weight_label
 from fastood.report.pool_figures import check_drawable, contact_sheet, weight_distribution
 from fastood.report.pool_history import effective_sample_size_curve
@@ -34,6 +35,17 @@ class Illustration:
 def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) -> list[Illustration]:
     """Histograms, ROC and PR curves of all arms."""
     name = point.name
+    beside_tables = (
+        ""
+        if point.ood_per_id is None
+        else "; here it is taken over all images of an OOD set, and can differ by several points from the tables, "
+        "which average draws of fewer images"
+    )
+    ratio = (
+        "all images of each set"
+        if point.ood_per_id is None
+        else f"the protocol's {point.ood_per_id:g} per in-distribution image, whatever the size of the set"
+    )
     false_positives = {
         "ood": "the in-distribution (grey) images to the right of the line",
         "id": "the OOD (coloured) images to the left of the line",
@@ -43,9 +55,8 @@ def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) ->
             name="score_histograms",
             title="Histograms: in-distribution against OOD",
             caption="Look for two heaps that do not overlap: grey on the left, colour on the right. "
-            f"{name} is the share of {false_positives}; here it is taken over all images of an OOD set, and can differ "
-            "by several points from the tables, which average draws of fewer images. Each heap is scaled to its own "
-            "peak, and the outermost bars hold whatever lies beyond them.",
+            f"{name} is the share of {false_positives}{beside_tables}. Each heap is scaled to its own peak, and the "
+            "outermost bars hold whatever lies beyond them.",
             draw=lambda: score_histograms(arms, point),
         ),
         Illustration(
@@ -61,11 +72,23 @@ def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) ->
             name="pr_curves",
             title="Precision–recall curves",
             caption="Higher and further right is better; AUPR is the area below. Precision depends on how many OOD "
-            f"images there are: it is stated for the protocol's {point.ood_per_id:g} per in-distribution image, "
-            "whatever the size of the set. The grey line is chance.",
+            f"images there are: it is stated for {ratio}. The grey line is chance.",
             draw=lambda: pr_curves(arms, point),
         ),
     ]
+
+
+def error_bar_illustration(metrics: Mapping[str, Any]) -> Illustration:
+    """Every arm's metrics with their intervals."""
+    bootstrap = metrics["bootstrap"]
+    return Illustration(
+        name="error_bars",
+        title="Intervals",
+        caption=f"Dots are the metrics of all test images, bars their {100 * bootstrap['level']:g} % bootstrap "
+        "intervals: where the metric of other images of the same kind would lie. Bars that overlap can still belong to "
+        "arms that differ for certain, since all arms see the same images; the tables below pair them.",
+        draw=lambda: error_bars(metrics),
+    )
 
 
 def history_illustration(effective_sample_sizes: Tensor, pool_size: int) -> Illustration:

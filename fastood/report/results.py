@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
+AUPR_KINDS = {
+    "average_precision": "average precision",
+    "trapezoid": "by trapezoids",
+    "balanced": "as if both classes were equally frequent",
+}
 DECIMALS = 2
 """Decimals of a per cent value in print, as in Li & Vasconcelos 2020."""
 
@@ -65,7 +70,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
     """
     if metrics.get("schema") != SCHEMA:
         raise ValueError(f"metrics must have schema {SCHEMA}, got {metrics.get('schema')!r}")
-    missing = {"method", "seed", "protocol", "in_distribution", "arms"} - metrics.keys()
+    missing = {"method", "seed", "protocol", "bootstrap", "in_distribution", "arms"} - metrics.keys()
     if missing:
         raise ValueError(f"metrics lacks {', '.join(sorted(missing))}")
     if not metrics["arms"]:
@@ -89,7 +94,7 @@ def result_rows(metrics: Mapping[str, Any], metric: Metric) -> list[Row]:
     arms = list(metrics["arms"].values())
     rows = []
     for name in ood_names(metrics):
-        spreads = [arm["ood"][name][metric.key] for arm in arms]
+        spreads = [_of_draws(arm["ood"][name], metric) for arm in arms]
         rows.append(Row(name=name, is_mean=False, cells=_cells(metric, spreads)))
     means = [{"mean": arm["mean"][metric.key]} for arm in arms]
     return [*rows, Row(name="Mean", is_mean=True, cells=_cells(metric, means))]
@@ -111,11 +116,21 @@ def protocol_sentence(metrics: Mapping[str, Any]) -> str:
     first_arm = next(iter(metrics["arms"].values()))
     first_set = next(iter(first_arm["ood"].values()))
     positive = {"ood": "OOD", "id": "ID"}[protocol["positive"]]
-    return (
-        f"Protocol {protocol['name']}: {positive} images are the positive class; mean ± std over "
-        f"{protocol['repeats']} draws of {first_set['ood_count']:,} OOD images per set, against "
-        f"{first_set['id_count']:,} ID test images; AUPR is {protocol['aupr']}."
+    drawn = (
+        "all images of each OOD set"
+        if protocol["ood_fraction"] is None
+        else f"mean ± std over {protocol['repeats']} draws of {first_set['ood_count']:,} OOD images per set"
     )
+    return (
+        f"Protocol {protocol['name']}: {positive} images are the positive class; {drawn}, against "
+        f"{first_set['id_count']:,} ID test images; AUPR is {AUPR_KINDS[protocol['aupr_kind']]}."
+    )
+
+
+def _of_draws(result: Mapping[str, Any], metric: Metric) -> Mapping[str, float]:
+    """Mean, and std where there is more than one draw to spread."""
+    spread: Mapping[str, float] = result[metric.key]
+    return spread if result["repeats"] > 1 else {"mean": spread["mean"]}
 
 
 def _cells(metric: Metric, spreads: Sequence[Mapping[str, float]]) -> tuple[Cell, ...]:

@@ -42,8 +42,8 @@ class OperatingPoint:
 
     positive: Positive
     tpr: float
-    ood_per_id: float
-    """OOD images per ID image, on which precision depends."""
+    ood_per_id: float | None
+    """OOD images per ID image, on which precision depends; None for as many as a set has."""
 
     @property
     def name(self) -> str:
@@ -158,7 +158,6 @@ def pr_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
         The figure.
     """
     figure, panels = _curve_panels(arms)
-    share = point.ood_per_id / (1 + point.ood_per_id)
     for name, ax in panels.items():
         for arm, (colour, style) in arm_styles(arms).items():
             scores = arms[arm]
@@ -177,6 +176,9 @@ def pr_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
                 linewidth=1.7,
                 clip_on=False,
             )
+        any_arm = next(iter(arms.values()))
+        ratio = point.ood_per_id or len(any_arm.ood_scores[name]) / len(any_arm.id_scores)
+        share = ratio / (1 + ratio)
         ax.axhline(share if point.positive == "ood" else 1 - share, color="#c8c8c8", linewidth=1, zorder=1)
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1)

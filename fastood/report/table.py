@@ -46,16 +46,17 @@ def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
         >>> import rich
         >>> means = {"fpr95": 0.2046, "auroc": 0.9285, "aupr": 0.6648}
         >>> svhn = {name: {"mean": mean, "std": 0.01} for name, mean in means.items()}
-        >>> svhn |= {"id_count": 10_000, "ood_count": 2_000}
+        >>> svhn |= {"id_count": 10_000, "ood_count": 2_000, "repeats": 5}
         >>> arm = {"label": "No background", "accuracy": 0.9419, "background_size": 0}
         >>> metrics = {
-        ...     "schema": 1,
+        ...     "schema": 2,
         ...     "method": "resample",
         ...     "seed": 0,
         ...     "protocol": {
         ...         **{"name": "li2020", "positive": "ood", "ood_fraction": 0.2, "repeats": 5},
-        ...         **{"tpr": 0.95, "aupr": "average precision"},
+        ...         **{"tpr": 0.95, "rule": "first", "aupr_kind": "average_precision"},
         ...     },
+        ...     "bootstrap": {"baseline": "none"},
         ...     "in_distribution": {"name": "CIFAR-10"},
         ...     "arms": {"none": {**arm, "ood": {"SVHN": svhn}, "mean": means}},
         ... }
@@ -67,9 +68,10 @@ def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
     arms = metrics["arms"].values()
     names_width = min(NAME_WIDTH, max(len(name) for name in (*ood_names(metrics), "background images")))
     arm_width = MEAN_WIDTH + SPREAD_WIDTH + GAP
-    has_spread = len("Trained on") + names_width + 2 * GAP + len(arms) * arm_width <= width
+    has_draws = metrics["protocol"]["repeats"] > 1
+    has_spread = has_draws and len("Trained on") + names_width + 2 * GAP + len(arms) * arm_width <= width
     title = f"Out-of-distribution detection, in per cent — in-distribution: {metrics['in_distribution']['name']}"
-    caption = protocol_sentence(metrics) + ("" if has_spread else " The std is in metrics.json.")
+    caption = protocol_sentence(metrics) + ("" if has_spread or not has_draws else " The std is in metrics.json.")
     table = Table(
         # Text, since a string would be read as markup.
         title=Text(title, style="bold"),

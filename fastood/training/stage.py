@@ -31,7 +31,7 @@ class Schedule:
         [0.1, 0.1, 0.01, 0.0001]
         >>> schedule = Schedule(epochs=10, learning_rate=0.01, decay="cosine")
         >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (0, 5, 10)]
-        [0.01, 0.005, 1e-06]
+        [0.01, 0.005001, 1e-06]
     """
 
     epochs: int
@@ -164,6 +164,8 @@ class Method(Protocol):
     """In the order in which they run."""
     arms: tuple[Arm, ...]
     """In table order."""
+    baseline: str
+    """Arm that the others are compared with."""
 
     @property
     def learnt_pool(self) -> LearntPool | None:

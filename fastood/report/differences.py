@@ -1,0 +1,62 @@
+"""What the page says of the differences between arms: which are more than chance, as the test images go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastood.report.results import DECIMALS, Metric, ood_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceCell:
+    """An arm's difference from the baseline on one OOD set, in per cent points as printed."""
+
+    estimate: str
+    interval: str
+    p_value: str
+    is_certain: bool
+    """The interval holds no 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceRow:
+    """One OOD set, for every arm but the baseline."""
+
+    name: str
+    cells: tuple[DifferenceCell, ...]
+
+
+def compared_arms(metrics: Mapping[str, Any]) -> list[str]:
+    """Arms that are compared with the baseline, in the order of the table."""
+    return [arm for arm in metrics["arms"] if arm != metrics["bootstrap"]["baseline"]]
+
+
+def difference_rows(metrics: Mapping[str, Any], metric: Metric) -> list[DifferenceRow]:
+    """One metric's differences: a row per OOD set, cells in the order of `compared_arms`."""
+    compared = [metrics["arms"][arm] for arm in compared_arms(metrics)]
+    return [
+        DifferenceRow(name=name, cells=tuple(_cell(arm["ood"][name]["difference"][metric.key]) for arm in compared))
+        for name in ood_names(metrics)
+    ]
+
+
+def points(fraction: float) -> str:
+    """A difference of fractions in per cent points, with its sign.
+
+    Example:
+        >>> points(0.0123), points(-0.00001)
+        ('+1.23', '0.00')
+    """
+    printed = f"{100 * fraction:+.{DECIMALS}f}"
+    return printed if float(printed) else printed[1:]
+
+
+def _cell(difference: Mapping[str, float]) -> DifferenceCell:
+    low, high = difference["low"], difference["high"]
+    p_value = difference["p_value"]
+    return DifferenceCell(
+        estimate=points(difference["estimate"]),
+        interval=f"{points(low)} … {points(high)}",
+        p_value=f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.3f}",
+        is_certain=low > 0 or high < 0,
+    )
