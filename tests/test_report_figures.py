@@ -64,17 +64,44 @@ def test_error_bars_end_where_the_intervals_do():
         }
         for arm, sets in lows.items()
     }
-    figure = error_bars({"protocol": {"tpr": 0.95}, "arms": arms})
+    figure = error_bars({"protocol": {"tpr": 0.95}, "in_distribution": {"test": 100}, "arms": arms})
     assert len(figure.axes) == 3
     for ax in figure.axes:
         bars = [segment for collection in ax.collections for segment in collection.get_segments()]
         ends = [(segment[0][0], segment[1][0]) for segment in bars]
-        expected = [(100 * low, 100 * low + 3) for sets in lows.values() for low in sets.values()]
+        expected = [(low, low + 0.03) for sets in lows.values() for low in sets.values()]
         assert np.allclose(ends, expected)
         # Sets stand apart, with the arms of each in one order below one another.
         heights = [segment[0][1] for segment in bars]
         assert heights[0] < heights[2] < 0.5 < heights[1] < heights[3]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["near", "far \\$"]
+
+
+def test_error_bars_of_perfect_detectors_can_be_drawn():
+    perfect = {"estimate": 1.0, "low": 1.0, "high": 1.0}
+    none = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    arms = {"ice": {"label": "ICE", "ood": {"far": {"interval": {"auroc": perfect, "aupr": perfect, "fpr95": none}}}}}
+    figure = error_bars({"protocol": {"tpr": 0.95}, "in_distribution": {"test": 100}, "arms": arms})
+    figure.canvas.draw()
+    labels = [[label.get_text() for label in ax.get_xticklabels()] for ax in figure.axes]
+    assert ["0" in labels[0], "≥ 99.999" in labels[1], "≥ 99.999" in labels[2]] == [True] * 3
+
+
+def test_arms_of_very_different_scores_have_axes_of_their_own(arms):
+    point = OperatingPoint(positive="ood", tpr=0.95, ood_per_id=0.2)
+    shared = score_histograms(arms, point)
+    assert len({ax.get_xlim() for ax in shared.axes}) == 1
+    assert "own" not in shared._supxlabel.get_text()
+    scores = arms["none"]
+    wide = ArmScores(
+        label="wide",
+        id_scores=-100 * scores.id_scores,
+        ood_scores={name: -100 * values for name, values in scores.ood_scores.items()},
+    )
+    apart = score_histograms({**arms, "wide": wide}, point)
+    limits = [ax.get_xlim() for ax in apart.axes]
+    assert limits[0] == limits[1] != limits[4] == limits[5]
+    assert "each arm's own" in apart._supxlabel.get_text()
 
 
 @pytest.mark.parametrize("positive", ["ood", "id"])

@@ -86,7 +86,8 @@ def error_bar_illustration(metrics: Mapping[str, Any]) -> Illustration:
         title="Intervals",
         caption=f"Dots are the metrics of all test images, bars their {100 * bootstrap['level']:g} % bootstrap "
         "intervals: where the metric of other images of the same kind would lie. Bars that overlap can still belong to "
-        "arms that differ for certain, since all arms see the same images; the tables below pair them.",
+        "arms that differ for certain, since all arms see the same images; the tables below pair them. Axes are "
+        "stretched towards 0 and 100, where good detectors differ.",
         draw=lambda: error_bars(metrics),
     )
 

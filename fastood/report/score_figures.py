@@ -20,6 +20,8 @@ from fastood.report.style import ID_COLOUR, INK, arm_styles, in_two_lines, legen
 Floats = NDArray[np.float64]
 
 BINS = 48
+OWN_AXIS_BELOW = 0.3
+"""Arms have axes of their own where the scores of one would take less than this part of a common one."""
 LOG_DECADES = 3
 """Non-negative scores that span more decades than this are drawn on a logarithmic axis."""
 PER_CENT = PercentFormatter(1, symbol=" %")
@@ -52,7 +54,9 @@ class OperatingPoint:
 
 
 def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
-    """Histograms of ID and OOD scores: one row per arm, one column per OOD set, one score axis for all.
+    """Histograms of ID and OOD scores: one row per arm, one column per OOD set.
+
+    All arms share one score axis, unless they score by such different measures that one would vanish on it.
 
     Each histogram is scaled to its own peak: a detector that puts most OOD images in one bin would otherwise flatten
     the in-distribution images out of sight. A dashed line marks the threshold at which `point.tpr` of the positives
@@ -67,10 +71,14 @@ def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Fi
     """
     styles = arm_styles(arms)
     names = _set_names(arms)
-    edges, is_log = _bin_edges(arms.values())
+    axis_of = _score_axes(arms)
+    has_own_axes = len({is_log for _, is_log in axis_of.values()}) > 1 or any(
+        not np.array_equal(edges, next(iter(axis_of.values()))[0]) for edges, _ in axis_of.values()
+    )
     size = (max(5.4, 1.2 + 1.8 * len(names)), 1.0 + 1.15 * len(arms))
     figure, axes = new_figure(len(arms), len(names), size=size)
     for row, (arm, scores) in zip(axes, arms.items(), strict=True):
+        edges, is_log = axis_of[arm]
         id_heights = _relative_heights(scores.id_scores, edges)
         for ax, name in zip(row, names, strict=True):
             colour = styles[arm][0]
@@ -86,13 +94,15 @@ def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Fi
             ax.set_ylim(0, 1.35)
             ax.yaxis.set_major_locator(NullLocator())
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.tick_params(labelbottom=row is axes[-1])
+            ax.tick_params(labelbottom=has_own_axes or row is axes[-1])
             _mark_threshold(ax, scores.id_scores, scores.ood_scores[name], point)
         label = literal(scores.label.replace(", ", ",\n"))
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9.5, color=INK)
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(in_two_lines(name, 22), fontsize=10, color=INK)
-    figure.supxlabel("score (higher = more OOD)" + (", logarithmic" if is_log else ""), fontsize=9.5, color=INK)
+    logarithmic = ", logarithmic" if any(is_log for _, is_log in axis_of.values()) else ""
+    own = ", each arm's own" if has_own_axes else ""
+    figure.supxlabel(f"score (higher = more OOD){own}{logarithmic}", fontsize=9.5, color=INK)
     legend_above(
         figure,
         [
@@ -220,6 +230,17 @@ def _curve_panels(arms: Mapping[str, ArmScores]) -> tuple[Figure, dict[str, Axes
         ],
     )
     return figure, panels
+
+
+def _score_axes(arms: Mapping[str, ArmScores]) -> dict[str, tuple[Floats, bool]]:
+    """Bin edges of each arm, and whether they are log-spaced."""
+    common, common_is_log = _bin_edges(arms.values())
+    own = {arm: _bin_edges([scores]) for arm, scores in arms.items()}
+    if common_is_log or all(
+        edges[-1] - edges[0] > OWN_AXIS_BELOW * (common[-1] - common[0]) for edges, _ in own.values()
+    ):
+        return dict.fromkeys(arms, (common, common_is_log))
+    return own
 
 
 def _bin_edges(arms: Iterable[ArmScores]) -> tuple[Floats, bool]:

@@ -28,6 +28,10 @@ _ARM_STYLES: dict[str, ArmStyle] = {
     "random": ("#56b4e9", (0.0, (5.0, 1.5))),
     "resampled": ("#d55e00", SOLID),
     "full": ("#0072b2", (0.0, (6.0, 1.2, 1.2, 1.2))),
+    "plain": ("#009e73", (0.0, (1.2, 1.2))),
+    "oe": ("#56b4e9", (0.0, (5.0, 1.5))),
+    "energy": ("#0072b2", (0.0, (6.0, 1.2, 1.2, 1.2))),
+    "ice": ("#d55e00", SOLID),
 }
 _OTHER_STYLES: tuple[ArmStyle, ...] = (
     ("#cc79a7", SOLID),
