@@ -17,17 +17,18 @@ SECTIONS = {
     ),
     "ice-embedded": (
         "ICE on the embedded digits",
-        "Wu et al. 2023, fine-tuned from one network trained without background, beside outlier exposure and energy "
-        "training on the same images, in the same order and with as many steps. The paper does not give ICE's weight λ: 0.3 was "
-        "chosen by the AUROC of seeds 0 and 1 on these very OOD sets (0.01, 0.03, 0.1, 0.3, 1, 3 gave 97.4, 98.3, 98.5, 98.6, "
-        "98.5, 95.7), so that this table flatters ICE by what such a choice is worth; on MNIST below it was not chosen again.",
+        "Wu et al. 2023, fine-tuned from one network trained without background, beside outlier exposure and "
+        "energy training on the same images, in the same order and with as many steps. The paper does not give "
+        "ICE's weight λ: 0.3 was chosen by the AUROC of seeds 0 and 1 on these very OOD sets (0.01, 0.03, 0.1, "
+        "0.3, 1, 3 gave 97.4, 98.3, 98.5, 98.6, 98.5, 95.7), so that this table flatters ICE by what such a "
+        "choice is worth; on MNIST below it was not chosen again.",
     ),
     "ice-parts-embedded": (
         "What ICE is made of",
-        "Arms of Wu et al. 2023, table 3, on the same task: ICE, without the likelihood of in-distribution images (ICE⁻), "
-        "with sigmoids in place of Gaussian likelihoods, and energy training of the same Gaussian head. Cross-entropy does not "
-        "mind all likelihoods falling alike, and the background's term makes them fall: ICE⁻ ends below chance here, and far "
-        "behind in the paper.",
+        "Arms of Wu et al. 2023, table 3, on the same task: ICE, without the likelihood of in-distribution images"
+        " (ICE⁻), with sigmoids in place of Gaussian likelihoods, and energy training of the same Gaussian head. "
+        "Cross-entropy does not mind all likelihoods falling alike, and the background's term makes them fall: "
+        "ICE⁻ ends below chance here, and far behind in the paper.",
     ),
     "ice-mnist": (
         "ICE on MNIST, with EMNIST letters as outliers",
