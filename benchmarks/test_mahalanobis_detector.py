@@ -5,12 +5,11 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import mahalanobis_detector_peers as peers
 import pytest
 import torch
-from harness import Comparison, Run, compare
+from harness import Comparison, Run, compare, host_growth
 from torch import Tensor
 
 from fastood.detectors import MahalanobisDetector
@@ -103,16 +102,4 @@ def growth(name: str, work: str, rows: int) -> int:
     fit(features[: 2 * WIDTH], labels[: 2 * WIDTH])
     score = ours.predict_features if name == "fastood" else lambda rows: peers.score(theirs, rows)
     score(features[:8])
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    if work == "fit":
-        fit(features, labels)
-    else:
-        score(scored)
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> int:
-    """Bytes, as Linux tells them of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return host_growth(lambda: fit(features, labels) if work == "fit" else score(scored))
