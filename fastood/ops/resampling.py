@@ -216,7 +216,10 @@ class _Samples:
         )
         if self.repeats > 1:
             counts *= self.repeats
-        return counts if self.index is None else counts.index_select(1, self.index)
+        if self.index is None:
+            return counts
+        # Not index_select, which on the CPU takes 2.5 times as long along rows.
+        return counts.gather(1, self.index.expand(replicates, -1))
 
 
 def _check_seed_and_replicates(seed: int, replicates: int, first: int = 0) -> None:
