@@ -191,6 +191,14 @@ def test_threads_change_no_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[1], found[other], strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [1000, 300_000])
+@pytest.mark.parametrize(("offset", "spread"), [(0, 1), (1, 0.1), (1, 1e-5), (-5, 1e-3), (0, 1e30), (2, 0)])
+def test_keys_that_share_high_bits_are_sorted(offset: float, spread: float, count: int, dtype: torch.dtype) -> None:
+    scores = offset + spread * torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    assert torch.equal(ops.keys_to_scores(ops.sort_scores(scores)), scores.sort().values)
+
+
 CAPABILITY_SCRIPT = """
 import sys, torch, fastood
 from detection_metrics_samples import PAIR_SAMPLES, RATES

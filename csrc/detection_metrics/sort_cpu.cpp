@@ -1,9 +1,10 @@
 // torch.ops.fastood.sort_scores on the CPU: keys by counting sort.
 //
-// Bytes of a float32 score: the radix sort reads and writes its key three times, 11 bits at a time; 16-bit scores are
-// counted by value and written once. Digits that are the same in all keys are skipped.
+// Bytes of a float32 score: the radix sort reads and writes its key three times, a third of the bits that vary at a time, at
+// most 11; 16-bit scores are counted by value and written once. Digits that are the same in all keys are skipped.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <memory>
 
 #include "../common/cpu_rows.h"
@@ -32,31 +33,48 @@ using Unsigned = std::make_unsigned_t<Key>;
 template <typename Key>
 constexpr int kDigits = (8 * static_cast<int>(sizeof(Key)) + kDigitBits - 1) / kDigitBits;
 
-// Bits of a key from the lowest on; the sign counts as if positive were larger.
+// Some bits of a key; the sign counts as if positive were larger.
 template <typename Key>
-uint32_t digit_of(Key key, int digit) {
-  const auto ordered = static_cast<Unsigned<Key>>(key) ^ (Unsigned<Key>{1} << (8 * sizeof(Key) - 1));
-  return static_cast<uint32_t>(ordered >> (digit * kDigitBits)) & (kBins - 1);
-}
+struct Digit {
+  int shift;
+  uint32_t mask;
+
+  uint32_t operator()(Key key) const {
+    const Unsigned<Key> ordered = static_cast<Unsigned<Key>>(key) ^ (Unsigned<Key>{1} << (8 * sizeof(Key) - 1));
+    return static_cast<uint32_t>(ordered >> shift) & mask;
+  }
+};
 
 template <typename Key>
 std::unique_ptr<Key[]> uninitialised(int64_t count) {
   return std::unique_ptr<Key[]>(new Key[static_cast<size_t>(count)]);
 }
 
-// Sorts `count` keys in `keys`, by way of `scratch` of the same size, in so many chunks side by side.
+// Sorts `count` keys in `keys`, by way of `scratch` of the same size, in so many chunks side by side. `varying` has the bits
+// that are not the same in all keys: what is above them needs no digit, and digits of fewer bits scatter to fewer places.
 template <typename Key>
 class RadixSort {
  public:
-  RadixSort(Key* keys, Key* scratch, int64_t count, int64_t num_chunks)
-      : from_(keys), to_(scratch), count_(count), num_chunks_(num_chunks), bins_(num_chunks) {}
+  RadixSort(Key* keys, Key* scratch, int64_t count, int64_t num_chunks, Unsigned<Key> varying)
+      : from_(keys),
+        to_(scratch),
+        count_(count),
+        num_chunks_(num_chunks),
+        digit_bits_((std::bit_width(varying) + kDigits<Key> - 1) / kDigits<Key>),
+        bins_(std::max<size_t>(num_chunks, kDigits<Key>)) {}
 
   void run() {
     Key* const keys = from_;
+    if (num_chunks_ == 1) {
+      count_all();
+    }
     for (int digit = 0; digit < kDigits<Key>; ++digit) {
-      for_chunks([&](int64_t chunk, int64_t begin, int64_t end) { count(digit, begin, end, bins_[chunk]); });
-      if (find_places()) {
-        for_chunks([&](int64_t chunk, int64_t begin, int64_t end) { scatter(digit, begin, end, bins_[chunk]); });
+      Bins* const bins = num_chunks_ == 1 ? &bins_[digit] : bins_.data();
+      if (num_chunks_ > 1) {
+        for_chunks([&](int64_t chunk, int64_t begin, int64_t end) { count(digit, begin, end, bins[chunk]); });
+      }
+      if (find_places(bins)) {
+        for_chunks([&](int64_t chunk, int64_t begin, int64_t end) { scatter(digit, begin, end, bins[chunk]); });
         std::swap(from_, to_);
       }
     }
@@ -82,20 +100,45 @@ class RadixSort {
     });
   }
 
+  int64_t num_bins() const { return int64_t{1} << digit_bits_; }
+
+  // A local copy stays in registers, where a member would be read again after every store.
+  Digit<Key> digit_of(int digit) const { return {digit * digit_bits_, static_cast<uint32_t>(num_bins() - 1)}; }
+
+  // All digits in one pass, where a chunk keeps its keys: increments of one bin wait for each other, those of several
+  // digits do not.
+  void count_all() {
+    const Key* const keys = from_;
+    const int64_t count = count_;
+    Bins* const bins = bins_.data();
+    std::array<Digit<Key>, kDigits<Key>> digits;
+    for (int digit = 0; digit < kDigits<Key>; ++digit) {
+      digits[digit] = digit_of(digit);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      FASTOOD_UNROLL
+      for (int digit = 0; digit < kDigits<Key>; ++digit) {
+        ++bins[digit][digits[digit](keys[i])];
+      }
+    }
+  }
+
   void count(int digit, int64_t begin, int64_t end, Bins& bins) const {
+    const Key* const keys = from_;
+    const Digit<Key> digit_of_key = digit_of(digit);
     bins.fill(0);
     for (int64_t i = begin; i < end; ++i) {
-      ++bins[digit_of(from_[i], digit)];
+      ++bins[digit_of_key(keys[i])];
     }
   }
 
   // From how many keys have each digit to where they go: by digit, then by chunk. False where all have the same.
-  bool find_places() {
+  bool find_places(Bins* of_chunk) const {
     uint32_t place = 0;
-    for (int64_t bin = 0; bin < kBins; ++bin) {
+    for (int64_t bin = 0; bin < num_bins(); ++bin) {
       const uint32_t before = place;
-      for (Bins& bins : bins_) {
-        place += std::exchange(bins[bin], place);
+      for (int64_t chunk = 0; chunk < num_chunks_; ++chunk) {
+        place += std::exchange(of_chunk[chunk][bin], place);
       }
       if (place - before == count_) {
         return false;
@@ -105,8 +148,12 @@ class RadixSort {
   }
 
   void scatter(int digit, int64_t begin, int64_t end, Bins& places) {
+    const Key* const from = from_;
+    Key* const to = to_;
+    const Digit<Key> digit_of_key = digit_of(digit);
     for (int64_t i = begin; i < end; ++i) {
-      to_[places[digit_of(from_[i], digit)]++] = from_[i];
+      const Key key = from[i];
+      to[places[digit_of_key(key)]++] = key;
     }
   }
 
@@ -114,17 +161,18 @@ class RadixSort {
   Key* to_;
   int64_t count_;
   int64_t num_chunks_;
+  int digit_bits_;
   std::vector<Bins> bins_;
 };
 
 template <typename Key>
-void sort_keys(Key* keys, int64_t count, int64_t num_chunks) {
+void sort_keys(Key* keys, int64_t count, int64_t num_chunks, Unsigned<Key> varying) {
   if (count <= kFewKeys) {
     return std::sort(keys, keys + count);
   }
   const auto scratch = uninitialised<Key>(count);
   advise_huge_pages(scratch.get(), static_cast<size_t>(count) * sizeof(Key));
-  RadixSort<Key>(keys, scratch.get(), count, num_chunks).run();
+  RadixSort<Key>(keys, scratch.get(), count, num_chunks, varying).run();
 }
 
 // Every value of 16 bits, in the order of its key: NaN last.
@@ -162,10 +210,14 @@ void sort_row(const Score* scores, int64_t count, int64_t columns, int64_t num_c
       return sort_values(scores, count, keys);
     }
   }
+  using Key = ScoreKey<Score>;
+  const Key first = count == 0 ? Key{0} : key_of(to_compute(scores[0]));
+  Key varying = 0;
   for (int64_t i = 0; i < count; ++i) {
     keys[i] = key_of(to_compute(scores[i]));
+    varying |= keys[i] ^ first;
   }
-  sort_keys(keys, count, num_chunks);
+  sort_keys(keys, count, num_chunks, static_cast<Unsigned<Key>>(varying));
 }
 
 Tensor sort_scores_cpu(const Tensor& scores, const std::optional<Tensor>& counts) {
@@ -188,8 +240,9 @@ Tensor sort_scores_cpu(const Tensor& scores, const std::optional<Tensor>& counts
       }
     };
     // Threads share a row where there are fewer rows than threads.
-    if (rows < static_cast<int64_t>(torch::stable::get_num_threads())) {
-      return sort_rows(0, rows, std::clamp<int64_t>(columns / kChunk, 1, kMaxChunks));
+    const auto num_threads = static_cast<int64_t>(torch::stable::get_num_threads());
+    if (rows < num_threads) {
+      return sort_rows(0, rows, std::clamp<int64_t>(columns / kChunk, 1, std::min(num_threads, kMaxChunks)));
     }
     const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, columns));
     torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) { sort_rows(begin, end, 1); });
