@@ -1,7 +1,7 @@
 // Detection statistics on the CPU. Compiled once per instruction set: see common/cpu_capability.h.
 //
-// Bytes: one read of the keys; a tile's keys and ranks stay in the level-1 cache. Operations per score: a step of the merge,
-// about eight cycles of which are one chain of dependent instructions, and of the vectorised rest a division in float64.
+// Bytes: one read of the keys; a tile's keys and ranks stay in the level-1 cache. Operations per score: a step of the merge, a
+// chain of about eight cycles of which several run side by side, and of the vectorised rest a division in float64.
 #include "cpu.h"
 
 #ifndef FASTOOD_CPU_CAPABILITY
@@ -85,6 +85,9 @@ FASTOOD_HD RankSums sum_tile(const Weights& at, int64_t begin_ood, int64_t end_o
   return sums;
 }
 
+// Parts of a tile merged side by side.
+constexpr int64_t kMerges = 4;
+
 // Keys and ranks of a tile, numbered from its first scores.
 template <typename Key>
 struct Tile {
@@ -109,19 +112,43 @@ FASTOOD_HD void load_keys(const Key* row, int64_t count, int64_t begin, int64_t 
 }
 
 // below and other: how much of the other class comes before each score in merged order. Each step writes to the next score
-// of both classes, and moves on from the one it was for: no branch to mispredict.
+// of both classes, and moves on from the one it was for: by an addition, as compilers make branches, often mispredicted, of
+// a choice between two. A step waits for the one before; merges of several parts of the tile wait for their own only.
 template <typename Key>
 FASTOOD_HD void merge(MergePoint begin, Tile<Key>& tile) {
   const int32_t first_id = static_cast<int32_t>(begin.id);
   const int32_t first_ood = static_cast<int32_t>(begin.ood);
-  int64_t i = 0;
-  int64_t j = 0;
-  for (int64_t step = tile.num_id + tile.num_ood; step > 0; --step) {
-    const bool is_id = tile.id[i] < tile.ood[j];
+  const ScorePair<Key> keys{tile.id, tile.num_id, tile.ood, tile.num_ood};
+  const int64_t part = keys.size() / kMerges;
+  int64_t id[kMerges];
+  for (int64_t m = 0; m < kMerges; ++m) {
+    id[m] = merge_point(keys, m * part).id;
+  }
+  const auto step = [&](int64_t place, int64_t& i) __attribute__((always_inline)) {
+    const int64_t j = place - i;
     tile.other[i] = first_ood + static_cast<int32_t>(j);
     tile.below[j] = first_id + static_cast<int32_t>(i);
-    i += is_id ? 1 : 0;
-    j += is_id ? 0 : 1;
+    i += static_cast<int64_t>(tile.id[i] < tile.ood[j]);
+  };
+  for (int64_t place = 0; place < part; ++place) {
+    FASTOOD_UNROLL
+    for (int64_t m = 0; m < kMerges; ++m) {
+      step(m * part + place, id[m]);
+    }
+  }
+  for (int64_t place = kMerges * part; place < keys.size(); ++place) {
+    step(place, id[kMerges - 1]);
+  }
+  // Where a merge ended it has also written to the first score that the next one was for.
+  for (int64_t m = 0; m + 1 < kMerges; ++m) {
+    const int64_t i = id[m];
+    const int64_t j = (m + 1) * part - i;
+    if (i < tile.num_id) {
+      tile.other[i] = first_ood + static_cast<int32_t>(count_below<true>(tile.ood, j, tile.num_ood, tile.id[i]));
+    }
+    if (j < tile.num_ood) {
+      tile.below[j] = first_id + static_cast<int32_t>(count_below<false>(tile.id, i, tile.num_id, tile.ood[j]));
+    }
   }
 }
 
@@ -157,8 +184,8 @@ FASTOOD_HD void fill_tile(const ScorePair<Key>& pair, MergePoint begin, MergePoi
 #pragma omp simd
   for (int64_t j = 0; j < tile.num_ood; ++j) {
     const int32_t next = tile.below[j] - first_id;
-    const bool tied = tile.id[next] == tile.ood[j];
-    tile.upto[j] = tied ? tile.own[next] : tile.below[j];
+    const int32_t end_of_run = tile.own[next];
+    tile.upto[j] = tile.id[next] == tile.ood[j] ? end_of_run : tile.below[j];
   }
 }
 
