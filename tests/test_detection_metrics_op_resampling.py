@@ -154,7 +154,7 @@ def test_chunks_and_threads_change_no_bit(scheme: Scheme, share: float | None, m
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        monkeypatch.setattr(resampling, "_CHUNK_BYTES", 40 * 4 * 2100)
+        monkeypatch.setattr(resampling, "_THREAD_CHUNK_BYTES", 10 * 4 * 2100)
         got = ops.resampled_statistics(id_keys, ood_keys, replicates=150, **settings)
     finally:
         torch.set_num_threads(threads)
