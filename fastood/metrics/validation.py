@@ -81,7 +81,7 @@ def check_scores(name: str, scores: Tensor, *, batched: bool = False) -> None:
         raise ValueError(f"{name} is empty; a metric needs at least one score of each class")
     if not scores.numel():
         raise ValueError(f"{name} must hold at least one set of scores, got shape {tuple(scores.shape)}")
-    if scores.is_floating_point() and scores.isnan().any():
+    if scores.is_floating_point() and scores.amax().isnan():  # NaN is the maximum wherever there is one
         nan_count = int(scores.isnan().sum())
         raise ValueError(f"{name} holds {nan_count} NaN among its {scores.numel()} scores; NaN has no rank")
 
