@@ -22,7 +22,9 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Build one extension; there is only `fastood._C`."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve() / f"cmake-{sys.implementation.cache_tag}"
+        # An editable install has a new temporary folder each time: with it everything would be compiled each time.
+        build_temp = ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()
+        build = build_temp / f"cmake-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
