@@ -111,8 +111,11 @@ def test_bootstrap(device: str, budget: dict[str, float], record: Record, reques
         return bootstrap_metrics(sets.id_scores[0], sets.ood_scores[0], generator=generator, replicates=REPLICATES)
 
     def draws_alone() -> None:
-        for stream, count in enumerate(shape[1:]):
-            resampling_counts(count, seed=0, stream=stream, replicates=REPLICATES, scheme="multinomial")
+        for first in range(0, REPLICATES, 20):
+            for stream, count in enumerate(shape[1:]):
+                resampling_counts(
+                    count, seed=0, stream=stream, replicates=20, scheme="multinomial", first_replicate=first
+                )
 
     moved = 8 * REPLICATES * sum(shape[1:])
     bandwidth = copy_bandwidth("cpu", 1 << 24)
