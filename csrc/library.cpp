@@ -63,6 +63,11 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "-> Tensor");
   // What R resampled sets hold of each sample (detection_metrics/random.h)
   m.def("resampling_counts(Tensor(a!) counts, int seed, int stream, int first_replicate, int scheme, int size) -> ()");
+
+  // Gather, crop, flip and normalise stored images (image_augment/math.h): -> [B, C, H, W]
+  m.def(
+      "augment_images(Tensor images, Tensor index, Tensor rows, Tensor columns, Tensor flip, int padding, float[] "
+      "mean, float[] std, ScalarType dtype, bool channels_last) -> Tensor");
 }
 
 #if !FASTOOD_WITH_CUDA
@@ -94,6 +99,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("ranking_statistics", &no_cuda_kernels);
   m.impl("weighted_ranking_statistics", &no_cuda_kernels);
   m.impl("resampling_counts", &no_cuda_kernels);
+  m.impl("augment_images", &no_cuda_kernels);
 }
 #endif
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastood.data import Augment, epoch_batches
+from fastood.data import Augment, AugmentDraws, epoch_batches
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -66,6 +66,40 @@ def test_same_generator_same_batch_and_the_global_one_is_untouched():
     list(epoch_batches(10, 3, generator=generator(), drop_last=False))
     assert torch.equal(*batches)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_call_is_the_draw_applied_to_all_images():
+    augment, images = Augment(flip=True), random_images()
+    draws = augment.draw(32, height=16, generator=generator(1))
+    batch = augment(images, generator=generator(1))
+    assert torch.equal(augment.apply(images, torch.arange(32), draws), batch)
+    order = torch.randperm(32, generator=generator(2))
+    turned = AugmentDraws(rows=draws.rows[order], columns=draws.columns[order], flip=draws.flip[order])
+    assert torch.equal(augment.apply(images, order, turned), batch[order])
+
+
+def test_draws_are_those_that_runs_have_always_had():
+    """The order of the stream: rows, columns, coins. Another would change every run."""
+    draws = Augment(flip=True).draw(9, height=32, generator=generator(5))
+    stream = generator(5)
+    shift = torch.randint(9, (2, 9, 1), generator=stream)
+    assert torch.equal(draws.rows, shift[0, :, 0])
+    assert torch.equal(draws.columns, shift[1, :, 0])
+    assert torch.equal(draws.flip, torch.rand(9, 1, generator=stream)[:, 0] < 0.5)
+    still = Augment(padding=0).draw(9, height=32, generator=generator(5))
+    assert not still.rows.any()
+    assert not still.columns.any()
+    assert not still.flip.any()
+
+
+def test_apply_refuses():
+    draws = Augment().draw(2, height=16, generator=generator())
+    with pytest.raises(ValueError, match=r"index must be in \[0, 31\], got 32"):
+        Augment().apply(random_images(), torch.tensor([0, 32]), draws)
+    with pytest.raises(ValueError, match=r"rows must have shape \[3\] like index, got \[2\]"):
+        Augment().apply(random_images(), torch.arange(3), draws)
+    with pytest.raises(ValueError, match="images must have shape"):
+        Augment().apply(random_images()[0], torch.arange(2), draws)
 
 
 def test_images_need_not_be_square_nor_contiguous():

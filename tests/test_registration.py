@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from augment_images_samples import augment_images_calls
 from background_pool_samples import pool_args
 from detection_metrics_samples import detection_metrics_calls
 from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
@@ -34,6 +35,7 @@ def op_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object
         *mahalanobis_calls(device),
         *pool_args(device),
         *detection_metrics_calls(device),
+        *augment_images_calls(device),
     ]
 
 

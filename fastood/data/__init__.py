@@ -1,6 +1,6 @@
 """Images: the embedded default task, other sources by option, and training batches."""
 
-from fastood.data.batches import Augment, epoch_batches
+from fastood.data.batches import Augment, AugmentDraws, epoch_batches
 from fastood.data.config import DataConfig
 from fastood.data.embedded import EmbeddedConfig
 from fastood.data.image_set import DetectionTask, ImageSet
@@ -8,6 +8,7 @@ from fastood.data.loading import load_task
 
 __all__ = [
     "Augment",
+    "AugmentDraws",
     "DataConfig",
     "DetectionTask",
     "EmbeddedConfig",

@@ -6,8 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastood.ops.augment_images import augment_images
+
 MEAN, STD = 0.5, 0.25
 """Normalisation of every data set (Li & Vasconcelos 2020, supplementary C): a test image's origin is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AugmentDraws:
+    """What chance decided about a batch of n images; holds no images, so that it is small to send and to keep."""
+
+    rows: Tensor
+    """int64 [n], first row of each crop in the zero-padded image, 0…2·padding."""
+    columns: Tensor
+    """int64 [n], first column likewise."""
+    flip: Tensor
+    """bool [n], whether the crop is mirrored left and right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +47,65 @@ class Augment:
         if self.padding is not None and self.padding < 0:
             raise ValueError(f"padding must be 0 or larger, got {self.padding}")
 
+    def draw(self, n: int, *, height: int, generator: torch.Generator) -> AugmentDraws:
+        """Draw the augmentations of a batch; `apply` puts them on images, then or later, here or in another process.
+
+        Args:
+            n: Number of images, 0 or larger.
+            height: Of the images, which decides the default padding.
+            generator: Source of all randomness, on any device.
+
+        Returns:
+            Draws on the device of the generator.
+
+        Example:
+            >>> draws = Augment().draw(3, height=32, generator=torch.Generator().manual_seed(0))
+            >>> draws.rows.shape, draws.flip.any().item()
+            (torch.Size([3]), False)
+        """
+        padding = self._padding(height)
+        device = generator.device
+        rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator, device=device)
+        if self.flip:
+            return AugmentDraws(rows=rows, columns=columns, flip=_coin_flips(n, generator))
+        return AugmentDraws(rows=rows, columns=columns, flip=torch.zeros(n, dtype=torch.bool, device=device))
+
+    def apply(self, images: Tensor, index: Tensor, draws: AugmentDraws) -> Tensor:
+        """Pick images out of a set, augment them by `draws` and normalise them, in one pass over their bytes.
+
+        Args:
+            images: uint8 [P, C, H, W]; may be a memory-mapped file, of which only the images asked for are read.
+            index: int64 [n], each 0…P-1, repeats allowed; on any device.
+            draws: Of n images of this height; on any device.
+
+        Returns:
+            float32 [n, C, H, W] on the device of `images`.
+
+        Raises:
+            TypeError: A tensor has the wrong dtype.
+            ValueError: A tensor has the wrong shape, or an index or crop is out of range.
+
+        Example:
+            >>> images = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
+            >>> draws = Augment().draw(2, height=32, generator=torch.Generator().manual_seed(0))
+            >>> Augment().apply(images, torch.tensor([41, 7]), draws).shape
+            torch.Size([2, 3, 32, 32])
+        """
+        _check_images(images)
+        device = images.device
+        return augment_images(
+            images,
+            index.to(device),
+            draws.rows.to(device),
+            draws.columns.to(device),
+            draws.flip.to(device),
+            padding=self._padding(images.shape[2]),
+            mean=MEAN,
+            std=STD,
+        )
+
     def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Augment and normalise a batch for training.
+        """Augment and normalise a batch for training: `draw`, then `apply` to all images.
 
         Args:
             images: uint8 [N, C, H, W].
@@ -48,20 +119,9 @@ class Augment:
             ValueError: `images` is not of four dimensions.
         """
         _check_images(images)
-        n, channels, height, width = images.shape
-        padding = height // 8 if self.padding is None else self.padding
-        shift = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=generator.device)
-        rows = shift[0] + torch.arange(height, device=generator.device)
-        columns = torch.arange(width, device=generator.device).expand(n, width)
-        if self.flip:
-            mirrored = torch.rand(n, 1, generator=generator, device=generator.device) < 0.5
-            columns = torch.where(mirrored, width - 1 - columns, columns)
-        columns = shift[1] + columns
-        rows, columns = rows.to(images.device), columns.to(images.device)
-        padded = torch.nn.functional.pad(images, (padding,) * 4)
-        image = torch.arange(n, device=images.device)[:, None, None, None]
-        channel = torch.arange(channels, device=images.device)[:, None, None]
-        return self.normalize(padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]])
+        n, _, height, _ = images.shape
+        draws = self.draw(n, height=height, generator=generator)
+        return self.apply(images, torch.arange(n, device=images.device), draws)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise a batch, (x/255 - 0.5)/0.25, without randomness: what the network sees at test time.
@@ -81,7 +141,16 @@ class Augment:
             [[[[-2.0, 2.0]]]]
         """
         _check_images(images)
-        return (images.float() / 255 - MEAN) / STD
+        index = torch.arange(len(images), device=images.device)
+        middle = torch.zeros_like(index)
+        return augment_images(images, index, middle, middle, middle.bool(), padding=0, mean=MEAN, std=STD)
+
+    def _padding(self, height: int) -> int:
+        return height // 8 if self.padding is None else self.padding
+
+
+def _coin_flips(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator, device=generator.device) < 0.5
 
 
 def epoch_batches(

@@ -3,11 +3,13 @@
 `reference` holds the same formulas in plain float64 PyTorch, for tests and for reading.
 """
 
+from fastood.ops.augment_images import augment_images
 from fastood.ops.logit_scores import logit_scores
 from fastood.ops.mahalanobis_logits import mahalanobis_logits, mahalanobis_logits_and_nearest
 from fastood.ops.weighted_uniformity import weighted_uniformity, weighted_uniformity_value_and_grad
 
 __all__ = [
+    "augment_images",
     "logit_scores",
     "mahalanobis_logits",
     "mahalanobis_logits_and_nearest",

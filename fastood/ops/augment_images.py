@@ -1,0 +1,156 @@
+"""Augmented batches straight from stored images: gather, pad-crop, mirror and normalise in one pass over the bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+OUTPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_CHANNEL_SCALES = 16  # kMaxScales of csrc/image_augment/math.h
+
+_augment_images = torch.ops.fastood.augment_images.default
+
+
+def _fake(
+    images: Tensor,
+    index: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    flip: Tensor,
+    padding: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (index.shape[0], *images.shape[1:])
+    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=memory_format)
+
+
+torch.library.register_fake("fastood::augment_images", _fake)
+
+
+def augment_images(
+    images: Tensor,
+    index: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    flip: Tensor,
+    *,
+    padding: int,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Pick images, crop each out of its zero-padded self, mirror some, normalise: what small images are trained with.
+
+    Pixel (y, x) of result b is (v/255 - mean)/std, where v is pixel (y + rows[b] - padding, x' + columns[b] - padding)
+    of image index[b], 0 beyond its edges, and x' = W - 1 - x if flip[b], else x: cropped, then mirrored (He et
+    al. 2016, section 4.2). Every operation is rounded to float32, so that the result is that of the PyTorch composition
+    on the CPU to the bit, on every device. No randomness and no gradient.
+
+    Args:
+        images: uint8 `[P, C, H, W]`, on the CPU or a CUDA device, of any strides; may be a memory-mapped file, of which
+            only the images asked for are read.
+        index: int64 `[B]`, each 0…P-1, in any order, repeats allowed.
+        rows: int64 `[B]`, first row of each crop in the padded image, 0…2·padding; `padding` is the middle.
+        columns: int64 `[B]`, first column likewise.
+        flip: bool `[B]`, whether to mirror left and right.
+        padding: Zero pixels on each side before the crop, 0 or larger.
+        mean: In units of 0…1; a number, or one for each of at most 16 channels.
+        std: Above 0 in float32, likewise.
+        dtype: Of the result: float32, or bfloat16 or float16, rounded from it.
+        memory_format: `torch.contiguous_format` or `torch.channels_last`, as the network wants it.
+
+    Returns:
+        `[B, C, H, W]` on the device of `images`. On a CUDA device, where checking would wait for it, images of an index
+        out of range are NaN and offsets out of range read zeros.
+
+    Raises:
+        TypeError: A tensor or `dtype` has the wrong type.
+        ValueError: An argument has the wrong shape, device or value.
+
+    Example:
+        >>> pool = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2)
+        >>> first, still = torch.tensor([0]), torch.tensor([1])
+        >>> mirrored = augment_images(pool, first, still, still, torch.tensor([True]), padding=1, mean=0.0, std=1 / 255)
+        >>> mirrored.round().tolist()
+        [[[[1.0, 0.0], [3.0, 2.0]]]]
+    """
+    _check_images(images)
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0, got {padding}")
+    per_image = (("index", index, torch.int64), ("rows", rows, torch.int64), ("columns", columns, torch.int64))
+    for name, tensor, wanted in (*per_image, ("flip", flip, torch.bool)):
+        _check_per_image(tensor, name, wanted, index, images)
+    means, stds = _numbers(mean, "mean", images.shape[1]), _numbers(std, "std", images.shape[1])
+    if not all(value >= torch.finfo(torch.float32).tiny for value in stds):
+        raise ValueError(f"std must be above 0 in float32, got {std}")
+    if dtype not in OUTPUT_DTYPES:
+        raise TypeError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise ValueError(f"memory_format must be contiguous_format or channels_last, got {memory_format}")
+    # Looking would wait for another device, and break the graph of a compiled function.
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+        for (name, tensor, _), largest in zip(per_image, (images.shape[0] - 1, 2 * padding, 2 * padding), strict=True):
+            _check_range(tensor, name, largest)
+    scales = max(len(means), len(stds))
+    result: Tensor = _augment_images(
+        images,
+        index.contiguous(),
+        rows.contiguous(),
+        columns.contiguous(),
+        flip.contiguous(),
+        padding,
+        means * (scales // len(means)),
+        stds * (scales // len(stds)),
+        dtype,
+        memory_format == torch.channels_last,
+    )
+    return result
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape [N, C, H, W], got {list(images.shape)}")
+
+
+def _check_per_image(tensor: Tensor, name: str, dtype: torch.dtype, index: Tensor, images: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+    if tensor.ndim != 1:
+        raise ValueError(f"{name} must have shape [B], got {list(tensor.shape)}")
+    if tensor.shape != index.shape:
+        raise ValueError(f"{name} must have shape {list(index.shape)} like index, got {list(tensor.shape)}")
+    if tensor.device != images.device:
+        raise ValueError(f"{name} must be on {images.device} like images, got {tensor.device}")
+
+
+def _numbers(value: float | Sequence[float], name: str, channels: int) -> list[float]:
+    numbers = [float(value)] if isinstance(value, (int, float)) else [float(number) for number in value]
+    if len(numbers) not in (1, channels):
+        raise ValueError(f"{name} must be a number or {channels}, one per channel, got {len(numbers)}")
+    if len(numbers) > MAX_CHANNEL_SCALES:
+        raise ValueError(f"{name} must be a number or at most {MAX_CHANNEL_SCALES}, got {len(numbers)}")
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return numbers
+
+
+def _check_range(numbers: Tensor, name: str, largest: int) -> None:
+    if numbers.numel() == 0:
+        return
+    low, high = (int(extreme) for extreme in numbers.aminmax())
+    if low < 0 or high > largest:
+        raise ValueError(f"{name} must be in [0, {largest}], got {low if low < 0 else high}")
