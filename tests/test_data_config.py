@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from fastood.data import DataConfig, load_task
+from fastood.data.named_sets import NAMED_SETS
 from fastood.data.specs import KNOWN_SPECS, parse_named_spec, parse_spec
+from fastood.data.torchvision_sets import TORCHVISION_SETS
 
 OWN = {"in_dist": "torchvision:MNIST", "background": "folder:pool", "ood": ("noise=uniform",)}
 
@@ -19,11 +21,26 @@ def test_specs_parse():
     assert (name, spec.kind, spec.argument) == ("my set", "folder", "a=b")
 
 
-@pytest.mark.parametrize("text", ["", "digits", "cifar10", "Folder:a", "gaussian:", "uniform:3", "embedded:greek"])
+@pytest.mark.parametrize(
+    "text", ["", "digits", "CIFAR10", "cifar10:train", "Folder:a", "gaussian:", "uniform:3", "embedded:greek"]
+)
 def test_unknown_sources_are_answered_with_what_is_known(text):
     with pytest.raises(ValueError) as error:
         parse_spec(text, field="background")
     assert str(error.value) == f"data.background: unknown source {text!r}; known: {KNOWN_SPECS}"
+
+
+def test_every_named_set_is_known_by_one_source():
+    specs = [parse_spec(name, field="ood") for name in NAMED_SETS]
+    assert len(set(specs)) == len(specs)
+    assert {spec.argument for spec in specs if spec.kind == "torchvision"} == set(TORCHVISION_SETS)
+
+
+def test_named_sets_and_noise_name_themselves_as_ood_sets():
+    config = DataConfig(in_dist="mnist", background="uniform", ood=("fashion-mnist", "blobs", "letters=emnist-letters"))
+    assert [name for name, _ in config.ood_specs] == ["fashion-mnist", "blobs", "letters"]
+    with pytest.raises(ValueError, match=r"data.in_dist and data.ood 'mnist' must not share images"):
+        DataConfig(in_dist="torchvision:MNIST", background="uniform", ood=("mnist",))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +59,7 @@ def test_malformed_sources(text, message):
         parse_spec(text, field="in_dist")
 
 
-@pytest.mark.parametrize("text", ["gaussian", "=gaussian", "a/b=gaussian", "folder:a=b", "torchvision:SVHN"])
+@pytest.mark.parametrize("text", ["=gaussian", "a/b=gaussian", "folder:a=b", "torchvision:SVHN"])
 def test_ood_sets_need_names(text):
     with pytest.raises(ValueError, match=r"data.ood: .* must read NAME=SOURCE"):
         DataConfig(ood=(text,))

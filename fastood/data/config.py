@@ -14,32 +14,33 @@ from fastood.data.specs import SourceSpec, parse_named_spec, parse_spec
 class DataConfig:
     """Where images come from, and how they are brought to one size.
 
-    A source is one of: embedded (digits, letters, photographs; no download), folder:PATH (a tree PATH/CLASS/IMAGE),
-    torchvision:NAME (under --data.root), npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]),
-    and for background and OOD sets also gaussian or uniform (noise).
+    A source is one of: embedded (digits, letters, photographs; no download), the name of a data set under --data.root
+    (cifar10, tiny-imagenet, …: ``python -m fastood.data list``), folder:PATH (of PATH/CLASS/IMAGE), torchvision:NAME,
+    npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]), and for background and OOD sets also
+    gaussian, uniform, rademacher or blobs (noise, see `fastood.data.noise`).
 
     Raises:
         ValueError: A source is unknown or used twice, or a value is out of range.
 
     Example:
-        >>> DataConfig(in_dist="torchvision:CIFAR10", background="folder:pictures", ood=("noise=gaussian",)).size
+        >>> DataConfig(in_dist="cifar10", background="folder:pictures", ood=("svhn", "noise=gaussian")).size
         32
     """
 
     in_dist: str = "embedded"
     """In-distribution training images, with labels.
     embedded: scikit-learn's digits, no download.
+    NAME: the training part of a data set under --data.root, e.g. cifar10; `python -m fastood.data list` shows all.
     folder:PATH: a tree PATH/CLASS/IMAGE.
-    torchvision:NAME: the training part of MNIST, FashionMNIST, KMNIST, EMNIST, USPS, CIFAR10, CIFAR100, SVHN, STL10 or
-    DTD under --data.root.
+    torchvision:NAME: the same by the name that torchvision gives it, e.g. CIFAR10.
     npy:IMAGES.npy,LABELS.npy: uint8 [N, H, W] or [N, H, W, C], and integers [N]."""
     in_dist_test: str | None = None
-    """In-distribution test images. Default: torchvision's test part; else test_fraction of every class is held out."""
+    """In-distribution test images. Default: the test part of the data set; else test_fraction of every class."""
     background: str = "embedded"
-    """Background pool: a source as above, without need of labels, or gaussian or uniform."""
+    """Background pool: a source as above, without need of labels, or noise."""
     ood: tuple[str, ...] = ("embedded",)
-    """OOD test sets: any number of NAME=SOURCE, or embedded for the six that belong to the embedded digits.
-    torchvision: the test part."""
+    """OOD test sets: any number of NAME=SOURCE, of data sets and noise by their own names, or embedded for the six that
+    belong to the embedded digits. Of data sets the test part."""
     test_fraction: float = 1 / 3
     """Share of every class held out for testing where in_dist brings no test set."""
     image_size: int | None = None
@@ -48,11 +49,11 @@ class DataConfig:
     channels: Literal[1, 3] | None = None
     """1 (grey) or 3 (RGB). Default: that of in_dist, a folder counting as RGB."""
     root: Path = Path("data")
-    """Folder of the torchvision datasets."""
+    """Folder of the data sets that have a name, as torchvision lays them out."""
     download: bool = False
     """Let torchvision fetch datasets that are missing under root."""
     noise_size: int = 10_000
-    """Images in a gaussian or uniform set; the paper's code draws 10,000."""
+    """Images in a set of noise; the paper's code draws 10,000."""
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The embedded digits, letters and photographs."""
 
@@ -105,7 +106,7 @@ class DataConfig:
                 raise ValueError(f"data.{name} must have labels, got {spec.kind!r}, which is noise")
             if spec.kind == "npy" and len(spec.paths) != 2:
                 raise ValueError(f"data.{name} must have labels: npy:IMAGES.npy,LABELS.npy, got npy:{spec.argument}")
-        if test is not None and test.kind != "torchvision" and test.overlaps(self.in_dist_spec):
+        if test is not None and not test.has_test_part and test.overlaps(self.in_dist_spec):
             raise ValueError(f"data.in_dist_test must not repeat data.in_dist, got {self.in_dist_test!r}")
 
     def _check_embedded_and_names(self) -> None:

@@ -1,19 +1,18 @@
 """From options to the images of a task: open and check every source first, then decode."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from fastood.data.config import DataConfig
 from fastood.data.embedded import embedded_background, embedded_digits, embedded_ood
 from fastood.data.image_set import DetectionTask, ImageSet
+from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
+from fastood.data.opening import open_source
 from fastood.data.seeding import named_generator
-from fastood.data.sources import ImageSource, decode_images, open_arrays, open_folder
+from fastood.data.sources import ImageSource, decode_images
 from fastood.data.specs import SourceSpec
 from fastood.data.splits import stratified_split
-from fastood.data.torchvision_sets import Part, open_torchvision
 
 
 def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
@@ -67,7 +66,7 @@ def _open_all(config: DataConfig) -> dict[str, ImageSource | None]:
         "in_dist": _open(in_dist, "in_dist", config, part="train"),
         "background": _open(config.background_spec, "background", config, part="train"),
     }
-    test = config.in_dist_test_spec or (in_dist if in_dist.kind == "torchvision" else None)
+    test = config.in_dist_test_spec or (in_dist if in_dist.has_test_part else None)
     if test is not None:
         sources["in_dist_test"] = _open(test, "in_dist_test", config, part="test")
     for name, spec in config.ood_specs:
@@ -76,18 +75,9 @@ def _open_all(config: DataConfig) -> dict[str, ImageSource | None]:
 
 
 def _open(spec: SourceSpec, field: str, config: DataConfig, *, part: Part) -> ImageSource | None:
-    if spec.kind == "folder":
-        source = open_folder(Path(spec.argument), field=field)
-    elif spec.kind == "npy":
-        paths = [Path(path) for path in spec.paths]
-        source = open_arrays(paths[0], paths[1] if len(paths) > 1 else None, field=field)
-    elif spec.kind == "torchvision":
-        source = open_torchvision(spec.argument, part=part, root=config.root, download=config.download, field=field)
-    else:
+    if spec.kind in ("embedded", *NOISES):
         return None
-    if len(source) == 0:
-        raise ValueError(f"data.{field}: {spec.kind}:{spec.argument} has no images")
-    return source
+    return open_source(spec, field=field, part=part, root=config.root, download=config.download)
 
 
 def _in_distribution(

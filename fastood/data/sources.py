@@ -34,6 +34,8 @@ class ImageSource:
     """1 if every image is grey, otherwise 3."""
     read: Callable[[int], Tensor]
     """Decodes the image at an index to uint8 [1 or 3, H, W]."""
+    class_ids: tuple[str, ...] = ()
+    """Their WordNet ids, where names alone may be ambiguous."""
     size: int = -1
     """Number of images; by default that of the labels."""
 

@@ -1,12 +1,15 @@
-"""The strings that say where images come from, such as "folder:pictures" or "torchvision:CIFAR10"."""
+"""The strings that say where images come from, such as "cifar10", "folder:pictures" or "torchvision:USPS"."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastood.data.named_sets import NAMED_SETS
 from fastood.data.noise import NOISES
 from fastood.data.torchvision_sets import TORCHVISION_SETS
 
-KNOWN_SPECS = "embedded, folder:PATH, torchvision:NAME, npy:IMAGES.npy[,LABELS.npy], gaussian, uniform"
+KNOWN_SPECS = ", ".join(
+    ("embedded", "folder:PATH", "torchvision:NAME", "npy:IMAGES.npy[,LABELS.npy]", *NOISES, *NAMED_SETS)
+)
 
 
 @dataclass(frozen=True)
@@ -16,19 +19,26 @@ class SourceSpec:
     Example:
         >>> parse_spec("torchvision:CIFAR10", field="in_dist")
         SourceSpec(kind='torchvision', argument='CIFAR10')
+        >>> parse_spec("cifar10", field="in_dist"), parse_spec("isun", field="ood")
+        (SourceSpec(kind='torchvision', argument='CIFAR10'), SourceSpec(kind='set', argument='isun'))
     """
 
     kind: str
-    """What comes before the colon."""
+    """What comes before the colon; "set" for a named set that torchvision does not have."""
     argument: str = ""
-    """What comes after it."""
+    """What comes after it, or the name."""
 
     @property
     def name(self) -> str:
         """What tables call the set unless it is named otherwise."""
-        if self.kind == "torchvision":
+        if self.kind in ("torchvision", "set"):
             return self.argument
         return Path(self.paths[0]).stem if self.paths else f"{self.kind} noise"
+
+    @property
+    def has_test_part(self) -> bool:
+        """Whether it brings a test part of its own: the data sets do, but for trees of one part."""
+        return self.kind == "torchvision" or (self.kind == "set" and not NAMED_SETS[self.argument].tree)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -68,6 +78,9 @@ def parse_spec(text: str, *, field: str) -> SourceSpec:
     kind, _, argument = text.partition(":")
     if kind in ("embedded", *NOISES) and not argument and ":" not in text:
         return SourceSpec(kind)
+    if text in NAMED_SETS:
+        known = NAMED_SETS[text]
+        return SourceSpec("torchvision", known.torchvision) if known.torchvision else SourceSpec("set", text)
     if kind not in ("folder", "torchvision", "npy"):
         raise ValueError(f"data.{field}: unknown source {text!r}; known: {KNOWN_SPECS}")
     spec = SourceSpec(kind, argument)
@@ -80,7 +93,7 @@ def parse_spec(text: str, *, field: str) -> SourceSpec:
 
 
 def parse_named_spec(text: str, *, field: str) -> tuple[str, SourceSpec]:
-    """Parse an OOD set's NAME=SOURCE, or "embedded", which names its sets itself.
+    """Parse an OOD set's NAME=SOURCE, or a source that names itself: noise, a named set, or "embedded" (several sets).
 
     Args:
         text: The specification.
@@ -93,12 +106,17 @@ def parse_named_spec(text: str, *, field: str) -> tuple[str, SourceSpec]:
         ValueError: There is no name, or the source is refused by `parse_spec`.
 
     Example:
-        >>> parse_named_spec("SVHN=torchvision:SVHN", field="ood")
-        ('SVHN', SourceSpec(kind='torchvision', argument='SVHN'))
+        >>> parse_named_spec("SVHN=torchvision:SVHN", field="ood") == ("SVHN", parse_spec("svhn", field="ood"))
+        True
+        >>> parse_named_spec("svhn", field="ood")
+        ('svhn', SourceSpec(kind='torchvision', argument='SVHN'))
     """
     if text == "embedded":
         return "", SourceSpec("embedded")
+    if text in NAMED_SETS or text in NOISES:
+        return text, parse_spec(text, field=field)
     name, separator, spec = text.partition("=")
     if not separator or not name or "/" in name or ":" in name:
-        raise ValueError(f"data.{field}: {text!r} must read NAME=SOURCE (no '/' or ':' in NAME) or embedded")
+        wanted = "NAME=SOURCE (no '/' or ':' in NAME), a data set's name, noise or embedded"
+        raise ValueError(f"data.{field}: {text!r} must read {wanted}")
     return name, parse_spec(spec, field=field)

@@ -1,9 +1,11 @@
 """The torchvision datasets that can be named as a source, and how each spells its training and test part."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from fastood.data.idx import damaged_idx_file
+from fastood.data.named_sets import Part
 from fastood.data.sources import ImageSource, image_to_tensor
 
 
@@ -30,7 +34,15 @@ class TorchvisionSet:
     """Label of the first class."""
     transposed: bool = False
     """Whether images are stored with rows and columns exchanged."""
+    inverted: bool = False
+    """Whether images are black strokes on white, and are inverted to be like MNIST."""
+    folder: str = ""
+    """Folder under the root; empty for the sets that make one of their own there."""
+    downloads: bool = True
+    """Whether torchvision can fetch it."""
 
+
+_MISSING = re.compile("download=True|not present in the root|No such file")
 
 _FLAG: dict[str, Any] = {"train": {"train": True}, "test": {"train": False}}
 _SPLIT: dict[str, Any] = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -54,11 +66,21 @@ TORCHVISION_SETS: dict[str, TorchvisionSet] = {
     "STL10": TorchvisionSet(**_SPLIT, channels=3),
     # The textures of Li & Vasconcelos 2020, Table 1, are all 5,640 images.
     "DTD": TorchvisionSet(**_SPLIT, ood=tuple({"split": part} for part in ("train", "val", "test")), channels=3),
+    "Omniglot": TorchvisionSet(train={"background": True}, test={"background": False}, channels=1, inverted=True),
+    # The small images, whose shorter edge is 256; labels of the test part were never published.
+    "Places365": TorchvisionSet(
+        train={"split": "train-standard", "small": True},
+        test={"split": "val", "small": True},
+        channels=3,
+        folder="places365",
+    ),
+    "LSUN": TorchvisionSet(
+        train={"classes": "train"}, test={"classes": "test"}, channels=3, folder="lsun", downloads=False
+    ),
+    "ImageNet": TorchvisionSet(
+        train={"split": "train"}, test={"split": "val"}, channels=3, folder="imagenet", downloads=False
+    ),
 }
-
-
-Part = Literal["train", "test", "ood"]
-"""What a set is opened for: to train on, to test the classifier with, or as an OOD set."""
 
 
 def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field: str) -> ImageSource:
@@ -82,37 +104,100 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
     arguments = {"train": (known.train,), "test": (known.test,), "ood": known.ood or (known.test,)}[part]
     if not download and not root.is_dir():
         raise FileNotFoundError(f"data.{field}: torchvision:{name} needs data.root, but there is no folder {root}")
-    try:
-        make = getattr(torchvision.datasets, name)
-        datasets = [make(root=str(root), download=download, **of_part) for of_part in arguments]
-    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
-        # torchvision raises RuntimeError for files that are missing and for files that it cannot parse.
-        if isinstance(error, OSError) or "download=True" in str(error):
-            hint = "" if download else "; data.download fetches it"
-            raise FileNotFoundError(f"data.{field}: torchvision:{name} under {root}: {error}{hint}") from error
-        raise ValueError(f"data.{field}: the files of torchvision:{name} under {root} are damaged: {error}") from error
+    datasets = [_construct(name, of_part, root=root, download=download, field=field) for of_part in arguments]
     dataset: ConcatDataset[Any] = ConcatDataset(datasets)
     labels = torch.cat([_labels(one) for one in datasets]) - known.first_label
-    class_names = tuple(map(str, getattr(datasets[0], "classes", range(int(labels.max()) + 1 + known.first_label))))
+    class_names = _class_names(datasets[0], int(labels.max()) + 1 + known.first_label if len(labels) else 0)
 
     def read(index: int) -> Tensor:
         try:
             image = image_to_tensor(dataset[index][0])
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"unreadable image {index} of torchvision:{name}: {error}") from error
+        if known.inverted:
+            image = 255 - image
         return image.mT if known.transposed else image
 
     return ImageSource(
         name=name,
         labels=labels,
         class_names=class_names[known.first_label :],
+        class_ids=tuple(getattr(datasets[0], "wnids", ())),
         channels=known.channels,
         read=read,
     )
 
 
+def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download: bool, field: str) -> Any:
+    """One part of a dataset; fetched only if it is missing, as torchvision extracts some anew whenever it may fetch."""
+    known = TORCHVISION_SETS[name]
+    place = root / known.folder
+    try:
+        return _make(name, place, {"download": False} if known.downloads else {}, arguments)
+    except PermissionError as error:
+        raise PermissionError(f"data.{field}: torchvision:{name} must be readable: {error}") from error
+    except _failures(name) as error:
+        # torchvision raises RuntimeError for files that are missing and for files that it cannot parse.
+        if not isinstance(error, OSError) and not _MISSING.search(str(error)):
+            reason = damaged_idx_file(place / name / "raw") or error
+            message = f"data.{field}: the files of torchvision:{name} under {place} are damaged: {reason}"
+            raise ValueError(message) from error
+        if not (download and known.downloads):
+            hint = "; data.download fetches it" if known.downloads else ""
+            raise FileNotFoundError(f"data.{field}: torchvision:{name} under {place}: {error}{hint}") from error
+    try:
+        return _make(name, place, {"download": True}, arguments)
+    except _failures(name) as error:
+        raise FileNotFoundError(f"data.{field}: torchvision:{name} could not be fetched: {error}") from error
+
+
+def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+    dataset = getattr(torchvision.datasets, name)(root=str(place), **options, **arguments)
+    # Places365 asks for its lists alone.
+    if not Path(getattr(dataset, "images_dir", place)).is_dir():
+        raise FileNotFoundError(f"there is no folder {dataset.images_dir}")
+    if name == "Omniglot":
+        _sort_omniglot(dataset)
+    return dataset
+
+
+def _sort_omniglot(dataset: Any) -> None:
+    """Classes and images by name; torchvision takes them as the disk lists them, so that every copy would differ."""
+    characters = sorted(dataset._characters)
+    label_of = {character: label for label, character in enumerate(characters)}
+    images = [(label_of[dataset._characters[label]], image) for image, label in dataset._flat_character_images]
+    dataset._characters = characters
+    dataset._flat_character_images = [(image, label) for label, image in sorted(images)]
+
+
+def _failures(name: str) -> tuple[type[Exception], ...]:
+    """What torchvision raises for files that are missing or damaged."""
+    usual = (RuntimeError, OSError, ValueError, AssertionError, EOFError, UnpicklingError)
+    if name != "LSUN":
+        return usual
+    import lmdb  # Needed by this set alone.
+
+    return (*usual, lmdb.Error)
+
+
+def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+    """Names of the classes in the order of their labels; numbers where the dataset has no names."""
+    if hasattr(dataset, "_characters"):  # Omniglot: Alphabet/character01
+        return tuple(dataset._characters)
+    if hasattr(dataset, "wnids"):  # ImageNet: a tuple of synonyms for each class
+        return tuple(", ".join(synonyms) for synonyms in dataset.classes)
+    if hasattr(dataset, "load_categories"):  # Places365 sorts the names apart from their numbers
+        return tuple(sorted(dataset.class_to_idx, key=dataset.class_to_idx.__getitem__))
+    return tuple(map(str, getattr(dataset, "classes", range(count))))
+
+
 def _labels(dataset: Any) -> Tensor:
     """Labels int64 [N] of a torchvision dataset, which keep them under different names."""
+    if hasattr(dataset, "_flat_character_images"):  # Omniglot
+        return torch.tensor([label for _, label in dataset._flat_character_images], dtype=torch.int64)
+    if hasattr(dataset, "dbs"):  # LSUN: one database for each class
+        sizes = torch.tensor([len(database) for database in dataset.dbs])
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
     for attribute in ("targets", "labels", "_labels"):
         if hasattr(dataset, attribute):
             return torch.from_numpy(np.asarray(getattr(dataset, attribute))).to(torch.int64)

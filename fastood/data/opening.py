@@ -1,0 +1,82 @@
+"""From a parsed source to an opened one, whatever its kind."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from fastood.data.idx import open_idx
+from fastood.data.named_sets import NAMED_SETS, Part
+from fastood.data.noise import NOISES
+from fastood.data.sources import ImageSource, open_arrays, open_folder
+from fastood.data.specs import SourceSpec
+from fastood.data.tiny_imagenet import open_tiny_imagenet
+from fastood.data.torchvision_sets import open_torchvision
+
+
+def open_source(spec: SourceSpec, *, field: str, part: Part, root: Path, download: bool) -> ImageSource:
+    """Open a source: count and check its images, decode none.
+
+    Args:
+        spec: What to open; not embedded or noise, which are made.
+        field: The option it was given for, to name in errors.
+        part: Which part of a data set that has several.
+        root: Folder of the data sets that have a name.
+        download: Let torchvision fetch what is missing there.
+
+    Returns:
+        The opened set, of at least one image.
+
+    Raises:
+        FileNotFoundError: A path is missing, or a class folder is empty.
+        PermissionError: A file or folder may not be read.
+        TypeError: An array has the wrong dtype.
+        ValueError: The set is empty, or its files are damaged; the message names the file.
+    """
+    if spec.kind in ("embedded", *NOISES):
+        raise ValueError(f"spec must be a source that is read, got {spec.kind!r}, which is made")
+    try:
+        source = _open(spec, field, part, root, download)
+    except PermissionError as error:
+        if str(error).startswith("data."):
+            raise
+        raise PermissionError(f"data.{field}: {error.filename or spec.argument} must be readable: {error}") from error
+    if len(source) == 0:
+        raise ValueError(f"data.{field}: {spec.kind}:{spec.argument} has no images")
+    return source
+
+
+def _open(spec: SourceSpec, field: str, part: Part, root: Path, download: bool) -> ImageSource:
+    if spec.kind == "folder":
+        return open_folder(Path(spec.argument), field=field)
+    if spec.kind == "npy":
+        paths = [Path(path) for path in spec.paths]
+        return open_arrays(paths[0], paths[1] if len(paths) > 1 else None, field=field)
+    if spec.kind == "torchvision":
+        return open_torchvision(spec.argument, part=part, root=root, download=download, field=field)
+    return _open_set(spec.argument, field, part, root)
+
+
+def _open_set(name: str, field: str, part: Part, root: Path) -> ImageSource:
+    """One of the named sets that torchvision does not have."""
+    known = NAMED_SETS[name]
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.{field}: {name} needs data.root, but there is no folder {root}")
+    try:
+        if name == "notmnist":
+            prefix = "train" if part == "train" else "t10k"
+            folder = root / "notMNIST" / "raw"
+            return open_idx(folder, prefix=prefix, name=name, class_names=tuple("ABCDEFGHIJ"), field=field)
+        if name == "tiny-imagenet":
+            return open_tiny_imagenet(root, part="train" if part == "train" else "val", field=field)
+        tree = replace(open_folder(root / known.tree, field=field), name=name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {name}: {known.how}") from error
+    return _inverted(tree) if known.inverted_grey else tree
+
+
+def _inverted(source: ImageSource) -> ImageSource:
+    def read(index: int) -> Tensor:
+        return 255 - source.read(index)
+
+    return replace(source, channels=1, read=read)
