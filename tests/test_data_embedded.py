@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
 from fastood.data import DataConfig, DetectionTask, EmbeddedConfig, load_task
@@ -166,13 +168,26 @@ def test_quantize_rounds_to_the_nearest_level():
     assert (quantize(intensity).float() / 16 - intensity).abs().max() <= 1 / 32 + 1e-6
 
 
-@pytest.mark.parametrize("kind", NOISES)
-def test_noise_has_the_papers_spread_in_normalised_space(kind):
+@pytest.mark.parametrize(("kind", "variance"), [("gaussian", 0.2302), ("uniform", 1 / 3), ("rademacher", 1)])
+def test_noise_has_the_papers_spread_in_normalised_space(kind, variance):
     noise = (NOISES[kind]((200, 1, 32, 32), generator=torch.Generator().manual_seed(0)) - 0.5) / 0.25
     assert noise.abs().max() <= 1
     assert noise.mean().abs() < 0.01
     # N(0, ½²) clamped to ±1: variance ¼·[erf(√2) - 4φ(2)] + P(|z| > 1) = 0.2302; uniform on ±1: ⅓.
-    assert noise.var().item() == pytest.approx({"gaussian": 0.2302, "uniform": 1 / 3}[kind], abs=0.003)
+    assert noise.var().item() == pytest.approx(variance, abs=0.003)
+
+
+def test_blobs_are_what_the_papers_code_makes_of_the_same_pixels():
+    pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.7
+    blobs = (NOISES["blobs"]((4, 3, 32, 32), generator=torch.Generator().manual_seed(0)) - 0.5) / 0.25
+    for i in range(4):
+        # outlier-exposure, CIFAR/test.py: images of [H, W, C], each blurred along all three axes, edges repeated.
+        image = pixels[i].permute(1, 2, 0).numpy().astype(np.float32)
+        blurred = gaussian_filter(image, sigma=1.5, mode="nearest", truncate=4.0)
+        blurred[blurred < 0.75] = 0.0
+        np.testing.assert_allclose(blobs[i].permute(1, 2, 0).numpy(), 2 * blurred - 1, atol=1e-6)
+    with pytest.raises(ValueError, match=r"shape must be \[N, C, H, W\], got \[32, 32\]"):
+        NOISES["blobs"]((32, 32), generator=torch.Generator())
 
 
 def test_stratified_split_keeps_at_least_one_of_each_class_on_both_sides():

@@ -7,6 +7,11 @@ import pytest
 import torch
 
 from fastood.data import DataConfig, load_task
+from fastood.data.named_sets import NAMED_SETS
+from fastood.data.opening import open_source
+from fastood.data.overlap import without_overlap
+from fastood.data.sources import open_folder
+from fastood.data.specs import parse_spec
 
 ROOT = Path(os.environ.get("FASTOOD_DATA_ROOT", "data"))
 
@@ -14,7 +19,7 @@ ROOT = Path(os.environ.get("FASTOOD_DATA_ROOT", "data"))
 @pytest.mark.skipif(not (ROOT / "MNIST" / "raw").is_dir(), reason="no MNIST under FASTOOD_DATA_ROOT")
 def test_mnist():
     config = DataConfig(
-        in_dist="torchvision:MNIST", background="uniform", ood=("g=gaussian",), root=ROOT, noise_size=100, image_size=28
+        in_dist="mnist", background="uniform", ood=("g=gaussian",), root=ROOT, noise_size=100, image_size=28
     )
     task = load_task(config, seed=0)
     assert (len(task.id_train), len(task.id_test), task.num_classes) == (60_000, 10_000, 10)
@@ -26,18 +31,71 @@ def test_mnist():
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "test", "classes"), [("FashionMNIST", 60_000, 10_000, 10), ("EMNIST", 124_800, 20_800, 26)]
+    ("name", "train", "test", "classes"),
+    [("fashion-mnist", 60_000, 10_000, 10), ("emnist-letters", 124_800, 20_800, 26)],
 )
 def test_relatives_of_mnist(name, train, test, classes):
-    if not (ROOT / name / "raw").is_dir():
+    if "test" not in NAMED_SETS[name].present(ROOT):
         pytest.skip(f"no {name} under FASTOOD_DATA_ROOT")
     config = DataConfig(
-        in_dist=f"torchvision:{name}", background="uniform", ood=("g=gaussian",), root=ROOT, noise_size=100,
+        in_dist=name, background="uniform", ood=("g=gaussian",), root=ROOT, noise_size=100,
         image_size=28,
     )  # fmt: skip
     task = load_task(config, seed=0)
     assert (len(task.id_train), len(task.id_test), task.num_classes) == (train, test, classes)
     assert len(task.id_train.class_names) == classes
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shape", "darker"),
+    [
+        ("notmnist", 10_000, (1, 28, 28), False),
+        ("omniglot-small1", 2_720, (1, 105, 105), True),
+        ("omniglot-small2", 3_120, (1, 105, 105), True),
+    ],
+)
+def test_sets_that_torchvision_does_not_have(name, count, shape, darker):
+    known = NAMED_SETS[name]
+    if "test" not in known.present(ROOT):
+        pytest.skip(f"no {name} under FASTOOD_DATA_ROOT")
+    source = open_source(parse_spec(name, field="ood"), field="ood", part="ood", root=ROOT, download=False)
+    assert (len(source), len(source.class_names)) == (count, known.classes)
+    assert source.read(0).shape == shape
+    if darker:  # Strokes are bright and rare once inverted, as in MNIST.
+        assert source.read(0).float().mean() < 64
+
+
+TREES = {
+    # Classes and images of each part.
+    "cifar10-q75": (10, {"train": 50_000, "test": 10_000}),
+    "svhn-test10k-q75": (10, {"test": 10_000}),
+    "dtd10-q75": (10, {"test": 1_200}),
+    "intel-scenes-q75": (6, None),
+    "tiny-imagenet-train-q75": (200, {"train": 100_000}),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_are_whole(name):
+    tree = ROOT / name
+    if not tree.is_dir():
+        pytest.skip(f"no {name} under FASTOOD_DATA_ROOT")
+    classes, images = TREES[name]
+    parts = {path.name: path for path in tree.iterdir() if path.is_dir()}
+    sources = {part: open_folder(path, field="ood") for part, path in parts.items()}
+    assert all(len(source.class_names) == classes for source in sources.values())
+    if images is not None:
+        assert {part: len(source) for part, source in sources.items()} == images
+    assert all(source.read(0).shape == (3, 32, 32) for source in sources.values())
+
+
+def test_tiny_imagenet_without_the_classes_of_cifar10():
+    tree = ROOT / "tiny-imagenet-train-q75" / "train"
+    if not tree.is_dir():
+        pytest.skip("no tiny-imagenet-train-q75 under FASTOOD_DATA_ROOT")
+    source = without_overlap(open_folder(tree, field="background"), "tiny-imagenet-vs-cifar10", field="background")
+    assert len(source) == (200 - 24) * 500
+    assert source.read(len(source) - 1).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["intel-scenes-q75", "dtd10-q75"])

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fastood.data.embedded import EMBEDDED_OOD, EmbeddedConfig
 from fastood.data.noise import NOISES
+from fastood.data.overlap import overlap_lists
 from fastood.data.specs import SourceSpec, parse_named_spec, parse_spec
 
 
@@ -41,6 +42,9 @@ class DataConfig:
     ood: tuple[str, ...] = ("embedded",)
     """OOD test sets: any number of NAME=SOURCE, of data sets and noise by their own names, or embedded for the six that
     belong to the embedded digits. Of data sets the test part."""
+    exclude_overlap: str | None = None
+    """Leave out the classes of the background that repeat the in-distribution set, by a list of
+    fastood/data/overlap, e.g. tiny-imagenet-vs-cifar10; also for a folder with such classes."""
     test_fraction: float = 1 / 3
     """Share of every class held out for testing where in_dist brings no test set."""
     image_size: int | None = None
@@ -69,6 +73,13 @@ class DataConfig:
         self._check_in_distribution()
         self._check_embedded_and_names()
         self._check_overlap()
+        if self.exclude_overlap is not None and self.exclude_overlap not in overlap_lists():
+            known = ", ".join(overlap_lists())
+            raise ValueError(f"data.exclude_overlap must be one of {known}, got {self.exclude_overlap!r}")
+        if self.exclude_overlap is not None and self.background_spec.kind in ("embedded", "npy", *NOISES):
+            raise ValueError(
+                f"data.exclude_overlap needs a data.background with named classes, got {self.background!r}"
+            )
 
     @property
     def size(self) -> int:

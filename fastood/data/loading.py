@@ -9,6 +9,7 @@ from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
 from fastood.data.opening import open_source
+from fastood.data.overlap import without_overlap
 from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
 from fastood.data.specs import SourceSpec
@@ -66,6 +67,9 @@ def _open_all(config: DataConfig) -> dict[str, ImageSource | None]:
         "in_dist": _open(in_dist, "in_dist", config, part="train"),
         "background": _open(config.background_spec, "background", config, part="train"),
     }
+    background = sources["background"]
+    if background is not None and config.exclude_overlap is not None:
+        sources["background"] = without_overlap(background, config.exclude_overlap, field="background")
     test = config.in_dist_test_spec or (in_dist if in_dist.has_test_part else None)
     if test is not None:
         sources["in_dist_test"] = _open(test, "in_dist_test", config, part="test")

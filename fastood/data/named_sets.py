@@ -90,7 +90,7 @@ NAMED_SETS: dict[str, NamedSet] = {
         _OMNIGLOT_SMALL.format(1), inverted_grey=True,
     ),
     "omniglot-small2": _tree(
-        "characters of 6 alphabets (classes), 105×105 grey, inverted", "omniglot/images_background_small2", 6, 3_120,
+        "characters of 5 alphabets (classes), 105×105 grey, inverted", "omniglot/images_background_small2", 5, 3_120,
         _OMNIGLOT_SMALL.format(2), inverted_grey=True,
     ),
     "cifar10": NamedSet(

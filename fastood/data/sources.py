@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,12 @@ class ImageSource:
 
     def __len__(self) -> int:
         return self.size if self.labels is None else len(self.labels)
+
+    def subset(self, index: Tensor) -> "ImageSource":
+        """The images at int64 `index` [M] alone, in that order, with the same classes."""
+        read, chosen = self.read, index.tolist()
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, labels=labels, size=len(chosen), read=lambda i: read(chosen[i]))
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

@@ -1,0 +1,69 @@
+"""`python -m fastood.data list`: the data sets that have a name, and which of them are at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fastood.data.named_sets import NAMED_SETS, NamedSet
+from fastood.data.torchvision_sets import TORCHVISION_SETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListCommand:
+    """Show every data set that has a name, and whether it is under the root."""
+
+    root: Path = Path("data")
+    """Folder of the data sets, --data.root of `python -m fastood.train`."""
+
+    def run(self) -> int:
+        """Print the table.
+
+        Returns:
+            0, whatever is there.
+        """
+        console = Console()
+        where = str(self.root.resolve()) if self.root.is_dir() else f"{self.root}, which does not exist"
+        console.print(f"Data sets under {where}", style="bold", markup=False, highlight=False, soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("name", "images", "classes", "train", "test", "status"):
+            number = column in ("classes", "train", "test")
+            table.add_column(column, justify="right" if number else "left", no_wrap=column != "images")
+        for name, known in NAMED_SETS.items():
+            state = status(known, self.root)
+            style = "green" if state.startswith("present") else "none"
+            table.add_row(
+                name, known.what, str(known.classes), *map(_count, known.images), f"[{style}]{state}[/{style}]"
+            )
+        console.print(table)
+        console.print("downloadable: --data.download fetches it. Others are brought by hand:", highlight=False)
+        for name, known in NAMED_SETS.items():
+            if known.how and status(known, self.root) != "present":
+                console.print(f"{name}: {known.how}", markup=False, highlight=False, soft_wrap=True)
+        return 0
+
+
+def status(known: NamedSet, root: Path) -> str:
+    """Whether a set is under `root`, and otherwise how it gets there.
+
+    Args:
+        known: The set.
+        root: Folder of the data sets; need not exist.
+
+    Returns:
+        "present", "present: test" (or train, of a set that has both), "downloadable" (by torchvision), or "by hand".
+
+    Example:
+        >>> status(NAMED_SETS["mnist"], Path("nowhere"))
+        'downloadable'
+    """
+    parts = known.present(root)
+    if parts:
+        return "present" if len(parts) == len(known.files) else f"present: {parts[0]}"
+    return "downloadable" if known.torchvision and TORCHVISION_SETS[known.torchvision].downloads else "by hand"
+
+
+def _count(images: int | None) -> str:
+    return "–" if images is None else f"{images:,}"
