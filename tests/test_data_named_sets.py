@@ -153,6 +153,14 @@ def test_damage_to_tiny_imagenet_is_named(tiny_imagenet, file, content, error, m
         open_named("tiny-imagenet", tiny_imagenet, "ood")
 
 
+def test_a_truncated_jpeg_is_named(tiny_imagenet):
+    path = tiny_imagenet / "tiny-imagenet-200/train/n02124075/images/n02124075_1.JPEG"
+    path.write_bytes(path.read_bytes()[:-100])
+    source = open_named("tiny-imagenet", tiny_imagenet)
+    with pytest.raises(ValueError, match=rf"unreadable image {path}: "):
+        decode_images(source, torch.arange(len(source)), size=32, channels=3)
+
+
 def test_an_empty_class_of_tiny_imagenet_is_named(tiny_imagenet):
     for path in (tiny_imagenet / "tiny-imagenet-200/train/n07873807/images").iterdir():
         path.unlink()
