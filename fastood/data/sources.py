@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ class ImageSource:
     """Their WordNet ids, where names alone may be ambiguous."""
     size: int = -1
     """Number of images; by default that of the labels."""
+    files: tuple[str, ...] | None = None
+    """Path of each image; None where images are not files of their own."""
 
     def __len__(self) -> int:
         return self.size if self.labels is None else len(self.labels)
@@ -65,14 +68,18 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     return tensor
 
 
-def read_image(path: str) -> Tensor:
+def read_image(path: str, content: bytes | None = None) -> Tensor:
     """Decode an image file to uint8 [1 or 3, H, W].
+
+    Args:
+        path: The file.
+        content: Its bytes, where they have been read already; `path` then only names it in errors.
 
     Raises:
         ValueError: The file is no readable image; the message names it.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             return image_to_tensor(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"unreadable image {path}: {error}") from error
@@ -97,13 +104,46 @@ def open_folder(path: Path, *, field: str) -> ImageSource:
         tree = ImageFolder(str(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"data.{field}: {path} must hold class folders with images: {error}") from error
-    files = [file for file, _ in tree.samples]
+    files = tuple(file for file, _ in tree.samples)
     return ImageSource(
         name=path.name,
         labels=torch.tensor(tree.targets),
         class_names=tuple(tree.classes),
         channels=3,
         read=lambda index: read_image(files[index]),
+        files=files,
+    )
+
+
+def open_list(path: Path, *, field: str) -> ImageSource:
+    """Open a list of image files: a text file with one path per line, relative to where the program runs.
+
+    Args:
+        path: The list.
+        field: The option it was given for, to name in errors.
+
+    Returns:
+        The opened set, without labels; nothing is decoded yet.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: The list is no UTF-8 text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"data.{field}: there is no file {path}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data.{field}: {path} must list one path per line in UTF-8: {error}") from error
+    files = tuple(line for line in lines if line.strip())
+    return ImageSource(
+        name=path.stem,
+        labels=None,
+        class_names=(),
+        channels=3,
+        read=lambda index: read_image(files[index]),
+        size=len(files),
+        files=files,
     )
 
 
