@@ -1,0 +1,271 @@
+"""Writing packed pools: in parallel, and so that a kill at any moment costs seconds of work and never a byte.
+
+Images are decoded by threads (Pillow and PyTorch let go of the interpreter lock: processes were no faster) and appended
+in the order of the source. Now and then the files are flushed and progress.json says how far they count; going on cuts
+them back to that. Everything lies in OUT.partial, which becomes OUT at the end.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from fastood.data.fitting import fit_images
+from fastood.data.packed import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, file_sha256, open_packed
+from fastood.data.packed_files import PackedFiles, hold_room
+from fastood.data.sources import ImageSource, read_image
+from fastood.files import write_atomically
+
+_CHUNK = 64
+_CHECKPOINT_SECONDS = 2.0
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What has become of neighbouring images of the source."""
+
+    stop: int
+    index: list[int]
+    content: list[bytes]
+    sha256: list[bytes]
+    skipped: list[SkippedImage]
+
+
+def pack(
+    source: ImageSource,
+    out: Path,
+    *,
+    origin: str,
+    store: Store = "pixels",
+    size: int | None = None,
+    channels: int | None = None,
+    strict: bool = False,
+    threads: int | None = None,
+) -> PackedPool:
+    """Write a packed pool, or go on with one that was interrupted; the result is the same to the byte.
+
+    Args:
+        source: What to pack.
+        out: The folder to make. Until the pool is whole it is OUT.partial.
+        origin: What `source` was opened from, e.g. "folder:pictures", to be written down.
+        store: "pixels" brings every image to one size; "jpeg" keeps the bytes of the files.
+        size: Rows and columns of "pixels", 32 by default; none with "jpeg".
+        channels: 1 or 3 of "pixels", by default those of the source; none with "jpeg".
+        strict: Stop at an unreadable image instead of leaving it out.
+        threads: Threads that decode; by default one per CPU.
+
+    Returns:
+        The pool, opened.
+
+    Raises:
+        FileExistsError: `out` exists, or OUT.partial holds other files than those of an interrupted pool.
+        OSError: A folder cannot be written, or the disk is full. What has been packed is kept.
+        ValueError: An argument is out of range, OUT.partial is of another source or other options, no image can be
+            read, or one cannot and `strict` is true.
+    """
+    plan = _plan(source, origin=origin, store=store, size=size, channels=channels)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be 1 or larger, got {threads}")
+    if out.exists() or out.is_symlink():
+        raise FileExistsError(f"{out} exists: remove it, or choose another folder")
+    partial = out.with_name(f"{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with _lock(partial):
+        progress = _read_progress(partial, plan)
+        if progress is not None:
+            _write_images(source, plan, partial, progress, strict=strict, threads=threads or os.cpu_count() or 1)
+        (partial / PROGRESS).unlink(missing_ok=True)
+        partial.rename(out)
+    return open_packed(out)
+
+
+def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, channels: int | None) -> dict[str, Any]:
+    """What decides the bytes of a pool, checked."""
+    if store not in ("pixels", "jpeg"):
+        raise ValueError(f"store must be pixels or jpeg, got {store!r}")
+    if len(source) == 0:
+        raise ValueError(f"source must hold at least one image, {origin} has none")
+    if store == "jpeg":
+        for name, value in (("size", size), ("channels", channels)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be left out with store 'jpeg', which keeps files as they are, got {value}"
+                )
+        if source.files is None:
+            raise ValueError(f"store 'jpeg' needs a source of image files, got {origin}")
+    size = 32 if size is None else size
+    channels = source.channels if channels is None else channels
+    if size < 1:
+        raise ValueError(f"size must be 1 or larger, got {size}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    known = hashlib.sha256("\0".join(source.files or ()).encode("utf-8", "surrogateescape"))
+    if source.labels is not None:
+        known.update(source.labels.numpy().astype("<i8").tobytes())
+    return {
+        "format": FORMAT,
+        "name": source.name,
+        "origin": origin,
+        "store": store,
+        "shape": [channels, size, size] if store == "pixels" else None,
+        "channels": channels,
+        "class_names": list(source.class_names),
+        "images_in_source": len(source),
+        "files_and_labels_sha256": known.hexdigest(),
+    }
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep a second packer out; a kill releases the lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise FileExistsError(f"{folder} is being written by another process") from error
+    finally:
+        os.close(descriptor)
+
+
+def _read_progress(partial: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """How far an interrupted pool got, the start of a new one, or None if it only needs its name."""
+    file = partial / (HEADER if (partial / HEADER).exists() else PROGRESS)
+    if not file.exists():
+        others = sorted({entry.name for entry in partial.iterdir()} - {f".{PROGRESS}.tmp"})
+        if others:
+            raise FileExistsError(f"{partial} holds files that are not of a half-written pool, e.g. {others[0]}")
+        return {**plan, "done": 0, "images": 0, "encoded_bytes": 0, "skipped": []}
+    found = json.loads(file.read_bytes())
+    for field, wanted in plan.items():
+        if found.get(field) != wanted:
+            raise ValueError(
+                f"{partial} is half of another pool: its {field} is {found.get(field)!r}, now {wanted!r}; remove it, "
+                "or give the command that began it"
+            )
+    return None if file.name == HEADER else found
+
+
+def _write_images(
+    source: ImageSource, plan: dict[str, Any], partial: Path, progress: dict[str, Any], *, strict: bool, threads: int
+) -> None:
+    """Write the images that are missing, and the header."""
+    shape: list[int] | None = plan["shape"]
+
+    def read(start: int) -> _Chunk:
+        return _read_chunk(source, range(start, min(start + _CHUNK, len(source))), shape)
+
+    if strict and progress["skipped"]:
+        raise ValueError(f"{partial} has left out images already, so strict comes too late: remove it first")
+    missing = len(source) - progress["done"]
+    with hold_room(partial, missing * int(np.prod(shape)) if shape else 0):
+        # Before any other file: a folder without it is not ours.
+        _write_progress(partial, progress)
+        bar = tqdm(
+            total=len(source), initial=progress["done"], desc=f"packing {source.name}", unit=" images", disable=None
+        )
+        with bar, PackedFiles(partial, shape, progress["images"], progress["encoded_bytes"]) as files:
+            checkpoint = time.monotonic()
+            for chunk in _in_order(read, range(progress["done"], len(source), _CHUNK), threads):
+                if time.monotonic() - checkpoint >= _CHECKPOINT_SECONDS or (strict and chunk.skipped):
+                    files.sync()
+                    _write_progress(partial, progress)
+                    checkpoint = time.monotonic()
+                if strict and chunk.skipped:
+                    raise ValueError(f"{chunk.skipped[0].reason} (image {chunk.skipped[0].index} of {plan['origin']})")
+                labels = [-1 if source.labels is None else int(source.labels[i]) for i in chunk.index]
+                files.append(chunk.content, sha256=chunk.sha256, index=chunk.index, labels=labels)
+                bar.update(chunk.stop - progress["done"])
+                progress |= {"done": chunk.stop, "images": files.count, "encoded_bytes": files.encoded_bytes}
+                progress["skipped"] += [asdict(image) for image in chunk.skipped]
+            if files.count == 0:
+                raise ValueError(f"no image of {plan['origin']} can be read, e.g. {progress['skipped'][0]['reason']}")
+            files.finish()
+        _write_header(partial, plan, progress)
+
+
+def _write_progress(partial: Path, progress: dict[str, Any]) -> None:
+    """Say how much of the files counts."""
+    write_atomically(partial / PROGRESS, json.dumps(progress).encode())
+
+
+def _write_header(partial: Path, plan: dict[str, Any], progress: dict[str, Any]) -> None:
+    """Write pool.json, which makes a pool of the files."""
+    sha256 = np.load(partial / "sha256.npy", mmap_mode="r")
+    names = sorted(file.name for file in partial.iterdir() if file.suffix in (".npy", ".bin"))
+    header = {
+        **plan,
+        "images": progress["images"],
+        "duplicates": len(sha256) - len(np.unique(np.ascontiguousarray(sha256).view("V32"))),
+        "skipped": progress["skipped"],
+        "bytes": {name: (partial / name).stat().st_size for name in names},
+        "sha256": {name: file_sha256(partial / name) for name in names if not name.startswith("images.")},
+    }
+    write_atomically(partial / HEADER, (json.dumps(header, indent=1) + "\n").encode())
+
+
+def _in_order(read: Callable[[int], _Chunk], starts: range, threads: int) -> Iterator[_Chunk]:
+    """Read chunks in parallel and give them in order, a few ahead of what is written and no more."""
+    with ThreadPoolExecutor(threads) as executor:
+        running: deque[Future[_Chunk]] = deque()
+        try:
+            for start in starts:
+                running.append(executor.submit(read, start))
+                if len(running) > 2 * threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _read_chunk(source: ImageSource, indices: range, shape: list[int] | None) -> _Chunk:
+    """Read neighbouring images to the bytes that are stored."""
+    chunk = _Chunk(indices.stop, [], [], [], [])
+    images = []
+    for i in indices:
+        try:
+            if shape is None:
+                chunk.content.append(_read_jpeg(source, i))
+            else:
+                images.append(source.read(i))
+        except ValueError as error:
+            chunk.skipped.append(SkippedImage(i, str(error)))
+        else:
+            chunk.index.append(i)
+    if shape is not None and images:
+        channels, size, _ = shape
+        groups = [torch.stack(images)] if len({image.shape for image in images}) == 1 else [i[None] for i in images]
+        for group in groups:
+            fitted = fit_images(group, size=size, channels=channels)
+            chunk.content.extend(image.numpy().tobytes() for image in fitted)
+    chunk.sha256.extend(hashlib.sha256(content).digest() for content in chunk.content)
+    return chunk
+
+
+def _read_jpeg(source: ImageSource, i: int) -> bytes:
+    """The bytes of a JPEG file that has been decoded once, to know that it can be."""
+    assert source.files is not None  # Asked in `_plan`.
+    path = source.files[i]
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"unreadable image {path}: {error}") from error
+    if not content.startswith(_JPEG_MAGIC):
+        raise ValueError(f"unreadable image {path}: not a JPEG file")
+    read_image(path, content)
+    return content
