@@ -17,6 +17,7 @@ class DataConfig:
 
     A source is one of: embedded (digits, letters, photographs; no download), the name of a data set under --data.root
     (cifar10, tiny-imagenet, …: ``python -m fastood.data list``), folder:PATH (of PATH/CLASS/IMAGE), torchvision:NAME,
+    list:FILE (an image's path per line), packed:PATH (made by `python -m fastood.data pack`; mapped, not decoded),
     npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]), and for background and OOD sets also
     gaussian, uniform, rademacher or blobs (noise, see `fastood.data.noise`).
 
@@ -34,11 +35,13 @@ class DataConfig:
     NAME: the training part of a data set under --data.root, e.g. cifar10; `python -m fastood.data list` shows all.
     folder:PATH: a tree PATH/CLASS/IMAGE.
     torchvision:NAME: the same by the name that torchvision gives it, e.g. CIFAR10.
-    npy:IMAGES.npy,LABELS.npy: uint8 [N, H, W] or [N, H, W, C], and integers [N]."""
+    npy:IMAGES.npy,LABELS.npy: uint8 [N, H, W] or [N, H, W, C], and integers [N].
+    packed:PATH: a pool of `python -m fastood.data pack`, with labels."""
     in_dist_test: str | None = None
     """In-distribution test images. Default: the test part of the data set; else test_fraction of every class."""
     background: str = "embedded"
-    """Background pool: a source as above, without need of labels, or noise."""
+    """Background pool: a source as above, without need of labels, or list:FILE or noise.
+    packed:PATH: stays in its file, however large; its images must have the task's size and channels already."""
     ood: tuple[str, ...] = ("embedded",)
     """OOD test sets: any number of NAME=SOURCE, of data sets and noise by their own names, or embedded for the six that
     belong to the embedded digits. Of data sets the test part."""
@@ -115,6 +118,8 @@ class DataConfig:
                 continue
             if spec.kind in NOISES:
                 raise ValueError(f"data.{name} must have labels, got {spec.kind!r}, which is noise")
+            if spec.kind == "list":
+                raise ValueError(f"data.{name} must have labels, got a list of files, list:{spec.argument}")
             if spec.kind == "npy" and len(spec.paths) != 2:
                 raise ValueError(f"data.{name} must have labels: npy:IMAGES.npy,LABELS.npy, got npy:{spec.argument}")
         if test is not None and not test.has_test_part and test.overlaps(self.in_dist_spec):

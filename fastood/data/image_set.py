@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images of one size in memory, each with a label and a source.
+    """Images of one size, in memory or mapped from a file, each with a label and a source.
 
     Raises:
         TypeError: A tensor has the wrong dtype.

@@ -8,7 +8,7 @@ from fastood.data.embedded import embedded_background, embedded_digits, embedded
 from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
-from fastood.data.opening import open_source
+from fastood.data.opening import open_pool, open_source
 from fastood.data.overlap import without_overlap
 from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
@@ -26,7 +26,7 @@ def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
         seed: Decides splits, embedded images and noise. The same seed gives the same task, bit for bit.
 
     Returns:
-        The task, in memory.
+        The task, in memory but for packed pools, whose background and OOD images are mapped.
 
     Raises:
         FileNotFoundError: A path is missing, or a class folder is empty.
@@ -130,7 +130,11 @@ def _in_distribution(
 
 
 def _labels(source: ImageSource) -> Tensor:
-    assert source.labels is not None  # DataConfig refuses in-distribution sources without labels.
+    if source.labels is None:
+        # DataConfig refuses other sources without labels; of a pool it is known now.
+        raise ValueError(
+            f"data.in_dist and data.in_dist_test must have labels, the packed pool {source.name!r} has none"
+        )
     return source.labels
 
 
@@ -140,6 +144,10 @@ def _outliers(
     """A background or OOD set: read, or made if `source` is None."""
     if spec.kind == "embedded":
         return embedded_background(config.embedded, size=config.size, channels=channels, seed=seed)
+    if spec.kind == "packed":
+        pool = open_pool(spec, name)
+        if pool.images is not None:
+            return _mapped(name, pool, (channels, config.size, config.size))
     if source is None:
         shape = (config.noise_size, channels, config.size, config.size)
         noise = NOISES[spec.kind](shape, generator=named_generator(seed, name, spec.kind))
@@ -157,3 +165,15 @@ def _outliers(
         source=origin,
         source_names=origin_names,
     )
+
+
+def _mapped(name: str, pool: PackedPool, shape: tuple[int, int, int]) -> ImageSet:
+    """A background or OOD set that stays in its file."""
+    images = pool.image_set(name=None if name == "background" else name)
+    if images.images.shape[1:] != shape:
+        raise ValueError(
+            f"data.{name}: the images of the packed pool {pool.path} are {list(images.images.shape[1:])}, those of the "
+            f"task {list(shape)}: pack it again with --size {shape[1]} --channels {shape[0]}, or choose "
+            f"data.image_size and data.channels"
+        )
+    return images

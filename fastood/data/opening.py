@@ -8,7 +8,8 @@ from torch import Tensor
 from fastood.data.idx import open_idx
 from fastood.data.named_sets import NAMED_SETS, Part
 from fastood.data.noise import NOISES
-from fastood.data.sources import ImageSource, open_arrays, open_folder
+from fastood.data.packed import PackedPool, open_packed
+from fastood.data.sources import ImageSource, open_arrays, open_folder, open_list
 from fastood.data.specs import SourceSpec
 from fastood.data.tiny_imagenet import open_tiny_imagenet
 from fastood.data.torchvision_sets import open_torchvision
@@ -46,9 +47,26 @@ def open_source(spec: SourceSpec, *, field: str, part: Part, root: Path, downloa
     return source
 
 
+def open_pool(spec: SourceSpec, field: str) -> PackedPool:
+    """Open a packed pool.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged, or was never finished.
+    """
+    try:
+        return open_packed(Path(spec.argument))
+    except (OSError, ValueError) as error:
+        raise type(error)(f"data.{field}: {error}") from error
+
+
 def _open(spec: SourceSpec, field: str, part: Part, root: Path, download: bool) -> ImageSource:
     if spec.kind == "folder":
         return open_folder(Path(spec.argument), field=field)
+    if spec.kind == "list":
+        return open_list(Path(spec.argument), field=field)
+    if spec.kind == "packed":
+        return open_pool(spec, field).as_source()
     if spec.kind == "npy":
         paths = [Path(path) for path in spec.paths]
         return open_arrays(paths[0], paths[1] if len(paths) > 1 else None, field=field)

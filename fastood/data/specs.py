@@ -7,8 +7,9 @@ from fastood.data.named_sets import NAMED_SETS
 from fastood.data.noise import NOISES
 from fastood.data.torchvision_sets import TORCHVISION_SETS
 
+_PATH_KINDS = {"folder": "folder:PATH", "list": "list:FILE", "packed": "packed:PATH"}
 KNOWN_SPECS = ", ".join(
-    ("embedded", "folder:PATH", "torchvision:NAME", "npy:IMAGES.npy[,LABELS.npy]", *NOISES, *NAMED_SETS)
+    ("embedded", *_PATH_KINDS.values(), "torchvision:NAME", "npy:IMAGES.npy[,LABELS.npy]", *NOISES, *NAMED_SETS)
 )
 
 
@@ -42,8 +43,8 @@ class SourceSpec:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Files or folder of a "folder" or "npy" source."""
-        if self.kind == "folder":
+        """Files or folder of a source that lies in them."""
+        if self.kind in _PATH_KINDS:
             return (self.argument,)
         return tuple(self.argument.split(",")) if self.kind == "npy" else ()
 
@@ -81,13 +82,13 @@ def parse_spec(text: str, *, field: str) -> SourceSpec:
     if text in NAMED_SETS:
         known = NAMED_SETS[text]
         return SourceSpec("torchvision", known.torchvision) if known.torchvision else SourceSpec("set", text)
-    if kind not in ("folder", "torchvision", "npy"):
+    if kind not in (*_PATH_KINDS, "torchvision", "npy"):
         raise ValueError(f"data.{field}: unknown source {text!r}; known: {KNOWN_SPECS}")
     spec = SourceSpec(kind, argument)
     if kind == "torchvision" and argument not in TORCHVISION_SETS:
         raise ValueError(f"data.{field}: unknown torchvision set {argument!r}; known: {', '.join(TORCHVISION_SETS)}")
     if kind != "torchvision" and (not all(spec.paths) or len(spec.paths) > 2):
-        wanted = "folder:PATH" if kind == "folder" else "npy:IMAGES.npy[,LABELS.npy]"
+        wanted = _PATH_KINDS.get(kind, "npy:IMAGES.npy[,LABELS.npy]")
         raise ValueError(f"data.{field}: {text!r} must read {wanted}")
     return spec
 
