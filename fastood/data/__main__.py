@@ -1,30 +1,42 @@
-"""Work with image data: `python -m fastood.data list`."""
+"""Work with image data: `python -m fastood.data list`, `pack`, `info`, `verify`."""
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
 from fastood.data.list_command import ListCommand
+from fastood.data.pack_command import InfoCommand, PackCommand, VerifyCommand
+
+Command = (
+    Annotated[ListCommand, tyro.conf.subcommand("list")]
+    | Annotated[PackCommand, tyro.conf.subcommand("pack")]
+    | Annotated[InfoCommand, tyro.conf.subcommand("info")]
+    | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-        0 on success, 1 if the command failed.
+        0 on success, 1 if the command failed or found damage, 130 if stopped by Ctrl-C.
     """
-    command: ListCommand = tyro.extras.subcommand_cli_from_dict(
-        {"list": ListCommand},
+    command: ListCommand | PackCommand | InfoCommand | VerifyCommand = tyro.cli(
+        Command,
         args=args,
         prog="python -m fastood.data",
         description="Work with image data.",
     )
     try:
         return command.run()
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, TypeError, ValueError) as error:
+        print(f"error: {str(error).removeprefix('data.')}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
