@@ -147,7 +147,7 @@ def _outliers(
     if spec.kind == "packed":
         pool = open_pool(spec, name)
         if pool.images is not None:
-            return _mapped(name, pool, (channels, config.size, config.size))
+            return _mapped(name, spec, pool, (channels, config.size, config.size))
     if source is None:
         shape = (config.noise_size, channels, config.size, config.size)
         noise = NOISES[spec.kind](shape, generator=named_generator(seed, name, spec.kind))
@@ -167,9 +167,9 @@ def _outliers(
     )
 
 
-def _mapped(name: str, pool: PackedPool, shape: tuple[int, int, int]) -> ImageSet:
+def _mapped(name: str, spec: SourceSpec, pool: PackedPool, shape: tuple[int, int, int]) -> ImageSet:
     """A background or OOD set that stays in its file."""
-    images = pool.image_set(name=None if name == "background" else name)
+    images = pool.image_set(name=spec.name if name == "background" else name)
     if images.images.shape[1:] != shape:
         raise ValueError(
             f"data.{name}: the images of the packed pool {pool.path} are {list(images.images.shape[1:])}, those of the "
