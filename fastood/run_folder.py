@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,15 @@ class RunFolder:
             raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
 
     def require_same_config(self, config: RunConfig) -> None:
-        """Refuse to resume a run under another configuration.
+        """Refuse to resume a run under another configuration; only data.loader, which decides no result, may differ.
 
         Raises:
             FileNotFoundError: If there is no run here.
             ValueError: If a field differs; each is named with both values.
         """
-        changed = differences(to_dict(self.read_config()), to_dict(config))
+        begun = self.read_config()
+        begun = replace(begun, data=replace(begun.data, loader=config.data.loader))
+        changed = differences(to_dict(begun), to_dict(config))
         if changed:
             raise ValueError(f"the run in {self.path} has another configuration (there → here): {'; '.join(changed)}")
 

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,8 @@ import tyro
 from torch import Tensor
 
 from fastood.config import PRESETS, MethodName, Preset, RunConfig
+from fastood.data import DataConfig
+from fastood.data.loaders import LoaderPlan, plan_loader
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
 from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
@@ -66,6 +68,8 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
         ValueError: If the configuration is out of range, or it or the images are not those of the run to resume.
     """
     config = settle(config)
+    if resume and folder.config.exists():
+        config = replace(config, data=_loading_as_begun(config.data, folder.read_config().data))
     if not resume:
         folder.require_absent()
     elif folder.config.exists():
@@ -73,12 +77,33 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
     else:
         folder.require_empty()
     run = Run.prepare(config)
+    # Written out like the device: how far ahead batches are drawn is part of the result, and differs between loaders.
+    config = replace(config, data=replace(config.data, prefetch_depth=loader_plan(run).prefetch_depth))
+    run = replace(run, config=config)
     digests = fingerprint(run.task)
     if folder.data.exists():
         folder.require_same_data(digests)
     folder.write_config(config)
     folder.write_data(digests)
     return run
+
+
+def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
+    """Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began."""
+    depth = begun.prefetch_depth if data.prefetch_depth is None else data.prefetch_depth
+    return replace(data, prefetch_depth=depth)
+
+
+def loader_plan(run: Run) -> LoaderPlan:
+    """How a run's training images get to its device.
+
+    Raises:
+        ValueError: If DALI is asked for and not installed.
+    """
+    images = (run.task.id_train.images, run.task.background.images)
+    data = run.config.data
+    size = sum(part.nbytes for part in images)
+    return plan_loader(data.loader, data.prefetch_depth, image_bytes=size, device=run.fabric.device)
 
 
 def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dict[str, Any]:
@@ -107,6 +132,8 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
         weights: dict[str, Tensor] = state["model"]
         return weights
 
+    loading = loader_plan(run)
+    print(loading, flush=True)
     for stage in run.method.stages:
         model = stage.build_model()
         # A checkpoint of the stage itself holds all that it began with.
@@ -119,6 +146,7 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
             augment=run.config.augment,
             seed=run.config.seed,
             fabric=run.fabric,
+            loading=loading,
         )
         run_stage(
             stage_run,

@@ -31,7 +31,7 @@ def test_it_goes_on_where_it_was(generator: torch.Generator) -> None:
 
     def steps(background: AdversarialBackground, count: int) -> None:
         for _ in range(count):
-            index, _ = background.draw()
+            index = background.draw()
             background.observe(index, (index < 5).float())
 
     first, second = source(), source()

@@ -44,19 +44,7 @@ def test_every_arm_starts_from_pretraining_and_takes_the_same_steps():
     assert [stage.background is None for stage in finetunes] == [True, False, False, False]
 
 
-class RecordingAugment(Augment):
-    """Keeps the pixels of in-distribution batches, the first of each step."""
-
-    def __call__(self, images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
-        batch = super().__call__(images, generator=generator)
-        SEEN.setdefault(id(generator), []).append(batch)
-        return batch
-
-
-SEEN: dict[int, list[torch.Tensor]] = {}
-
-
-def test_arms_see_the_same_in_distribution_pixels():
+def test_arms_see_the_same_in_distribution_pixels(monkeypatch: pytest.MonkeyPatch):
     resample, task = method(), tiny_task()
     seen = []
     for stage in resample.stages[2:]:
@@ -64,14 +52,21 @@ def test_arms_see_the_same_in_distribution_pixels():
             stage,
             model=resample.build_model(),
             task=task,
-            augment=RecordingAugment(),
+            augment=Augment(),
             seed=0,
             fabric=Fabric(accelerator="cpu", devices=1),
         )
+        served, pixels = run.id_batches.next, []
+
+        def recorded(served=served, pixels=pixels) -> tuple[torch.Tensor, torch.Tensor]:
+            index, images = served()
+            pixels.append(images)
+            return index, images
+
+        monkeypatch.setattr(run.id_batches, "next", recorded)
         for _ in range(3):
             run.train_step()
-        seen.append(torch.stack(SEEN.pop(id(run.augment_id_generator))))
-        SEEN.clear()
+        seen.append(torch.stack(pixels))
     assert seen[0].shape == (3, 96, 1, 8, 8)
     assert all(torch.equal(seen[0], pixels) for pixels in seen[1:])
 

@@ -61,6 +61,13 @@ class DataConfig:
     """Let torchvision fetch datasets that are missing under root."""
     noise_size: int = 10_000
     """Images in a set of noise; the paper's code draws 10,000."""
+    loader: Literal["auto", "resident", "dataloader", "dali"] = "auto"
+    """How training images get to the device; the pixels are the same.
+    resident: from the device's own memory. dataloader: by worker processes. dali: by NVIDIA DALI, an extra.
+    auto: resident if all fit into half of the memory, else dali if installed, else dataloader."""
+    prefetch_depth: int | None = None
+    """Training batches that dataloader and dali prepare ahead. Background images are then drawn from weights as they
+    were so many steps before. Default: 0 for resident, 2 for the others."""
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The embedded digits, letters and photographs."""
 
@@ -69,6 +76,10 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"data.{name} must be {low} or larger, got {value}")
+        if self.loader not in ("auto", "resident", "dataloader", "dali"):
+            raise ValueError(f"data.loader must be one of auto, resident, dataloader, dali, got {self.loader!r}")
+        if self.prefetch_depth is not None and self.prefetch_depth < 0:
+            raise ValueError(f"data.prefetch_depth must be 0 or larger, got {self.prefetch_depth}")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"data.channels must be 1 or 3, got {self.channels}")
         if not 0 < self.test_fraction < 1:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from fastood.data.loading import open_source
+from fastood.data.opening import open_source
 from fastood.data.packed import PackedPool, Store, open_packed
 from fastood.data.packing import pack
 from fastood.data.specs import parse_spec
@@ -51,8 +51,6 @@ class PackCommand:
         """Pack; 0 if the pool is whole."""
         spec = parse_spec(self.source, field="source")
         source = open_source(spec, field="source", part=self.part, root=self.root, download=self.download)
-        if source is None:
-            raise ValueError(f"source must be read from somewhere, {self.source!r} is made on the spot")
         pool = pack(
             source,
             self.out,

@@ -10,14 +10,24 @@ from fastood.training.stream import EpochStream
 
 
 class Background(Protocol):
-    """Source of background mini-batches, told the loss of what it gave."""
+    """Source of background mini-batches, told the loss of what it gave.
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
-        """Indices int64 `[B]` into the task's background and their importance `[B]`, None meaning 1 each."""
+    A batch may be drawn steps before it is used: the loop then calls `importance` and `observe` for it that much later.
+    """
+
+    batch_size: int
+    """The most images in a batch."""
+
+    def draw(self) -> Tensor:
+        """Indices of the next batch, int64 `[B]` into the task's background."""
+        ...
+
+    def importance(self, index: Tensor) -> Tensor | None:
+        """Importance float32 `[B]` of images now to be used; None means 1 each."""
         ...
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
-        """Takes the outlier losses `[B]` of the images just drawn."""
+        """Takes the outlier losses `[B]` of the images just used."""
         ...
 
     def scalars(self) -> dict[str, float]:
@@ -45,10 +55,15 @@ class SubsetBackground:
     def __init__(self, index: Tensor, *, batch_size: int, generator: torch.Generator) -> None:
         self.index = index
         self._stream = EpochStream(len(index), batch_size, generator)
+        self.batch_size = self._stream.batch_size
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
-        """The next batch, each image counting once."""
-        return self.index[self._stream.next()], None
+    def draw(self) -> Tensor:
+        """The next batch."""
+        return self.index[self._stream.next()]
+
+    def importance(self, index: Tensor) -> Tensor | None:
+        """Each image counts once."""
+        return None
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
         """Nothing to learn from the losses."""
@@ -100,12 +115,16 @@ class AdversarialBackground:
         self.effective_sample_sizes: list[float] = []
         """Of the pool, after every step."""
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
-        """A batch with replacement, by supplementary eq. 11, with the importance of eq. 12."""
+    def draw(self) -> Tensor:
+        """A batch with replacement, by supplementary eq. 11."""
         if len(self._ahead) == 0:
             self._ahead, _ = self.pool.sample(self.batches_ahead * self.batch_size, generator=self._generator)
         index, self._ahead = self._ahead[: self.batch_size], self._ahead[self.batch_size :]
-        return index, self.pool.importance(index)
+        return index
+
+    def importance(self, index: Tensor) -> Tensor:
+        """By supplementary eq. 12, from the weights of the moment."""
+        return self.pool.importance(index)
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
         """One ascent step on the weighted outlier loss, in closed form: no second backward pass."""

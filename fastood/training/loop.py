@@ -1,6 +1,8 @@
 """The training loop: every stage of every method runs through `run_stage`."""
 
 import math
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,20 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from fastood.data import Augment, DetectionTask
+from fastood.data.loaders import LoaderPlan, open_loader
 from fastood.data.seeding import named_generator
 from fastood.models import Classifier
 from fastood.training.checkpoint import CheckpointFolder
 from fastood.training.interrupt import StopRequest, TrainingInterrupted
+from fastood.training.prefetch import PrefetchedBatches
 from fastood.training.stage import Stage
 from fastood.training.stream import EpochStream
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""
+
+
+RESIDENT = LoaderPlan(name="resident", prefetch_depth=0, reason="the default")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -36,6 +43,7 @@ class StageRun:
         augment: Turns uint8 images into network input.
         seed: Seed of the run.
         fabric: Device and precision.
+        loading: How images get to the device; by default from its memory.
     """
 
     def __init__(
@@ -47,10 +55,10 @@ class StageRun:
         augment: Augment,
         seed: int,
         fabric: Fabric,
+        loading: LoaderPlan = RESIDENT,
     ) -> None:
         self.stage = stage
         self.task = task
-        self.augment = augment
         self.fabric = fabric
         # channels_last convolutions take about half the time on a CPU and use the tensor cores on a GPU.
         self.model = model.to(memory_format=torch.channels_last)
@@ -59,9 +67,24 @@ class StageRun:
         set_mode(self._forward, stage)
         self.order = EpochStream(len(task.id_train), stage.batch_size, named_generator(seed, stage.draws, "order"))
         # One each: stages that share draws then see the same pixels, whatever background stands beside them.
-        self.augment_id_generator = named_generator(seed, stage.draws, "augment-id")
-        self.augment_background_generator = named_generator(seed, stage.draws, "augment-background")
         self.background = stage.background() if stage.background is not None else None
+
+        def batches(images: Tensor, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
+            return PrefetchedBatches(
+                open_loader(loading, images, augment, batch_size=batch_size, device=fabric.device),
+                choose,
+                augment=augment,
+                height=images.shape[2],
+                generator=named_generator(seed, stage.draws, name),
+            )
+
+        self.id_batches = batches(task.id_train.images, self.order.next, self.order.batch_size, "augment-id")
+        self.background_batches = None
+        if self.background is not None:
+            source = self.background
+            self.background_batches = batches(
+                task.background.images, source.draw, source.batch_size, "augment-background"
+            )
         self.step = 0
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
 
@@ -77,21 +100,20 @@ class StageRun:
         epoch = self.step / self.order.batches_per_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
-        id_index = self.order.next()
-        batch = self.augment(self.task.id_train.images[id_index], generator=self.augment_id_generator)
+        id_index, batch = self.id_batches.next()
         labels = self.task.id_train.labels[id_index]
         importance: Tensor | None = None
         background_index: Tensor | None = None
-        if self.background is not None:
-            background_index, background_importance = self.background.draw()
-            background = self.task.background.images[background_index]
-            batch = torch.cat([batch, self.augment(background, generator=self.augment_background_generator)])
+        if self.background is not None and self.background_batches is not None:
+            background_index, background = self.background_batches.next()
+            background_importance = self.background.importance(background_index)
+            batch = torch.cat([batch, background])
             labels = torch.cat([labels, self.task.background.labels[background_index]])
             if background_importance is not None:
                 importance = torch.cat([torch.ones(len(id_index)), background_importance])
 
         device = self.fabric.device
-        logits = self._forward(batch.to(device))
+        logits = self._forward(batch)
         loss, per_sample = self.stage.loss.with_per_sample(
             logits, labels.to(device), None if importance is None else importance.to(device)
         )
@@ -121,6 +143,12 @@ class StageRun:
                     f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {name} is not finite"
                 )
 
+    def close(self) -> None:
+        """End the processes and threads that load images."""
+        for batches in (self.id_batches, self.background_batches):
+            if batches is not None:
+                batches.close()
+
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on exactly as this one would."""
         random_state = {"cpu": torch.get_rng_state()}
@@ -132,8 +160,8 @@ class StageRun:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "order": self.order.state_dict(),
-            "augment-id": self.augment_id_generator.get_state(),
-            "augment-background": self.augment_background_generator.get_state(),
+            "id_batches": self.id_batches.state_dict(),
+            "background_batches": None if self.background_batches is None else self.background_batches.state_dict(),
             "background": None if self.background is None else self.background.state_dict(),
             "dropout": random_state,
         }
@@ -142,7 +170,7 @@ class StageRun:
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: If it is of a stage of another length.
+            ValueError: If it is of a stage of another length, or of batches drawn further or less far ahead.
         """
         if state["total_steps"] != self.total_steps:
             raise ValueError(
@@ -153,10 +181,10 @@ class StageRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.load_state_dict(state["order"])
-        self.augment_id_generator.set_state(state["augment-id"])
-        self.augment_background_generator.set_state(state["augment-background"])
-        if self.background is not None:
+        self.id_batches.load_state_dict(state["id_batches"])
+        if self.background is not None and self.background_batches is not None:
             self.background.load_state_dict(state["background"])
+            self.background_batches.load_state_dict(state["background_batches"])
         torch.set_rng_state(state["dropout"]["cpu"])
         if self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["dropout"]["cuda"], self.fabric.device)
@@ -180,7 +208,7 @@ def run_stage(
     checkpoint_every: int,
     tensorboard_folder: Path,
 ) -> None:
-    """Run a stage to its end, from its checkpoint if it has one.
+    """Run a stage to its end, from its checkpoint if it has one, and close it.
 
     Args:
         run: The stage.
@@ -196,7 +224,7 @@ def run_stage(
     name = run.stage.name
     devices = [run.fabric.device] if run.fabric.device.type == "cuda" else []
     # Dropout knows no generator of its own: the global one is seeded for the stage and put back afterwards.
-    with torch.random.fork_rng(devices), StopRequest() as stop:
+    with closing(run), torch.random.fork_rng(devices), StopRequest() as stop:
         torch.manual_seed(named_generator(seed, run.stage.draws, "dropout").initial_seed())
         if (saved := checkpoints.load(name)) is not None:
             run.load_state_dict(saved)

@@ -1,0 +1,155 @@
+"""NVIDIA DALI: one pipeline that decodes, fits, crops, flips and normalises, on the CPU or on a GPU."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.pytorch import feed_ndarray
+from torch import Tensor
+
+from fastood.data.batches import Augment, AugmentDraws
+from fastood.data.loaders.encoded import EncodedImages
+from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting, padding_of
+
+
+class DaliLoader:
+    """Serves images by a DALI pipeline that is fed the caller's choices.
+
+    DALI's readers take no sampler, so every batch is fed from outside: paths, file contents or pixels, and beside each
+    its crop and flip. A batch is scheduled when it is asked for; DALI's queue is as long as what may wait. Of
+    decoded images the pixels are those of `ResidentLoader`, bit for bit; encoded ones are decoded and resized by DALI,
+    which rounds otherwise than Pillow does.
+
+    Args:
+        images: uint8 `[N, C, H, W]`, in memory or mapped from a file, or encoded images.
+        augment: What they go through.
+        batch_size: The most images that a batch asks for.
+        device: Where batches are wanted; JPEGs are decoded there, too.
+        prefetch_depth: As in `ImageLoader`.
+        threads: CPU threads of the pipeline, at least 1.
+    """
+
+    name = "dali"
+
+    def __init__(
+        self,
+        images: Tensor | EncodedImages,
+        augment: Augment,
+        *,
+        batch_size: int,
+        device: torch.device,
+        prefetch_depth: int = 2,
+        threads: int = 2,
+    ) -> None:
+        check_depth(prefetch_depth)
+        for name, value in (("batch_size", batch_size), ("threads", threads)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.prefetch_depth = prefetch_depth
+        self._images = images
+        self._batch_size = batch_size
+        self._device = device
+        if isinstance(images, EncodedImages):
+            self._shape = (images.channels, images.size, images.size)
+        else:
+            self._shape = (images.shape[1], images.shape[2], images.shape[3])
+        self._padding = padding_of(augment, self._shape[1])
+        self._waiting: deque[Tensor] = deque()
+        values = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
+        self._pipeline = _pipeline(
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=(device.index or 0) if device.type == "cuda" else None,
+            prefetch_queue_depth=prefetch_depth + 1,
+            # Pipelined, DALI's first run would start a whole queue of batches and want all of them fed.
+            exec_pipelined=False,
+            kind=_kind(images),
+            shape=self._shape,
+            # A table and not a formula: the pixels are then those of Augment to the last bit.
+            normalized=augment.normalize(values).flatten().tolist(),
+            gpu=device.type == "cuda",
+        )
+        self._pipeline.build()
+
+    def submit(self, index: Tensor, draws: AugmentDraws) -> None:
+        """Feed the pipeline a batch and set it going."""
+        check_room(len(self._waiting), self.prefetch_depth)
+        check_batch(index, draws, num_images=len(self._images), padding=self._padding)
+        if len(index) > self._batch_size:
+            raise ValueError(f"index must have at most batch_size {self._batch_size} images, got {len(index)}")
+        self._waiting.append(index)
+        if len(index) == 0:
+            # DALI knows no empty batch; the share of one process in a sharded pool's batch may be one.
+            return
+        corner = torch.stack([draws.rows, draws.columns], dim=1).cpu() - self._padding
+        self._pipeline.feed_input("image", self._pixels_or_files(index.cpu()))
+        self._pipeline.feed_input("corner", corner.to(torch.int32).numpy())
+        self._pipeline.feed_input("flip", draws.flip.cpu().to(torch.int32).numpy())
+        self._pipeline.schedule_run()
+
+    def _pixels_or_files(self, index: Tensor) -> "np.ndarray[Any, Any] | Sequence[np.ndarray[Any, Any]]":
+        images = self._images
+        if isinstance(images, Tensor):
+            return images[index.to(images.device)].cpu().numpy()
+        files = [images.files[chosen] for chosen in index.tolist()]
+        return [np.frombuffer(file.encode() if isinstance(file, str) else file, np.uint8) for file in files]
+
+    def collect(self) -> Tensor:
+        """Wait for the oldest batch and copy it out of DALI's buffers."""
+        check_waiting(len(self._waiting))
+        index = self._waiting.popleft()
+        batch = torch.empty(len(index), *self._shape, device=self._device)
+        if len(index) == 0:
+            return batch
+        try:
+            (served,) = self._pipeline.share_outputs()
+        except RuntimeError as error:
+            raise ValueError(f"DALI cannot serve images {index.tolist()}: {error}") from error
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        feed_ndarray(served.as_tensor(), batch, cuda_stream=stream)
+        if stream is not None:
+            # The copy reads a buffer that DALI takes back below.
+            stream.synchronize()
+        self._pipeline.release_outputs()
+        return batch
+
+    def close(self) -> None:
+        """End the pipeline and its threads."""
+        self._waiting.clear()
+        # DALI frees threads and buffers with the last reference.
+        del self._pipeline
+
+
+def _kind(images: Tensor | EncodedImages) -> str:
+    if isinstance(images, Tensor):
+        return "pixels"
+    return "paths" if len(images) and isinstance(images.files[0], str) else "contents"
+
+
+@pipeline_def
+def _pipeline(*, kind: str, shape: tuple[int, int, int], normalized: list[float], gpu: bool) -> Any:
+    """From what `submit` feeds to float32 `[C, H, W]`, on the GPU if asked."""
+    channels, height, width = shape
+    images = fn.external_source(name="image", dtype=types.UINT8, **({"layout": "CHW"} if kind == "pixels" else {}))
+    corner = fn.external_source(name="corner", dtype=types.INT32, ndim=1)
+    flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
+    if kind == "pixels":
+        images = images.gpu() if gpu else images
+    else:
+        if kind == "paths":
+            images = fn.io.file.read(images)
+        images = fn.decoders.image(
+            images, device="mixed" if gpu else "cpu", output_type=types.GRAY if channels == 1 else types.RGB
+        )
+        images = fn.resize(images, resize_shorter=height, interp_type=types.INTERP_LINEAR, antialias=True)
+        images = fn.crop(images, crop=(height, width))
+        images = fn.transpose(images, perm=[2, 0, 1], output_layout="CHW")
+    # The window may lie partly outside: there are the zeros that pad the image.
+    images = fn.slice(
+        images, start=corner, shape=(height, width), axis_names="HW", out_of_bounds_policy="pad", fill_values=0
+    )
+    images = fn.flip(images, horizontal=flip)
+    return fn.lookup_table(images, keys=list(range(256)), values=normalized, dtype=types.FLOAT)

@@ -1,0 +1,142 @@
+"""PyTorch's DataLoader: worker processes read and decode ahead, the device augments."""
+
+import multiprocessing
+import multiprocessing.queues
+import queue
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from fastood.data.batches import Augment, AugmentDraws
+from fastood.data.loaders.encoded import EncodedImages
+from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting, padding_of
+
+# A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
+_START_METHOD = "fork" if sys.platform == "linux" else None
+# Seconds after which a worker that waits for work asks whether the training process is still there.
+_PARENT_CHECK_S = 2.0
+
+
+class DataLoaderLoader:
+    """Serves images that worker processes read ahead of time.
+
+    Workers hand over uint8 images of one size; crop, flip and normalisation happen on the device by `Augment.apply`, so
+    that a quarter of the bytes pass between processes and the pixels are those of `ResidentLoader`, bit for bit.
+
+    Args:
+        images: uint8 `[N, C, H, W]`, in memory or mapped from a file, or encoded images.
+        augment: What they go through.
+        device: Where batches are wanted.
+        prefetch_depth: As in `ImageLoader`; below the number of workers, some of them idle.
+        workers: Processes, at least 1; they live until `close`.
+
+    Example:
+        >>> augment = Augment()
+        >>> images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+        >>> loader = DataLoaderLoader(images, augment, device=torch.device("cpu"), prefetch_depth=1, workers=1)
+        >>> loader.submit(torch.tensor([4, 0]), augment.draw(2, height=8, generator=torch.Generator()))
+        >>> loader.collect().shape
+        torch.Size([2, 1, 8, 8])
+        >>> loader.close()
+    """
+
+    name = "dataloader"
+
+    def __init__(
+        self,
+        images: Tensor | EncodedImages,
+        augment: Augment,
+        *,
+        device: torch.device,
+        prefetch_depth: int = 2,
+        workers: int = 2,
+    ) -> None:
+        check_depth(prefetch_depth)
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.prefetch_depth = prefetch_depth
+        self._num_images = len(images)
+        self._augment = augment
+        self._padding = padding_of(augment, images.size if isinstance(images, EncodedImages) else images.shape[2])
+        self._device = device
+        self._waiting: deque[tuple[int, AugmentDraws]] = deque()
+        self._submitted = 0
+        context = multiprocessing.get_context(_START_METHOD)
+        # A queue for each, because DataLoader collects from its workers in turn: batch k is worker k mod W's.
+        self._orders: list[multiprocessing.queues.Queue[list[int] | None]] = [context.Queue() for _ in range(workers)]
+        self._batches: Iterator[Tensor] = iter(
+            DataLoader(
+                _OrderedImages(images, self._orders),
+                batch_size=None,
+                num_workers=workers,
+                # What a worker may have decoded before its first batch is collected; the rest waits in its queue.
+                prefetch_factor=prefetch_depth // workers + 1,
+                multiprocessing_context=context,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_ignore_interrupt,
+                # Its own, or seeding the workers would take from the global one, which dropout draws from.
+                generator=torch.Generator(),
+            )
+        )
+
+    def submit(self, index: Tensor, draws: AugmentDraws) -> None:
+        """Send the next worker its order."""
+        check_room(len(self._waiting), self.prefetch_depth)
+        check_batch(index, draws, num_images=self._num_images, padding=self._padding)
+        self._orders[self._submitted % len(self._orders)].put(index.tolist())
+        self._submitted += 1
+        self._waiting.append((len(index), draws))
+
+    def collect(self) -> Tensor:
+        """Wait for the worker that has the oldest batch."""
+        check_waiting(len(self._waiting))
+        count, draws = self._waiting.popleft()
+        images = next(self._batches).to(self._device, non_blocking=True)
+        return self._augment.apply(images, torch.arange(count, device=self._device), draws)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._waiting.clear()
+        for order in self._orders:
+            order.put(None)
+            order.close()
+        self._orders = []
+        # DataLoader joins its workers when its iterator goes.
+        self._batches = iter(())
+
+
+class _OrderedImages(IterableDataset[Tensor]):
+    """In each worker: the batches that its queue asks for, until that asks for None."""
+
+    def __init__(
+        self, images: Tensor | EncodedImages, orders: "list[multiprocessing.queues.Queue[list[int] | None]]"
+    ) -> None:
+        self._images = images
+        self._orders = orders
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        assert worker is not None, "only worker processes read"
+        while (order := _wait_for_order(self._orders[worker.id])) is not None:
+            index = torch.tensor(order, dtype=torch.int64)
+            yield self._images.decode(index) if isinstance(self._images, EncodedImages) else self._images[index]
+
+
+def _wait_for_order(orders: "multiprocessing.queues.Queue[list[int] | None]") -> list[int] | None:
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive():
+        try:
+            return orders.get(timeout=_PARENT_CHECK_S)
+        except queue.Empty:
+            continue
+    return None
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but the training process still finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,53 @@
+"""Images that stay on the device: a batch is one fused gather, crop, flip and normalisation there."""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from fastood.data.batches import Augment, AugmentDraws
+from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting, padding_of
+
+
+class ResidentLoader:
+    """Serves images from the memory of the device that trains.
+
+    Args:
+        images: uint8 `[N, C, H, W]`; taken to the device once. On the CPU it may be mapped from a file.
+        augment: What they go through.
+        device: Where batches are wanted.
+        prefetch_depth: As in `ImageLoader`. Nothing is gained by more than 0, which is there to go on with a run that
+            another loader began.
+
+    Example:
+        >>> augment = Augment()
+        >>> loader = ResidentLoader(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), augment, device=torch.device("cpu"))
+        >>> loader.submit(torch.tensor([4, 0]), augment.draw(2, height=8, generator=torch.Generator()))
+        >>> loader.collect().shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    name = "resident"
+
+    def __init__(self, images: Tensor, augment: Augment, *, device: torch.device, prefetch_depth: int = 0) -> None:
+        check_depth(prefetch_depth)
+        self.prefetch_depth = prefetch_depth
+        self._images = images.to(device)
+        self._augment = augment
+        self._waiting: deque[tuple[Tensor, AugmentDraws]] = deque()
+
+    def submit(self, index: Tensor, draws: AugmentDraws) -> None:
+        """Note what is wanted."""
+        check_room(len(self._waiting), self.prefetch_depth)
+        padding = padding_of(self._augment, self._images.shape[2])
+        check_batch(index, draws, num_images=len(self._images), padding=padding)
+        self._waiting.append((index, draws))
+
+    def collect(self) -> Tensor:
+        """Make the oldest batch."""
+        check_waiting(len(self._waiting))
+        return self._augment.apply(self._images, *self._waiting.popleft())
+
+    def close(self) -> None:
+        """Forget what is waiting."""
+        self._waiting.clear()

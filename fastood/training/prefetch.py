@@ -1,0 +1,90 @@
+"""Training batches asked for ahead of the step that uses them, and asked for again after a stop."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastood.data import Augment, AugmentDraws
+from fastood.data.loaders import ImageLoader
+
+
+class PrefetchedBatches:
+    """Keeps a loader `prefetch_depth` batches ahead.
+
+    The batch of step t is chosen and its crops are drawn at step t - depth, or at the first step: indices that depend
+    on losses know none of the steps between. What is chosen and not used yet belongs to the state.
+
+    Args:
+        loader: Serves the images; closed by `close`.
+        choose: Indices of the next batch, int64 `[B]`.
+        augment: Draws crops and flips.
+        height: Rows of an image.
+        generator: Source of crops and flips; belongs to this object from here on.
+    """
+
+    def __init__(
+        self,
+        loader: ImageLoader,
+        choose: Callable[[], Tensor],
+        *,
+        augment: Augment,
+        height: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.loader = loader
+        self._choose = choose
+        self._augment = augment
+        self._height = height
+        self._generator = generator
+        self._pending: deque[tuple[Tensor, AugmentDraws]] = deque()
+        self._submitted = 0
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Indices int64 `[B]` of the step's batch, and its images float32 `[B, C, H, W]` on the loader's device."""
+        while len(self._pending) <= self.loader.prefetch_depth:
+            index = self._choose()
+            draws = self._augment.draw(len(index), height=self._height, generator=self._generator)
+            self._pending.append((index, draws))
+        while self._submitted < len(self._pending):
+            self.loader.submit(*self._pending[self._submitted])
+            self._submitted += 1
+        images = self.loader.collect()
+        index, _ = self._pending.popleft()
+        self._submitted -= 1
+        return index, images
+
+    def close(self) -> None:
+        """End the loader's processes and threads."""
+        self.loader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator, and the batches chosen for the steps to come."""
+        return {
+            "generator": self._generator.get_state(),
+            "pending": [
+                # Copies: an index may be a view of all that a source drew at once.
+                {"index": index.clone(), "rows": draws.rows, "columns": draws.columns, "flip": draws.flip}
+                for index, draws in self._pending
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; to be called before the first `next`.
+
+        Raises:
+            ValueError: If another number of batches was chosen ahead there.
+        """
+        pending = state["pending"]
+        if len(pending) != self.loader.prefetch_depth:
+            raise ValueError(
+                f"the checkpoint was written {len(pending)} batches ahead, got a loader of prefetch depth "
+                f"{self.loader.prefetch_depth}"
+            )
+        self._generator.set_state(state["generator"])
+        self._pending = deque(
+            (batch["index"], AugmentDraws(rows=batch["rows"], columns=batch["columns"], flip=batch["flip"]))
+            for batch in pending
+        )
