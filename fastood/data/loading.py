@@ -10,6 +10,7 @@ from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
 from fastood.data.opening import open_pool, open_source
 from fastood.data.overlap import without_overlap
+from fastood.data.packed import PackedPool
 from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
 from fastood.data.specs import SourceSpec

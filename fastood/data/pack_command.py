@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from fastood.data.named_sets import Part
 from fastood.data.opening import open_source
 from fastood.data.packed import PackedPool, Store, open_packed
 from fastood.data.packing import pack
 from fastood.data.specs import parse_spec
-from fastood.data.torchvision_sets import Part
 
 _LISTED = 20
 
