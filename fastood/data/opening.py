@@ -35,7 +35,7 @@ def open_source(spec: SourceSpec, *, field: str, part: Part, root: Path, downloa
         ValueError: The set is empty, or its files are damaged; the message names the file.
     """
     if spec.kind in ("embedded", *NOISES):
-        raise ValueError(f"spec must be a source that is read, got {spec.kind!r}, which is made")
+        raise ValueError(f"data.{field} must be read from somewhere, {spec.kind!r} is made on the spot")
     try:
         source = _open(spec, field, part, root, download)
     except PermissionError as error:
