@@ -40,6 +40,9 @@ Tensor augment_images_cpu(const Tensor& images, const Tensor& index, const Tenso
   const Tensor result = in.empty_batch();
   void* const out = result.mutable_data_ptr();
   const int64_t count = p.batch * p.image_size();
+  if (count == 0) {
+    return result;
+  }
   if (dtype == ScalarType::Float) {
     advise_huge_pages(out, static_cast<size_t>(count) * sizeof(float));
     augment_batch<float>(p, out);
