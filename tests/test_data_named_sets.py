@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -295,6 +296,33 @@ def test_what_may_not_be_read_is_named(notmnist, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(PermissionError, match=rf"data.ood: {path} must be readable"):
         open_named("notmnist", notmnist, "ood")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="a superuser may read everything")
+@pytest.mark.parametrize(
+    ("spec", "locked"),
+    [
+        ("folder:{}/iSUN", "iSUN"),
+        ("folder:{}/iSUN", "iSUN/iSUN_patches"),
+        ("npy:{}/x.npy", "x.npy"),
+        ("isun", "."),
+        ("mnist", "MNIST/raw/t10k-images-idx3-ubyte"),
+    ],
+)
+def test_locked_files_and_folders_are_named(tmp_path, spec, locked):
+    save(tmp_path / "iSUN" / "iSUN_patches" / "1.png", pixels(32, 32, 3))
+    np.save(tmp_path / "x.npy", pixels(2, 8, 8))
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name, array in (("images-idx3", pixels(2, 28, 28)), ("labels-idx1", np.arange(2))):
+            (tmp_path / "MNIST" / "raw" / f"{part}-{name}-ubyte").write_bytes(idx(array))
+    path = tmp_path / locked
+    path.chmod(0)
+    try:
+        with pytest.raises(PermissionError, match=rf"data.ood: .*{path.name}.* must be readable"):
+            open_named(spec.format(tmp_path), tmp_path, "ood")
+    finally:
+        path.chmod(0o755)
 
 
 def test_images_smaller_than_wanted_are_enlarged_and_oblong_ones_cropped(tmp_path):

@@ -41,7 +41,9 @@ def open_source(spec: SourceSpec, *, field: str, part: Part, root: Path, downloa
     except PermissionError as error:
         if str(error).startswith("data."):
             raise
-        raise PermissionError(f"data.{field}: {error.filename or spec.argument} must be readable: {error}") from error
+        raise PermissionError(
+            f"data.{field}: {error.filename or spec.argument} must be readable: {error.strerror}"
+        ) from error
     if len(source) == 0:
         raise ValueError(f"data.{field}: {spec.kind}:{spec.argument} has no images")
     return source

@@ -1,5 +1,6 @@
 """Opened image sources: folders and arrays, counted and labelled first, decoded into memory later."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -97,10 +98,15 @@ def open_folder(path: Path, *, field: str) -> ImageSource:
 
     Raises:
         FileNotFoundError: There is no such folder, or no class folder in it, or a class folder has no image.
+        PermissionError: The folder or a class folder may not be read.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"data.{field}: there is no folder {path}")
     try:
+        # Asked first, as ImageFolder takes a folder that it may not read for an empty one.
+        locked = [child for child in path.iterdir() if child.is_dir() and not os.access(child, os.R_OK | os.X_OK)]
+        if locked:
+            raise PermissionError(f"data.{field}: class folder {locked[0]} must be readable")
         tree = ImageFolder(str(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"data.{field}: {path} must hold class folders with images: {error}") from error
@@ -233,6 +239,8 @@ def _open_array(path: Path, field: str) -> "np.ndarray[tuple[int, ...], np.dtype
         raise FileNotFoundError(f"data.{field}: there is no file {path}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except PermissionError:
+        raise
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"data.{field}: {path} is no .npy array: {error}") from error
     if not isinstance(array, np.ndarray):

@@ -134,8 +134,8 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
     place = root / known.folder
     try:
         return _make(name, place, {"download": False} if known.downloads else {}, arguments)
-    except PermissionError as error:
-        raise PermissionError(f"data.{field}: torchvision:{name} must be readable: {error}") from error
+    except PermissionError:
+        raise
     except _failures(name) as error:
         # torchvision raises RuntimeError for files that are missing and for files that it cannot parse.
         if not isinstance(error, OSError) and not _MISSING.search(str(error)):
