@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
@@ -123,14 +123,33 @@ class DaliLoader:
         del self._pipeline
 
 
+def _decode_and_fit(encoded: Any, *, size: int, channels: int, gpu: bool) -> Any:
+    """As `fit_images` does: its sizes and its centre to the pixel, its filter to the rounding."""
+    # Pillow, too, leaves the camera's orientation alone.
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False, dtype=types.INT32)
+    rows, columns = shape[0], shape[1]
+    shorter = math.min(rows, columns)
+    fitted = fn.stack(size * rows // shorter, size * columns // shorter)
+    half = (fitted - size) // 2
+    # An odd margin is halved to the even neighbour, as torchvision's centre crop does by Python's round.
+    margin_is_odd, half_is_odd = fitted - size - 2 * half, half - 2 * (half // 2)
+    images = fn.decoders.image(
+        encoded,
+        device="mixed" if gpu else "cpu",
+        output_type=types.GRAY if channels == 1 else types.RGB,
+        adjust_orientation=False,
+    )
+    images = fn.resize(images, size=fn.cast(fitted, dtype=types.FLOAT), interp_type=types.INTERP_LINEAR, antialias=True)
+    return fn.slice(images, start=half + margin_is_odd * half_is_odd, shape=(size, size), axis_names="HW")
+
+
 def _kind(images: Tensor | EncodedImages) -> str:
     if isinstance(images, Tensor):
         return "pixels"
     return "paths" if len(images) and isinstance(images.files[0], str) else "contents"
 
 
-@pipeline_def
-def _pipeline(*, kind: str, shape: tuple[int, int, int], normalized: list[float], gpu: bool) -> Any:
+def _graph(*, kind: str, shape: tuple[int, int, int], normalized: list[float], gpu: bool) -> Any:
     """From what `submit` feeds to float32 `[C, H, W]`, on the GPU if asked."""
     channels, height, width = shape
     images = fn.external_source(name="image", dtype=types.UINT8, **({"layout": "CHW"} if kind == "pixels" else {}))
@@ -141,11 +160,7 @@ def _pipeline(*, kind: str, shape: tuple[int, int, int], normalized: list[float]
     else:
         if kind == "paths":
             images = fn.io.file.read(images)
-        images = fn.decoders.image(
-            images, device="mixed" if gpu else "cpu", output_type=types.GRAY if channels == 1 else types.RGB
-        )
-        images = fn.resize(images, resize_shorter=height, interp_type=types.INTERP_LINEAR, antialias=True)
-        images = fn.crop(images, crop=(height, width))
+        images = _decode_and_fit(images, size=height, channels=channels, gpu=gpu)
         images = fn.transpose(images, perm=[2, 0, 1], output_layout="CHW")
     # The window may lie partly outside: there are the zeros that pad the image.
     images = fn.slice(
@@ -153,3 +168,6 @@ def _pipeline(*, kind: str, shape: tuple[int, int, int], normalized: list[float]
     )
     images = fn.flip(images, horizontal=flip)
     return fn.lookup_table(images, keys=list(range(256)), values=normalized, dtype=types.FLOAT)
+
+
+_pipeline = pipeline_def(_graph)
