@@ -80,6 +80,7 @@ SAMPLES = [
     AugmentSample(200, 3, 32, 32, 4, num_images=3),
     AugmentSample(6, 3, 4, 5, 11),
     AugmentSample(4, 17, 6, 6, 1),
+    AugmentSample(3, 3, 80, 81, 5),  # too large to be copied whole first
     AugmentSample(0, 3, 8, 8, 1),
     AugmentSample(0, 3, 8, 8, 1, num_images=0),
 ]
