@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,12 @@ def test_imagenet(tmp_path):
         FileNotFoundError, match=r"ImageNet under .*imagenet: .*ILSVRC2012_img_train.tar is not present"
     ):
         open_named("imagenet", tmp_path, "train")
+
+
+def test_lsun_names_the_package_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ModuleNotFoundError, match=r"data.ood: torchvision:LSUN needs the package lmdb"):
+        open_named("lsun", tmp_path, "ood")
 
 
 def test_lsun(tmp_path, monkeypatch):

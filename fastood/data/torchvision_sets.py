@@ -98,6 +98,8 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
 
     Raises:
         FileNotFoundError: The dataset is not under `root`, and `download` is false.
+        ModuleNotFoundError: It is LSUN, and the package lmdb is not installed.
+        PermissionError: A file may not be read.
         ValueError: Its files are damaged.
     """
     known = TORCHVISION_SETS[name]
@@ -132,11 +134,12 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
     """One part of a dataset; fetched only if it is missing, as torchvision extracts some anew whenever it may fetch."""
     known = TORCHVISION_SETS[name]
     place = root / known.folder
+    failures = _failures(name, field)
     try:
         return _make(name, place, {"download": False} if known.downloads else {}, arguments)
     except PermissionError:
         raise
-    except _failures(name) as error:
+    except failures as error:
         # torchvision raises RuntimeError for files that are missing and for files that it cannot parse.
         if not isinstance(error, OSError) and not _MISSING.search(str(error)):
             reason = damaged_idx_file(place / name / "raw") or error
@@ -147,7 +150,7 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
             raise FileNotFoundError(f"data.{field}: torchvision:{name} under {place}: {error}{hint}") from error
     try:
         return _make(name, place, {"download": True}, arguments)
-    except _failures(name) as error:
+    except failures as error:
         raise FileNotFoundError(f"data.{field}: torchvision:{name} could not be fetched: {error}") from error
 
 
@@ -170,13 +173,15 @@ def _sort_omniglot(dataset: Any) -> None:
     dataset._flat_character_images = [(image, label) for label, image in sorted(images)]
 
 
-def _failures(name: str) -> tuple[type[Exception], ...]:
+def _failures(name: str, field: str) -> tuple[type[Exception], ...]:
     """What torchvision raises for files that are missing or damaged."""
     usual = (RuntimeError, OSError, ValueError, AssertionError, EOFError, UnpicklingError)
     if name != "LSUN":
         return usual
-    import lmdb  # Needed by this set alone.
-
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ModuleNotFoundError(f"data.{field}: torchvision:LSUN needs the package lmdb: pip install lmdb") from error
     return (*usual, lmdb.Error)
 
 
