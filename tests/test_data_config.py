@@ -120,6 +120,16 @@ def test_embedded_config_refuses(options, message):
         DataConfig(**options)
 
 
+def test_the_small_sets_of_omniglot_share_images_with_it_and_with_each_other():
+    whole, first, second = (parse_spec(f"omniglot{part}", field="ood") for part in ("", "-small1", "-small2"))
+    assert first.overlaps(second)
+    assert first.overlaps(whole)
+    assert whole.overlaps(second)
+    assert not first.overlaps(parse_spec("mnist", field="ood"))
+    assert not first.overlaps(parse_spec("folder:omniglot", field="ood"))
+    assert not parse_spec("isun", field="ood").overlaps(parse_spec("lsun-resize", field="ood"))
+
+
 def test_two_npy_sets_with_the_same_images_overlap_whatever_their_labels():
     first = parse_spec("npy:a.npy", field="background")
     assert first.overlaps(parse_spec("npy:./a.npy,b.npy", field="ood"))

@@ -1,7 +1,7 @@
 """The data sets that have a name: what they are, where they lie under the data root, and how to get them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ class NamedSet:
     """For a tree of class folders: its path under the root."""
     inverted_grey: bool = False
     """Whether `tree` holds black strokes on white, to be read as grey and inverted, as MNIST is."""
+    part_of: str = ""
+    """Key in `TORCHVISION_SETS` of the data set whose images these are."""
     how: str = ""
     """How to get it by hand; empty if --data.download fetches it."""
 
@@ -46,17 +48,19 @@ def _parts(train: str, test: str) -> dict[str, tuple[str, ...]]:
     return {"train": (train,), "test": (test,)}
 
 
-def _tree(what: str, path: str, classes: int, images: int, how: str, *, inverted_grey: bool = False) -> NamedSet:
+def _tree(what: str, path: str, classes: int, images: int, how: str) -> NamedSet:
     """A tree that is one set, without a training part of its own."""
-    return NamedSet(
-        what=what, classes=classes, images=(None, images), files={"test": (f"{path}/*",)}, tree=path, how=how,
-        inverted_grey=inverted_grey,
-    )  # fmt: skip
+    files = {"test": (f"{path}/*",)}
+    return NamedSet(what=what, classes=classes, images=(None, images), files=files, tree=path, how=how)
 
 
-_OMNIGLOT_SMALL = (
-    "brendenlake/omniglot on GitHub: python/images_background_small{}.zip; unpack in omniglot/ under the root"
-)
+def _omniglot_small(number: int, images: int) -> NamedSet:
+    """Five alphabets of Omniglot's background part; Greek and Latin are in both such sets, image for image."""
+    archive = f"images_background_small{number}"
+    how = f"brendenlake/omniglot on GitHub: python/{archive}.zip; unpack in omniglot/ under the root"
+    tree = _tree("characters of 5 alphabets (classes), 105×105 grey, inverted", f"omniglot/{archive}", 5, images, how)
+    return replace(tree, inverted_grey=True, part_of="Omniglot")
+
 
 NAMED_SETS: dict[str, NamedSet] = {
     "mnist": NamedSet(
@@ -85,14 +89,8 @@ NAMED_SETS: dict[str, NamedSet] = {
         what="characters of 50 alphabets, 105×105 grey, inverted", classes=964, images=(19_280, 13_180),
         files=_parts("omniglot-py/images_background.zip", "omniglot-py/images_evaluation.zip"), torchvision="Omniglot",
     ),
-    "omniglot-small1": _tree(
-        "characters of 5 alphabets (classes), 105×105 grey, inverted", "omniglot/images_background_small1", 5, 2_720,
-        _OMNIGLOT_SMALL.format(1), inverted_grey=True,
-    ),
-    "omniglot-small2": _tree(
-        "characters of 5 alphabets (classes), 105×105 grey, inverted", "omniglot/images_background_small2", 5, 3_120,
-        _OMNIGLOT_SMALL.format(2), inverted_grey=True,
-    ),
+    "omniglot-small1": _omniglot_small(1, 2_720),
+    "omniglot-small2": _omniglot_small(2, 3_120),
     "cifar10": NamedSet(
         what="animals and vehicles, 32×32 colour", classes=10, images=(50_000, 10_000),
         files=_parts("cifar-10-batches-py/data_batch_5", "cifar-10-batches-py/test_batch"), torchvision="CIFAR10",

@@ -48,6 +48,13 @@ class SourceSpec:
             return (self.argument,)
         return tuple(self.argument.split(",")) if self.kind == "npy" else ()
 
+    @property
+    def published(self) -> str:
+        """The published data set that the images of a named set come from; empty for other kinds."""
+        if self.kind == "set":
+            return NAMED_SETS[self.argument].part_of or self.argument
+        return self.argument if self.kind == "torchvision" else ""
+
     def overlaps(self, other: "SourceSpec") -> bool:
         """Whether both name the same images, or one a folder inside the other's; embedded sets never overlap.
 
@@ -55,10 +62,12 @@ class SourceSpec:
             >>> parse_spec("folder:a", field="background").overlaps(parse_spec("folder:a/b", field="ood"))
             True
         """
+        if self.published or other.published:
+            return self.published == other.published
         if self.kind != other.kind or self.kind == "embedded":
             return False
-        if not self.paths:
-            return self.argument == other.argument
+        if not self.paths:  # noise
+            return True
         mine, theirs = Path(self.paths[0]).resolve(), Path(other.paths[0]).resolve()
         return mine.is_relative_to(theirs) or theirs.is_relative_to(mine)
 

@@ -91,4 +91,4 @@ def _lines(path: Path, field: str) -> list[str]:
     """The lines of a text file that are not empty."""
     if not path.is_file():
         raise FileNotFoundError(f"data.{field}: there is no file {path}")
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
