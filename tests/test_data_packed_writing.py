@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from fastood.data import packing
 from fastood.data.packed import SkippedImage
 from fastood.data.packed_files import AppendedArray, AppendedFile
 from fastood.data.packing import pack
-from fastood.data.sources import ImageSource, decode_images, open_arrays, open_list
+from fastood.data.sources import decode_images, open_arrays, open_list
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_strict_stops_and_goes_on_once_the_file_is_mended(tree, tmp_path):
     (tree / "bee/050.jpg").write_bytes(good)
     reads: list[int] = []
     source = open_tree(tree)
-    counted = ImageSource(**{**vars(source), "read": lambda i: (reads.append(i), source.read(i))[1]})
+    counted = replace(source, read=lambda i: (reads.append(i), source.read(i))[1])
     pack(counted, tmp_path / "pool", origin="folder:tree", strict=True)
     assert min(reads) == 128
     assert digests(tmp_path / "pool") == digests(tmp_path / "whole")
@@ -185,7 +186,7 @@ def _interrupt(tree: Path, out: Path) -> None:
         return source.read(i)
 
     with pytest.raises(KeyboardInterrupt):
-        pack(ImageSource(**{**vars(source), "read": read}), out, origin="folder:tree", threads=1)
+        pack(replace(source, read=read), out, origin="folder:tree", threads=1)
     assert not out.exists()
 
 

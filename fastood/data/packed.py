@@ -49,7 +49,11 @@ class SkippedImage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedPool:
-    """An opened pool. Its tensors are mapped from files: read-only, and in memory only as far as they are used."""
+    """An opened pool.
+
+    Its tensors are mapped from files: in memory only as far as they are used, and read-only in earnest, writing to them
+    ends the process.
+    """
 
     path: Path
     """The folder."""
