@@ -119,6 +119,9 @@ def test_tiny_imagenet_reads_its_real_layout(tiny_imagenet):
         read = torch.stack([source.read(i)[0, 0, 0] for i in range(len(source))])
         assert torch.equal(read.long(), grey_of_class[source.labels])
     assert train.read(0).shape == (3, 64, 64)
+    few = val.subset(torch.tensor([5, 0]))
+    assert (few.labels.tolist(), few.files) == (val.labels[[5, 0]].tolist(), (val.files[5], val.files[0]))
+    assert torch.equal(few.read(0), val.read(5))
 
 
 def test_tiny_imagenet_trains_and_is_judged_on_val(tiny_imagenet):
@@ -178,7 +181,7 @@ def test_trees_of_one_part(tmp_path):
     strokes[:50] = True
     save(tmp_path / "omniglot/images_background_small1/Greek/character01/0394_01.png", strokes)
     omniglot = open_named("omniglot-small1", tmp_path, "ood")
-    assert omniglot.class_names == ("Greek",)
+    assert (omniglot.class_names, omniglot.files) == (("Greek",), None)
     assert (omniglot.read(0)[:, 0, 0].tolist(), omniglot.read(0)[:, 99, 0].tolist()) == ([0], [255])
     with pytest.raises(FileNotFoundError, match=r"data.ood: there is no folder .*LSUN_resize; lsun-resize: .*GitHub"):
         open_named("lsun-resize", tmp_path, "ood")

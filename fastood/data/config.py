@@ -90,7 +90,7 @@ class DataConfig:
         if self.exclude_overlap is not None and self.exclude_overlap not in overlap_lists():
             known = ", ".join(overlap_lists())
             raise ValueError(f"data.exclude_overlap must be one of {known}, got {self.exclude_overlap!r}")
-        if self.exclude_overlap is not None and self.background_spec.kind in ("embedded", "npy", *NOISES):
+        if self.exclude_overlap is not None and self.background_spec.kind not in ("folder", "torchvision", "set"):
             raise ValueError(
                 f"data.exclude_overlap needs a data.background with named classes, got {self.background!r}"
             )

@@ -99,4 +99,5 @@ def _inverted(source: ImageSource) -> ImageSource:
     def read(index: int) -> Tensor:
         return 255 - source.read(index)
 
-    return replace(source, channels=1, read=read)
+    # What the files hold is not what is read: whoever decodes them would miss the inversion.
+    return replace(source, channels=1, read=read, files=None)

@@ -50,7 +50,8 @@ class ImageSource:
         """The images at int64 `index` [M] alone, in that order, with the same classes."""
         read, chosen = self.read, index.tolist()
         labels = None if self.labels is None else self.labels[index]
-        return replace(self, labels=labels, size=len(chosen), read=lambda i: read(chosen[i]))
+        files = None if self.files is None else tuple(self.files[i] for i in chosen)
+        return replace(self, labels=labels, size=len(chosen), files=files, read=lambda i: read(chosen[i]))
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

@@ -53,6 +53,7 @@ def open_tiny_imagenet(root: Path, *, part: Literal["train", "val"], field: str)
         class_ids=tuple(wnids),
         channels=3,
         read=lambda index: read_image(files[index]),
+        files=tuple(files),
     )
 
 
