@@ -31,7 +31,9 @@ def test_status(root):
 def test_the_table_has_a_row_for_every_set_in_a_terminal_of_any_width(root, capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     assert main(["list", "--root", str(root)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert "tiny-imagenet-vs-cifar10" in out
     assert lines[0] == f"Data sets under {root}"
     rows = {name: next(line for line in lines if line.split()[:1] == [name]) for name in NAMED_SETS}
     assert rows["mnist"].split()[-3:] == ["60,000", "10,000", "present"]

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastood.data.named_sets import NAMED_SETS, NamedSet
+from fastood.data.overlap import overlap_lists
 from fastood.data.torchvision_sets import TORCHVISION_SETS
 
 
@@ -42,6 +43,8 @@ class ListCommand:
         for name, known in NAMED_SETS.items():
             if known.how and status(known, self.root) != "present":
                 console.print(f"{name}: {known.how}", markup=False, highlight=False, soft_wrap=True)
+        lists = ", ".join(overlap_lists())
+        console.print(f"Overlapping classes are left out by --data.exclude-overlap: {lists}", highlight=False)
         return 0
 
 
