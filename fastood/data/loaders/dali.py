@@ -107,6 +107,8 @@ class DaliLoader:
         try:
             (served,) = self._pipeline.share_outputs()
         except RuntimeError as error:
+            if isinstance(self._images, EncodedImages):
+                self._images.decode(index)  # raises for an image that Pillow cannot read either, and names it
             raise ValueError(f"DALI cannot serve images {index.tolist()}: {error}") from error
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         feed_ndarray(served.as_tensor(), batch, cuda_stream=stream)

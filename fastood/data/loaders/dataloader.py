@@ -1,5 +1,6 @@
 """PyTorch's DataLoader: worker processes read and decode ahead, the device augments."""
 
+import gc
 import multiprocessing
 import multiprocessing.queues
 import queue
@@ -69,20 +70,25 @@ class DataLoaderLoader:
         context = multiprocessing.get_context(_START_METHOD)
         # A queue for each, because DataLoader collects from its workers in turn: batch k is worker k mod W's.
         self._orders: list[multiprocessing.queues.Queue[list[int] | None]] = [context.Queue() for _ in range(workers)]
-        self._batches: Iterator[Tensor] = iter(
-            DataLoader(
-                _OrderedImages(images, self._orders),
-                batch_size=None,
-                num_workers=workers,
-                # What a worker may have decoded before its first batch is collected; the rest waits in its queue.
-                prefetch_factor=prefetch_depth // workers + 1,
-                multiprocessing_context=context,
-                pin_memory=device.type == "cuda",
-                worker_init_fn=_ignore_interrupt,
-                # Its own, or seeding the workers would take from the global one, which dropout draws from.
-                generator=torch.Generator(),
-            )
+        reader = DataLoader(
+            _OrderedImages(images, self._orders),
+            batch_size=None,
+            num_workers=workers,
+            # What a worker may have decoded before its first batch is collected; the rest waits in its queue.
+            prefetch_factor=prefetch_depth // workers + 1,
+            multiprocessing_context=context,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_ignore_interrupt,
+            # Its own, or seeding the workers would take from the global one, which dropout draws from.
+            generator=torch.Generator(),
         )
+        # A worker must not collect garbage of this process: a DALI pipeline in it has no threads there, and crashes.
+        gc.collect()
+        gc.freeze()
+        try:
+            self._batches: Iterator[Tensor] = iter(reader)
+        finally:
+            gc.unfreeze()
 
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
         """Send the next worker its order."""
