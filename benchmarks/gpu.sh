@@ -62,7 +62,7 @@ stage static-cudart 60 "$python" -m pytest -q -p no:cacheprovider -o addopts=--s
 pytest=("$python" -m pytest -q -m needs_cuda -p no:cacheprovider -o addopts=--strict-markers)
 stage tests 180 "${pytest[@]}" tests/test_outlier_loss.py tests/test_weighted_uniformity.py tests/test_losses.py \
   tests/test_logit_scores.py tests/test_registration.py tests/test_samplers.py tests/test_background_pool_cuda.py \
-  tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py tests/test_detection_metrics_cuda.py
+  tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py tests/test_detection_metrics_cuda.py tests/test_augment_images.py
 
 benchmark=("$python" -m pytest -q --device cuda -p no:cacheprovider -o addopts= --benchmark-disable)
 # Graph replay beside an empty launch first: short, and not in the other file.
