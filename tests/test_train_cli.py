@@ -132,6 +132,20 @@ def test_a_killed_run_resumes_to_the_same_result(
     assert results(run) == results(finished)
 
 
+def test_another_loader_goes_on_with_a_run_but_not_with_another_depth(
+    finished: Path, tmp_path: Path, no_report: None, capsys: pytest.CaptureFixture[str]
+):
+    args = tiny_args(tmp_path)
+    process = FORKSERVER.Process(target=train_until_killed, args=(args, "reweight", 5, "between steps"))
+    process.start()
+    process.join(timeout=60)
+    assert train.main([*args, "--resume", "--data.prefetch-depth", "1"]) == 1
+    assert "data.prefetch_depth: 0 → 1" in capsys.readouterr().err
+    assert train.main([*args, "--resume", "--data.loader", "dataloader"]) == 0
+    assert "loader: dataloader, 0 batches ahead (asked for)" in capsys.readouterr().out
+    assert results(tmp_path / "runs" / "run") == results(finished)
+
+
 def test_ctrl_c_says_how_to_resume(
     finished: Path, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
