@@ -49,8 +49,8 @@ def max_logit_score(logits: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> max_logit_score(torch.tensor([[-0.5, -8.0], [-900.0, -901.0]]))
-        tensor([  0.5000, 900.0000], dtype=torch.float64)
+        >>> max_logit_score(torch.tensor([[-0.5, -8.0], [-900.0, -901.0]])).tolist()
+        [0.5, 900.0]
     """
     return _score(logits, "max_logit")
 
