@@ -63,7 +63,7 @@ class Augment:
             >>> draws.rows.shape, draws.flip.any().item()
             (torch.Size([3]), False)
         """
-        padding = self._padding(height)
+        padding = self.padding_of(height)
         device = generator.device
         rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator, device=device)
         if self.flip:
@@ -99,7 +99,7 @@ class Augment:
             draws.rows.to(device),
             draws.columns.to(device),
             draws.flip.to(device),
-            padding=self._padding(images.shape[2]),
+            padding=self.padding_of(images.shape[2]),
             mean=MEAN,
             std=STD,
         )
@@ -145,7 +145,13 @@ class Augment:
         middle = torch.zeros_like(index)
         return augment_images(images, index, middle, middle, middle.bool(), padding=0, mean=MEAN, std=STD)
 
-    def _padding(self, height: int) -> int:
+    def padding_of(self, height: int) -> int:
+        """Zero pixels on each side of images of so many rows.
+
+        Example:
+            >>> Augment().padding_of(32), Augment(padding=2).padding_of(32)
+            (4, 2)
+        """
         return height // 8 if self.padding is None else self.padding
 
 

@@ -16,45 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Scheme = Literal["multinomial", "poisson", "subset"]
-
-
-class RankingStatistics(NamedTuple):
-    """float64 statistics of B pairs of score sets, at T true-positive rates."""
-
-    auroc: Tensor
-    """[B]"""
-    aupr_ood: Tensor
-    """[B] average precision, OOD positive."""
-    aupr_id: Tensor
-    """[B] average precision, ID positive."""
-    fpr_ood: Tensor
-    """[B, T] FPR with OOD positive."""
-    fpr_id: Tensor
-    """[B, T] FPR with ID positive."""
-    threshold_ood: Tensor
-    """[B, T] the score at which `fpr_ood` is read: scores >= it are flagged as OOD."""
-    threshold_id: Tensor
-    """[B, T] the score at which `fpr_id` is read: scores <= it are accepted as ID."""
-    detection_error: Tensor
-    """[B]"""
-
-
-class RocCounts(NamedTuple):
-    """Counts at the T distinct scores of both sets, descending."""
-
-    keys: Tensor
-    """[T] the distinct keys, largest first."""
-    ood: Tensor
-    """int64 [T] OOD scores >= the threshold."""
-    id: Tensor
-    """int64 [T] ID scores >= the threshold."""
+from fastood.ops.ranking_statistics import RankingStatistics, RocCounts
+from fastood.ops.resampling import Scheme
 
 
 def sort_scores(scores: Tensor) -> Tensor:

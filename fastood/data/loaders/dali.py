@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastood.data.batches import Augment, AugmentDraws
 from fastood.data.loaders.encoded import EncodedImages
-from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting, padding_of
+from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
 
 
 class DaliLoader:
@@ -56,7 +56,7 @@ class DaliLoader:
             self._shape = (images.channels, images.size, images.size)
         else:
             self._shape = (images.shape[1], images.shape[2], images.shape[3])
-        self._padding = padding_of(augment, self._shape[1])
+        self._padding = augment.padding_of(self._shape[1])
         self._waiting: deque[Tensor] = deque()
         values = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
         self._pipeline = _pipeline(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fastood.data.batches import Augment, AugmentDraws
 from fastood.data.loaders.encoded import EncodedImages
-from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting, padding_of
+from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
 
 # A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
 _START_METHOD = "fork" if sys.platform == "linux" else None
@@ -63,7 +63,7 @@ class DataLoaderLoader:
         self.prefetch_depth = prefetch_depth
         self._num_images = len(images)
         self._augment = augment
-        self._padding = padding_of(augment, images.size if isinstance(images, EncodedImages) else images.shape[2])
+        self._padding = augment.padding_of(images.size if isinstance(images, EncodedImages) else images.shape[2])
         self._device = device
         self._waiting: deque[tuple[int, AugmentDraws]] = deque()
         self._submitted = 0

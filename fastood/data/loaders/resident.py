@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.data.batches import Augment, AugmentDraws
-from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting, padding_of
+from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
 
 
 class ResidentLoader:
@@ -39,7 +39,7 @@ class ResidentLoader:
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
         """Note what is wanted."""
         check_room(len(self._waiting), self.prefetch_depth)
-        padding = padding_of(self._augment, self._images.shape[2])
+        padding = self._augment.padding_of(self._images.shape[2])
         check_batch(index, draws, num_images=len(self._images), padding=padding)
         self._waiting.append((index, draws))
 

@@ -3,17 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastood.data.batches import Augment, AugmentDraws
-
-
-def padding_of(augment: Augment, height: int) -> int:
-    """Zero pixels around images of so many rows, as `Augment` has them.
-
-    Example:
-        >>> padding_of(Augment(), 32), padding_of(Augment(padding=2), 32)
-        (4, 2)
-    """
-    return height // 8 if augment.padding is None else augment.padding
+from fastood.data.batches import AugmentDraws
 
 
 def check_depth(prefetch_depth: int) -> None:
@@ -48,6 +38,7 @@ def check_batch(index: Tensor, draws: AugmentDraws, *, num_images: int, padding:
         ValueError: If a shape is wrong or a value is out of range.
 
     Example:
+        >>> from fastood.data import Augment
         >>> draws = Augment().draw(1, height=32, generator=torch.Generator().manual_seed(0))
         >>> check_batch(torch.tensor([7]), draws, num_images=5, padding=4)
         Traceback (most recent call last):
