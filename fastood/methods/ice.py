@@ -18,7 +18,8 @@ from fastood.losses import (
     OutlierExposureLoss,
     SigmoidLikelihoodLoss,
 )
-from fastood.models import Classifier, ModelConfig, build_model
+from fastood.methods.initial_model import initial_model
+from fastood.models import Classifier, ModelConfig
 from fastood.scores import energy_score, max_logit_score, max_softmax_score
 from fastood.training.background import SubsetBackground
 from fastood.training.stage import Arm, Embed, LearntPool, NormMode, Schedule, Stage, Weights, load_all
@@ -210,15 +211,7 @@ class ICE:
         return torch.arange(0 if arm == "plain" else len(self._task.background))
 
     def _linear(self) -> Classifier:
-        images = self._task.id_train.images
-        return build_model(
-            self._model.name,
-            num_classes=self._task.num_classes,
-            in_channels=images.shape[1],
-            image_size=images.shape[2],
-            dropout=self._model.dropout,
-            generator=named_generator(self._seed, "initial weights"),
-        )
+        return initial_model(self._model, self._task, seed=self._seed)
 
     def _gaussian(self) -> Classifier:
         model = self._linear()

@@ -10,7 +10,8 @@ from torch import Tensor
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
-from fastood.models import Classifier, ModelConfig, build_model
+from fastood.methods.initial_model import initial_model
+from fastood.models import Classifier, ModelConfig
 from fastood.samplers import BackgroundPool
 from fastood.scores import max_softmax_score
 from fastood.training.background import AdversarialBackground, SubsetBackground
@@ -149,15 +150,7 @@ class Resample:
 
     def build_model(self) -> Classifier:
         """The configured network with the run's initial weights."""
-        images = self._task.id_train.images
-        return build_model(
-            self._model.name,
-            num_classes=self._task.num_classes,
-            in_channels=images.shape[1],
-            image_size=images.shape[2],
-            dropout=self._model.dropout,
-            generator=named_generator(self._seed, "initial weights"),
-        )
+        return initial_model(self._model, self._task, seed=self._seed)
 
     @property
     def learnt_pool(self) -> LearntPool:
