@@ -3,21 +3,19 @@
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastood.data import Augment, DataConfig
-from fastood.methods import ICEConfig, MethodConfig, ResampleConfig
+from fastood.methods import METHODS, MethodConfig, PresetName
+from fastood.methods.resample import ResampleConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
-from fastood.training.stage import Schedule
 
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed"]
-MethodName = Literal["resample", "ice"]
-Preset = Literal["embedded", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,31 +47,10 @@ class RunConfig:
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
 
 
-PRESETS: dict[tuple[MethodName, Preset], RunConfig] = {
-    # The paper's schedule with a small network. In 100 epochs the reweighting draws each of 50,000 images about twice,
-    # as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
-    ("resample", "embedded"): RunConfig(
-        model=ModelConfig(name="small-cnn", dropout=0.0),
-        method=ResampleConfig(
-            sample_rate=0.01,
-            reweight=Schedule(epochs=100, learning_rate=0.001, decay_every=None),
-        ),
-    ),
-    ("resample", "paper"): RunConfig(
-        data=DataConfig(image_size=32),
-        augment=Augment(flip=True),
-    ),
-    # Ten epochs of the embedded digits are ninety steps.
-    ("ice", "embedded"): RunConfig(
-        model=ModelConfig(name="small-cnn", dropout=0.0),
-        method=ICEConfig(finetune=Schedule(epochs=50, learning_rate=0.01, decay="cosine")),
-    ),
-    ("ice", "paper"): RunConfig(
-        data=DataConfig(image_size=32),
-        augment=Augment(flip=True),
-        model=ModelConfig(name="wrn-34-10", dropout=0.3),
-        method=ICEConfig(),
-    ),
+PRESETS: dict[tuple[str, PresetName], RunConfig] = {
+    (name, preset): RunConfig(method=parts.method, data=parts.data, augment=parts.augment, model=parts.model)
+    for name, method in METHODS.items()
+    for preset, parts in method.presets().items()
 }
 """Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""
 
@@ -103,6 +80,12 @@ def absolute_paths(data: DataConfig) -> DataConfig:
     )
 
 
+def with_absolute_paths(method: MethodConfig) -> MethodConfig:
+    """The same hyper-parameters, files among them named so that they are found from any directory."""
+    paths = {entry.name: getattr(method, entry.name) for entry in fields(method)}
+    return replace(method, **{name: path.absolute() for name, path in paths.items() if isinstance(path, Path)})
+
+
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """A configuration as plain values, as config.yaml holds it.
 
@@ -112,13 +95,14 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     """
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
+        if is_dataclass(value) and not isinstance(value, type):
+            named = {"name": value.name} if isinstance(value, MethodConfig) else {}
+            return named | {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
 
-    values: dict[str, Any] = plain(asdict(config))
+    values: dict[str, Any] = plain(config)
     return values
 
 
@@ -151,8 +135,9 @@ def _rebuild(annotation: Any, value: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         if value is None:
             return None
-        options = [option for option in get_args(annotation) if option is not type(None)]
-        annotation = next((option for option in options if _fits(option, value)), options[0])
+        annotation = next(option for option in get_args(annotation) if option is not type(None))
+    if isinstance(value, Mapping) and annotation is MethodConfig:
+        return from_dict(_method(value), {name: item for name, item in value.items() if name != "name"})
     if isinstance(value, Mapping) and is_dataclass(annotation):
         return from_dict(annotation, value)  # type: ignore[arg-type]
     if isinstance(value, list):
@@ -161,11 +146,11 @@ def _rebuild(annotation: Any, value: Any) -> Any:
     return Path(value) if annotation is Path and isinstance(value, str) else value
 
 
-def _fits(option: Any, value: Any) -> bool:
-    """Whether an option of a union is the dataclass that has every field of a mapping."""
-    return (
-        is_dataclass(option) and isinstance(value, Mapping) and set(value) <= {entry.name for entry in fields(option)}
-    )
+def _method(values: Mapping[str, Any]) -> type[MethodConfig]:
+    """The configuration of the method that plain values name."""
+    if (name := values.get("name")) not in METHODS:
+        raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

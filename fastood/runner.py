@@ -6,16 +6,16 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastood.config import Device, RunConfig, absolute_paths, to_dict
-from fastood.data import DetectionTask, load_task
-from fastood.models import Classifier
+from fastood.config import Device, RunConfig, absolute_paths, to_dict, with_absolute_paths
+from fastood.data import DetectionTask, ImageSet, load_task
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
 from fastood.training.evaluation import metrics_document
-from fastood.training.scoring import ArmScores, predict_features, score_arm
-from fastood.training.stage import Method
+from fastood.training.method import Method
+from fastood.training.scoring import ArmScores, score_arm
+from fastood.training.trained_network import TrainedNetwork
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
@@ -36,7 +36,12 @@ def settle(config: RunConfig) -> RunConfig:
     Raises:
         ValueError: If a GPU is asked for and there is none.
     """
-    return replace(config, device=resolve_device(config.device), data=absolute_paths(config.data))
+    return replace(
+        config,
+        device=resolve_device(config.device),
+        data=absolute_paths(config.data),
+        method=with_absolute_paths(config.method),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,9 +79,13 @@ class Run:
         fabric.launch()
         return cls(config=config, task=task, method=method, fabric=fabric)
 
-    def embed(self, model: Classifier, images: Tensor) -> Tensor:
-        """Features `[N, d]` float32 that a network gives uint8 images `[N, C, H, W]` at test time."""
-        return predict_features(model, images, augment=self.config.augment, fabric=self.fabric)
+    def trained(self, model: nn.Module) -> TrainedNetwork:
+        """A network at test time, on the run's device."""
+        return TrainedNetwork(model, augment=self.config.augment, fabric=self.fabric)
+
+    def embed(self, model: nn.Module, images: ImageSet) -> Tensor:
+        """Features `[N, d]` float32 that a `Classifier` gives images at test time."""
+        return self.trained(model).features(images)
 
     def judge(self, folder: RunFolder) -> tuple[dict[str, Any], dict[str, ArmScores]]:
         """Score every arm's stored weights.
@@ -97,7 +106,7 @@ class Run:
         for arm in self.method.arms:
             model = stages[arm.stage].build_model()
             model.load_state_dict(folder.read_weights(arm.name))
-            scores[arm.name] = score_arm(model, arm, self.task, augment=self.config.augment, fabric=self.fabric)
+            scores[arm.name] = score_arm(self.trained(model), arm, self.task)
         metrics = metrics_document(self.method, self.task, scores, protocol=self.config.protocol, seed=self.config.seed)
         return metrics, scores
 

@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from torch import Tensor
 
-from fastood.config import PRESETS, MethodName, Preset, RunConfig
+from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
 from fastood.data.loaders import LoaderPlan, plan_loader
+from fastood.methods import METHODS, PresetName
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
-from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
+from fastood.training.failure import NonFiniteLossError
+from fastood.training.loop import run_stage
+from fastood.training.method import StageContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,14 @@ class Command:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     """What decides the result."""
-    method: tyro.conf.Positional[MethodName] = "resample"
-    """Comes first, and decides which --method options there are; METHOD --help shows them.
-    resample: background resampling (Li & Vasconcelos 2020), beside no, a random and the full background.
-    ice: in-distribution compatible outlier exposure (Wu 2023), beside outlier exposure and energy training."""
+    method: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="{" + ",".join(METHODS) + "}",
+            help="Comes first, and decides which --method options there are; METHOD --help shows them.\n"
+            + "\n".join(f"{name}: {method.summary}." for name, method in METHODS.items()),
+        ),
+    ] = "resample"
     name: str | None = None
     """Name of the run; by default the method, the preset and the time."""
     out: Path = Path("runs")
@@ -44,7 +51,7 @@ class Command:
     resume: bool = False
     """Go on with the run of this name, stopped at any moment, to the result that it would have had.
     A run that does not exist yet is begun, so that one command can be repeated until it is through."""
-    preset: Preset = "embedded"
+    preset: PresetName = "embedded"
     """Where the defaults shown here come from.
     embedded: images that need no download, a small network, the paper's schedule.
     paper: the wide residual network and 32×32 images with flips of the method's paper; name the images with --data."""
@@ -134,23 +141,16 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
 
     loading = loader_plan(run)
     print(loading, flush=True)
+    context = StageContext(
+        task=run.task, augment=run.config.augment, seed=run.config.seed, fabric=run.fabric, loading=loading
+    )
     for stage in run.method.stages:
         model = stage.build_model()
         # A checkpoint of the stage itself holds all that it began with.
         if stage.start_from is not None and not folder.checkpoints.path(stage.name).exists():
             stage.take_over(model, final_weights(stage.start_from), run.embed)
-        stage_run = StageRun(
-            stage,
-            model=model,
-            task=run.task,
-            augment=run.config.augment,
-            seed=run.config.seed,
-            fabric=run.fabric,
-            loading=loading,
-        )
         run_stage(
-            stage_run,
-            seed=run.config.seed,
+            stage.begin(model, context),
             checkpoints=folder.checkpoints,
             checkpoint_every=checkpoint_every,
             tensorboard_folder=folder.tensorboard,
@@ -164,16 +164,19 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
 def parse_command(args: Sequence[str]) -> Command:
     """Read the command line; the preset decides every default that is not given.
 
+    Raises:
+        ValueError: If there is no method of this name.
+
     Example:
         >>> command = parse_command(["ice", "--preset", "paper", "--seed", "3"])
         >>> command.config.model.name, command.config.seed
         ('wrn-34-10', 3)
     """
-    method: MethodName = "resample"
-    preset: Preset = "embedded"
-    for known_method, known_preset in PRESETS:
-        if args and args[0] == known_method:
-            method = known_method
+    method = args[0] if args and not args[0].startswith("-") else "resample"
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    preset: PresetName = "embedded"
+    for known_preset in get_args(PresetName):
         if f"--preset={known_preset}" in args or ("--preset", known_preset) in itertools.pairwise(args):
             preset = known_preset
     return tyro.cli(

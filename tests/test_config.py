@@ -6,19 +6,25 @@ import pytest
 
 from fastood import train
 from fastood.config import PRESETS, RunConfig, differences, from_dict, to_dict
-from fastood.models import ModelConfig
-from fastood.training.stage import Schedule
+from fastood.training.schedule import Schedule
 
 
-def test_from_dict_picks_the_dataclass_of_a_union_whose_fields_fit():
+def test_from_dict_takes_the_method_that_is_named():
+    values = to_dict(PRESETS["energy", "embedded"])
+    assert values["method"]["name"] == "energy"
+    assert from_dict(RunConfig, values).method == PRESETS["energy", "embedded"].method
+    with pytest.raises(ValueError, match=r"method.name must be one of .*resample.*, got 'elergy'"):
+        from_dict(RunConfig, {"method": {"name": "elergy"}})
+
+
+def test_from_dict_takes_none_or_a_dataclass():
     @dataclass
     class Holder:
-        part: ModelConfig | Schedule | None
+        part: Schedule | None
 
     assert from_dict(Holder, {"part": {"epochs": 1, "learning_rate": 0.1}}).part == Schedule(
         epochs=1, learning_rate=0.1
     )
-    assert from_dict(Holder, {"part": {"dropout": 0.1}}).part == ModelConfig(dropout=0.1)
     assert from_dict(Holder, {"part": None}).part is None
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from fastood import evaluate, train
 from fastood.config import PRESETS
+from fastood.data import ImageSet
 from fastood.heads import CholeskyMahalanobisHead
-from fastood.methods import ICE, ICEConfig
-from fastood.methods.ice import RECIPES
+from fastood.methods.ice import ICE, RECIPES, ICEConfig
 from fastood.models import Classifier, ModelConfig
-from fastood.training.stage import Schedule, Stage
+from fastood.training.image_stage import ImageStage
+from fastood.training.schedule import Schedule
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -28,10 +29,10 @@ def method(**options: object) -> ICE:
     return ICE(ICEConfig(**options), model=SMALL, task=tiny_task(), seed=0)
 
 
-def embed(model: Classifier, images: Tensor) -> Tensor:
+def embed(model: Classifier, images: ImageSet) -> Tensor:
     model.eval()
     with torch.no_grad():
-        return model.features(images.float() / 255)
+        return model.features(images.images.float() / 255)
 
 
 def test_defaults_are_the_papers():
@@ -99,7 +100,7 @@ def test_the_gaussian_head_begins_with_the_features_of_the_training_images():
     model = stage.build_model()
     stage.take_over(model, trained.state_dict(), embed)
     assert torch.equal(model.body[0].weight, trained.body[0].weight)
-    features = embed(trained, task.id_train.images)
+    features = embed(trained, task.id_train)
     for label in range(4):
         torch.testing.assert_close(model.head.means[label], features[task.id_train.labels == label].mean(0))
     own = -model.head(features).gather(1, task.id_train.labels[:, None])
@@ -108,7 +109,7 @@ def test_the_gaussian_head_begins_with_the_features_of_the_training_images():
 
 def test_weights_of_a_gaussian_head_that_decay_harms_do_not_decay():
     model = method(arms=("ice",), training="from-scratch").stages[0].build_model()
-    decaying, kept = Schedule(epochs=1, learning_rate=0.1, weight_decay=0.5).optimizer(model).param_groups
+    decaying, kept = Schedule(epochs=1, learning_rate=0.1, weight_decay=0.5).build_optimizer(model).param_groups
     assert (decaying["weight_decay"], kept["weight_decay"]) == (0.5, 0.0)
     assert {id(p) for p in kept["params"]} == {id(model.head.means), id(model.head.covariance.log_scale)}
     assert len(decaying["params"]) + len(kept["params"]) == len(list(model.parameters()))
@@ -117,7 +118,7 @@ def test_weights_of_a_gaussian_head_that_decay_harms_do_not_decay():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("arms", (), "arms must name at least one arm"),
+        ("arms", (), "arms must name at least one of plain, oe, .*, got none"),
         ("arms", ("ice", "ice"), "arms must differ, got ice, ice"),
         ("arms", ("ice", "msp"), "arms must be of plain, oe, .*, got 'msp'"),
         ("training", "never", "training must be one of fine-tune, from-scratch, got 'never'"),
@@ -216,7 +217,7 @@ def test_help_shows_the_options_of_the_method(capsys: pytest.CaptureFixture[str]
 
 def test_stage_takes_over_all_weights_by_default():
     source = method(arms=("oe",)).stages[1]
-    assert isinstance(source, Stage)
+    assert isinstance(source, ImageStage)
     model, weights = source.build_model(), source.build_model().state_dict()
     weights["head.bias"] = weights["head.bias"] + 1
     source.take_over(model, weights, embed)

@@ -1,5 +1,7 @@
 """Background resampling: its stages, arms and selection, and the paper's hyper-parameters."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.fabric import Fabric
@@ -7,10 +9,10 @@ from tiny_run import tiny_task
 
 from fastood.data import Augment
 from fastood.data.seeding import named_generator
-from fastood.methods import Resample, ResampleConfig
+from fastood.methods.resample import Resample, ResampleConfig
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score
-from fastood.training.loop import StageRun
+from fastood.training.method import StageContext
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 
@@ -48,14 +50,8 @@ def test_arms_see_the_same_in_distribution_pixels(monkeypatch: pytest.MonkeyPatc
     resample, task = method(), tiny_task()
     seen = []
     for stage in resample.stages[2:]:
-        run = StageRun(
-            stage,
-            model=resample.build_model(),
-            task=task,
-            augment=Augment(),
-            seed=0,
-            fabric=Fabric(accelerator="cpu", devices=1),
-        )
+        context = StageContext(task=task, augment=Augment(), seed=0, fabric=Fabric(accelerator="cpu", devices=1))
+        run = stage.begin(resample.build_model(), context)
         served, pixels = run.id_batches.next, []
 
         def recorded(served=served, pixels=pixels) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,8 +125,11 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_score_is_the_maximum_softmax(generator: torch.Generator):
     logits = torch.randn(5, 4, generator=generator)
+    network = SimpleNamespace(logits=lambda images: logits)
     for arm in method().arms:
-        assert torch.equal(arm.score(logits), max_softmax_score(logits))
+        predicted = arm.scorer(network, tiny_task())(tiny_task().id_test)
+        assert torch.equal(predicted.scores, max_softmax_score(logits))
+        assert torch.equal(predicted.classes, logits.argmax(dim=1))
 
 
 @pytest.mark.parametrize(

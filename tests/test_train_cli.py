@@ -19,6 +19,7 @@ from fastood import evaluate, train
 from fastood.metrics import PROTOCOLS
 from fastood.metrics.protocol import ProtocolName
 from fastood.run_folder import RunFolder
+from fastood.training.image_stage import ImageStageRun
 
 # A fork of a process that has imported everything starts at once, and knows nothing of this process's threads.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -151,14 +152,14 @@ def test_ctrl_c_says_how_to_resume(
 ):
     args = tiny_args(tmp_path)
     with monkeypatch.context() as patch:
-        step = train.StageRun.train_step
+        step = ImageStageRun.train_step
 
-        def interrupted(run: train.StageRun) -> float:
+        def interrupted(run: ImageStageRun) -> float:
             if (run.stage.name, run.step) == ("finetune-random", STEPS - 1):
                 signal.raise_signal(signal.SIGINT)
             return step(run)
 
-        patch.setattr(train.StageRun, "train_step", interrupted)
+        patch.setattr(ImageStageRun, "train_step", interrupted)
         assert train.main(args) == 130
     said = capsys.readouterr().err
     assert "stopped in stage 'finetune-random' after step 12" in said

@@ -16,18 +16,22 @@ from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
 from fastood.training.background import AdversarialBackground, SubsetBackground
 from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.failure import NonFiniteLossError
+from fastood.training.image_stage import ImageStage, ImageStageRun
 from fastood.training.interrupt import TrainingInterrupted
-from fastood.training.loop import NonFiniteLossError, StageRun, run_stage
-from fastood.training.stage import Schedule, Stage
+from fastood.training.loop import run_stage
+from fastood.training.method import StageContext
+from fastood.training.objective import LogitObjective
+from fastood.training.schedule import Schedule
 from fastood.training.stream import EpochStream
 
 SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.01)
 
 
-def make_stage(background=None, *, schedule=SCHEDULE, alpha=0.5, **options) -> Stage:
+def make_stage(background=None, *, schedule=SCHEDULE, alpha=0.5, **options) -> ImageStage:
     loss = OutlierExposureLoss(weight=alpha, reduction="mean")
     options = {"name": "stage", "draws": "stage", "batch_size": 16, "build_model": small_cnn} | options
-    return Stage(schedule=schedule, loss=loss, background=background, **options)
+    return ImageStage(schedule=schedule, objective=lambda: LogitObjective(loss), background=background, **options)
 
 
 def small_cnn(dropout: float = 0.0) -> Classifier:
@@ -41,10 +45,11 @@ def small_cnn(dropout: float = 0.0) -> Classifier:
     )
 
 
-def start(stage: Stage, *, dropout: float = 0.0) -> StageRun:
+def start(stage: ImageStage, *, dropout: float = 0.0) -> ImageStageRun:
     model = small_cnn(dropout)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return StageRun(stage, model=model, task=tiny_task(), augment=Augment(padding=0), seed=0, fabric=fabric)
+    context = StageContext(task=tiny_task(), augment=Augment(padding=0), seed=0, fabric=fabric)
+    return stage.begin(model, context)
 
 
 def adversarial(pool: BackgroundPool, *, learning_rate: float = 100.0):
@@ -59,10 +64,9 @@ def subset(count: int = 40, batch_size: int = 16):
     )
 
 
-def run(stage_run: StageRun, folder: Path, *, checkpoint_every: int = 5) -> None:
+def run(stage_run: ImageStageRun, folder: Path, *, checkpoint_every: int = 5) -> None:
     run_stage(
         stage_run,
-        seed=0,
         checkpoints=CheckpointFolder(folder / "checkpoints"),
         checkpoint_every=checkpoint_every,
         tensorboard_folder=folder / "tensorboard",
@@ -178,7 +182,7 @@ def test_stream_covers_an_epoch_without_repetition():
 def test_a_signal_saves_and_the_stage_goes_on_as_if_unbroken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_background, number: signal.Signals
 ):
-    def fresh() -> StageRun:
+    def fresh() -> ImageStageRun:
         stage = make_stage(None if make_background is None else make_background())
         return start(stage, dropout=0.5)
 

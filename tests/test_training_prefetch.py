@@ -18,9 +18,11 @@ from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
 from fastood.training.background import AdversarialBackground
 from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.loop import StageRun
+from fastood.training.image_stage import ImageStage, ImageStageRun
+from fastood.training.method import StageContext
+from fastood.training.objective import LogitObjective
 from fastood.training.prefetch import PrefetchedBatches
-from fastood.training.stage import Schedule, Stage
+from fastood.training.schedule import Schedule
 
 WORLD_SIZE = 2
 
@@ -70,27 +72,26 @@ def small_cnn() -> Classifier:
     return build_model("small-cnn", num_classes=4, in_channels=1, image_size=8, dropout=0.0, generator=generator)
 
 
-def start(name: str, depth: int, pool: BackgroundPool) -> StageRun:
-    stage = Stage(
+def start(name: str, depth: int, pool: BackgroundPool) -> ImageStageRun:
+    stage = ImageStage(
         name="stage",
         draws="stage",
         batch_size=16,
         build_model=small_cnn,
         schedule=Schedule(epochs=2, learning_rate=0.05),
-        loss=OutlierExposureLoss(weight=0.5, reduction="mean"),
+        objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.5, reduction="mean")),
         background=lambda: AdversarialBackground(
             pool, batch_size=24, learning_rate=100.0, generator=torch.Generator().manual_seed(1)
         ),
     )
-    return StageRun(
-        stage,
-        model=small_cnn(),
+    context = StageContext(
         task=tiny_task(),
         augment=Augment(flip=True),
         seed=0,
         fabric=Fabric(accelerator="cpu", devices=1),
         loading=LoaderPlan(name=name, prefetch_depth=depth, reason="tested"),
     )
+    return stage.begin(small_cnn(), context)
 
 
 @EVERY_LOADER

@@ -10,7 +10,7 @@ import torch
 
 from fastood import train
 from fastood.data import DetectionTask, ImageSet
-from fastood.training.loop import StageRun
+from fastood.training.image_stage import ImageStageRun
 
 STAGES = ("pretrain", "reweight", "finetune-none", "finetune-random", "finetune-resampled", "finetune-full")
 STEPS = 12
@@ -84,12 +84,12 @@ def train_until_killed(args: list[str], stage: str, step: int, moment: str) -> N
     """Train in this process and SIGKILL it: at a step of a stage, while writing its checkpoint, or when judging."""
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
-    train_step, replace = StageRun.train_step, Path.replace
+    train_step, replace = ImageStageRun.train_step, Path.replace
 
     def kill(*args: object, **kwargs: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def kill_at_step(run: StageRun) -> float:
+    def kill_at_step(run: ImageStageRun) -> float:
         if (run.stage.name, run.step) == (stage, step):
             if moment == "between steps":
                 kill()
@@ -103,7 +103,7 @@ def train_until_killed(args: list[str], stage: str, step: int, moment: str) -> N
         return replace(path, target)
 
     if moment in ("between steps", "between updates"):
-        patch.setattr(StageRun, "train_step", kill_at_step)
+        patch.setattr(ImageStageRun, "train_step", kill_at_step)
     elif moment == "checkpoint half written":
         patch.setattr(Path, "replace", kill_before_replacing)
     elif moment == "judging":

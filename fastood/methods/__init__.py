@@ -1,13 +1,20 @@
-"""Training methods: stages that one loop runs, and arms that are judged by a score.
+"""Training methods: stages that one loop runs, and arms that are judged.
 
-A new method is one file: a class with the members of `fastood.training.stage.Method`, and a config dataclass whose
-`build` makes it; `MethodConfig` names the config.
+A new method is one file here: a config dataclass derived from `MethodConfig`, whose `build` makes the method. Every
+module of this folder is found; `METHODS` has the configs by name.
 """
 
-from fastood.methods.ice import ICE, ICEConfig
-from fastood.methods.resample import Resample, ResampleConfig
+from importlib import import_module
+from pkgutil import iter_modules
 
-MethodConfig = ResampleConfig | ICEConfig
-"""Configurations that a run can be given."""
+from fastood.methods.config import MethodConfig, Preset, PresetName
 
-__all__ = ["ICE", "ICEConfig", "MethodConfig", "Resample", "ResampleConfig"]
+METHODS: dict[str, type[MethodConfig]] = {}
+"""Config of every method by the name that the command line takes."""
+
+for _module in iter_modules(__path__):
+    for _found in vars(import_module(f"{__name__}.{_module.name}")).values():
+        if isinstance(_found, type) and issubclass(_found, MethodConfig) and "name" in vars(_found):
+            METHODS[_found.name] = _found
+
+__all__ = ["METHODS", "MethodConfig", "Preset", "PresetName"]

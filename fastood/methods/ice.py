@@ -1,9 +1,8 @@
 """In-distribution compatible outlier exposure (ICE; Wu et al., AAAI 2023), beside the trainings it is compared with."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,11 +17,17 @@ from fastood.losses import (
     OutlierExposureLoss,
     SigmoidLikelihoodLoss,
 )
+from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
+from fastood.methods.validation import require_arm, require_at_least_one, require_choice, require_weight
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import energy_score, max_logit_score, max_softmax_score
+from fastood.training.arm import Arm, by_logits
 from fastood.training.background import SubsetBackground
-from fastood.training.stage import Arm, Embed, LearntPool, NormMode, Schedule, Stage, Weights, load_all
+from fastood.training.image_stage import ImageStage, NormMode
+from fastood.training.method import Embed, LearntPool, Weights, load_all
+from fastood.training.objective import LogitObjective
+from fastood.training.schedule import Schedule
 
 ArmName = Literal["plain", "oe", "energy", "ice", "ice-minus", "sigmoid", "energy-gaussian"]
 Training = Literal["fine-tune", "from-scratch"]
@@ -30,7 +35,7 @@ Covariance = Literal["full", "diagonal"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ICEConfig:
+class ICEConfig(MethodConfig):
     """ICE and what it is compared with, on one budget; the defaults are the paper's where it states one.
 
     Example:
@@ -39,6 +44,11 @@ class ICEConfig:
         ...
         ValueError: arms must be of plain, oe, energy, ice, ice-minus, sigmoid, energy-gaussian, got 'ece'
     """
+
+    name: ClassVar[str] = "ice"
+    summary: ClassVar[str] = (
+        "in-distribution compatible outlier exposure (Wu 2023), beside outlier exposure and energy training"
+    )
 
     arms: tuple[ArmName, ...] = ("plain", "oe", "energy", "ice")
     """What to train and compare.
@@ -76,30 +86,28 @@ class ICEConfig:
     does, whose protocols the paper follows; "eval" keeps those of the pre-training."""
 
     def __post_init__(self) -> None:
-        if not self.arms:
-            raise ValueError("arms must name at least one arm, got none")
-        for arm in self.arms:
-            if arm not in get_args(ArmName):
-                raise ValueError(f"arms must be of {', '.join(get_args(ArmName))}, got {arm!r}")
-        if len(set(self.arms)) < len(self.arms):
-            raise ValueError(f"arms must differ, got {', '.join(self.arms)}")
-        for name, kind in (("training", Training), ("covariance", Covariance), ("batch_norm", NormMode)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        for name in ("likelihood_weight", "outlier_weight", "energy_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        require_choice(self, arms=ArmName, training=Training, covariance=Covariance, batch_norm=NormMode)
+        require_weight(self, "likelihood_weight", "outlier_weight", "energy_weight")
         if not self.margin_id < self.margin_background:
             raise ValueError(
                 f"margin_id must be below margin_background {self.margin_background}, got {self.margin_id}"
             )
-        for name in ("batch_size", "background_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least_one(self, "batch_size", "background_batch_size")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "ICE":
         """The method with these hyper-parameters; see `ICE`."""
         return ICE(self, model=model, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "ICEConfig":
+        """Longer: ten epochs of the embedded digits are ninety steps."""
+        return cls(finetune=Schedule(epochs=50, learning_rate=0.01, decay="cosine"))
+
+    @classmethod
+    def presets(cls) -> dict[PresetName, Preset]:
+        """The paper's network is WRN-34-10."""
+        paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-34-10", dropout=0.3))
+        return {**super().presets(), "paper": paper}
 
 
 GAUSSIAN_MARGINS = (0.0, 5.0)
@@ -109,7 +117,7 @@ eq. 0.5), of which the paper does not say which it took, has no lower bound: it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ArmRecipe:
     """What makes an arm: its loss, its head and its score."""
 
     label: str
@@ -119,41 +127,41 @@ class Recipe:
     """Whether the linear head is replaced by a Gaussian one (eq. 0.11)."""
 
 
-RECIPES: dict[ArmName, Recipe] = {
-    "plain": Recipe(
+RECIPES: dict[ArmName, ArmRecipe] = {
+    "plain": ArmRecipe(
         label="Plain",
         loss=lambda config: OutlierExposureLoss(weight=0.0),
         score=max_softmax_score,
     ),
-    "oe": Recipe(
+    "oe": ArmRecipe(
         label="OE",
         loss=lambda config: OutlierExposureLoss(weight=config.outlier_weight),
         score=max_softmax_score,
     ),
-    "energy": Recipe(
+    "energy": ArmRecipe(
         label="Energy",
         loss=lambda config: EnergyMarginLoss(config.energy_weight, config.margin_id, config.margin_background),
         score=energy_score,
     ),
     # exp(max h) is the paper's confidence; -max h ranks alike, and keeps apart what exp rounds to 0.
-    "ice": Recipe(
+    "ice": ArmRecipe(
         label="ICE",
         loss=lambda config: ICELoss(config.likelihood_weight),
         score=max_logit_score,
         gaussian=True,
     ),
-    "ice-minus": Recipe(
+    "ice-minus": ArmRecipe(
         label="ICE⁻",
         loss=lambda config: ICELoss(config.likelihood_weight, id_likelihood=False),
         score=max_logit_score,
         gaussian=True,
     ),
-    "sigmoid": Recipe(
+    "sigmoid": ArmRecipe(
         label="Sigmoid",
         loss=lambda config: SigmoidLikelihoodLoss(config.likelihood_weight),
         score=max_logit_score,
     ),
-    "energy-gaussian": Recipe(
+    "energy-gaussian": ArmRecipe(
         label="Energy, Gaussian",
         loss=lambda config: EnergyMarginLoss(config.energy_weight, *GAUSSIAN_MARGINS),
         score=energy_score,
@@ -193,7 +201,8 @@ class ICE:
             stages.insert(0, self._pretrain())
         self.stages = tuple(stages)
         self.arms = tuple(
-            Arm(name=arm, label=RECIPES[arm].label, stage=arm, score=RECIPES[arm].score) for arm in config.arms
+            Arm(name=arm, label=RECIPES[arm].label, stage=arm, scorer=by_logits(RECIPES[arm].score))
+            for arm in config.arms
         )
         self.baseline: str = "oe" if "oe" in config.arms else config.arms[0]
         for stage in self.stages:
@@ -206,8 +215,7 @@ class ICE:
 
     def background_index(self, arm: str) -> Tensor:
         """Background images of an arm: all, or none for the plain one."""
-        if arm not in self.config.arms:
-            raise ValueError(f"arm must be one of {', '.join(self.config.arms)}, got {arm!r}")
+        require_arm(arm, self.config.arms)
         return torch.arange(0 if arm == "plain" else len(self._task.background))
 
     def _linear(self) -> Classifier:
@@ -226,23 +234,23 @@ class ICE:
     def _begin_gaussian(self, model: Classifier, weights: Weights, embed: Embed) -> None:
         """The features of the pre-trained network, and a head that fits them."""
         model.load_state_dict({**model.state_dict(), **{k: v for k, v in weights.items() if not k.startswith("head.")}})
-        features = embed(model, self._task.id_train.images)
+        features = embed(model, self._task.id_train)
         # Features that no image of a class activates are constant within the classes; shrinkage gives them a variance.
         model.head = CholeskyMahalanobisHead.from_features(
             features, self._task.id_train.labels, covariance=self.config.covariance, shrinkage="oas"
         )
 
-    def _pretrain(self) -> Stage:
-        return Stage(
+    def _pretrain(self) -> ImageStage:
+        return ImageStage(
             name="pretrain",
             draws="pretrain",
             schedule=self.config.pretrain,
             build_model=self._linear,
-            loss=RECIPES["plain"].loss(self.config),
+            objective=lambda: LogitObjective(RECIPES["plain"].loss(self.config)),
             batch_size=self.config.batch_size,
         )
 
-    def _arm(self, arm: ArmName) -> Stage:
+    def _arm(self, arm: ArmName) -> ImageStage:
         recipe, fine_tuned = RECIPES[arm], self.config.training == "fine-tune"
 
         def background() -> SubsetBackground:
@@ -252,12 +260,12 @@ class ICE:
                 generator=named_generator(self._seed, "background"),
             )
 
-        return Stage(
+        return ImageStage(
             name=arm,
             draws="arms",
             schedule=self.config.finetune if fine_tuned else self.config.scratch,
             build_model=self._gaussian if recipe.gaussian else self._linear,
-            loss=recipe.loss(self.config),
+            objective=lambda: LogitObjective(recipe.loss(self.config)),
             batch_size=self.config.batch_size,
             start_from="pretrain" if fine_tuned else None,
             take_over=self._begin_gaussian if recipe.gaussian else load_all,

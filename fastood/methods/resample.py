@@ -2,28 +2,35 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
-from fastood.methods.initial_model import initial_model
-from fastood.models import Classifier, ModelConfig
+from fastood.methods.exposure import BackgroundPart, Exposure, ExposureConfig
+from fastood.methods.validation import require_choice, require_weight
+from fastood.models import ModelConfig
 from fastood.samplers import BackgroundPool
-from fastood.scores import max_softmax_score
-from fastood.training.background import AdversarialBackground, SubsetBackground
-from fastood.training.stage import Arm, LearntPool, NormMode, Schedule, Stage
+from fastood.training.background import AdversarialBackground
+from fastood.training.image_stage import ImageStage
+from fastood.training.method import LearntPool
+from fastood.training.objective import LogitObjective
+from fastood.training.schedule import Schedule
 from fastood.training.stream import EpochStream
 
 SamplerRefresh = Literal["step", "epoch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResampleConfig:
+class ResampleConfig(ExposureConfig):
     """Background resampling; the defaults are the paper's.
+
+    Of the inherited fields: `finetune` has the paper's step size of 0.001, not the 0.1 of the authors' train_bg.py;
+    small steps keep the pre-trained features. Of `batch_norm` the paper says nothing; "eval" is the authors' code, and
+    spares test images the statistics of half a background. `dropout` is off there, too, as their network is in eval
+    mode.
 
     Example:
         >>> ResampleConfig(sample_rate=0)
@@ -32,23 +39,20 @@ class ResampleConfig:
         ValueError: sample_rate (γ) must be in (0, 1], got 0
     """
 
-    sample_rate: float = 0.1
-    """Sample rate γ: share of the background that the random and the resampled arm keep, in (0, 1].
-    The paper's tables have 0.1, its section 5.4 also 0.01."""
+    name: ClassVar[str] = "resample"
+    summary: ClassVar[str] = (
+        "background resampling (Li & Vasconcelos 2020), beside no, a random part of, and the full background"
+    )
+
+    backgrounds: tuple[BackgroundPart, ...] = ("none", "random", "resampled", "full")
+    """Parts of the background to train with, an arm each: none, each image with probability γ, γ of it by learnt
+    weights, all."""
     outlier_weight: float = 0.5
-    """Weight α of the outlier loss beside the classification loss."""
-    batch_size: int = 128
-    """In-distribution images in a batch."""
-    background_batch_size: int = 128
-    """Background images beside them."""
-    pretrain: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
-    """Training on the in-distribution images alone, from which every arm starts."""
+    """Weight α of the outlier loss of the reweighting, which is that to the uniform distribution (eq. 5) whatever the
+    fine-tuning has."""
     reweight: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001, decay_every=None))
     """Adversarial reweighting. The paper does not say how long; 50 epochs is the command in the authors' readme.
     The step size η_θ is the paper's, held constant; the authors' script starts at 0.1 and divides every 30 epochs."""
-    finetune: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001))
-    """Training with background images, for every arm alike.
-    The paper's 0.001, not the 0.1 of the authors' train_bg.py: small steps keep the pre-trained features."""
     epsilon: float = 0.5
     """Share ε of the weights' effect that the sampler takes, the loss taking the rest, in [0, 1)."""
     initial_weight: float = 1.0
@@ -62,18 +66,18 @@ class ResampleConfig:
     sampler_refresh: SamplerRefresh = "step"
     """When draws take up new weights: "step" as in the paper's algorithm, at every step; "epoch" as in the authors'
     code, which draws a whole epoch's indices from the weights at its start. Importance is always of the moment."""
-    batch_norm: NormMode = "eval"
-    """BatchNorm after pre-training, in every arm: "eval" keeps the in-distribution statistics, "train" learns those of
-    what the arm sees. The paper is silent; "eval" is the authors' code, and spares test images the statistics of half
-    a background."""
-    dropout: bool = False
-    """Dropout after pre-training, in every arm. Off in the authors' code, whose network is in eval mode there."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.sample_rate <= 1:
-            raise ValueError(f"sample_rate (γ) must be in (0, 1], got {self.sample_rate}")
-        if not 0 <= self.outlier_weight < math.inf:
-            raise ValueError(f"outlier_weight (α) must be finite and at least 0, got {self.outlier_weight}")
+        super().__post_init__()
+        require_choice(self, sampler_refresh=SamplerRefresh)
+        require_weight(self, "outlier_weight")
+        if self.pool_weights is not None:
+            raise ValueError(
+                f"pool_weights must not be given to resample, which learns them; oe, entropy, energy and objectosphere "
+                f"take them, got {self.pool_weights}"
+            )
+        if "resampled" not in self.backgrounds:
+            raise ValueError(f"backgrounds of resample must include resampled, got {', '.join(self.backgrounds)}")
         if not 0 <= self.epsilon < 1:
             raise ValueError(f"epsilon (ε) must be in [0, 1), got {self.epsilon}")
         if not self.initial_weight > 0:
@@ -82,21 +86,21 @@ class ResampleConfig:
             raise ValueError(f"weight_learning_rate (η_w) must be finite and above 0, got {self.weight_learning_rate}")
         if not 0 <= self.weight_momentum < 1:
             raise ValueError(f"weight_momentum must be in [0, 1), got {self.weight_momentum}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.background_batch_size < 1:
-            raise ValueError(f"background_batch_size must be at least 1, got {self.background_batch_size}")
-        if self.sampler_refresh not in get_args(SamplerRefresh):
-            raise ValueError(f"sampler_refresh must be one of step, epoch, got {self.sampler_refresh!r}")
-        if self.batch_norm not in get_args(NormMode):
-            raise ValueError(f"batch_norm must be one of eval, train, got {self.batch_norm!r}")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Resample":
         """The method with these hyper-parameters; see `Resample`."""
         return Resample(self, model=model, task=task, seed=seed)
 
+    @classmethod
+    def embedded(cls) -> "ResampleConfig":
+        """The paper's schedule. In 100 epochs the reweighting draws each of 50,000 images about twice.
 
-class Resample:
+        That is as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
+        """
+        return cls(sample_rate=0.01, reweight=Schedule(epochs=100, learning_rate=0.001, decay_every=None))
+
+
+class Resample(Exposure):
     """Pre-train, reweight the background adversarially, select γ of it, fine-tune; beside the paper's other arms.
 
     The four arms (none, random γ, resampled γ, full) start from the same pre-trained weights and take the same
@@ -113,44 +117,17 @@ class Resample:
         ValueError: If the network is unknown, γ of the background is less than one image, or the random arm draws none.
     """
 
-    name = "resample"
-    baseline = "random"
+    config: ResampleConfig
 
     def __init__(self, config: ResampleConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        background_size = len(task.background)
-        if config.sample_rate * background_size < 1:
-            raise ValueError(
-                f"sample_rate (γ) {config.sample_rate} of {background_size} background images is less than one image"
-            )
-        self.config = config
         self.pool = BackgroundPool(
-            background_size,
+            len(task.background),
             epsilon=config.epsilon,
             momentum=config.weight_momentum,
             initial_weight=config.initial_weight,
         )
         self._adversary: AdversarialBackground | None = None
-        self._model = model
-        self._task = task
-        self._seed = seed
-        percent = f"γ = {100 * config.sample_rate:g} %"
-        labels = {
-            "none": "None, γ = 0",
-            "random": f"Random, {percent}",
-            "resampled": f"Resampled, {percent}",
-            "full": "Full, γ = 100 %",
-        }
-        self.arms = tuple(
-            Arm(name=arm, label=label, stage=f"finetune-{arm}", score=max_softmax_score)
-            for arm, label in labels.items()
-        )
-        self.stages = (self._pretrain(), self._reweight(), *(self._finetune(arm.name) for arm in self.arms))
-        self.build_model()
-        self._require_background("random")
-
-    def build_model(self) -> Classifier:
-        """The configured network with the run's initial weights."""
-        return initial_model(self._model, self._task, seed=self._seed)
+        super().__init__(config, model=model, task=task, seed=seed)
 
     @property
     def learnt_pool(self) -> LearntPool:
@@ -160,46 +137,10 @@ class Resample:
             pool=self.pool, arm="resampled", effective_sample_sizes=torch.tensor(sizes, dtype=torch.float64)
         )
 
-    def background_index(self, arm: str) -> Tensor:
-        """Background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
-        background_size = len(self._task.background)
-        generator = named_generator(self._seed, "select", arm)
-        if arm == "none":
-            return torch.empty(0, dtype=torch.int64)
-        if arm == "full":
-            return torch.arange(background_size)
-        if arm == "random":
-            kept = torch.rand(background_size, generator=generator) < self.config.sample_rate
-            return kept.nonzero().flatten()
-        if arm == "resampled":
-            return self.pool.select(self.config.sample_rate, generator=generator)
-        raise ValueError(f"arm must be one of {', '.join(known.name for known in self.arms)}, got {arm!r}")
+    def _open_pool(self) -> BackgroundPool:
+        return self.pool
 
-    def _require_background(self, arm: str) -> Tensor:
-        """Background images of an arm that must have some: independent draws can all fail where γ N is small."""
-        index = self.background_index(arm)
-        if len(index) == 0:
-            raise ValueError(
-                f"sample_rate (γ) {self.config.sample_rate} of {len(self._task.background)} background images "
-                f"left the {arm} arm none with seed {self._seed}; it must be larger"
-            )
-        return index
-
-    def _loss(self) -> OutlierExposureLoss:
-        # The importance r_i of supplementary eq. 12 averages to 1 by itself: a plain mean keeps eq. 10 unbiased.
-        return OutlierExposureLoss(weight=self.config.outlier_weight, reduction="mean")
-
-    def _pretrain(self) -> Stage:
-        return Stage(
-            name="pretrain",
-            draws="pretrain",
-            schedule=self.config.pretrain,
-            build_model=self.build_model,
-            loss=self._loss(),
-            batch_size=self.config.batch_size,
-        )
-
-    def _reweight(self) -> Stage:
+    def _learning_stages(self) -> tuple[ImageStage, ...]:
         order = EpochStream(len(self._task.id_train), self.config.batch_size, torch.Generator())
 
         def background() -> AdversarialBackground:
@@ -212,36 +153,18 @@ class Resample:
             )
             return self._adversary
 
-        return Stage(
+        # The importance r_i of supplementary eq. 12 averages to 1 by itself: a plain mean keeps eq. 10 unbiased.
+        loss = OutlierExposureLoss(weight=self.config.outlier_weight, reduction="mean")
+        stage = ImageStage(
             name="reweight",
             draws="reweight",
             schedule=self.config.reweight,
             build_model=self.build_model,
-            loss=self._loss(),
+            objective=lambda: LogitObjective(loss),
             batch_size=self.config.batch_size,
             start_from="pretrain",
             background=background,
             batch_norm=self.config.batch_norm,
             dropout=self.config.dropout,
         )
-
-    def _finetune(self, arm: str) -> Stage:
-        def background() -> SubsetBackground:
-            return SubsetBackground(
-                self._require_background(arm),
-                batch_size=self.config.background_batch_size,
-                generator=named_generator(self._seed, "finetune", arm, "background"),
-            )
-
-        return Stage(
-            name=f"finetune-{arm}",
-            draws="finetune",
-            schedule=self.config.finetune,
-            build_model=self.build_model,
-            loss=self._loss(),
-            batch_size=self.config.batch_size,
-            start_from="pretrain",
-            background=None if arm == "none" else background,
-            batch_norm=self.config.batch_norm,
-            dropout=self.config.dropout,
-        )
+        return (stage,)

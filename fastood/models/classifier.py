@@ -33,6 +33,11 @@ class Classifier(nn.Module, ABC):
         logits: Tensor = self.head(self.features(images))
         return logits
 
+    def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[N, K]` and the features `[N, d]` that they were computed from, in one pass."""
+        features = self.features(images)
+        return self.head(features), features
+
 
 def initialize(model: nn.Module, generator: torch.Generator | None) -> None:
     """Draw every weight: He for convolutions (He et al. 2015, fan-out), Xavier for linear layers.
@@ -46,4 +51,5 @@ def initialize(model: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -27,8 +27,9 @@ class DifferenceRow:
 
 
 def compared_arms(metrics: Mapping[str, Any]) -> list[str]:
-    """Arms that are compared with the baseline, in the order of the table."""
-    return [arm for arm in metrics["arms"] if arm != metrics["bootstrap"]["baseline"]]
+    """Arms that are compared with the baseline, in the order of the table; none without a baseline."""
+    baseline = metrics["bootstrap"]["baseline"]
+    return [] if baseline is None else [arm for arm in metrics["arms"] if arm != baseline]
 
 
 def difference_rows(metrics: Mapping[str, Any], metric: Metric) -> list[DifferenceRow]:

@@ -10,7 +10,7 @@ REPLICATES = 1000
 LEVEL = 0.95
 
 
-def bootstrap_settings(baseline: str) -> dict[str, Any]:
+def bootstrap_settings(baseline: str | None) -> dict[str, Any]:
     """What the intervals of `bootstrap_of_arm` depend on, for metrics.json."""
     return {
         "baseline": baseline,
@@ -34,7 +34,8 @@ def bootstrap_of_arm(
 
     Args:
         scores: The arm's scores.
-        baseline: Scores of the arm it is compared with, of the same images; None for that arm itself.
+        baseline: Scores of the arm it is compared with, of the same images; None for that arm itself, or
+            where arms are judged on images of their own.
         protocol: What is measured.
         seed: Seed of the run.
 

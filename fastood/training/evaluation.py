@@ -11,8 +11,8 @@ from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.training.error_bars import bootstrap_of_arm, bootstrap_settings
+from fastood.training.method import LearntPool, Method
 from fastood.training.scoring import ArmScores
-from fastood.training.stage import LearntPool, Method
 
 METRICS_SCHEMA = 2
 """Version of the layout of metrics.json."""
@@ -38,7 +38,7 @@ def metrics_document(
     Returns:
         Plain values only; metrics as fractions.
     """
-    learnt = method.learnt_pool
+    learnt, baseline = method.learnt_pool, method.baseline
     return {
         "schema": METRICS_SCHEMA,
         "method": method.name,
@@ -52,7 +52,7 @@ def metrics_document(
             "rule": protocol.rule,
             "aupr_kind": protocol.aupr_kind,
         },
-        "bootstrap": bootstrap_settings(method.baseline),
+        "bootstrap": bootstrap_settings(baseline),
         "in_distribution": {
             "name": task.id_train.name,
             "train": len(task.id_train),
@@ -66,7 +66,7 @@ def metrics_document(
                 "background_size": len(method.background_index(arm.name)),
                 **_detection(
                     scores[arm.name],
-                    None if arm.name == method.baseline else scores[method.baseline],
+                    None if baseline is None or arm.name == baseline else scores[baseline],
                     protocol=protocol,
                     seed=seed,
                 ),

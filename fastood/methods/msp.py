@@ -1,0 +1,86 @@
+"""Cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017): the baseline of every paper."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastood.data import DetectionTask
+from fastood.losses import OutlierExposureLoss
+from fastood.methods.config import MethodConfig
+from fastood.methods.initial_model import initial_model
+from fastood.methods.validation import require_arm, require_at_least_one
+from fastood.models import Classifier, ModelConfig
+from fastood.scores import max_softmax_score
+from fastood.training.arm import Arm, by_logits
+from fastood.training.image_stage import ImageStage
+from fastood.training.objective import LogitObjective
+from fastood.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSPConfig(MethodConfig):
+    """Training without background.
+
+    Example:
+        >>> MSPConfig(batch_size=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: batch_size must be at least 1, got 0
+    """
+
+    name: ClassVar[str] = "msp"
+    summary: ClassVar[str] = "cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017)"
+
+    batch_size: int = 128
+    """Images in a batch."""
+    training: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
+    """All there is."""
+
+    def __post_init__(self) -> None:
+        require_at_least_one(self, "batch_size")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "MSP":
+        """The method with these hyper-parameters; see `MSP`."""
+        return MSP(self, model=model, task=task, seed=seed)
+
+
+class MSP:
+    """One stage, one arm; the background is not looked at.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown.
+    """
+
+    name = "msp"
+    baseline = "msp"
+    learnt_pool = None
+
+    def __init__(self, config: MSPConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        def build_model() -> Classifier:
+            return initial_model(model, task, seed=seed)
+
+        build_model()
+        self.stages = (
+            ImageStage(
+                name="training",
+                draws="training",
+                schedule=config.training,
+                build_model=build_model,
+                objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
+                batch_size=config.batch_size,
+            ),
+        )
+        self.arms = (Arm(name="msp", label="MSP", stage="training", scorer=by_logits(max_softmax_score)),)
+
+    def background_index(self, arm: str) -> Tensor:
+        """None."""
+        require_arm(arm, ["msp"])
+        return torch.empty(0, dtype=torch.int64)

@@ -1,0 +1,226 @@
+"""Stages that train on images: the one step that most methods are made of."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastood.data.loaders import open_loader
+from fastood.data.seeding import named_generator
+from fastood.training.background import Background
+from fastood.training.failure import NonFiniteLossError
+from fastood.training.method import Embed, StageContext, Weights, load_all
+from fastood.training.objective import Batch, Objective
+from fastood.training.prefetch import PrefetchedBatches
+from fastood.training.schedule import Schedule
+from fastood.training.stream import EpochStream
+
+NormMode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStage:
+    """Training on batches of in-distribution and background images: weights to begin with, data, loss and schedule."""
+
+    name: str
+    """Name in checkpoints, progress bars and TensorBoard."""
+    draws: str
+    """Name of the random draws; stages that share it see the same in-distribution batches."""
+    schedule: Schedule
+    """Length and optimiser."""
+    build_model: Callable[[], nn.Module]
+    """Makes the stage's network with the run's initial weights, the same at each call."""
+    objective: Callable[[], Objective]
+    """Makes the loss when the stage begins."""
+    batch_size: int
+    """In-distribution images in a batch."""
+    start_from: str | None = None
+    """Earlier stage whose final weights this one begins with; None begins with the initial ones."""
+    take_over: Callable[[Any, Weights, Embed], None] = load_all
+    """Puts those weights into the network, which may have another head than they have."""
+    id_index: Tensor | None = None
+    """In-distribution images to train on, int64 `[n]`; None for all."""
+    background: Callable[[], Background] | None = None
+    """Makes the source of background images when the stage begins; None trains on in-distribution alone."""
+    batch_norm: NormMode = "train"
+    """Whether BatchNorm learns its statistics ("train") or keeps and uses them ("eval")."""
+    dropout: bool = True
+    """Whether dropout is active."""
+
+    def begin(self, model: nn.Module, context: StageContext) -> "ImageStageRun":
+        """Start with a network that already holds the weights that the stage begins with; it is trained in place."""
+        return ImageStageRun(self, model, context)
+
+
+class ImageStageRun:
+    """An `ImageStage` in progress.
+
+    Args:
+        stage: What to run.
+        model: Network, already holding the weights that the stage begins with; trained in place.
+        context: Images, device and seed of the run.
+    """
+
+    def __init__(self, stage: ImageStage, model: nn.Module, context: StageContext) -> None:
+        task, fabric, seed = context.task, context.fabric, context.seed
+        self.stage = stage
+        self.name, self.draws, self.context = stage.name, stage.draws, context
+        self.task = task
+        self.fabric = fabric
+        # channels_last convolutions take about half the time on a CPU and use the tensor cores on a GPU.
+        self.model = model.to(memory_format=torch.channels_last)
+        self.objective = stage.objective()
+        self.optimizer = stage.schedule.build_optimizer(self.model)
+        self._forward, self._stepper = fabric.setup(self.model, self.optimizer)
+        set_mode(self._forward, stage)
+        self.id_index = torch.arange(len(task.id_train)) if stage.id_index is None else stage.id_index
+        self.order = EpochStream(len(self.id_index), stage.batch_size, named_generator(seed, stage.draws, "order"))
+        # One each: stages that share draws then see the same pixels, whatever background stands beside them.
+        self.background = stage.background() if stage.background is not None else None
+
+        def batches(images: Tensor, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
+            return PrefetchedBatches(
+                open_loader(context.loading, images, context.augment, batch_size=batch_size, device=fabric.device),
+                choose,
+                augment=context.augment,
+                height=images.shape[2],
+                generator=named_generator(seed, stage.draws, name),
+            )
+
+        self.id_batches = batches(task.id_train.images, self._next_id, self.order.batch_size, "augment-id")
+        self.background_batches = None
+        if self.background is not None:
+            source = self.background
+            self.background_batches = batches(
+                task.background.images, source.draw, source.batch_size, "augment-background"
+            )
+        self.step = 0
+        self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
+
+    def train_step(self) -> float:
+        """One batch: a joint forward of ID and background images, a backward, and both updates.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NonFiniteLossError: If the loss is NaN or infinite; no weight of network or pool has moved then.
+        """
+        epoch = self.step / self.order.batches_per_epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.schedule.learning_rate_at(epoch)
+        id_index, batch = self.id_batches.next()
+        labels = self.task.id_train.labels[id_index]
+        importance: Tensor | None = None
+        background_index: Tensor | None = None
+        if self.background is not None and self.background_batches is not None:
+            background_index, background = self.background_batches.next()
+            background_importance = self.background.importance(background_index)
+            batch = torch.cat([batch, background])
+            labels = torch.cat([labels, self.task.background.labels[background_index]])
+            if background_importance is not None:
+                importance = torch.cat([torch.ones(len(id_index)), background_importance])
+
+        device = self.fabric.device
+        loss, per_sample = self.objective(
+            self._forward,
+            Batch(
+                images=batch,
+                labels=labels.to(device),
+                importance=None if importance is None else importance.to(device),
+            ),
+        )
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NonFiniteLossError(self._describe(f"the loss is {value}", id_index, background_index))
+        self._stepper.zero_grad()
+        self.fabric.backward(loss)
+        self._stepper.step()
+        if self.background is not None and background_index is not None:
+            self.background.observe(background_index, per_sample[len(id_index) :].cpu())
+        self.step += 1
+        return value
+
+    def _next_id(self) -> Tensor:
+        return self.id_index[self.order.next()]
+
+    def _describe(self, problem: str, id_index: Tensor, background_index: Tensor | None) -> str:
+        drawn = "none" if background_index is None else background_index.tolist()
+        return (
+            f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {problem}; "
+            f"in-distribution images {id_index.tolist()}, background images {drawn}"
+        )
+
+    def require_finite_weights(self) -> None:
+        """Raise `NonFiniteLossError` if a parameter or a BatchNorm statistic is NaN or infinite."""
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise NonFiniteLossError(
+                    f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {name} is not finite"
+                )
+
+    def scalars(self) -> dict[str, float]:
+        """Step size, and what the background has to tell."""
+        rate = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+        return rate if self.background is None else rate | self.background.scalars()
+
+    def close(self) -> None:
+        """End the processes and threads that load images."""
+        for batches in (self.id_batches, self.background_batches):
+            if batches is not None:
+                batches.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on exactly as this one would."""
+        random_state = {"cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        return {
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
+            "order": self.order.state_dict(),
+            "id_batches": self.id_batches.state_dict(),
+            "background_batches": None if self.background_batches is None else self.background_batches.state_dict(),
+            "background": None if self.background is None else self.background.state_dict(),
+            "dropout": random_state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: If it is of a stage of another length, or of batches drawn further or less far ahead.
+        """
+        if state["total_steps"] != self.total_steps:
+            raise ValueError(
+                f"the checkpoint of stage {self.stage.name!r} must be of {self.total_steps} steps, "
+                f"got {state['total_steps']}"
+            )
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(state["objective"])
+        self.order.load_state_dict(state["order"])
+        self.id_batches.load_state_dict(state["id_batches"])
+        if self.background is not None and self.background_batches is not None:
+            self.background.load_state_dict(state["background"])
+            self.background_batches.load_state_dict(state["background_batches"])
+        torch.set_rng_state(state["dropout"]["cpu"])
+        if self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["dropout"]["cuda"], self.fabric.device)
+
+
+def set_mode(model: nn.Module, stage: ImageStage) -> None:
+    """Put BatchNorm and dropout into the stage's modes, everything else into training mode."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(stage.batch_norm == "train")
+        elif isinstance(module, nn.modules.dropout._DropoutNd):
+            module.train(stage.dropout)

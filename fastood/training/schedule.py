@@ -1,0 +1,106 @@
+"""How long a stage trains, and how its optimiser steps."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+Optimizer = Literal["sgd", "adam"]
+Decay = Literal["step", "milestones", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Epochs, optimiser and step size of one stage.
+
+    Example:
+        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_every=30)
+        >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (0, 29.9, 30, 99)]
+        [0.1, 0.1, 0.01, 0.0001]
+        >>> schedule = Schedule(epochs=10, learning_rate=0.01, decay="cosine")
+        >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (0, 5, 10)]
+        [0.01, 0.005001, 1e-06]
+        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay="milestones", milestones=(0.5, 0.75))
+        >>> [round(schedule.learning_rate_at(epoch), 6) for epoch in (49, 50, 75)]
+        [0.1, 0.01, 0.001]
+    """
+
+    epochs: int
+    """Passes over the in-distribution training set."""
+    learning_rate: float
+    """Step size at the start."""
+    optimizer: Optimizer = "sgd"
+    """sgd: with momentum; adam: with PyTorch's β of 0.9 and 0.999."""
+    decay: Decay = "step"
+    """How the step size falls: "step", by a factor every so many epochs; "milestones", by that factor at shares of the
+    training; "cosine", with every step, along half a period down to `final_learning_rate`."""
+    decay_every: int | None = 30
+    """For "step": epochs after which the step size falls by `decay_factor`; None keeps it constant."""
+    decay_factor: float = 0.1
+    """For "step" and "milestones": factor of each fall."""
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """For "milestones": shares of the epochs after which the step size falls, ascending, in (0, 1)."""
+    final_learning_rate: float = 1e-6
+    """For "cosine": step size at the end; that of Hendrycks et al. 2019, whose schedule others copy."""
+    momentum: float = 0.9
+    """For sgd: share of the last update kept in the next, in [0, 1)."""
+    nesterov: bool = False
+    """For sgd: whether the gradient is taken a step ahead."""
+    weight_decay: float = 5e-4
+    """Pull of parameters towards 0."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
+        for name, kind in (("optimizer", Optimizer), ("decay", Decay)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        ascending = all(a < b for a, b in pairwise((0, *self.milestones, 1)))
+        if not ascending:
+            raise ValueError(f"milestones must ascend and be in (0, 1), got {self.milestones}")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError(f"nesterov needs sgd with momentum, got {self.optimizer} with {self.momentum}")
+        if not 0 <= self.final_learning_rate < math.inf:
+            raise ValueError(f"final_learning_rate must be finite and at least 0, got {self.final_learning_rate}")
+        if self.decay_every is not None and self.decay_every < 1:
+            raise ValueError(f"decay_every must be at least 1 epoch, or None, got {self.decay_every}")
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor must be in (0, 1], got {self.decay_factor}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """Step size after so many epochs, of which a part may be over."""
+        if self.decay == "cosine":
+            height = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+            return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * height
+        if self.decay == "milestones":
+            falls = sum(epoch >= share * self.epochs for share in self.milestones)
+        else:
+            falls = 0 if self.decay_every is None else math.floor(epoch / self.decay_every)
+        return self.learning_rate * self.decay_factor**falls
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Over all parameters of a network; those that a module names by `no_weight_decay()` do not decay."""
+        kept = {
+            f"{prefix}.{name}".lstrip(".")
+            for prefix, module in model.named_modules()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        named = dict(model.named_parameters())
+        groups = [
+            {"params": [value for name, value in named.items() if name not in kept], "weight_decay": self.weight_decay},
+            {"params": [value for name, value in named.items() if name in kept], "weight_decay": 0.0},
+        ]
+        filled = [group for group in groups if group["params"]]
+        if self.optimizer == "adam":
+            return torch.optim.Adam(filled, lr=self.learning_rate)
+        return torch.optim.SGD(filled, lr=self.learning_rate, momentum=self.momentum, nesterov=self.nesterov)
