@@ -15,6 +15,7 @@ def test_logits_are_the_head_of_the_features(name: str, channels: int, size: int
     assert features.shape == (3, model.feature_dim)
     assert model(images).shape == (3, 5)
     torch.testing.assert_close(model(images), model.head(features))
+    torch.testing.assert_close(model.forward_outputs(images), (model(images), features))
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,14 @@ class Classifier(nn.Module, ABC):
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features `[N, d]` of float images `[N, C, H, W]`."""
 
+    def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[N, K]` and features `[N, d]` of float images `[N, C, H, W]`, in one pass."""
+        features = self.features(images)
+        return self.head(features), features
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of float images `[N, C, H, W]`."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return self.forward_outputs(images)[0]
 
     def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]` and the features `[N, d]` that they were computed from, in one pass."""
