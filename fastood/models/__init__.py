@@ -1,8 +1,24 @@
-"""Networks for small images, each a `Classifier` of features and head."""
+"""Networks by name, each a `Classifier` of features and head."""
 
 from fastood.models.classifier import Classifier
-from fastood.models.registry import MODEL_NAMES, ModelConfig, build_model
+from fastood.models.densenet import DenseNet
+from fastood.models.mnist_cnns import LeNet5, OutlierExposureCNN
+from fastood.models.registry import MODEL_FAMILIES, MODEL_NAMES, ModelConfig, ModelFamily, build_model
+from fastood.models.resnet import ResNet
 from fastood.models.small_cnn import SmallCNN
 from fastood.models.wide_resnet import WideResNet
 
-__all__ = ["MODEL_NAMES", "Classifier", "ModelConfig", "SmallCNN", "WideResNet", "build_model"]
+__all__ = [
+    "MODEL_FAMILIES",
+    "MODEL_NAMES",
+    "Classifier",
+    "DenseNet",
+    "LeNet5",
+    "ModelConfig",
+    "ModelFamily",
+    "OutlierExposureCNN",
+    "ResNet",
+    "SmallCNN",
+    "WideResNet",
+    "build_model",
+]

@@ -1,6 +1,8 @@
 """The one shape every network here has: features, then a linear head."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +39,9 @@ class Classifier(nn.Module, ABC):
         """Logits `[N, K]` of float images `[N, C, H, W]`."""
         return self.forward_outputs(images)[0]
 
-    def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[N, K]` and the features `[N, d]` that they were computed from, in one pass."""
-        features = self.features(images)
-        return self.head(features), features
-
 
 def initialize(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw every weight: He for convolutions (He et al. 2015, fan-out), Xavier for linear layers.
+    """Draw every weight: He for convolutions (He et al. 2015, fan-out), Xavier for linear layers; biases become 0.
 
     Args:
         model: Changed in place.
@@ -53,7 +50,37 @@ def initialize(model: nn.Module, generator: torch.Generator | None) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def layers_drawn_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Within it, layers draw the initial weights that they draw of themselves from this generator.
+
+    For networks whose published weights began as their library has them. PyTorch's layers take no generator when they
+    are made; so the global one is seeded from this one, and put back afterwards.
+
+    Args:
+        generator: Source of the seed, on the CPU, moved on by one draw; None leaves the global one as it is.
+
+    Example:
+        >>> import torch
+        >>> def weight(seed):
+        ...     with layers_drawn_from(torch.Generator().manual_seed(seed)):
+        ...         return torch.nn.Linear(3, 2).weight
+        >>> torch.equal(weight(0), weight(0)), torch.equal(weight(0), weight(1))
+        (True, False)
+    """
+    if generator is None:
+        yield
+        return
+    seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed every GPU, too.
+        torch.default_generator.manual_seed(int(seed))
+        yield

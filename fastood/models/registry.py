@@ -1,16 +1,111 @@
-"""Networks by name."""
+"""Networks by name: one table of families, and what is built from it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from fastood.models.classifier import Classifier
+from fastood.models.densenet import DenseNet, check_dense_shape
+from fastood.models.mnist_cnns import LeNet5, OutlierExposureCNN
+from fastood.models.resnet import ResNet, check_depth
 from fastood.models.small_cnn import SmallCNN
 from fastood.models.wide_resnet import WideResNet, check_shape
 
-MODEL_NAMES = ("small-cnn", "wrn-16-2", "wrn-16-4", "wrn-28-10", "wrn-40-2", "wrn-40-4")
-"""Names that `build_model` takes; any other `wrn-DEPTH-WIDEN` works too."""
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """Networks whose names differ in a few parts, such as their depth."""
+
+    name: str
+    """As users are told it: words in capitals stand for the parts."""
+    example: str
+    """Name of one."""
+    what: str
+    """What it is, in a line."""
+    build: Callable[..., Classifier]
+    """Makes a network of the parts of its name and the keywords of `build_model`."""
+    check: Callable[..., None] | None = None
+    """Refuses the parts of a name that no network has, by a ValueError."""
+    min_image_size: int = 8
+    """Least height and width of its images, in pixels."""
+
+    def parts(self, name: str) -> tuple[int, ...] | None:
+        """The parts of the name of one of them; None of another name.
+
+        Example:
+            >>> wide = ModelFamily(name="wrn-DEPTH-WIDEN", example="wrn-40-4", what="", build=WideResNet)
+            >>> wide.parts("wrn-40-4"), wide.parts("wrn-40")
+            ((40, 4), None)
+        """
+        pattern = re.sub("DEPTH|WIDEN|GROWTH", r"(\\d+)", self.name)
+        found = re.fullmatch(pattern, name, re.ASCII)
+        return None if found is None else tuple(map(int, found.groups()))
+
+
+MODEL_FAMILIES = (
+    ModelFamily(
+        name="small-cnn",
+        example="small-cnn",
+        what="three batch-normalised convolutions: minutes of training on two CPU cores",
+        build=lambda *, image_size, **options: SmallCNN(**options),
+    ),
+    ModelFamily(
+        name="lenet-5",
+        example="lenet-5",
+        what="LeCun et al. 1998, with ReLU and max-pooling, for MNIST",
+        min_image_size=12,
+        build=LeNet5,
+    ),
+    ModelFamily(
+        name="oe-cnn",
+        example="oe-cnn",
+        what="two convolutions, from the code of Hendrycks et al. 2019 for MNIST",
+        min_image_size=16,
+        build=OutlierExposureCNN,
+    ),
+    ModelFamily(
+        name="wrn-DEPTH-WIDEN",
+        example="wrn-40-4",
+        what="wide residual networks (Zagoruyko & Komodakis 2016)",
+        check=check_shape,
+        build=lambda depth, widen, *, image_size, **options: WideResNet(depth, widen, **options),
+    ),
+    ModelFamily(
+        name="resnet-DEPTH",
+        example="resnet-18",
+        what="residual networks (He et al. 2016), 18 or 34 deep, with the 3×3 stem for CIFAR",
+        check=check_depth,
+        build=lambda depth, *, image_size, **options: ResNet(depth, **options),
+    ),
+    ModelFamily(
+        name="resnet-DEPTH-imagenet-stem",
+        example="resnet-18-imagenet-stem",
+        what="the same with ImageNet's stem, which leaves a sixteenth of the pixels",
+        check=check_depth,
+        min_image_size=17,  # the stem and the groups halve it five times
+        build=lambda depth, *, image_size, **options: ResNet(depth, imagenet_stem=True, **options),
+    ),
+    ModelFamily(
+        name="densenet-DEPTH-GROWTH",
+        example="densenet-40-12",
+        what="densely connected networks (Huang et al. 2017)",
+        check=lambda depth, growth: check_dense_shape(depth, growth, bottleneck=False),
+        build=lambda depth, growth, *, image_size, **options: DenseNet(depth, growth, bottleneck=False, **options),
+    ),
+    ModelFamily(
+        name="densenet-bc-DEPTH-GROWTH",
+        example="densenet-bc-100-12",
+        what="the same with bottlenecks and compression",
+        check=lambda depth, growth: check_dense_shape(depth, growth, bottleneck=True),
+        build=lambda depth, growth, *, image_size, **options: DenseNet(depth, growth, bottleneck=True, **options),
+    ),
+)
+"""Every network that `build_model` builds."""
+
+MODEL_NAMES = tuple(family.name for family in MODEL_FAMILIES)
+"""Names that `build_model` takes; words in capitals stand for numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,21 +113,27 @@ class ModelConfig:
     """The network."""
 
     name: str = "wrn-40-4"
-    """small-cnn, wrn-40-4 or any wrn-DEPTH-WIDEN. Li & Vasconcelos 2020 train WRN-40-4 with dropout 0.3."""
+    """For small images, of any number of channels:
+    small-cnn (three convolutions, minutes of training on two CPU cores);
+    lenet-5, oe-cnn (for MNIST; the second is that of Hendrycks et al. 2019);
+    wrn-DEPTH-WIDEN, such as wrn-40-4 (wide residual networks; depth 6n + 4);
+    resnet-DEPTH (18 or 34, with the 3×3 stem for CIFAR);
+    resnet-DEPTH-imagenet-stem (with ImageNet's: blocks see a sixteenth of the pixels, several times faster);
+    densenet-DEPTH-GROWTH, such as densenet-40-12 (depth 3n + 4);
+    densenet-bc-DEPTH-GROWTH, such as densenet-bc-100-12 (depth 6n + 4).
+    Li & Vasconcelos 2020 train wrn-40-4 with dropout 0.3."""
     dropout: float = 0.3
-    """Probability of dropping an activation, in [0, 1)."""
+    """Probability of dropping an activation in training, in [0, 1):
+    inside the blocks of wrn-* and densenet-*; of a whole channel in oe-cnn (whose authors take 0.5);
+    of a feature before the head in the others, where 0 is usual."""
 
     def __post_init__(self) -> None:
-        if self.name != "small-cnn":
-            try:
-                _wide_shape(self.name)
-            except ValueError as error:
-                raise ValueError(f"model.name: {error}") from None
+        try:
+            _find(self.name)
+        except ValueError as error:
+            raise ValueError(f"model.name: {error}") from None
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
-
-
-_MIN_IMAGE_SIZE = 8  # both families halve the image twice before averaging over it
 
 
 def build_model(
@@ -47,10 +148,10 @@ def build_model(
     """Build a freshly initialised network.
 
     Args:
-        name: One of `MODEL_NAMES`, or `wrn-DEPTH-WIDEN`.
+        name: One of `MODEL_NAMES`, with numbers in place of the words in capitals; `MODEL_FAMILIES` says what each is.
         num_classes: Number of classes K, at least 2.
         in_channels: Image channels C, at least 1.
-        image_size: Height and width of the images, at least 8 pixels.
+        image_size: Height and width of the images, at least the `min_image_size` of the family.
         dropout: Dropout probability, in [0, 1).
         generator: Source of the initial weights; None takes PyTorch's global one.
 
@@ -64,38 +165,35 @@ def build_model(
         >>> build_model("wrn-40-4", num_classes=10, in_channels=3, image_size=32, dropout=0.3).feature_dim
         256
     """
+    family, parts = _find(name)
     if in_channels < 1:
         raise ValueError(f"in_channels must be at least 1, got {in_channels}")
-    if image_size < _MIN_IMAGE_SIZE:
-        raise ValueError(f"image_size must be at least {_MIN_IMAGE_SIZE} pixels, got {image_size}")
+    if image_size < family.min_image_size:
+        raise ValueError(f"image_size must be at least {family.min_image_size} pixels for {name}, got {image_size}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
     # PyTorch's layers draw weights of their own when made, from the global generator.
     with torch.random.fork_rng(devices=[], enabled=generator is not None):
-        return _build(name, num_classes, in_channels, dropout, generator)
+        return family.build(
+            *parts,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            dropout=dropout,
+            generator=generator,
+        )
 
 
-def _build(
-    name: str, num_classes: int, in_channels: int, dropout: float, generator: torch.Generator | None
-) -> Classifier:
-    if name == "small-cnn":
-        return SmallCNN(num_classes=num_classes, in_channels=in_channels, dropout=dropout, generator=generator)
-    depth, widen = _wide_shape(name)
-    return WideResNet(
-        depth,
-        widen,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=dropout,
-        generator=generator,
-    )
+def _find(name: str) -> tuple[ModelFamily, tuple[int, ...]]:
+    """The family of a network, and the parts of its name.
 
-
-def _wide_shape(name: str) -> tuple[int, int]:
-    """Depth and width of a `wrn-DEPTH-WIDEN`."""
-    wide = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
-    if wide is None:
-        raise ValueError(f"no model is named {name!r}; known: {', '.join(MODEL_NAMES)}, or any wrn-DEPTH-WIDEN")
-    depth, widen = int(wide[1]), int(wide[2])
-    check_shape(depth, widen)
-    return depth, widen
+    Raises:
+        ValueError: If no network has this name.
+    """
+    for family in MODEL_FAMILIES:
+        parts = family.parts(name)
+        if parts is not None:
+            if family.check is not None:
+                family.check(*parts)
+            return family, parts
+    raise ValueError(f"no model is named {name!r}; known: {', '.join(MODEL_NAMES)}")
