@@ -21,6 +21,7 @@ SMALL = (
     "resnet-18-imagenet-stem",
     "densenet-7-4",
     "densenet-bc-10-4",
+    "torchvision:shufflenet_v2_x0_5",
 )
 
 
@@ -34,7 +35,7 @@ def build(name: str, *, channels: int | None = None, size: int | None = None, se
     return build_model(
         name,
         num_classes=5,
-        in_channels=channels or 1,
+        in_channels=channels or family.in_channels or 1,
         image_size=size or max(32, family.min_image_size),
         dropout=dropout,
         generator=torch.Generator().manual_seed(seed),
@@ -42,7 +43,7 @@ def build(name: str, *, channels: int | None = None, size: int | None = None, se
 
 
 def images_for(name: str, generator: torch.Generator, size: int = 32, number: int = 4) -> torch.Tensor:
-    return torch.randn(number, 1, size, size, generator=generator)
+    return torch.randn(number, family_of(name).in_channels or 1, size, size, generator=generator)
 
 
 def test_every_family_is_tried():
@@ -55,7 +56,7 @@ def test_every_family_is_tried():
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_are_the_head_of_the_features(name: str, generator: torch.Generator):
     family = family_of(name)
-    for channels, size in ((1, family.min_image_size), (3, family.min_image_size + 17)):
+    for channels, size in ((family.in_channels or 1, family.min_image_size), (3, family.min_image_size + 17)):
         model = build(name, channels=channels, size=size)
         images = torch.randn(3, channels, size, size, generator=generator)
         assert model(images).shape == (3, 5), "in training, too, where BatchNorm wants more than one value"
@@ -105,8 +106,9 @@ def test_sizes_are_those_of_the_papers(name: str, channels: int, millions: float
         ("oe-cnn", 1, 21_840),
         ("resnet-18", 3, 11_173_962),
         ("resnet-34", 3, 21_282_122),
-        # ImageNet's 11,689,512 of torchvision's documentation, with a head of 10 classes for 1000.
+        # ImageNet's 11,689,512 and 25,557,032 of torchvision's documentation, with heads of 10 classes for 1000.
         ("resnet-18-imagenet-stem", 3, 11_689_512 - 990 * 513),
+        ("torchvision:resnet50", 3, 25_557_032 - 990 * 2049),
         ("densenet-bc-100-12", 3, 769_162),
     ],
 )
@@ -168,7 +170,36 @@ def test_channels_last_gives_the_same(name: str, generator: torch.Generator):
     )
 
 
-@pytest.mark.parametrize("name", ["resnet-18-imagenet-stem"])
+# One of each way in which torchvision's networks end; GoogLeNet and Inception have auxiliary heads, the transformers
+# depend on the size of the image.
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("alexnet", 64),
+        ("convnext_tiny", 32),
+        ("densenet121", 32),
+        ("efficientnet_b0", 32),
+        ("googlenet", 32),
+        ("inception_v3", 75),
+        ("maxvit_t", 224),
+        ("mnasnet0_5", 32),
+        ("mobilenet_v3_small", 32),
+        ("regnet_y_400mf", 32),
+        ("swin_t", 224),
+        ("vit_b_32", 256),
+    ],
+)
+def test_networks_of_torchvision_are_split_at_their_head(name: str, size: int, generator: torch.Generator):
+    model = build_model(f"torchvision:{name}", num_classes=7, in_channels=3, image_size=size, generator=generator)
+    images = torch.randn(2, 3, size, size, generator=generator)
+    with torch.no_grad():
+        assert isinstance(model.train()(images), torch.Tensor), "no outputs of auxiliary heads"
+        logits, features = model.eval().forward_outputs(images)
+    assert features.shape == (2, model.feature_dim)
+    assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "resnet-18-imagenet-stem"])
 def test_resnets_compute_what_torchvision_does(name: str, generator: torch.Generator):
     model = build_model(name, num_classes=7, in_channels=3, image_size=32, generator=generator).eval()
     peer = torchvision.models.resnet18(num_classes=7).eval()
@@ -218,6 +249,18 @@ def test_oe_cnn_follows_the_code_of_its_authors(generator: torch.Generator):
         ({"name": "lenet-5", "image_size": 11}, "image_size must be at least 12 pixels for lenet-5, got 11"),
         ({"name": "oe-cnn", "image_size": 15}, "image_size must be at least 16 pixels for oe-cnn, got 15"),
         ({"name": "resnet-18-imagenet-stem", "image_size": 16}, "image_size must be at least 17 pixels"),
+        ({"name": "torchvision:resnet5O", "in_channels": 3}, "no classification network 'resnet5O'; nearest: resnet50"),
+        ({"name": "torchvision:50"}, "no classification network '50'; torchvision.models.list_models"),
+        ({"name": "torchvision:resnet50"}, "in_channels must be 3 for torchvision:resnet50, got 1"),
+        ({"name": "torchvision:alexnet", "in_channels": 3}, "at least 63 pixels for torchvision:alexnet, got 8"),
+        (
+            {"name": "torchvision:squeezenet1_1", "in_channels": 3, "image_size": 32},
+            "torchvision:squeezenet1_1 ends in no linear layer that could be its head",
+        ),
+        (
+            {"name": "torchvision:vit_b_16", "in_channels": 3, "image_size": 225},
+            "torchvision:vit_b_16 takes no images of 225 pixels: Input shape indivisible",
+        ),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"image_size": 7}, "image_size must be at least 8"),
@@ -236,6 +279,7 @@ def test_errors_name_the_argument(change: dict[str, object], message: str):
         ({"name": "resnet"}, "model.name: no model is named 'resnet'; known: small-cnn, lenet-5, "),
         ({"name": "wrn-41-4"}, "model.name: depth must be 6n"),
         ({"name": "resnet-50"}, "model.name: depth must be one of 18, 34"),
+        ({"name": "torchvision:resnet"}, "model.name: torchvision has no classification network 'resnet'; nearest: "),
         ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),
     ],
 )

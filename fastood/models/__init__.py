@@ -6,6 +6,7 @@ from fastood.models.mnist_cnns import LeNet5, OutlierExposureCNN
 from fastood.models.registry import MODEL_FAMILIES, MODEL_NAMES, ModelConfig, ModelFamily, build_model
 from fastood.models.resnet import ResNet
 from fastood.models.small_cnn import SmallCNN
+from fastood.models.torchvision_classifier import TorchvisionClassifier
 from fastood.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OutlierExposureCNN",
     "ResNet",
     "SmallCNN",
+    "TorchvisionClassifier",
     "WideResNet",
     "build_model",
 ]

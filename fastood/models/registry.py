@@ -11,6 +11,7 @@ from fastood.models.densenet import DenseNet, check_dense_shape
 from fastood.models.mnist_cnns import LeNet5, OutlierExposureCNN
 from fastood.models.resnet import ResNet, check_depth
 from fastood.models.small_cnn import SmallCNN
+from fastood.models.torchvision_classifier import TorchvisionClassifier, check_torchvision_name
 from fastood.models.wide_resnet import WideResNet, check_shape
 
 
@@ -30,8 +31,10 @@ class ModelFamily:
     """Refuses the parts of a name that no network has, by a ValueError."""
     min_image_size: int = 8
     """Least height and width of its images, in pixels."""
+    in_channels: int | None = None
+    """Image channels that it takes; None takes any number."""
 
-    def parts(self, name: str) -> tuple[int, ...] | None:
+    def parts(self, name: str) -> tuple[int | str, ...] | None:
         """The parts of the name of one of them; None of another name.
 
         Example:
@@ -39,9 +42,9 @@ class ModelFamily:
             >>> wide.parts("wrn-40-4"), wide.parts("wrn-40")
             ((40, 4), None)
         """
-        pattern = re.sub("DEPTH|WIDEN|GROWTH", r"(\\d+)", self.name)
+        pattern = re.sub("DEPTH|WIDEN|GROWTH", r"(\\d+)", self.name).replace("NAME", "(.*)")
         found = re.fullmatch(pattern, name, re.ASCII)
-        return None if found is None else tuple(map(int, found.groups()))
+        return None if found is None else tuple(map(str if "NAME" in self.name else int, found.groups()))
 
 
 MODEL_FAMILIES = (
@@ -101,11 +104,20 @@ MODEL_FAMILIES = (
         check=lambda depth, growth: check_dense_shape(depth, growth, bottleneck=True),
         build=lambda depth, growth, *, image_size, **options: DenseNet(depth, growth, bottleneck=True, **options),
     ),
+    ModelFamily(
+        name="torchvision:NAME",
+        example="torchvision:resnet50",
+        what="a classification network of torchvision, untrained, for large colour images",
+        check=check_torchvision_name,
+        min_image_size=1,  # torchvision knows each one's own
+        in_channels=3,
+        build=lambda name, *, in_channels, **options: TorchvisionClassifier(name, **options),
+    ),
 )
 """Every network that `build_model` builds."""
 
 MODEL_NAMES = tuple(family.name for family in MODEL_FAMILIES)
-"""Names that `build_model` takes; words in capitals stand for numbers."""
+"""Names that `build_model` takes; words in capitals stand for numbers, or a name of torchvision's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +133,7 @@ class ModelConfig:
     resnet-DEPTH-imagenet-stem (with ImageNet's: blocks see a sixteenth of the pixels, several times faster);
     densenet-DEPTH-GROWTH, such as densenet-40-12 (depth 3n + 4);
     densenet-bc-DEPTH-GROWTH, such as densenet-bc-100-12 (depth 6n + 4).
+    For large colour images: torchvision:NAME, such as torchvision:resnet50 (untrained).
     Li & Vasconcelos 2020 train wrn-40-4 with dropout 0.3."""
     dropout: float = 0.3
     """Probability of dropping an activation in training, in [0, 1):
@@ -150,7 +163,7 @@ def build_model(
     Args:
         name: One of `MODEL_NAMES`, with numbers in place of the words in capitals; `MODEL_FAMILIES` says what each is.
         num_classes: Number of classes K, at least 2.
-        in_channels: Image channels C, at least 1.
+        in_channels: Image channels C, at least 1; 3 for torchvision's networks.
         image_size: Height and width of the images, at least the `min_image_size` of the family.
         dropout: Dropout probability, in [0, 1).
         generator: Source of the initial weights; None takes PyTorch's global one.
@@ -168,6 +181,8 @@ def build_model(
     family, parts = _find(name)
     if in_channels < 1:
         raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+    if family.in_channels is not None and in_channels != family.in_channels:
+        raise ValueError(f"in_channels must be {family.in_channels} for {name}, got {in_channels}")
     if image_size < family.min_image_size:
         raise ValueError(f"image_size must be at least {family.min_image_size} pixels for {name}, got {image_size}")
     if not 0 <= dropout < 1:
@@ -184,7 +199,7 @@ def build_model(
         )
 
 
-def _find(name: str) -> tuple[ModelFamily, tuple[int, ...]]:
+def _find(name: str) -> tuple[ModelFamily, tuple[int | str, ...]]:
     """The family of a network, and the parts of its name.
 
     Raises:
