@@ -91,7 +91,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
     Example:
         >>> to_dict(PRESETS["resample", "paper"])["model"]
-        {'name': 'wrn-40-4', 'dropout': 0.3}
+        {'name': 'wrn-40-4', 'dropout': None}
     """
 
     def plain(value: Any) -> Any:

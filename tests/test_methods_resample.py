@@ -31,7 +31,7 @@ def test_defaults_are_the_papers():
         assert (schedule.momentum, schedule.weight_decay, schedule.decay_factor) == (0.9, 5e-4, 0.1)
     assert (config.sample_rate, config.epsilon, config.outlier_weight) == (0.1, 0.5, 0.5)
     assert (config.batch_size, config.background_batch_size) == (128, 128)
-    assert ModelConfig() == ModelConfig(name="wrn-40-4", dropout=0.3)
+    assert (ModelConfig().name, ModelConfig().dropout_rate) == ("wrn-40-4", 0.3)
 
 
 def test_every_arm_starts_from_pretraining_and_takes_the_same_steps():

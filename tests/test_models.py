@@ -291,3 +291,10 @@ def test_config_errors_name_the_option(change: dict[str, object], message: str):
 @pytest.mark.parametrize("family", MODEL_FAMILIES, ids=lambda family: family.name)
 def test_examples_are_valid_configurations(family: ModelFamily):
     assert ModelConfig(name=family.example).name == family.example
+
+
+def test_dropout_is_the_familys_own_unless_it_is_given():
+    assert ModelConfig(name="wrn-16-2").dropout_rate == 0.3
+    assert ModelConfig(name="wrn-16-2", dropout=0.0).dropout_rate == 0.0
+    assert ModelConfig(name="oe-cnn").dropout_rate == 0.5
+    assert ModelConfig(name="resnet-18").dropout_rate == 0.0

@@ -52,6 +52,6 @@ class MethodConfig(ABC):
     def presets(cls) -> dict[PresetName, Preset]:
         """embedded: a minute or so on two CPU cores, without a download; paper: the paper's network and image size."""
         return {
-            "embedded": Preset(method=cls.embedded(), model=ModelConfig(name="small-cnn", dropout=0.0)),
+            "embedded": Preset(method=cls.embedded(), model=ModelConfig(name="small-cnn")),
             "paper": Preset(method=cls(), data=DataConfig(image_size=32), augment=Augment(flip=True)),
         }

@@ -106,7 +106,7 @@ class ICEConfig(MethodConfig):
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
         """The paper's network is WRN-34-10."""
-        paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-34-10", dropout=0.3))
+        paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-34-10"))
         return {**super().presets(), "paper": paper}
 
 

@@ -17,6 +17,6 @@ def initial_model(config: ModelConfig, task: DetectionTask, *, seed: int) -> Cla
         num_classes=task.num_classes,
         in_channels=images.shape[1],
         image_size=images.shape[2],
-        dropout=config.dropout,
+        dropout=config.dropout_rate,
         generator=named_generator(seed, "initial weights"),
     )

@@ -33,6 +33,8 @@ class ModelFamily:
     """Least height and width of its images, in pixels."""
     in_channels: int | None = None
     """Image channels that it takes; None takes any number."""
+    dropout: float = 0.0
+    """Usual probability of dropping an activation."""
 
     def parts(self, name: str) -> tuple[int | str, ...] | None:
         """The parts of the name of one of them; None of another name.
@@ -66,6 +68,7 @@ MODEL_FAMILIES = (
         example="oe-cnn",
         what="two convolutions, from the code of Hendrycks et al. 2019 for MNIST",
         min_image_size=16,
+        dropout=0.5,
         build=OutlierExposureCNN,
     ),
     ModelFamily(
@@ -73,6 +76,7 @@ MODEL_FAMILIES = (
         example="wrn-40-4",
         what="wide residual networks (Zagoruyko & Komodakis 2016)",
         check=check_shape,
+        dropout=0.3,
         build=lambda depth, widen, *, image_size, **options: WideResNet(depth, widen, **options),
     ),
     ModelFamily(
@@ -135,18 +139,28 @@ class ModelConfig:
     densenet-bc-DEPTH-GROWTH, such as densenet-bc-100-12 (depth 6n + 4).
     For large colour images: torchvision:NAME, such as torchvision:resnet50 (untrained).
     Li & Vasconcelos 2020 train wrn-40-4 with dropout 0.3."""
-    dropout: float = 0.3
-    """Probability of dropping an activation in training, in [0, 1):
-    inside the blocks of wrn-* and densenet-*; of a whole channel in oe-cnn (whose authors take 0.5);
-    of a feature before the head in the others, where 0 is usual."""
+    dropout: float | None = None
+    """Probability of dropping an activation in training, in [0, 1): inside the blocks of wrn-* and densenet-*; of a
+    whole channel in oe-cnn; of a feature before the head in the others.
+    By default 0.3 for wrn-*, 0.5 for oe-cnn (as its authors) and 0 for the others."""
 
     def __post_init__(self) -> None:
         try:
             _find(self.name)
         except ValueError as error:
             raise ValueError(f"model.name: {error}") from None
-        if not 0 <= self.dropout < 1:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+
+    @property
+    def dropout_rate(self) -> float:
+        """The probability, that of the family where none is given.
+
+        Example:
+            >>> ModelConfig().dropout_rate, ModelConfig(name="resnet-18").dropout_rate
+            (0.3, 0.0)
+        """
+        return _find(self.name)[0].dropout if self.dropout is None else self.dropout
 
 
 def build_model(
