@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastood.data.batches import Augment
+from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.dataloader import DataLoaderLoader
-from fastood.data.loaders.encoded import EncodedImages
 from fastood.data.loaders.protocol import ImageLoader
 from fastood.data.loaders.resident import ResidentLoader
 
@@ -33,21 +33,29 @@ class LoaderPlan:
 
 
 def plan_loader(
-    asked: LoaderName | Literal["auto"], prefetch_depth: int | None, *, image_bytes: int, device: torch.device
+    asked: LoaderName | Literal["auto"],
+    prefetch_depth: int | None,
+    *,
+    image_bytes: int,
+    device: torch.device,
+    encoded: bool = False,
 ) -> LoaderPlan:
     """Choose a loader.
 
-    Left to itself: resident where the images take up to half of the device's memory (free memory of a GPU, all of the
-    machine's for a CPU), else DALI if it is installed, else DataLoader.
+    Left to itself: DataLoader where images are still encoded, as DALI's decoder rounds otherwise than the one that all
+    test images go through; resident where they take up to half of the device's memory (free memory of a GPU, all of the
+    machine's for a CPU); else DALI if it is installed, else DataLoader.
 
     Args:
         asked: A loader by name, or "auto".
         prefetch_depth: Batches asked ahead; None for 0 with resident and 2 with the others.
         image_bytes: Of all images that are to be served.
         device: Where batches are wanted.
+        encoded: Whether some of them are still encoded.
 
     Raises:
-        ValueError: If `asked` is unknown, or DALI is asked for and not installed, or `prefetch_depth` is below 0.
+        ValueError: If `asked` is unknown, or DALI is asked for and not installed, or resident for encoded images, or
+            `prefetch_depth` is below 0.
 
     Example:
         >>> print(plan_loader("auto", None, image_bytes=10**6, device=torch.device("cpu")))  # doctest: +ELLIPSIS
@@ -58,7 +66,9 @@ def plan_loader(
     if prefetch_depth is not None and prefetch_depth < 0:
         raise ValueError(f"data.prefetch_depth must be 0 or larger, got {prefetch_depth}")
     name: LoaderName
-    if asked == "auto":
+    if asked == "auto" and encoded:
+        name, reason = "dataloader", "images are decoded as they are used"
+    elif asked == "auto":
         memory = _memory_bytes(device)
         fits = image_bytes <= memory / 2
         installed = dali_installed()
@@ -68,6 +78,11 @@ def plan_loader(
         reason += "" if fits else f"; DALI is {'' if installed else 'not '}installed"
     else:
         name, reason = asked, "asked for"
+        if name == "resident" and encoded:
+            raise ValueError(
+                "data.loader resident keeps decoded images, but some are decoded as they are used: "
+                "choose data.decode memory, or data.loader dataloader"
+            )
         if name == "dali":
             require_dali()
     depth = (0 if name == "resident" else DEFAULT_DEPTH) if prefetch_depth is None else prefetch_depth

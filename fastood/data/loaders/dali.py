@@ -11,7 +11,7 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
 from fastood.data.batches import Augment, AugmentDraws
-from fastood.data.loaders.encoded import EncodedImages
+from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
 
 

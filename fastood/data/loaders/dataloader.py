@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fastood.data.batches import Augment, AugmentDraws
-from fastood.data.loaders.encoded import EncodedImages
+from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
 
 # A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
