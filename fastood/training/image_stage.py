@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastood.data import Images
 from fastood.data.loaders import open_loader
 from fastood.data.seeding import named_generator
 from fastood.training.background import Background
@@ -81,7 +82,7 @@ class ImageStageRun:
         # One each: stages that share draws then see the same pixels, whatever background stands beside them.
         self.background = stage.background() if stage.background is not None else None
 
-        def batches(images: Tensor, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
+        def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
             return PrefetchedBatches(
                 open_loader(context.loading, images, context.augment, batch_size=batch_size, device=fabric.device),
                 choose,

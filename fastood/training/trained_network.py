@@ -8,7 +8,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from fastood.data import Augment, ImageSet
+from fastood.data import Augment, ImageSet, split_images
 
 BATCH_SIZE = 512
 """Images passed at once."""
@@ -50,7 +50,7 @@ class TrainedNetwork:
 
     def batches(self, images: ImageSet) -> Iterator[Tensor]:
         """Images as network input, float32 `[B, C, H, W]` on the device, in order."""
-        for batch in torch.split(images.images, BATCH_SIZE):
+        for batch in split_images(images.images, BATCH_SIZE):
             yield self._augment.normalize(batch).to(self.device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
