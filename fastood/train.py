@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
-from fastood.data.loaders import LoaderPlan, plan_loader
+from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
 from fastood.methods import METHODS, PresetName
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
@@ -105,12 +105,17 @@ def loader_plan(run: Run) -> LoaderPlan:
     """How a run's training images get to its device.
 
     Raises:
-        ValueError: If DALI is asked for and not installed.
+        ValueError: If DALI is asked for and not installed, or resident for images that are decoded as they are used.
     """
     images = (run.task.id_train.images, run.task.background.images)
     data = run.config.data
-    size = sum(part.nbytes for part in images)
-    return plan_loader(data.loader, data.prefetch_depth, image_bytes=size, device=run.fabric.device)
+    return plan_loader(
+        data.loader,
+        data.prefetch_depth,
+        image_bytes=sum(part.nbytes for part in images),
+        device=run.fabric.device,
+        encoded=any(isinstance(part, EncodedImages) for part in images),
+    )
 
 
 def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dict[str, Any]:

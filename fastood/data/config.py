@@ -1,5 +1,6 @@
 """What a run trains and is judged on, as options."""
 
+import math
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,9 @@ from fastood.data.embedded import EMBEDDED_OOD, EmbeddedConfig
 from fastood.data.noise import NOISES
 from fastood.data.overlap import overlap_lists
 from fastood.data.specs import SourceSpec, parse_named_spec, parse_spec
+
+_WITH_CLASSES = ("folder", "packed", "torchvision", "set")
+"""Kinds of sources whose classes may have names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,17 @@ class DataConfig:
     """Let torchvision fetch datasets that are missing under root."""
     noise_size: int = 10_000
     """Images in a set of noise; the paper's code draws 10,000."""
+    decode: Literal["auto", "memory", "stream"] = "auto"
+    """When image files, and the files in packed pools of JPEGs, are decoded; the pixels are the same.
+    memory: all before the run begins. stream: each whenever it is used; a pool decoded once is a packed pool.
+    auto: stream the sets that take more than decode_budget_gb once decoded."""
+    decode_budget_gb: float = 2.0
+    """GB (10⁹ bytes) of decoded images of one set that auto keeps in memory."""
     loader: Literal["auto", "resident", "dataloader", "dali"] = "auto"
-    """How training images get to the device; the pixels are the same.
+    """How training images get to the device; the pixels are the same, but for files that DALI decodes itself.
     resident: from the device's own memory. dataloader: by worker processes. dali: by NVIDIA DALI, an extra.
-    auto: resident if all fit into half of the memory, else dali if installed, else dataloader."""
+    auto: dataloader if a set is decoded on use, resident if all fit into half of the memory, else dali if installed,
+    else dataloader."""
     prefetch_depth: int | None = None
     """Training batches that dataloader and dali prepare ahead. Background images are then drawn from weights as they
     were so many steps before. Default: 0 for resident, 2 for the others."""
@@ -76,6 +87,12 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"data.{name} must be {low} or larger, got {value}")
+        if self.decode not in ("auto", "memory", "stream"):
+            raise ValueError(f"data.decode must be one of auto, memory, stream, got {self.decode!r}")
+        if not 0 <= self.decode_budget_gb < math.inf:
+            raise ValueError(f"data.decode_budget_gb must be finite and 0 or larger, got {self.decode_budget_gb}")
+        if self.decode == "stream" and self.loader == "resident":
+            raise ValueError("data.loader resident keeps decoded images, got data.decode stream: choose one of them")
         if self.loader not in ("auto", "resident", "dataloader", "dali"):
             raise ValueError(f"data.loader must be one of auto, resident, dataloader, dali, got {self.loader!r}")
         if self.prefetch_depth is not None and self.prefetch_depth < 0:
@@ -90,7 +107,7 @@ class DataConfig:
         if self.exclude_overlap is not None and self.exclude_overlap not in overlap_lists():
             known = ", ".join(overlap_lists())
             raise ValueError(f"data.exclude_overlap must be one of {known}, got {self.exclude_overlap!r}")
-        if self.exclude_overlap is not None and self.background_spec.kind not in ("folder", "torchvision", "set"):
+        if self.exclude_overlap is not None and self.background_spec.kind not in _WITH_CLASSES:
             raise ValueError(
                 f"data.exclude_overlap needs a data.background with named classes, got {self.background!r}"
             )

@@ -1,14 +1,21 @@
 """What methods train and are judged on: labelled sets of images that remember where each came from."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from fastood.data.digests import digest_of_choice
+from fastood.data.encoded import Images, decoded_images, select_images, split_images
+
+_HASHED_AT_ONCE = 512
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images of one size, in memory or mapped from a file, each with a label and a source.
+    """Images of one size, in memory, mapped from a file or still encoded, each with a label and a source.
 
     Raises:
         TypeError: A tensor has the wrong dtype.
@@ -28,8 +35,8 @@ class ImageSet:
 
     name: str
     """What tables call the set."""
-    images: Tensor
-    """uint8 [N, C, H, W]."""
+    images: Images
+    """uint8 [N, C, H, W], or image files that come to that when they are decoded."""
     labels: Tensor
     """int64 [N]: 0…K-1 in-distribution, -1 background or out-of-distribution."""
     source: Tensor
@@ -38,16 +45,18 @@ class ImageSet:
     """Where images come from, e.g. "letters: DejaVu Sans"."""
     class_names: tuple[str, ...] = ()
     """The K classes of an in-distribution set; empty for background and OOD."""
+    digest: Callable[[], str] | None = None
+    """SHA-256 by which the images are known again, where it can be had without all their pixels."""
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8:
+        if isinstance(self.images, Tensor) and self.images.dtype != torch.uint8:
             raise TypeError(f"{self.name}: images must be uint8, got {self.images.dtype}")
-        if self.images.ndim != 4:
+        if len(self.images.shape) != 4:
             raise ValueError(f"{self.name}: images must have shape [N, C, H, W], got {list(self.images.shape)}")
         for field, index in (("labels", self.labels), ("source", self.source)):
             if index.dtype != torch.int64:
                 raise TypeError(f"{self.name}: {field} must be int64, got {index.dtype}")
-            if index.shape != self.images.shape[:1]:
+            if index.shape != (len(self),):
                 raise ValueError(f"{self.name}: {field} must have shape [{len(self)}], got {list(index.shape)}")
         if not self.source_names:
             raise ValueError(f"{self.name}: source_names must not be empty")
@@ -58,7 +67,7 @@ class ImageSet:
             _check_range(self.name, "labels without class_names", self.labels, -1, 0)
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return len(self.images)
 
     def subset(self, index: Tensor, *, name: str | None = None) -> "ImageSet":
         """Select images by index.
@@ -82,10 +91,34 @@ class ImageSet:
         return replace(
             self,
             name=self.name if name is None else name,
-            images=self.images[index],
+            images=select_images(self.images, index),
             labels=self.labels[index],
             source=self.source[index],
+            digest=digest_of_choice(self.digest, index),
         )
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """The pixels of a few images, uint8 [M, C, H, W], in the order of int64 `index` [M], each 0…N-1.
+
+        Raises:
+            ValueError: An image is unreadable; the message names it.
+        """
+        return decoded_images(self.images, index)
+
+    def sha256(self) -> str:
+        """SHA-256 of images, labels and sources, in hexadecimal; the same whether images are in memory or encoded.
+
+        Images count by `digest` where there is one, by their pixels otherwise.
+        """
+        whole = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        if self.digest is not None:
+            whole.update(self.digest().encode())
+        else:
+            for chunk in split_images(self.images, _HASHED_AT_ONCE):
+                whole.update(chunk.contiguous().numpy().data)
+        for tensor in (self.labels, self.source):
+            whole.update(tensor.contiguous().numpy().data)
+        return whole.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +147,7 @@ class DetectionTask:
         for part, images in parts.items():
             if len(images) == 0:
                 raise ValueError(f"{part} must hold at least one image, got none ({images.name})")
-            if images.images.shape[1:] != shape:
+            if tuple(images.images.shape[1:]) != tuple(shape):
                 raise ValueError(
                     f"{part} must have images of {list(shape)} as id_train has, got {list(images.images.shape[1:])}"
                 )

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from fastood.data.config import DataConfig
+from fastood.data.digests import digest_of_choice
 from fastood.data.embedded import embedded_background, embedded_digits, embedded_ood
+from fastood.data.encoded import EncodedImages, Images
 from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
@@ -27,7 +29,8 @@ def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
         seed: Decides splits, embedded images and noise. The same seed gives the same task, bit for bit.
 
     Returns:
-        The task, in memory but for packed pools, whose background and OOD images are mapped.
+        The task, in memory but for packed pools, whose background and OOD images are mapped, and for files that
+        `config.decode` leaves encoded until they are used.
 
     Raises:
         FileNotFoundError: A path is missing, or a class folder is empty.
@@ -120,14 +123,25 @@ def _in_distribution(
     def decode(source: ImageSource, source_labels: Tensor, index: Tensor) -> ImageSet:
         return ImageSet(
             name=train.name,
-            images=decode_images(source, index, size=config.size, channels=channels),
+            images=_decode(source, index, config, channels),
             labels=source_labels[index],
             source=torch.zeros(len(index), dtype=torch.int64),
             source_names=(source.name,),
             class_names=class_names,
+            digest=digest_of_choice(source.digest, index),
         )
 
     return decode(train, labels, kept), decode(test, test_labels, held_out)
+
+
+def _decode(source: ImageSource, index: Tensor, config: DataConfig, channels: int) -> Images:
+    """Images of a source: in memory, or encoded as they are if the configuration says so and they are files."""
+    files = source.files if source.contents is None else source.contents
+    if files is not None and config.decode != "memory":
+        encoded = EncodedImages(files=files, size=config.size, channels=channels, place=source.place)
+        if config.decode == "stream" or len(index) * encoded.nbytes // len(source) > config.decode_budget_gb * 1e9:
+            return encoded.select(index)
+    return decode_images(source, index, size=config.size, channels=channels)
 
 
 def _labels(source: ImageSource) -> Tensor:
@@ -152,9 +166,9 @@ def _outliers(
     if source is None:
         shape = (config.noise_size, channels, config.size, config.size)
         noise = NOISES[spec.kind](shape, generator=named_generator(seed, name, spec.kind))
-        images = (noise * 255).round().to(torch.uint8)
+        images: Images = (noise * 255).round().to(torch.uint8)
     else:
-        images = decode_images(source, torch.arange(len(source)), size=config.size, channels=channels)
+        images = _decode(source, torch.arange(len(source)), config, channels)
     if source is not None and source.labels is not None and source.class_names:
         origin, origin_names = source.labels, source.class_names
     else:
@@ -165,6 +179,7 @@ def _outliers(
         labels=torch.full((len(images),), -1),
         source=origin,
         source_names=origin_names,
+        digest=None if source is None else source.digest,
     )
 
 

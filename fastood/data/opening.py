@@ -99,5 +99,5 @@ def _inverted(source: ImageSource) -> ImageSource:
     def read(index: int) -> Tensor:
         return 255 - source.read(index)
 
-    # What the files hold is not what is read: whoever decodes them would miss the inversion.
+    # What the files hold is not what is read: whoever decodes them would miss the inversion. Their digest stays good.
     return replace(source, channels=1, read=read, files=None)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from fastood.data.image_set import ImageSet
+from fastood.data.lazy_files import FileContents
 from fastood.data.sources import ImageSource, read_image
 
 Store = Literal["pixels", "jpeg"]
@@ -63,6 +64,8 @@ class PackedPool:
     """The source that was packed, e.g. "folder:pictures"."""
     class_names: tuple[str, ...]
     """Names of the classes; empty if they have none."""
+    class_ids: tuple[str, ...]
+    """Their WordNet ids, where the source knew them."""
     labels: Tensor
     """int64 [N], the class of each image in its source, or -1."""
     index: Tensor
@@ -123,7 +126,12 @@ class PackedPool:
             labels=torch.full((len(self),), -1),
             source=self.labels if self.class_names else torch.zeros(len(self), dtype=torch.int64),
             source_names=self.class_names or (self.name,),
+            digest=self.digest,
         )
+
+    def digest(self) -> str:
+        """SHA-256 of the small files' digests, and so of every image, by sha256.npy."""
+        return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
 
     def as_source(self) -> ImageSource:
         """The images to be read one by one, in the way of a folder's."""
@@ -139,9 +147,13 @@ class PackedPool:
             name=self.name,
             labels=self.labels if labelled else None,
             class_names=self.class_names,
+            class_ids=self.class_ids,
             channels=self.channels,
             read=read,
             size=len(self),
+            contents=None if self.encoded is None or self.offsets is None else FileContents(self.encoded, self.offsets),
+            place=str(self.path),
+            digest=self.digest,
         )
 
     def damage(self) -> Iterator[str | None]:
@@ -195,6 +207,8 @@ def open_packed(path: Path) -> PackedPool:
         name=header["name"],
         origin=header["origin"],
         class_names=tuple(header["class_names"]),
+        # Absent from pools that were packed before ids were kept.
+        class_ids=tuple(header.get("class_ids", ())),
         labels=_map_array(path / "labels.npy", "int64", (n,)),
         index=_map_array(path / "index.npy", "int64", (n,)),
         sha256=_map_array(path / "sha256.npy", "uint8", (n, 32)),

@@ -123,6 +123,7 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
         "shape": [channels, size, size] if store == "pixels" else None,
         "channels": channels,
         "class_names": list(source.class_names),
+        "class_ids": list(source.class_ids),
         "images_in_source": len(source),
         "files_and_labels_sha256": known.hexdigest(),
     }

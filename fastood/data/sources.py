@@ -1,7 +1,7 @@
 """Opened image sources: folders and arrays, counted and labelled first, decoded into memory later."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -15,7 +15,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
+from fastood.data.digests import digest_of_choice, digest_of_files
 from fastood.data.fitting import fit_images
+from fastood.data.lazy_files import choose_files
 
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -40,8 +42,14 @@ class ImageSource:
     """Their WordNet ids, where names alone may be ambiguous."""
     size: int = -1
     """Number of images; by default that of the labels."""
-    files: tuple[str, ...] | None = None
+    files: Sequence[str] | None = None
     """Path of each image; None where images are not files of their own."""
+    contents: Sequence[bytes] | None = None
+    """Content of each image's file, where files lie in one large one; fetched on use."""
+    place: str = "memory"
+    """Where `contents` lie, to name in errors."""
+    digest: Callable[[], str] | None = None
+    """SHA-256 by which the images are known again without being decoded; None where their pixels must be hashed."""
 
     def __len__(self) -> int:
         return self.size if self.labels is None else len(self.labels)
@@ -50,8 +58,15 @@ class ImageSource:
         """The images at int64 `index` [M] alone, in that order, with the same classes."""
         read, chosen = self.read, index.tolist()
         labels = None if self.labels is None else self.labels[index]
-        files = None if self.files is None else tuple(self.files[i] for i in chosen)
-        return replace(self, labels=labels, size=len(chosen), files=files, read=lambda i: read(chosen[i]))
+        return replace(
+            self,
+            labels=labels,
+            size=len(chosen),
+            files=None if self.files is None else choose_files(self.files, chosen),
+            contents=None if self.contents is None else choose_files(self.contents, chosen),
+            digest=digest_of_choice(self.digest, index),
+            read=lambda i: read(chosen[i]),
+        )
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -119,6 +134,7 @@ def open_folder(path: Path, *, field: str) -> ImageSource:
         channels=3,
         read=lambda index: read_image(files[index]),
         files=files,
+        digest=digest_of_files(files),
     )
 
 
@@ -151,6 +167,7 @@ def open_list(path: Path, *, field: str) -> ImageSource:
         read=lambda index: read_image(files[index]),
         size=len(files),
         files=files,
+        digest=digest_of_files(files),
     )
 
 

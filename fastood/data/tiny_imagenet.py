@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from fastood.data.digests import digest_of_files
 from fastood.data.sources import ImageSource, read_image
 
 FOLDER = "tiny-imagenet-200"
@@ -54,6 +55,7 @@ def open_tiny_imagenet(root: Path, *, part: Literal["train", "val"], field: str)
         channels=3,
         read=lambda index: read_image(files[index]),
         files=tuple(files),
+        digest=digest_of_files(files),
     )
 
 

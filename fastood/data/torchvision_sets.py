@@ -13,9 +13,10 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from fastood.data.digests import digest_of_files
 from fastood.data.idx import damaged_idx_file
 from fastood.data.named_sets import Part
-from fastood.data.sources import ImageSource, image_to_tensor
+from fastood.data.sources import ImageSource, image_to_tensor, read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,11 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
     labels = torch.cat([_labels(one) for one in datasets]) - known.first_label
     class_names = _class_names(datasets[0], int(labels.max()) + 1 + known.first_label if len(labels) else 0)
 
+    files = _files(datasets)
+
     def read(index: int) -> Tensor:
+        if files is not None:
+            return read_image(files[index])
         try:
             image = image_to_tensor(dataset[index][0])
         except (OSError, SyntaxError, ValueError) as error:
@@ -127,6 +132,8 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
         class_ids=tuple(getattr(datasets[0], "wnids", ())),
         channels=known.channels,
         read=read,
+        files=files,
+        digest=None if files is None else digest_of_files(files),
     )
 
 
@@ -194,6 +201,19 @@ def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
     if hasattr(dataset, "load_categories"):  # Places365 sorts the names apart from their numbers
         return tuple(sorted(dataset.class_to_idx, key=dataset.class_to_idx.__getitem__))
     return tuple(map(str, getattr(dataset, "classes", range(count))))
+
+
+def _files(datasets: list[Any]) -> tuple[str, ...] | None:
+    """Path of each image of a dataset's parts, for those that hold image files and leave them as they are."""
+    files: list[str] = []
+    for dataset in datasets:
+        if hasattr(dataset, "_image_files"):  # DTD
+            files += map(str, dataset._image_files)
+        elif hasattr(dataset, "imgs"):  # ImageNet, Places365
+            files += (str(file) for file, _ in dataset.imgs)
+        else:
+            return None
+    return tuple(files)
 
 
 def _labels(dataset: Any) -> Tensor:

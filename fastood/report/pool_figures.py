@@ -128,7 +128,7 @@ def contact_sheet(background: ImageSet, weights: Tensor, index: Tensor) -> Figur
         x, y = (left + CELL_GAP / 2) / width, (top - CELL_GAP / 2 - side) / height
         ax = figure.add_axes((x, y, side / width, side / height))
         ax.set_axis_off()
-        pixels = background.images[position].permute(1, 2, 0)
+        pixels = background.pixels(index[place : place + 1])[0].permute(1, 2, 0)
         # One channel is drawn as grey. No smoothing: the pixels are what the network saw.
         ax.imshow(pixels.expand(-1, -1, 3).numpy(), interpolation="nearest")
         source = background.source_names[int(background.source[position])]
