@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fastood.data.batches import Augment, AugmentDraws
-from fastood.data.encoded import EncodedImages
+from fastood.data.encoded import EncodedImages, decoded_images
 from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
 
 # A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
@@ -86,7 +86,7 @@ class DataLoaderLoader:
         gc.collect()
         gc.freeze()
         try:
-            self._batches: Iterator[Tensor] = iter(reader)
+            self._batches: Iterator[Tensor | str] = iter(reader)
         finally:
             gc.unfreeze()
 
@@ -102,7 +102,10 @@ class DataLoaderLoader:
         """Wait for the worker that has the oldest batch."""
         check_waiting(len(self._waiting))
         count, draws = self._waiting.popleft()
-        images = next(self._batches).to(self._device, non_blocking=True)
+        batch = next(self._batches)
+        if isinstance(batch, str):
+            raise ValueError(batch)
+        images = batch.to(self._device, non_blocking=True)
         return self._augment.apply(images, torch.arange(count, device=self._device), draws)
 
     def close(self) -> None:
@@ -116,8 +119,11 @@ class DataLoaderLoader:
         self._batches = iter(())
 
 
-class _OrderedImages(IterableDataset[Tensor]):
-    """In each worker: the batches that its queue asks for, until that asks for None."""
+class _OrderedImages(IterableDataset[Tensor | str]):
+    """In each worker: the batches that its queue asks for, until that asks for None.
+
+    Of a batch with an unreadable image it sends what is wrong: an error would bring the worker's traceback along.
+    """
 
     def __init__(
         self, images: Tensor | EncodedImages, orders: "list[multiprocessing.queues.Queue[list[int] | None]]"
@@ -125,12 +131,16 @@ class _OrderedImages(IterableDataset[Tensor]):
         self._images = images
         self._orders = orders
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | str]:
         worker = get_worker_info()
         assert worker is not None, "only worker processes read"
         while (order := _wait_for_order(self._orders[worker.id])) is not None:
             index = torch.tensor(order, dtype=torch.int64)
-            yield self._images.decode(index) if isinstance(self._images, EncodedImages) else self._images[index]
+            try:
+                batch: Tensor | str = decoded_images(self._images, index)
+            except ValueError as error:
+                batch = str(error)
+            yield batch
 
 
 def _wait_for_order(orders: "multiprocessing.queues.Queue[list[int] | None]") -> list[int] | None:
