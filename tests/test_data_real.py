@@ -3,15 +3,22 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fastood import train
 from fastood.data import DataConfig, load_task
 from fastood.data.named_sets import NAMED_SETS
 from fastood.data.opening import open_source
 from fastood.data.overlap import without_overlap
 from fastood.data.sources import open_folder
 from fastood.data.specs import parse_spec
+from fastood.report.illustrations import SHEET_IMAGES
+from fastood.report.pool import extreme_images
+from fastood.run_folder import RunFolder
+from fastood.samplers import BackgroundPool
 
 ROOT = Path(os.environ.get("FASTOOD_DATA_ROOT", "data"))
 
@@ -110,3 +117,45 @@ def test_image_trees(name):
     assert task.num_classes > 1
     assert task.id_train.images.shape[1:] == (3, 32, 32)
     assert task.id_train.images.float().std() > 20
+
+
+def linked_tree(tree: Path, few: Path, per_class: int) -> str:
+    """A source of the first images of every class."""
+    for folder in sorted(path for path in tree.iterdir() if path.is_dir()):
+        (few / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:per_class]:
+            (few / folder.name / file.name).symlink_to(file.resolve())
+    return f"folder:{few}"
+
+
+def colours(pixels: np.ndarray) -> np.ndarray:
+    """The different colours of [..., 3 or more] pixels."""
+    return np.unique(pixels[..., :3].reshape(-1, 3).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
+
+
+def test_a_short_run_on_cifar10_shows_the_images_of_tiny_imagenet(tmp_path):
+    """The whole pool from its files, without the classes that CIFAR-10 has; few enough in-distribution images."""
+    cifar10, tiny_imagenet = ROOT / "cifar10-q75", ROOT / "tiny-imagenet-train-q75" / "train"
+    if not (cifar10.is_dir() and tiny_imagenet.is_dir()):
+        pytest.skip("no cifar10-q75 or tiny-imagenet-train-q75 under FASTOOD_DATA_ROOT")
+    options = {
+        "out": tmp_path, "name": "run", "device": "cpu", "model.name": "small-cnn", "model.dropout": 0.0,
+        "data.in-dist": linked_tree(cifar10 / "train", tmp_path / "train", 64),
+        "data.in-dist-test": linked_tree(cifar10 / "test", tmp_path / "test", 20),
+        "data.background": f"folder:{tiny_imagenet}", "data.exclude-overlap": "tiny-imagenet-vs-cifar10",
+        "data.ood": "gaussian", "data.noise-size": 40, "data.decode": "stream",
+        "method.batch-size": 64, "method.background-batch-size": 64, "method.sample-rate": 0.01,
+        "method.pretrain.epochs": 1, "method.reweight.epochs": 1, "method.finetune.epochs": 1,
+    }  # fmt: skip
+    assert train.main([part for name, value in options.items() for part in (f"--{name}", str(value))]) == 0
+    run = RunFolder(tmp_path / "run")
+    config = run.read_config()
+    pool = load_task(config.data, seed=config.seed).background
+    assert len(pool) == (200 - 24) * 500
+    learnt = BackgroundPool(len(pool))
+    learnt.load_state_dict(run.read_pool())
+    sheet = colours(np.asarray(Image.open(run.path / "figures" / "most_weighted.png")))
+    most, least = extreme_images(learnt.weights, SHEET_IMAGES)
+    shown, not_shown = (colours(pool.pixels(index).permute(0, 2, 3, 1).numpy()) for index in (most, least))
+    assert np.isin(shown, sheet).mean() > 0.99
+    assert np.isin(not_shown, sheet).mean() < 0.5
