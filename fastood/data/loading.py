@@ -11,7 +11,7 @@ from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
 from fastood.data.opening import open_pool, open_source
-from fastood.data.overlap import without_overlap
+from fastood.data.overlap import kept_images, without_overlap
 from fastood.data.packed import PackedPool
 from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
@@ -162,7 +162,10 @@ def _outliers(
     if spec.kind == "packed":
         pool = open_pool(spec, name)
         if pool.images is not None:
-            return _mapped(name, spec, pool, (channels, config.size, config.size))
+            images_in_file = _mapped(name, spec, pool, (channels, config.size, config.size))
+            # No OOD set shares images with the background.
+            is_background = spec == config.background_spec
+            return _without_overlap(images_in_file, pool, config) if is_background else images_in_file
     if source is None:
         shape = (config.noise_size, channels, config.size, config.size)
         noise = NOISES[spec.kind](shape, generator=named_generator(seed, name, spec.kind))
@@ -193,3 +196,19 @@ def _mapped(name: str, spec: SourceSpec, pool: PackedPool, shape: tuple[int, int
             f"data.image_size and data.channels"
         )
     return images
+
+
+def _without_overlap(background: ImageSet, pool: PackedPool, config: DataConfig) -> ImageSet:
+    """The mapped background, or a copy in memory of what `config.exclude_overlap` leaves of it."""
+    if config.exclude_overlap is None:
+        return background
+    kept = kept_images(pool.as_source(), config.exclude_overlap, field="background")
+    if len(kept) == len(background):
+        return background
+    needed = len(kept) * background.images.nbytes / len(background) / 1e9
+    if needed > config.decode_budget_gb:
+        raise ValueError(
+            f"data.exclude_overlap would copy {needed:.1f} GB of {pool.path} into memory, data.decode_budget_gb is "
+            f"{config.decode_budget_gb:g}: pack it with --exclude-overlap {config.exclude_overlap}"
+        )
+    return background.subset(kept)

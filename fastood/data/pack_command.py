@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fastood.data.named_sets import Part
 from fastood.data.opening import open_source
+from fastood.data.overlap import without_overlap
 from fastood.data.packed import PackedPool, Store, open_packed
 from fastood.data.packing import pack
 from fastood.data.specs import parse_spec
@@ -36,6 +37,8 @@ class PackCommand:
     """Rows and columns; the shorter edge is resized to this, then the centre is cropped. Default: 32. Not with jpeg."""
     channels: Literal[1, 3] | None = None
     """1 (grey) or 3 (RGB). Default: that of the source, files counting as RGB. Not with jpeg."""
+    exclude_overlap: str | None = None
+    """Leave out the classes that repeat an in-distribution set, by a list of fastood/data/overlap."""
     strict: bool = False
     """Stop at an image that cannot be read; otherwise it is left out and listed."""
     threads: int | None = None
@@ -51,10 +54,14 @@ class PackCommand:
         """Pack; 0 if the pool is whole."""
         spec = parse_spec(self.source, field="source")
         source = open_source(spec, field="source", part=self.part, root=self.root, download=self.download)
+        origin = self.source
+        if self.exclude_overlap is not None:
+            source = without_overlap(source, self.exclude_overlap, field="source")
+            origin += f" without the classes of {self.exclude_overlap}"
         pool = pack(
             source,
             self.out,
-            origin=self.source,
+            origin=origin,
             store=self.store,
             size=self.size,
             channels=self.channels,

@@ -6,7 +6,7 @@
 | images.npy | uint8 [N, C, H, W], the images of store "pixels" |
 | images.bin, offsets.npy | the image files' own bytes end to end, and int64 [N + 1] where each begins: store "jpeg" |
 | labels.npy | int64 [N], the class of each image, or -1 |
-| index.npy | int64 [N], the place of each image in its source: unreadable ones are missing |
+| index.npy | int64 [N], the place of each image in its source, less excluded classes: unreadable ones are missing |
 | sha256.npy | uint8 [N, 32], the digest of each image's bytes |
 
 NumPy's own format was chosen because a training batch is a gather of random rows: a row of an .npy file lies at a known

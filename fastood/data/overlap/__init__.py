@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastood.data.sources import ImageSource
 
@@ -50,8 +51,8 @@ def overlapping_classes(name: str) -> dict[str, str]:
     return dict(document["classes"])
 
 
-def without_overlap(source: ImageSource, name: str, *, field: str) -> ImageSource:
-    """Leave the classes of a list out of a source.
+def kept_images(source: ImageSource, name: str, *, field: str) -> Tensor:
+    """Find the images of a source that are of no class of a list.
 
     Args:
         source: A set with classes; their ids are compared with the list if it has ids, otherwise their names.
@@ -59,15 +60,20 @@ def without_overlap(source: ImageSource, name: str, *, field: str) -> ImageSourc
         field: The option the source was given for, to name in errors.
 
     Returns:
-        The source with the images of the other classes alone, in the same order, under the same labels.
+        int64 [M], in ascending order.
 
     Raises:
-        ValueError: The source lacks a class of the list, which then is not for it; or nothing remains.
+        ValueError: The source has no classes, or lacks one of the list, which then is not for it; or nothing remains.
     """
     listed = overlapping_classes(name)
     identities = source.class_ids or source.class_names
+    if source.labels is None or not identities:
+        raise ValueError(
+            f"data.exclude_overlap needs a data.{field} with named classes, {source.name} has none: "
+            "name the tree or data set that its images come from"
+        )
     missing = [wanted for wanted in listed if wanted not in identities]
-    if source.labels is None or missing:
+    if missing:
         raise ValueError(
             f"data.exclude_overlap: {name} is not for data.{field} ({source.name}), which has no class {missing[:3]}"
         )
@@ -75,4 +81,13 @@ def without_overlap(source: ImageSource, name: str, *, field: str) -> ImageSourc
     kept = torch.nonzero(~left_out[source.labels])[:, 0]
     if len(kept) == 0:
         raise ValueError(f"data.exclude_overlap: {name} leaves nothing of data.{field} ({source.name})")
-    return source.subset(kept)
+    return kept
+
+
+def without_overlap(source: ImageSource, name: str, *, field: str) -> ImageSource:
+    """Leave the classes of a list out of a source; arguments and errors as in `kept_images`.
+
+    Returns:
+        The source with the images of the other classes alone, in the same order, under the same labels.
+    """
+    return source.subset(kept_images(source, name, field=field))
