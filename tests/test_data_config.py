@@ -84,6 +84,7 @@ def test_embedded_task_takes_more_sets():
         ({"channels": 4}, "data.channels must be 1 or 3, got 4"),
         ({"test_fraction": 0}, r"data.test_fraction must be in \(0, 1\), got 0"),
         ({"loader": "disk"}, "data.loader must be one of auto, resident, dataloader, dali, got 'disk'"),
+        ({"noise_space": "grey"}, "data.noise_space must be one of normalized, pixel, got 'grey'"),
         ({"prefetch_depth": -1}, "data.prefetch_depth must be 0 or larger, got -1"),
         ({"test_fraction": 1.0}, r"data.test_fraction must be in \(0, 1\), got 1.0"),
         ({"in_dist": "gaussian"}, "data.in_dist must have labels, got 'gaussian'"),

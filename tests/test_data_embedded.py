@@ -177,6 +177,38 @@ def test_noise_has_the_papers_spread_in_normalised_space(kind, variance):
     assert noise.var().item() == pytest.approx(variance, abs=0.003)
 
 
+@pytest.mark.parametrize(
+    # N(½, ½²) clipped to 0…1, in units of ½: erf(1/√2) - 2φ(1) + P(|z| > 1) = 0.5161.
+    ("kind", "variance"), [("gaussian", 0.5161), ("uniform", 1 / 3), ("rademacher", 1)]
+)  # fmt: skip
+def test_noise_in_pixel_space_is_over_all_intensities(kind, variance):
+    noise = NOISES[kind]((200, 1, 32, 32), generator=torch.Generator().manual_seed(0), space="pixel")
+    assert (noise.min() >= 0, noise.max() <= 1) == (True, True)
+    assert (noise.min().item(), noise.max().item()) == pytest.approx((0, 1), abs=1e-4)
+    assert noise.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert 4 * noise.var().item() == pytest.approx(variance, abs=0.005)
+
+
+def test_blobs_in_pixel_space_are_not_stretched():
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    normalized, pixel = (
+        NOISES["blobs"]((4, 3, 32, 32), generator=generator, space=space)
+        for generator, space in zip(generators, ("normalized", "pixel"), strict=True)
+    )
+    assert bool(((pixel == 0) | (pixel >= 0.75)).all())
+    torch.testing.assert_close(normalized, 0.25 + 0.5 * pixel)
+
+
+def test_noise_space_is_an_option():
+    levels = {}
+    for space in ("normalized", "pixel"):
+        config = DataConfig(ood=("noise=rademacher",), noise_size=5, noise_space=space)
+        levels[space] = load_task(config, seed=0).ood["noise"].images.unique().tolist()
+    assert levels == {"normalized": [64, 191], "pixel": [0, 255]}
+    with pytest.raises(ValueError, match="space must be one of normalized, pixel, got 'grey'"):
+        NOISES["uniform"]((1, 1, 8, 8), generator=torch.Generator(), space="grey")
+
+
 def test_blobs_are_what_the_papers_code_makes_of_the_same_pixels():
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.7
     blobs = (NOISES["blobs"]((4, 3, 32, 32), generator=torch.Generator().manual_seed(0)) - 0.5) / 0.25

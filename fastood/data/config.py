@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastood.data.embedded import EMBEDDED_OOD, EmbeddedConfig
-from fastood.data.noise import NOISES
+from fastood.data.noise import NOISES, NoiseSpace
 from fastood.data.overlap import overlap_lists
 from fastood.data.specs import SourceSpec, parse_named_spec, parse_spec
 
@@ -71,6 +71,10 @@ class DataConfig:
     auto: stream the sets that take more than decode_budget_gb once decoded."""
     decode_budget_gb: float = 2.0
     """GB (10⁹ bytes) of decoded images of one set that auto keeps in memory."""
+    noise_space: NoiseSpace = "normalized"
+    """Where noise is drawn; papers differ, and figures compare only within one space.
+    normalized: z in ±1 as the network sees it, pixels 64…191 (CIFAR tables). pixel: over 0…255 (MNIST, SVHN tables).
+    The noise among the embedded sets is always normalized."""
     loader: Literal["auto", "resident", "dataloader", "dali"] = "auto"
     """How training images get to the device; the pixels are the same, but for files that DALI decodes itself.
     resident: from the device's own memory. dataloader: by worker processes. dali: by NVIDIA DALI, an extra.
@@ -93,6 +97,8 @@ class DataConfig:
             raise ValueError(f"data.decode_budget_gb must be finite and 0 or larger, got {self.decode_budget_gb}")
         if self.decode == "stream" and self.loader == "resident":
             raise ValueError("data.loader resident keeps decoded images, got data.decode stream: choose one of them")
+        if self.noise_space not in get_args(NoiseSpace):
+            raise ValueError(f"data.noise_space must be one of normalized, pixel, got {self.noise_space!r}")
         if self.loader not in ("auto", "resident", "dataloader", "dali"):
             raise ValueError(f"data.loader must be one of auto, resident, dataloader, dali, got {self.loader!r}")
         if self.prefetch_depth is not None and self.prefetch_depth < 0:

@@ -168,7 +168,8 @@ def _outliers(
             return _without_overlap(images_in_file, pool, config) if is_background else images_in_file
     if source is None:
         shape = (config.noise_size, channels, config.size, config.size)
-        noise = NOISES[spec.kind](shape, generator=named_generator(seed, name, spec.kind))
+        generator = named_generator(seed, name, spec.kind)
+        noise = NOISES[spec.kind](shape, generator=generator, space=config.noise_space)
         images: Images = (noise * 255).round().to(torch.uint8)
     else:
         images = _decode(source, torch.arange(len(source)), config, channels)

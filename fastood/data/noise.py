@@ -1,13 +1,17 @@
 """Noise images, with the parameters of the papers, in the space in which their code draws them.
 
-Everything is drawn in the space that the network sees, normalised with mean 0.5 and standard deviation 0.25, as
+Papers draw noise in one of two spaces, and figures for noise compare only with tables of the same one.
+
+"normalized", the default: what the network sees, normalised with mean 0.5 and standard deviation 0.25, as
 Li & Vasconcelos (2020) do and Hendrycks et al. (2019, for CIFAR) before them: values z in ±1. The result is carried
 back to pixel intensities, x = 0.5 + 0.25·z in 0.25…0.75: it is then stored, resampled and normalised like every other
-image. Other code draws in pixel space, over the whole of 0…1: for MNIST, Hendrycks et al. take N(0.5, 0.5²) clipped and
-Bernoulli noise. Figures for noise compare only with tables of the same space.
+image.
+
+"pixel": the whole of 0…1, as Hendrycks et al. do for MNIST and SVHN, whose images they do not normalise:
+x = 0.5 + 0.5·z, and for the Gaussian N(0.5, 0.5²), clipped, so that its z is twice as wide.
 """
 
-from collections.abc import Callable
+from typing import Literal, Protocol, get_args
 
 import torch
 from scipy.ndimage import gaussian_filter
@@ -15,44 +19,66 @@ from torch import Tensor
 
 from fastood.data.batches import MEAN, STD
 
+NoiseSpace = Literal["normalized", "pixel"]
+"""Where noise is drawn: over ±1 as the network sees it, or over all pixel intensities."""
 
-def gaussian_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-    """Gaussian noise, N(0, 0.5²) clamped to ±1 in normalised space.
+
+def intensities(z: Tensor, space: NoiseSpace) -> Tensor:
+    """Noise z in ±1 as pixel intensities: 0.25…0.75 of normalised space, 0…1 of pixel space.
+
+    Raises:
+        ValueError: `space` is neither.
+
+    Example:
+        >>> z = torch.tensor([-1.0, 0.0, 1.0])
+        >>> intensities(z, "normalized").tolist(), intensities(z, "pixel").tolist()
+        ([0.25, 0.5, 0.75], [0.0, 0.5, 1.0])
+    """
+    if space not in get_args(NoiseSpace):
+        raise ValueError(f"space must be one of {', '.join(get_args(NoiseSpace))}, got {space!r}")
+    return MEAN + STD * z if space == "normalized" else 0.5 + 0.5 * z
+
+
+def gaussian_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
+    """Gaussian noise: N(0, 0.5²) clamped to ±1 in normalised space, N(0.5, 0.5²) clamped to 0…1 in pixel space.
 
     Args:
         shape: Any shape.
         generator: Source of all randomness.
+        space: Where it is drawn.
 
     Returns:
-        float32 intensities 0.25…0.75 of that shape.
+        float32 intensities of that shape, 0.25…0.75 or 0…1.
 
     Example:
         >>> noise = gaussian_noise((100, 1, 8, 8), generator=torch.Generator().manual_seed(0))
         >>> noise.min().item(), noise.max().item()
         (0.25, 0.75)
     """
-    return MEAN + STD * (0.5 * torch.randn(shape, generator=generator)).clamp(-1, 1)
+    width = 1.0 if space == "pixel" else 0.5
+    return intensities((width * torch.randn(shape, generator=generator)).clamp(-1, 1), space)
 
 
-def uniform_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-    """Uniform noise on ±1 in normalised space.
+def uniform_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
+    """Uniform noise on ±1 in normalised space, on 0…1 in pixel space.
 
     Args:
         shape: Any shape.
         generator: Source of all randomness.
+        space: Where it is drawn.
 
     Returns:
-        float32 intensities 0.25…0.75 of that shape.
+        float32 intensities of that shape, 0.25…0.75 or 0…1.
 
     Example:
         >>> noise = uniform_noise((100, 1, 8, 8), generator=torch.Generator().manual_seed(0))
         >>> bool(noise.min() >= 0.25), bool(noise.max() <= 0.75)
         (True, True)
     """
-    return MEAN + STD * (2 * torch.rand(shape, generator=generator) - 1)
+    return intensities(2 * torch.rand(shape, generator=generator) - 1, space)
 
 
-def rademacher_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+def rademacher_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
     """Rademacher noise: -1 or 1 with equal probability in normalised space, for every pixel and channel alone.
 
     Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure" (ICLR 2019), CIFAR/test.py.
@@ -60,18 +86,19 @@ def rademacher_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> T
     Args:
         shape: Any shape.
         generator: Source of all randomness.
+        space: Where it is drawn.
 
     Returns:
-        float32 intensities 0.25 or 0.75 of that shape.
+        float32 intensities of that shape, 0.25 or 0.75; in pixel space 0 or 1, Bernoulli noise.
 
     Example:
         >>> rademacher_noise((100, 1, 8, 8), generator=torch.Generator().manual_seed(0)).unique().tolist()
         [0.25, 0.75]
     """
-    return MEAN + STD * (2.0 * torch.randint(2, shape, generator=generator) - 1)
+    return intensities(2.0 * torch.randint(2, shape, generator=generator) - 1, space)
 
 
-def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
     """Blobs: Bernoulli(0.7) pixels blurred with σ = 1.5, then 0 wherever the result is below 0.75; z = 2·blob - 1.
 
     Hendrycks et al., as `rademacher_noise`. Their blur (skimage's ``gaussian`` with ``multichannel=False``) runs over
@@ -80,9 +107,10 @@ def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
     Args:
         shape: [N, C, H, W].
         generator: Source of all randomness.
+        space: Where it is drawn.
 
     Returns:
-        float32 intensities 0.25 (no blob) or 0.625…0.75 (blob) of that shape.
+        float32 intensities of that shape: 0.25 (no blob) or 0.625…0.75 (blob); in pixel space 0 or 0.75…1.
 
     Raises:
         ValueError: `shape` has not four dimensions.
@@ -96,10 +124,18 @@ def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
         raise ValueError(f"shape must be [N, C, H, W], got {list(shape)}")
     pixels = (torch.rand(shape, generator=generator) < 0.7).float()
     blurred = torch.from_numpy(gaussian_filter(pixels.numpy(), sigma=(0, 1.5, 1.5, 1.5), mode="nearest"))
-    return MEAN + STD * (2 * torch.where(blurred < 0.75, 0.0, blurred) - 1)
+    return intensities(2 * torch.where(blurred < 0.75, 0.0, blurred) - 1, space)
 
 
-NOISES: dict[str, Callable[..., Tensor]] = {
+class Noise(Protocol):
+    """A kind of noise."""
+
+    def __call__(self, shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = ...) -> Tensor:
+        """Intensities in 0…1, float32 of that shape."""
+        ...
+
+
+NOISES: dict[str, Noise] = {
     "gaussian": gaussian_noise,
     "uniform": uniform_noise,
     "rademacher": rademacher_noise,
