@@ -265,7 +265,7 @@ def test_imagenet(tmp_path):
 
 def test_lsun_names_the_package_that_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ModuleNotFoundError, match=r"data.ood: torchvision:LSUN needs the package lmdb"):
+    with pytest.raises(ValueError, match=r"data.ood: torchvision:LSUN needs the package lmdb"):
         open_named("lsun", tmp_path, "ood")
 
 

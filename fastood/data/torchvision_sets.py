@@ -99,9 +99,8 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
 
     Raises:
         FileNotFoundError: The dataset is not under `root`, and `download` is false.
-        ModuleNotFoundError: It is LSUN, and the package lmdb is not installed.
         PermissionError: A file may not be read.
-        ValueError: Its files are damaged.
+        ValueError: Its files are damaged, or it is LSUN, and the package lmdb is not installed.
     """
     known = TORCHVISION_SETS[name]
     arguments = {"train": (known.train,), "test": (known.test,), "ood": known.ood or (known.test,)}[part]
@@ -188,7 +187,7 @@ def _failures(name: str, field: str) -> tuple[type[Exception], ...]:
     try:
         import lmdb
     except ImportError as error:
-        raise ModuleNotFoundError(f"data.{field}: torchvision:LSUN needs the package lmdb: pip install lmdb") from error
+        raise ValueError(f"data.{field}: torchvision:LSUN needs the package lmdb: pip install lmdb") from error
     return (*usual, lmdb.Error)
 
 
