@@ -68,11 +68,6 @@ class ExposureConfig(MethodConfig):
         """The method with these hyper-parameters; see `Exposure`."""
         return Exposure(self, model=model, task=task, seed=seed)
 
-    @classmethod
-    def embedded(cls) -> "ExposureConfig":
-        """The larger steps that outlier exposure takes: 50 epochs of the embedded digits are few."""
-        return cls(finetune=Schedule(epochs=50, learning_rate=0.01, decay="cosine"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class OEConfig(ExposureConfig):
