@@ -1,7 +1,47 @@
-"""Detectors that are fitted to features of any trained model; a higher score is more out-of-distribution."""
+"""Detectors on any trained model, fitted to its logits or features; a higher score is more out-of-distribution.
 
+Names and calls are those of pytorch-ood: `fit`, `fit_features`, `predict`, `predict_features`.
+"""
+
+from fastood.detectors.activation import ASH, SCALE, ReAct
+from fastood.detectors.base import Detector
+from fastood.detectors.dice import DICE
 from fastood.detectors.feature_extractor import FeatureExtractor
+from fastood.detectors.gradnorm import GradNorm
+from fastood.detectors.knn import KNN
+from fastood.detectors.linear_head import LinearHeadModel
+from fastood.detectors.logits import GEN, EnergyBased, Entropy, KLMatching, MaxLogit, MaxSoftmax
 from fastood.detectors.mahalanobis import MahalanobisDetector
 from fastood.detectors.multi_layer import MultiLayerMahalanobisDetector
+from fastood.detectors.odin import ODIN
+from fastood.detectors.registry import DETECTORS, build_detectors, detector_names
+from fastood.detectors.she import SHE
+from fastood.detectors.suite import DetectorSuite
+from fastood.detectors.vim import ViM
 
-__all__ = ["FeatureExtractor", "MahalanobisDetector", "MultiLayerMahalanobisDetector"]
+__all__ = [
+    "ASH",
+    "DETECTORS",
+    "DICE",
+    "GEN",
+    "KNN",
+    "ODIN",
+    "SCALE",
+    "SHE",
+    "Detector",
+    "DetectorSuite",
+    "EnergyBased",
+    "Entropy",
+    "FeatureExtractor",
+    "GradNorm",
+    "KLMatching",
+    "LinearHeadModel",
+    "MahalanobisDetector",
+    "MaxLogit",
+    "MaxSoftmax",
+    "MultiLayerMahalanobisDetector",
+    "ReAct",
+    "ViM",
+    "build_detectors",
+    "detector_names",
+]

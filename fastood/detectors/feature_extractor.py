@@ -68,8 +68,8 @@ class FeatureExtractor:
 
         hooks = [module.register_forward_hook(keep(i)) for i, module in enumerate(self._modules)]
         try:
-            with _evaluating(self.model):
-                output = self.model(x.to(_device_of(self.model, x)))
+            with evaluating(self.model):
+                output = self.model(x.to(device_of(self.model, x)))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -79,6 +79,10 @@ class FeatureExtractor:
             if i not in found:
                 raise ValueError(f"layer {name!r} did not run in the forward pass of the model")
         return [as_features(found[i], f"layer {name!r}") for i, name in enumerate(self.layers)]
+
+    def single(self, x: Tensor) -> Tensor:
+        """Features of the first layer, or of the model; as a call otherwise."""
+        return self(x)[0]
 
 
 def as_features(output: object, whose: str) -> Tensor:
@@ -98,7 +102,7 @@ def _module_of(model: Model) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def _device_of(model: Model, x: Tensor) -> torch.device:
+def device_of(model: Model, x: Tensor) -> torch.device:
     """Where the model's first parameter is, or else the input."""
     module = _module_of(model)
     first = None if module is None else next(module.parameters(), None)
@@ -106,7 +110,7 @@ def _device_of(model: Model, x: Tensor) -> torch.device:
 
 
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
+def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode; every module gets its own mode back."""
     module = _module_of(model)
     training = [] if module is None else [m for m in module.modules() if m.training]

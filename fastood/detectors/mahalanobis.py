@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.detectors.base import Detector
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
@@ -21,7 +22,7 @@ from fastood.heads.checks import check_features
 from fastood.heads.covariance import Shrinkage
 
 
-class MahalanobisDetector:
+class MahalanobisDetector(Detector):
     r"""Score `min_k (z - m_k)^T Σ^-1 (z - m_k)` of features z, from class means and covariances of training features.
 
     Fitted in one pass and in float64 (`GaussianStatistics`), scored through one whitening: memory is that of a chunk of
@@ -66,6 +67,9 @@ class MahalanobisDetector:
         >>> bool(near < 0.1), bool(between > 50)
         (True, True)
     """
+
+    reads = "features"
+    needs_fit = True
 
     def __init__(
         self,

@@ -43,7 +43,19 @@ def perturbed(
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(score(x).sum(), x)
+        return step_against(x, score(x), epsilon, input_std)
+
+
+def step_against(
+    x: Tensor,
+    scores: Tensor,
+    epsilon: float,
+    input_std: Sequence[float] | None = None,
+    *,
+    retain_graph: bool = False,
+) -> Tensor:
+    """`perturbed` for whoever has the scores `[N]` of `x` already, with gradients on; arguments and errors as there."""
+    (gradient,) = torch.autograd.grad(scores.sum(), x, retain_graph=retain_graph)
     step = gradient.sign() * epsilon
     if input_std is not None:
         if x.dim() < 2 or x.shape[1] != len(input_std):

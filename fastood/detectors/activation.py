@@ -1,0 +1,187 @@
+"""Detectors that shape the penultimate features and take the energy of the logits that then result."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastood.detectors.feature_extractor import Model
+from fastood.detectors.head_detector import HeadDetector, energy
+from fastood.detectors.logits import check_share
+from fastood.detectors.quantile import float32_quantile
+from fastood.detectors.row_detector import Batches, State
+
+
+class ShapedFeatures(HeadDetector):
+    """`-logsumexp(W s(z) + b)` for a shape s of the features z."""
+
+    def _score(self, rows: Tensor) -> Tensor:
+        return energy(self._logits(self._shaped(rows)))
+
+    @abstractmethod
+    def _shaped(self, rows: Tensor) -> Tensor:
+        """s(z), float64 `[n, d]`."""
+
+
+class ReAct(ShapedFeatures):
+    """Energy of features clipped from above, `s(z) = min(z, c)` (Sun et al. 2021, eq. 2).
+
+    c is a quantile of all features of all training rows, found exactly in two passes over the data that keep counts
+    alone; pytorch-ood keeps every feature.
+
+    Args:
+        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        feature_layer: See there.
+        head: See there.
+        percentile: Which quantile c is, at least 0 and below 1; the paper's is 0.9.
+
+    Raises:
+        ValueError: `percentile` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> head = nn.Linear(2, 1, bias=False)
+        >>> _ = head.weight.data.fill_(1)
+        >>> features, labels = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([0, 0])
+        >>> detector = ReAct(head=head, percentile=0.5).fit_features(features, labels)
+        >>> detector.predict_features(torch.tensor([[1.0, 100.0]]))  # clipped at 2.5
+        tensor([-3.5000], dtype=torch.float64)
+    """
+
+    needs_fit = True
+    settings = ("percentile",)
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        head: nn.Linear | None = None,
+        percentile: float = 0.9,
+    ) -> None:
+        super().__init__(model, feature_layer, head=head)
+        self.percentile = check_share("percentile", percentile)
+
+    def _fitted(self, batches: Batches) -> State:
+        threshold = float32_quantile(lambda: (rows for rows, _ in batches()), self.percentile)
+        return {"threshold": torch.tensor(threshold, dtype=torch.float64, device=self.head.weight.device)}
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        return rows.minimum(self._state["threshold"])
+
+
+class ASH(ShapedFeatures):
+    """Energy of features of which only the largest are kept (Djurisic et al. 2023, section 3).
+
+    Of each row the smallest share `percentile` of the features becomes 0; with `s1` the sum of all and `s2` of the k
+    kept ones,
+
+        "s"  those kept times exp(s1 / s2)
+        "p"  those kept as they are
+        "b"  those kept become s1 / k
+
+    Features should be non-negative, as after a ReLU.
+
+    Args:
+        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        feature_layer: See there.
+        head: See there.
+        variant: "s", "p" or "b".
+        percentile: Share that becomes 0, at least 0 and below 1; the paper's for "s" on ImageNet is 0.9.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> head = nn.Linear(4, 1, bias=False)
+        >>> _ = head.weight.data.fill_(1)
+        >>> features = torch.tensor([[0.0, 1, 2, 5]])
+        >>> [round(ASH(head=head, variant=v, percentile=0.5).predict_features(features).item(), 3) for v in "spb"]
+        [-21.95, -7.0, -8.0]
+    """
+
+    settings = ("variant", "percentile")
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        head: nn.Linear | None = None,
+        variant: Literal["s", "p", "b"] = "s",
+        percentile: float = 0.9,
+    ) -> None:
+        super().__init__(model, feature_layer, head=head)
+        if variant not in ("s", "p", "b"):
+            raise ValueError(f'variant must be "s", "p" or "b", got {variant!r}')
+        self.variant: Literal["s", "p", "b"] = variant
+        self.percentile = check_share("percentile", percentile)
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        kept, index = _largest(rows, self.percentile)
+        if self.variant == "s":
+            kept = kept * _ratio(rows, kept).exp()
+        elif self.variant == "b":
+            kept = (rows.sum(1, keepdim=True) / kept.shape[1]).expand_as(kept)
+        return torch.zeros_like(rows).scatter(1, index, kept)
+
+
+class SCALE(ShapedFeatures):
+    """Energy of features times `exp(s1 / s2)`, s1 the sum of all, s2 of the largest (Xu et al. 2024, eq. 6-7).
+
+    Like ASH-S without setting anything to 0. Features should be non-negative, as after a ReLU.
+
+    Args:
+        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        feature_layer: See there.
+        head: See there.
+        percentile: Share of each row's features that s2 leaves out, at least 0 and below 1; the paper's for ResNet-50
+            on ImageNet is 0.85.
+
+    Raises:
+        ValueError: `percentile` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> head = nn.Linear(4, 1, bias=False)
+        >>> _ = head.weight.data.fill_(1)
+        >>> round(SCALE(head=head, percentile=0.5).predict_features(torch.tensor([[0.0, 1, 2, 5]])).item(), 3)
+        -25.086
+    """
+
+    settings = ("percentile",)
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        head: nn.Linear | None = None,
+        percentile: float = 0.85,
+    ) -> None:
+        super().__init__(model, feature_layer, head=head)
+        self.percentile = check_share("percentile", percentile)
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        kept, _ = _largest(rows, self.percentile)
+        return rows * _ratio(rows, kept).exp()
+
+
+def _largest(rows: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
+    """Values and indices `[n, k]` of each row's largest features; at least one."""
+    width = rows.shape[1]
+    values, index = rows.topk(max(1, width - round(width * percentile)), dim=1)
+    return values, index
+
+
+def _ratio(rows: Tensor, kept: Tensor) -> Tensor:
+    """s1 / s2 of each row `[n, 1]`; 0 for a row of zeros, which no factor changes."""
+    total, of_kept = rows.sum(1, keepdim=True), kept.sum(1, keepdim=True)
+    return torch.where(of_kept == 0, 0.0, total / of_kept)

@@ -1,0 +1,52 @@
+"""The norm of the gradient at the head (Huang et al. 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastood.detectors.feature_extractor import Model
+from fastood.detectors.head_detector import HeadDetector
+from fastood.detectors.logits import check_positive
+
+
+class GradNorm(HeadDetector):
+    r"""`-|∂KL(u || softmax(v / T)) / ∂W|_1`, u uniform over K classes, W the head's weights (Huang et al. 2021, eq. 6).
+
+    The gradient is the outer product of `(p - 1/K) / T` and the features z, so that its norm is `|z|_1 Σ_k |p_k - 1/K|
+    / T` (their section 5.3) and takes no backward pass. The paper's code sums the cross-entropies of the classes
+    instead of averaging them, a factor of K.
+
+    Args:
+        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        feature_layer: See there.
+        head: See there.
+        temperature: T, above 0.
+
+    Raises:
+        ValueError: `temperature` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> head = nn.Linear(2, 2, bias=False)
+        >>> _ = head.weight.data.copy_(100 * torch.eye(2))
+        >>> GradNorm(head=head).predict_features(torch.tensor([[3.0, 0.0], [1.0, 1.0]]))
+        tensor([-3., -0.], dtype=torch.float64)
+    """
+
+    settings = ("temperature",)
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        head: nn.Linear | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(model, feature_layer, head=head)
+        self.temperature = check_positive("temperature", temperature)
+
+    def _score(self, rows: Tensor) -> Tensor:
+        p = (self._logits(rows) / self.temperature).softmax(1)
+        return -rows.abs().sum(1) * (p - 1 / p.shape[1]).abs().sum(1) / self.temperature

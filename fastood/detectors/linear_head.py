@@ -1,0 +1,122 @@
+"""A model taken apart at its linear head: one forward pass gives features and logits."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastood.detectors.feature_extractor import FeatureExtractor, Model, as_features, device_of, evaluating
+from fastood.heads.checks import check_features
+
+
+class LinearHeadModel:
+    """Call a model and return what its linear head is given and puts out: features `[N, d]` and logits `[N, K]`.
+
+    The model runs in evaluation mode and is left as it was found, as by `FeatureExtractor`.
+
+    Args:
+        model: The network, or what maps inputs to features.
+        feature_layer: Name of the layer whose output is the features, of which the head is then applied; None for the
+            input of `head` where that is part of `model`, and for the output of `model` where it is not.
+        head: The layer from features to logits; None for the last `nn.Linear` of `model`.
+
+    Attributes:
+        head: That layer.
+
+    Raises:
+        TypeError: `head` is no `nn.Linear`, or there is none and `model` is no `nn.Module` to look in.
+        ValueError: `model` has no `nn.Linear`, or the layer does not exist.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> split = LinearHeadModel(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+        >>> features, logits = split(torch.zeros(2, 6))
+        >>> features.shape, logits.shape
+        (torch.Size([2, 5]), torch.Size([2, 3]))
+    """
+
+    def __init__(self, model: Model, feature_layer: str | None = None, *, head: nn.Linear | None = None) -> None:
+        self.model = model
+        self._is_found = head is None
+        self.head = find_linear_head(model) if head is None else check_head(head)
+        inside = isinstance(model, nn.Module) and any(module is self.head for module in model.modules())
+        by_name = feature_layer is not None or not inside
+        layers = None if feature_layer is None else [feature_layer]
+        self._extract = FeatureExtractor(model, layers) if by_name else None
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of a batch; differentiable where gradients are on.
+
+        Raises:
+            ValueError: The head did not run, is given no `[N, d]`, or was found and does not put out what the model
+                does.
+        """
+        if self._extract is not None:
+            (features,) = self._extract(x)
+            check_features(features, self.head.in_features)
+            return features, self.head(features)
+        passed: list[tuple[object, object]] = []
+        hook = self.head.register_forward_hook(lambda module, inputs, output: passed.append((inputs[0], output)))
+        try:
+            with evaluating(self.model):
+                output = self.model(x.to(device_of(self.model, x)))
+        finally:
+            hook.remove()
+        if not passed:
+            raise ValueError("the head did not run in the forward pass of the model")
+        given, logits = passed[-1]
+        if not isinstance(given, Tensor) or given.dim() != 2:
+            raise ValueError(f"the head must be given [N, d], got {_said(given)}")
+        if self._is_found and output is not logits:
+            raise ValueError(
+                f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not put out what the model "
+                "does: pass the layer that makes the logits as head="
+            )
+        return given, as_features(logits, "the head")
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features of a batch alone."""
+        return self(x)[0]
+
+
+def find_linear_head(model: Model) -> nn.Linear:
+    """The last `nn.Linear` of a model, which classifiers have as their head."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module to find its head, got {type(model).__name__}: pass head=")
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} has no nn.Linear to be its head: pass head=, or use other detectors")
+    return linear[-1]
+
+
+def check_head(head: nn.Linear) -> nn.Linear:
+    """Raise unless `head` is an `nn.Linear`."""
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"head must be an nn.Linear, got {type(head).__name__}")
+    return head
+
+
+def head_logits(head: nn.Linear, features: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Logits in float64 of features, with other weights where some are given."""
+    weight = (head.weight if weight is None else weight).detach().double()
+    bias = None if head.bias is None else head.bias.detach().double()
+    return F.linear(features, weight, bias)
+
+
+def head_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A head with these weights `[K, d]` and this bias `[K]`."""
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    head.load_state_dict(tensors, assign=True)
+    return head.requires_grad_(False)
+
+
+def _said(given: object) -> str:
+    return f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+
+
+def _name(model: Model, wanted: nn.Module) -> str:
+    assert isinstance(model, nn.Module)
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    return names[wanted]

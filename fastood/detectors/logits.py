@@ -1,0 +1,188 @@
+"""Detectors that read the logits `v [N, K]` of a classifier, with softmax `p`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.row_detector import Batches, RowDetector, State
+from fastood.ops.logit_scores import logit_scores
+
+
+class LogitsDetector(RowDetector):
+    """A detector of logits.
+
+    Args:
+        model: Maps inputs to logits; None for `fit_features` and `predict_features` alone, which take logits.
+    """
+
+    reads = "logits"
+
+    def __init__(self, model: Model | None = None) -> None:
+        super().__init__(None if model is None else FeatureExtractor(model).single)
+
+    def _score_or_nan(self, rows: Tensor) -> Tensor:
+        return self._score(rows)  # which knows of NaN, and of -inf for a masked class
+
+
+class MaxSoftmax(LogitsDetector):
+    """Maximum softmax, `log((1 - max p) / max p)` (Hendrycks & Gimpel 2017): ranks as `-max p`, without rounding to 1.
+
+    Args:
+        model: As `LogitsDetector` takes it.
+
+    Example:
+        >>> import torch
+        >>> MaxSoftmax().predict_features(torch.tensor([[0.0, 0.0], [50.0, 0.0]]))
+        tensor([  0., -50.], dtype=torch.float64)
+    """
+
+    def _score(self, rows: Tensor) -> Tensor:
+        return logit_scores(rows, scores=["msp"])["msp"]
+
+
+class MaxLogit(LogitsDetector):
+    """Largest logit, `-max v` (Hendrycks et al. 2022).
+
+    Args:
+        model: As `LogitsDetector` takes it.
+
+    Example:
+        >>> import torch
+        >>> MaxLogit().predict_features(torch.tensor([[1.0, 3.0]]))
+        tensor([-3.], dtype=torch.float64)
+    """
+
+    def _score(self, rows: Tensor) -> Tensor:
+        return logit_scores(rows, scores=["max_logit"])["max_logit"]
+
+
+class EnergyBased(LogitsDetector):
+    """Energy, `-T logsumexp(v / T)` (Liu et al. 2020, eq. 4).
+
+    Args:
+        model: As `LogitsDetector` takes it.
+        temperature: T, above 0.
+
+    Example:
+        >>> import torch
+        >>> EnergyBased().predict_features(torch.tensor([[0.0, 0.0]]))
+        tensor([-0.6931], dtype=torch.float64)
+    """
+
+    settings = ("temperature",)
+
+    def __init__(self, model: Model | None = None, *, temperature: float = 1.0) -> None:
+        super().__init__(model)
+        self.temperature = check_positive("temperature", temperature)
+
+    def _score(self, rows: Tensor) -> Tensor:
+        return self.temperature * logit_scores(rows / self.temperature, scores=["energy"])["energy"]
+
+
+class Entropy(LogitsDetector):
+    """Entropy of the softmax, `-Σ p log p`, in [0, log K] (Li & Vasconcelos 2020, section 5.4, among others).
+
+    Args:
+        model: As `LogitsDetector` takes it.
+
+    Example:
+        >>> import torch
+        >>> Entropy().predict_features(torch.tensor([[0.0, 0.0]]))
+        tensor([0.6931], dtype=torch.float64)
+    """
+
+    def _score(self, rows: Tensor) -> Tensor:
+        return logit_scores(rows, scores=["entropy"])["entropy"]
+
+
+class GEN(LogitsDetector):
+    """Generalised entropy, `Σ (p (1 - p))^γ` over the largest p (Liu et al. 2023, eq. 3).
+
+    pytorch-ood divides by their number and clamps p to [1e-7, 1 - 1e-7], which ties confident rows.
+
+    Args:
+        model: As `LogitsDetector` takes it.
+        gamma: γ, above 0.
+        top: How many of the largest p are summed, for ImageNet 100; None for all.
+
+    Example:
+        >>> import torch
+        >>> GEN(gamma=0.5).predict_features(torch.tensor([[0.0, 0.0]]))
+        tensor([1.], dtype=torch.float64)
+    """
+
+    settings = ("gamma", "top")
+
+    def __init__(self, model: Model | None = None, *, gamma: float = 0.1, top: int | None = None) -> None:
+        super().__init__(model)
+        self.gamma = check_positive("gamma", gamma)
+        if top is not None and top < 1:
+            raise ValueError(f"top must be at least 1, or None for all classes, got {top}")
+        self.top = top
+
+    def _score(self, rows: Tensor) -> Tensor:
+        return logit_scores(rows, gen_gamma=self.gamma, gen_top=self.top, scores=["gen"])["gen"]
+
+
+class KLMatching(LogitsDetector):
+    """Distance to the nearest typical softmax, `min_k KL(p || d_k)` (Hendrycks et al. 2022, section 4).
+
+    `d_k` is the mean softmax of the training rows that the model takes for class k, whatever their label; a class that
+    it takes none for has no template. Where a template is exactly 0 a positive p is all but infinitely far from it.
+
+    Args:
+        model: As `LogitsDetector` takes it.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> detector = KLMatching().fit_features(logits[:2], torch.tensor([0, 1]))
+        >>> detector.predict_features(logits).round(decimals=3)
+        tensor([0.0000, 0.0000, 0.4340], dtype=torch.float64)
+    """
+
+    needs_fit = True
+
+    def _fitted(self, batches: Batches) -> State:
+        total: Tensor | None = None
+        for rows, _ in batches():
+            probabilities = rows.softmax(1)
+            if total is None:
+                classes = rows.shape[1]
+                total, counts = rows.new_zeros(classes, classes), rows.new_zeros(classes)
+            taken_for = rows.argmax(1)
+            total.index_add_(0, taken_for, probabilities)
+            counts += torch.bincount(taken_for, minlength=classes)
+        assert total is not None
+        seen = counts > 0
+        return {"templates": total[seen] / counts[seen, None]}
+
+    def _score(self, rows: Tensor) -> Tensor:
+        log_p = rows.log_softmax(1)
+        p = log_p.exp()
+        # 0 log 0 is 0; a template of 0 is as far as a finite number can be, so that 0 times it stays 0.
+        lowest = torch.finfo(torch.float64).min
+        negative_entropy = (p * log_p.nan_to_num(nan=torch.nan, neginf=lowest)).sum(1, keepdim=True)
+        log_templates = self._state["templates"].log().nan_to_num(neginf=lowest)
+        return (negative_entropy - p @ log_templates.mT).amin(1)
+
+    def _width(self) -> int | None:
+        return self._state["templates"].shape[1] if self._state else None
+
+
+def check_positive(name: str, value: float) -> float:
+    """The value, or an error unless it is above 0 and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value}")
+    return value
+
+
+def check_share(name: str, value: float) -> float:
+    """The value, or an error unless it is at least 0 and below 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+    return value
