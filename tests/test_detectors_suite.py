@@ -219,7 +219,7 @@ def test_heads_that_do_not_fit(generator: torch.Generator) -> None:
     features, logits = LinearHeadModel(model, head=model.head)(x)
     assert torch.equal(features, x)
     assert torch.equal(logits, model.head(x))
-    with pytest.raises(ValueError, match="the head did not run in the forward pass"):
+    with pytest.raises(ValueError, match=r"the last nn\.Linear of the model, 'auxiliary', does not put out"):
         LinearHeadModel(Unused())(x)
     with pytest.raises(ValueError, match=r"the head must be given \[N, d\], got shape \(5, 1, 4\)"):
         LinearHeadModel(nn.Linear(4, 3))(x[:, None])

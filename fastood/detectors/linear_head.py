@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastood.detectors.feature_extractor import FeatureExtractor, Model, as_features, device_of, evaluating
 from fastood.heads.checks import check_features
+
+
+class SplitModel(Protocol):
+    """A model that gives features and logits in one forward pass."""
+
+    @property
+    def head(self) -> nn.Module:
+        """From features to logits."""
+        ...
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[N, d]` and logits `[N, K]` of a batch; differentiable where gradients are on."""
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features of a batch alone."""
+        ...
 
 
 class LinearHeadModel:
@@ -16,8 +37,8 @@ class LinearHeadModel:
 
     Args:
         model: The network, or what maps inputs to features.
-        feature_layer: Name of the layer whose output is the features, of which the head is then applied; None for the
-            input of `head` where that is part of `model`, and for the output of `model` where it is not.
+        feature_layer: Name of the layer whose output is the features, to which the head is then applied; None for what
+            the head is given when the model runs or, where it does not run then, for what the model puts out.
         head: The layer from features to logits; None for the last `nn.Linear` of `model`.
 
     Attributes:
@@ -40,44 +61,52 @@ class LinearHeadModel:
         self.model = model
         self._is_found = head is None
         self.head = find_linear_head(model) if head is None else check_head(head)
-        inside = isinstance(model, nn.Module) and any(module is self.head for module in model.modules())
-        by_name = feature_layer is not None or not inside
-        layers = None if feature_layer is None else [feature_layer]
-        self._extract = FeatureExtractor(model, layers) if by_name else None
+        self._extract = FeatureExtractor(model, None if feature_layer is None else [feature_layer])
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits of a batch; differentiable where gradients are on.
 
         Raises:
-            ValueError: The head did not run, is given no `[N, d]`, or was found and does not put out what the model
-                does.
+            ValueError: The head is given no `[N, d]`, or was found in the model and does not put out what that does.
         """
-        if self._extract is not None:
-            (features,) = self._extract(x)
-            check_features(features, self.head.in_features)
-            return features, self.head(features)
-        passed: list[tuple[object, object]] = []
-        hook = self.head.register_forward_hook(lambda module, inputs, output: passed.append((inputs[0], output)))
-        try:
-            with evaluating(self.model):
-                output = self.model(x.to(device_of(self.model, x)))
-        finally:
-            hook.remove()
-        if not passed:
-            raise ValueError("the head did not run in the forward pass of the model")
-        given, logits = passed[-1]
-        if not isinstance(given, Tensor) or given.dim() != 2:
-            raise ValueError(f"the head must be given [N, d], got {_said(given)}")
-        if self._is_found and output is not logits:
+        if self._extract.layers is not None:
+            return self._apply_head(self._extract.single(x))
+        with evaluating(self.model), watched(self.head) as passed:
+            output = self.model(x.to(device_of(self.model, x)))
+        if self._is_found and (not passed or output is not passed[-1][1]):
             raise ValueError(
                 f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not put out what the model "
                 "does: pass the layer that makes the logits as head="
             )
-        return given, as_features(logits, "the head")
+        return given_and_put_out(passed) if passed else self._apply_head(as_features(output, "the model"))
 
     def features(self, x: Tensor) -> Tensor:
         """The features of a batch alone."""
         return self(x)[0]
+
+    def _apply_head(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        check_features(features, self.head.in_features)
+        return features, self.head(features)
+
+
+@contextmanager
+def watched(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
+    """What a layer is given and puts out, one pair for each time that it runs."""
+    passed: list[tuple[object, object]] = []
+    hook = head.register_forward_hook(lambda module, inputs, output: passed.append((inputs[0], output)))
+    try:
+        yield passed
+    finally:
+        hook.remove()
+
+
+def given_and_put_out(passed: list[tuple[object, object]]) -> tuple[Tensor, Tensor]:
+    """Features and logits of the last time that a head ran, or an error that says what it was given."""
+    given, logits = passed[-1]
+    if not isinstance(given, Tensor) or given.dim() != 2:
+        said = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"the head must be given [N, d], got {said}")
+    return given, as_features(logits, "the head")
 
 
 def find_linear_head(model: Model) -> nn.Linear:
@@ -90,7 +119,7 @@ def find_linear_head(model: Model) -> nn.Linear:
     return linear[-1]
 
 
-def check_head(head: nn.Linear) -> nn.Linear:
+def check_head(head: nn.Module) -> nn.Linear:
     """Raise unless `head` is an `nn.Linear`."""
     if not isinstance(head, nn.Linear):
         raise TypeError(f"head must be an nn.Linear, got {type(head).__name__}")
@@ -110,10 +139,6 @@ def head_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     head.load_state_dict(tensors, assign=True)
     return head.requires_grad_(False)
-
-
-def _said(given: object) -> str:
-    return f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
 
 
 def _name(model: Model, wanted: nn.Module) -> str:

@@ -10,15 +10,15 @@ from fastood.detectors.base import Detector
 from fastood.detectors.dice import DICE
 from fastood.detectors.gradnorm import GradNorm
 from fastood.detectors.knn import KNN
-from fastood.detectors.linear_head import LinearHeadModel
+from fastood.detectors.linear_head import SplitModel, check_head
 from fastood.detectors.logits import GEN, EnergyBased, Entropy, KLMatching, MaxLogit, MaxSoftmax
 from fastood.detectors.mahalanobis import MahalanobisDetector
 from fastood.detectors.odin import ODIN
 from fastood.detectors.she import SHE
 from fastood.detectors.vim import ViM
 
-Build = Callable[[LinearHeadModel], Detector]
-"""Makes a detector of a model that ends in a linear head."""
+Build = Callable[[SplitModel], Detector]
+"""Makes a detector of a model; an error says that the model has not what it takes."""
 
 
 def _of_logits(kind: type[MaxSoftmax | MaxLogit | EnergyBased | Entropy | GEN | KLMatching]) -> Build:
@@ -26,7 +26,7 @@ def _of_logits(kind: type[MaxSoftmax | MaxLogit | EnergyBased | Entropy | GEN | 
 
 
 def _of_head(kind: type[ReAct | ASH | SCALE | DICE | ViM | SHE | GradNorm]) -> Build:
-    return lambda model: kind(model.features, head=model.head)
+    return lambda model: kind(model.features, head=check_head(model.head))
 
 
 DETECTORS: Mapping[str, Build] = MappingProxyType(
@@ -63,7 +63,7 @@ def detector_names() -> tuple[str, ...]:
     return tuple(DETECTORS)
 
 
-def build_detectors(model: LinearHeadModel, names: Sequence[str] | None = None) -> dict[str, Detector]:
+def build_detectors(model: SplitModel, names: Sequence[str] | None = None) -> dict[str, Detector]:
     """Detectors by name, each of the same model.
 
     Args:
@@ -71,10 +71,12 @@ def build_detectors(model: LinearHeadModel, names: Sequence[str] | None = None) 
         names: Which, each once; None for all.
 
     Raises:
+        TypeError: A detector needs a linear head, and the model has another.
         ValueError: A name is unknown or there twice, or there is none.
 
     Example:
         >>> import torch
+        >>> from fastood.detectors import LinearHeadModel
         >>> list(build_detectors(LinearHeadModel(torch.nn.Linear(4, 3)), ["knn", "msp"]))
         ['knn', 'msp']
     """

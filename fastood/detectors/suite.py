@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastood.detectors.base import Detector
-from fastood.detectors.linear_head import LinearHeadModel
+from fastood.detectors.linear_head import SplitModel
 from fastood.detectors.odin import ODIN
 
 
@@ -30,7 +30,7 @@ class DetectorSuite:
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from fastood.detectors import build_detectors
+        >>> from fastood.detectors import LinearHeadModel, build_detectors
         >>> _ = torch.manual_seed(0)
         >>> model = LinearHeadModel(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
         >>> suite = DetectorSuite(model, build_detectors(model, ["msp", "react", "odin"]))
@@ -39,7 +39,7 @@ class DetectorSuite:
         {'msp': torch.Size([7]), 'react': torch.Size([7]), 'odin': torch.Size([7])}
     """
 
-    def __init__(self, model: LinearHeadModel, detectors: Mapping[str, Detector]) -> None:
+    def __init__(self, model: SplitModel, detectors: Mapping[str, Detector]) -> None:
         if len(detectors) == 0:
             raise ValueError("detectors must hold at least one, got none")
         for name, detector in detectors.items():
@@ -72,19 +72,23 @@ class DetectorSuite:
 
     def predict(self, x: Tensor) -> dict[str, Tensor]:
         """Scores float64 `[N]` of inputs by name; errors as in `Detector.predict`."""
+        features, logits, of_moved = self.forward(x)
+        scores = self.predict_outputs(features, logits) | of_moved
+        return {name: scores[name] for name in self.detectors}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Features, logits, and the scores of those that perturb inputs: all that takes the network."""
         stepping = {name: found for name, found in self.detectors.items() if isinstance(found, ODIN)}
         if not stepping:
             with torch.no_grad():
-                return self.predict_outputs(*self.model(x))
+                return *self.model(x), {}
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             features, logits = self.model(x)
             moved = {name: found.moved(x, logits) for name, found in stepping.items()}
-        scores = self.predict_outputs(features.detach(), logits.detach())
         with torch.no_grad():
-            for name, found in stepping.items():
-                scores[name] = found.score_logits(self.model(moved[name])[1])
-        return {name: scores[name] for name in self.detectors}
+            scores = {name: found.score_logits(self.model(moved[name])[1]) for name, found in stepping.items()}
+        return features.detach(), logits.detach(), scores
 
     def predict_outputs(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Scores of penultimate features and logits, of all detectors but those that perturb inputs."""
