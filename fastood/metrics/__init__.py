@@ -12,6 +12,7 @@ from fastood.metrics.detection import DetectionMetrics, auroc, average_precision
 from fastood.metrics.evaluator import DetectionEvaluator
 from fastood.metrics.histogram import Bounded, HistogramEvaluator, HistogramMetrics
 from fastood.metrics.intervals import BootstrapResult, Difference, Interval, IntervalMethod, Resampling
+from fastood.metrics.many_detectors import evaluate_detectors
 from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.protocol import PROTOCOLS, MeanStd, Protocol, ProtocolResult, evaluate_protocol
 from fastood.metrics.rules import AuprKind, FprRule
@@ -48,6 +49,7 @@ __all__ = [
     "delong_estimate",
     "delong_test",
     "detection_metrics",
+    "evaluate_detectors",
     "evaluate_protocol",
     "fpr_at_tpr",
     "oscr",

@@ -185,24 +185,15 @@ def evaluate_protocol(
         >>> result.ood_count, result.repeats, round(result.auroc.mean, 2)
         (100, 5, 0.92)
     """
-    protocol = _protocol_of(protocol)
-    # All sets are checked before the first draw: a failed call must not advance the generator.
+    protocol = protocol_of(protocol)
     check_scores("id_scores", id_scores)
-    if not ood_scores:
-        raise ValueError("ood_scores names no OOD set")
-    needed = protocol.ood_count(len(id_scores))
-    for name, scores in ood_scores.items():
-        argument = f"ood_scores[{name!r}]"
-        check_scores(argument, scores)
-        check_comparable("id_scores", id_scores, argument, scores)
-        if needed is not None and len(scores) < needed:
-            raise ValueError(
-                f"{argument} has {len(scores)} images, but protocol {protocol.name!r} draws {needed} of them "
-                f"without replacement ({protocol.ood_fraction:g} × {len(id_scores)} ID images)"
-            )
+    needed = check_sets(id_scores, ood_scores, protocol)
     results = {}
     for name, scores in ood_scores.items():
-        drawn = scores.unsqueeze(0) if needed is None else _draw(scores, needed, protocol.repeats, generator)
+        if needed is None:
+            drawn = scores.unsqueeze(0)
+        else:
+            drawn = scores[draw_index(len(scores), needed, protocol.repeats, generator).to(scores.device)]
         metrics = detection_metrics(
             id_scores,
             drawn,
@@ -211,11 +202,12 @@ def evaluate_protocol(
             rule=protocol.rule,
             aupr_kind=protocol.aupr_kind,
         )
-        results[name] = _summarise(metrics, protocol)
+        results[name] = summarise(metrics, protocol)
     return results
 
 
-def _protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
+def protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
+    """A protocol, or that of a name."""
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
@@ -223,13 +215,39 @@ def _protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
     return PROTOCOLS[protocol]
 
 
-def _draw(scores: Tensor, count: int, repeats: int, generator: torch.Generator) -> Tensor:
-    """[repeats, count] scores, without replacement within a draw."""
-    orders = [torch.randperm(len(scores), generator=generator, device=generator.device) for _ in range(repeats)]
-    return scores[torch.stack([order[:count] for order in orders]).to(scores.device)]
+def check_sets(id_scores: Tensor, ood_scores: Mapping[str, Tensor], protocol: Protocol) -> int | None:
+    """Raise unless a protocol can be followed with these scores, of one detector `[N]` or of several `[D, N]`.
+
+    All sets are checked before the first draw: a failed call must not advance the generator.
+
+    Returns:
+        OOD images in each draw; None for all.
+    """
+    if not ood_scores:
+        raise ValueError("ood_scores names no OOD set")
+    count = id_scores.shape[-1]
+    needed = protocol.ood_count(count)
+    for name, scores in ood_scores.items():
+        argument = f"ood_scores[{name!r}]"
+        check_scores(argument, scores, batched=id_scores.dim() > 1)
+        check_comparable("id_scores", id_scores, argument, scores)
+        if needed is not None and scores.shape[-1] < needed:
+            raise ValueError(
+                f"{argument} has {scores.shape[-1]} images, but protocol {protocol.name!r} draws {needed} of them "
+                f"without replacement ({protocol.ood_fraction:g} × {count} ID images)"
+            )
+    return needed
 
 
-def _summarise(draws: DetectionMetrics, protocol: Protocol) -> ProtocolResult:
+def draw_index(size: int, count: int, repeats: int, generator: torch.Generator) -> Tensor:
+    """Which images each of the repeats draws, int64 `[repeats, count]`, without replacement within one."""
+    orders = [torch.randperm(size, generator=generator, device=generator.device) for _ in range(repeats)]
+    return torch.stack([order[:count] for order in orders])
+
+
+def summarise(draws: DetectionMetrics, protocol: Protocol) -> ProtocolResult:
+    """Mean and spread of the metrics `[repeats]` of one detector on one set."""
+
     def spread(values: float | Tensor) -> MeanStd:
         each = torch.as_tensor(values).tolist()
         return MeanStd(mean=fmean(each), std=pstdev(each))

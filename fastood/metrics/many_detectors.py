@@ -1,0 +1,87 @@
+"""Many detectors of the same images under one protocol, all metrics at once."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastood.metrics.detection import DetectionMetrics, detection_metrics
+from fastood.metrics.protocol import (
+    Protocol,
+    ProtocolName,
+    ProtocolResult,
+    check_sets,
+    draw_index,
+    protocol_of,
+    summarise,
+)
+
+
+def evaluate_detectors(
+    id_scores: Tensor,
+    ood_scores: Mapping[str, Tensor],
+    *,
+    protocol: Protocol | ProtocolName = "li2020",
+    generator: torch.Generator,
+) -> list[dict[str, ProtocolResult]]:
+    """What `evaluate_protocol` gives for each of D detectors of the same images, which meet the same draws.
+
+    Sets of which the protocol takes the same number of images go through one call of `detection_metrics`; under most
+    protocols these are all.
+
+    Args:
+        id_scores: `[D, N]` scores of the ID test set, higher = more OOD; ±inf allowed.
+        ood_scores: Set name → `[D, M]` scores, same dtype and device as `id_scores`.
+        protocol: As for `evaluate_protocol`, as are errors.
+        generator: Source of the draws. One with the same seed gives `evaluate_protocol` the same images.
+
+    Returns:
+        For each detector: set name → result, in the order of `ood_scores`.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> id_scores, ood_scores = torch.randn(2, 500, generator=g), torch.randn(2, 300, generator=g)
+        >>> good, useless = evaluate_detectors(
+        ...     id_scores, {"shifted": ood_scores + torch.tensor([[2.0], [0.0]])}, generator=g
+        ... )
+        >>> round(good["shifted"].auroc.mean, 2), round(useless["shifted"].auroc.mean, 2)
+        (0.92, 0.5)
+    """
+    if id_scores.dim() != 2 or len(id_scores) == 0:
+        raise ValueError(f"id_scores must be [D, N] with D of at least 1, got shape {tuple(id_scores.shape)}")
+    protocol = protocol_of(protocol)
+    needed = check_sets(id_scores, ood_scores, protocol)
+    drawn: dict[str, Tensor] = {}
+    for name, scores in ood_scores.items():
+        if scores.shape[0] != len(id_scores):
+            raise ValueError(f"ood_scores[{name!r}] must have {len(id_scores)} rows as id_scores, got {len(scores)}")
+        if needed is None:
+            drawn[name] = scores[:, None]
+        else:
+            index = draw_index(scores.shape[1], needed, protocol.repeats, generator)
+            drawn[name] = scores[:, index.to(scores.device)]
+    found: dict[str, DetectionMetrics] = {}
+    for count in dict.fromkeys(scores.shape[-1] for scores in drawn.values()):
+        names = [name for name, scores in drawn.items() if scores.shape[-1] == count]
+        metrics = detection_metrics(
+            id_scores[:, None, None],
+            torch.stack([drawn[name] for name in names], 1),
+            tpr=protocol.tpr,
+            positive=protocol.positive,
+            rule=protocol.rule,
+            aupr_kind=protocol.aupr_kind,
+        )
+        found |= {name: _at(metrics, (slice(None), position)) for position, name in enumerate(names)}
+    return [
+        {name: summarise(_at(found[name], (detector,)), protocol) for name in ood_scores}
+        for detector in range(len(id_scores))
+    ]
+
+
+def _at(metrics: DetectionMetrics, index: tuple[int | slice, ...]) -> DetectionMetrics:
+    """A part of many metrics."""
+    names = ("auroc", "aupr_in", "aupr_out", "fpr_at_tpr", "threshold", "detection_error")
+    parts: dict[str, Any] = {name: torch.as_tensor(getattr(metrics, name))[index] for name in names}
+    return replace(metrics, **parts)
