@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from fastood.config import Device
+from fastood.detectors import detector_names
+from fastood.evaluation import detectors_document, print_detectors, score_detectors, write_detectors
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table
@@ -26,8 +28,13 @@ class Command:
     """Where to compute; by default where the run did."""
     protocol: ProtocolName | None = None
     """Print the table of another protocol than the run's; metrics.json is not compared and stays."""
+    detectors: tuple[str, ...] = ()
+    """Judge detectors instead of the run's own scores, each image in one pass of the network for all of them: "all", or
+    names of msp, max-logit, energy, entropy, gen, klm, odin, mahalanobis, knn, vim, react, ash, scale, dice, she,
+    gradnorm. They are fitted to the training images, whose logits and features stay in the run's folder for the next
+    time, beside those of the test images. ODIN's step is chosen on training and background images."""
     write: bool = False
-    """Replace metrics.json, scores and report; otherwise nothing is written."""
+    """Replace metrics.json, scores and report, or detectors.json and its picture; without it no result is written."""
 
 
 def changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -71,7 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-        0 if the table is that of metrics.json, 1 if it differs or cannot be computed, 130 if stopped by Ctrl-C.
+        0 if the table is that of metrics.json, or with detectors if there is one; 1 if it differs or cannot be
+        computed, 130 if stopped by Ctrl-C.
     """
     command = tyro.cli(Command, args=args, prog="python -m fastood.evaluate")
     folder = RunFolder(command.run)
@@ -86,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> int:
         stored = folder.read_metrics()
         run = Run.prepare(config, device=command.device)
         folder.require_same_data(fingerprint(run.task))
+        if command.detectors:
+            return judge_detectors(run, folder, command)
         metrics, scores = run.judge(folder)
     except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -102,6 +112,20 @@ def main(args: Sequence[str] | None = None) -> int:
         run.write_results(folder, metrics, scores)
         print(f"written: {folder.metrics}, {folder.scores}, {folder.path / 'report.html'}")
     return 0 if same else 1
+
+
+def judge_detectors(run: Run, folder: RunFolder, command: Command) -> int:
+    """The command line with `detectors`.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    names = detector_names() if command.detectors == ("all",) else command.detectors
+    document = detectors_document(run, score_detectors(run, folder, names))
+    print_detectors(document)
+    if command.write:
+        print(f"written: {', '.join(map(str, write_detectors(folder, document)))}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def error_bars(metrics: Mapping[str, Any]) -> Figure:
             ax.hlines(rows, at["low"], at["high"], color=styles[arm][0], linewidth=1.6, clip_on=False)
         for row in range(1, len(names)):
             ax.axhline(row - 0.5, color="#e6e6e6", linewidth=0.8, zorder=0)
-        _set_logit_axis(ax, end)
+        set_logit_axis(ax, end)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_yticks(range(len(names)), [in_two_lines(name, 24) for name in names] if ax is axes[0][0] else [])
         ax.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
@@ -66,7 +66,7 @@ def error_bars(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _set_logit_axis(ax: Axes, end: float) -> None:
+def set_logit_axis(ax: Axes, end: float) -> None:
     """From below the lowest value drawn to above the highest, with ticks where there is room."""
     low, high = ax.dataLim.intervalx
     ax.set_xscale("logit")

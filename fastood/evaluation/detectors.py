@@ -1,0 +1,198 @@
+"""Detectors fitted to what an arm's network says of the training images, and judged on the test images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastood.data import DetectionTask
+from fastood.data.batches import STD
+from fastood.data.seeding import named_generator
+from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
+from fastood.detectors.head_detector import HeadDetector
+from fastood.evaluation.cache import OutputsCache, fingerprint_of
+from fastood.evaluation.network import ArmNetwork, image_sets
+from fastood.metrics import Protocol, evaluate_detectors
+from fastood.run_folder import RunFolder, fingerprint
+from fastood.runner import Run
+from fastood.training.arm import Arm
+from fastood.training.trained_network import BATCH_SIZE, Outputs
+
+SCHEMA = 1
+"""Version of the layout of detectors.json."""
+CHOICE_IMAGES = 256
+"""Images of either kind that ODIN's ε is chosen on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetectorScores:
+    """What all detectors say of the test images by one arm's network."""
+
+    label: str
+    """The arm's name in tables."""
+    settings: dict[str, str]
+    """Each detector with its settings, by name."""
+    skipped: dict[str, str]
+    """Why a detector does not go with this arm, by name."""
+    id_scores: Tensor
+    """float64 `[D, N]`, in the order of `settings`."""
+    ood_scores: dict[str, Tensor]
+    """float64 `[D, M]` of each OOD set."""
+
+
+def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[str, DetectorScores]:
+    """Score the test images of every arm with detectors, each image in one pass of the network for all of them.
+
+    With ODIN it is that pass with gradients, and one more. Logits and features are kept in the run folder, so that the
+    next call needs the network for ODIN alone.
+
+    Args:
+        run: The run.
+        folder: Holds its weights.
+        names: Of `DETECTORS`.
+
+    Returns:
+        Scores by arm.
+
+    Raises:
+        FileNotFoundError: If the run has not come to its end.
+        ValueError: If a name is unknown.
+    """
+    unknown = [name for name in names if name not in DETECTORS]
+    if unknown or len(names) == 0 or len(set(names)) < len(names):
+        raise ValueError(
+            f"detectors must be all, or one or more of {', '.join(DETECTORS)}, each once, got {list(names)}"
+        )
+    digests = fingerprint(run.task)
+    return {arm.name: _score_arm(run, folder, arm, names, digests) for arm in run.method.arms}
+
+
+def detectors_document(run: Run, scores: Mapping[str, DetectorScores]) -> dict[str, Any]:
+    """The contents of detectors.json: metrics.json's, with detectors in place of the arms' own scores.
+
+    Args:
+        run: The run.
+        scores: Of each arm.
+
+    Returns:
+        Plain values only; metrics as fractions. All draws are those of metrics.json.
+    """
+    protocol = run.config.protocol
+    return {
+        "schema": SCHEMA,
+        "method": run.method.name,
+        "seed": run.config.seed,
+        "protocol": asdict(protocol),
+        "arms": {arm: _document(found, protocol, run.config.seed) for arm, found in scores.items()},
+    }
+
+
+def _document(found: DetectorScores, protocol: Protocol, seed: int) -> dict[str, Any]:
+    results = []
+    if found.settings:
+        draws = named_generator(seed, "protocol")
+        results = evaluate_detectors(found.id_scores, found.ood_scores, protocol=protocol, generator=draws)
+    detectors = {}
+    for (name, settings), of_sets in zip(found.settings.items(), results, strict=True):
+        detectors[name] = {
+            "settings": settings,
+            "ood": {of_set: {**result.as_dict(), "seed": seed} for of_set, result in of_sets.items()},
+            "mean": {
+                metric: fmean(result.metrics()[metric].mean for result in of_sets.values())
+                for metric in ("auroc", "aupr", "fpr95")
+            },
+        }
+    return {"label": found.label, "detectors": detectors, "skipped": found.skipped}
+
+
+def _score_arm(
+    run: Run, folder: RunFolder, arm: Arm, names: Sequence[str], digests: Mapping[str, str]
+) -> DetectorScores:
+    task = arm.task(run.task)
+    module = {stage.name: stage for stage in run.method.stages}[arm.stage].build_model()
+    weights = folder.read_weights(arm.name)
+    module.load_state_dict(weights)
+    network = run.trained(module)
+    none = torch.empty(0, len(task.id_test), dtype=torch.float64)
+    try:
+        model = ArmNetwork(network, task.num_classes)
+    except TypeError as error:
+        why = dict.fromkeys(names, str(error))
+        return DetectorScores(label=arm.label, settings={}, skipped=why, id_scores=none, ood_scores={})
+    said = {
+        "images": dict(digests) if task is run.task else fingerprint(task),
+        "precision": run.config.precision,
+        "device": network.device.type,
+    }
+    cache = OutputsCache(folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(said, weights))
+    known = cache.read()
+    train = model.outputs(task.id_train) if known is None else known["id_train"]
+    fitted, skipped = fitted_detectors(model, names, train, task.id_train.labels)
+    if "odin" in fitted:
+        assert isinstance(fitted["odin"], ODIN)
+        _choose_step(fitted["odin"], model, task, run.config.seed)
+    outputs, scores = {"id_train": train}, {}
+    suite = DetectorSuite(model, fitted) if fitted else None
+    for name, images in image_sets(task).items():
+        if name == "id_train":
+            continue
+        of_moved: Mapping[str, Tensor] = {}
+        if suite is not None and "odin" in fitted:
+            outputs[name], of_moved = model.outputs_and_moved(images, suite)
+        else:
+            outputs[name] = model.outputs(images) if known is None else known[name]
+        if suite is not None:
+            scores[name] = _scores(suite, outputs[name], of_moved, network.device)
+    if known is None:
+        cache.write(outputs)
+    return DetectorScores(
+        label=arm.label,
+        settings={name: repr(detector) for name, detector in fitted.items()},
+        skipped=skipped,
+        id_scores=scores.pop("id_test", none),
+        ood_scores={name.removeprefix("ood/"): of_set for name, of_set in scores.items()},
+    )
+
+
+def fitted_detectors(
+    model: ArmNetwork, names: Sequence[str], train: Outputs, labels: Tensor
+) -> tuple[dict[str, Detector], dict[str, str]]:
+    """Detectors that go with the model, and why others do not."""
+    fitted, skipped = {}, {}
+    device = model.network.device
+    reading = {"logits": train.logits.to(device), "features": train.features.to(device)}
+    for name in names:
+        try:
+            detector = DETECTORS[name](model)
+            if isinstance(detector, HeadDetector) and model.num_reject > 0:
+                raise ValueError(
+                    f"its head has {model.num_reject} reject classes beside the {model.num_classes} classes"
+                )
+            if detector.needs_fit:
+                detector.fit_features(reading[detector.reads], labels.to(device))
+        except (TypeError, ValueError) as error:
+            skipped[name] = str(error)
+        else:
+            fitted[name] = detector
+    return fitted, skipped
+
+
+def _choose_step(detector: ODIN, model: ArmNetwork, task: DetectionTask, seed: int) -> None:
+    """Choose ε on training images and background images: the test sets have no say."""
+    detector.input_std = (STD,) * task.id_train.images.shape[1]
+    batches: list[tuple[Tensor, Tensor]] = []
+    for name, images in (("in-distribution", task.id_train), ("background", task.background)):
+        order = torch.randperm(len(images), generator=named_generator(seed, "odin", name))
+        some = images.subset(order[:CHOICE_IMAGES])
+        batches += zip(model.network.batches(some), torch.split(some.labels, BATCH_SIZE), strict=True)
+    detector.choose_epsilon(batches)
+
+
+def _scores(suite: DetectorSuite, outputs: Outputs, of_moved: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    """float64 `[D, N]` on the CPU, in the suite's order."""
+    found = dict(of_moved)
+    found |= suite.predict_outputs(outputs.features.to(device), outputs.logits.to(device))
+    return torch.stack([found[name].double().cpu() for name in suite.detectors])

@@ -1,0 +1,40 @@
+"""Detectors' results on the terminal and in the run folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastood.files import write_atomically
+from fastood.report.detector_figure import detectors_figure
+from fastood.report.detector_table import detector_tables, notes
+from fastood.report.style import png
+from fastood.run_folder import RunFolder
+
+
+def print_detectors(document: Mapping[str, Any]) -> None:
+    """Print a table for each arm, and what they do not say; 110 columns wide into a pipe or file."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    for table in detector_tables(document):
+        console.print(table)
+    for line in notes(document):
+        console.print(line, markup=False, highlight=False)
+
+
+def write_detectors(folder: RunFolder, document: Mapping[str, Any]) -> list[Path]:
+    """Write detectors.png, where there is anything to draw, and detectors.json.
+
+    Returns:
+        The files.
+    """
+    written = []
+    if any(arm["detectors"] for arm in document["arms"].values()):
+        written.append(folder.path / "detectors.png")
+        write_atomically(written[-1], png(detectors_figure(document)))
+    written.append(folder.path / "detectors.json")
+    write_atomically(written[-1], (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    return written
