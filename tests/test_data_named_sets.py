@@ -248,6 +248,8 @@ def test_places365(tmp_path, any_checksum):
     source = open_named("places365", tmp_path, "ood")
     assert (source.labels.tolist(), source.class_names) == ([1, 0], ("/b/bar", "/a/airfield"))
     assert source.read(1).shape == (3, 256, 256)
+    # Of files, which can be decoded on use.
+    assert [Path(file).name for file in source.files] == ["Places365_val_1.jpg", "Places365_val_2.jpg"]
 
 
 def test_imagenet(tmp_path):
@@ -257,6 +259,7 @@ def test_imagenet(tmp_path):
     torch.save(({"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}, ["n01440764"]), root / "meta.bin")
     source = open_named("imagenet", tmp_path, "ood")
     assert (source.class_names, source.class_ids) == (("tench, Tinca tinca", "goldfish"), ("n01440764", "n01443537"))
+    assert [Path(file).parent.name for file in source.files] == ["n01440764", "n01443537"]
     with pytest.raises(
         FileNotFoundError, match=r"ImageNet under .*imagenet: .*ILSVRC2012_img_train.tar is not present"
     ):
