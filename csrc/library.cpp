@@ -34,6 +34,13 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "_mahalanobis_logits_backward(Tensor grad, Tensor residual, Tensor whitened_means, Tensor nearest, Tensor "
       "scale_tril) -> (Tensor, Tensor, Tensor)");
 
+  // The nearest key of the same class, of queries and keys sorted by class (class_l1_nearest/math.h): -> (distance [M],
+  // index [M])
+  m.def(
+      "class_l1_nearest(Tensor query, Tensor query_classes, Tensor query_order, Tensor keys, Tensor key_classes, "
+      "Tensor "
+      "key_order) -> (Tensor, Tensor)");
+
   // Background pool (background_pool/layout.h): first touch of its memory
   m.def("background_pool_fill(Tensor(a!) state, float value) -> ()");
   // Plain sums of p, w and w^2 -> [3]
@@ -88,6 +95,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("logit_scores", &no_cuda_kernels);
   m.impl("mahalanobis_logits", &no_cuda_kernels);
   m.impl("_mahalanobis_logits_backward", &no_cuda_kernels);
+  m.impl("class_l1_nearest", &no_cuda_kernels);
   m.impl("background_pool_fill", &no_cuda_kernels);
   m.impl("background_pool_sums", &no_cuda_kernels);
   m.impl("background_pool_build", &no_cuda_kernels);

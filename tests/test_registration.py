@@ -11,6 +11,7 @@ import pytest
 import torch
 from augment_images_samples import augment_images_calls
 from background_pool_samples import pool_args
+from class_l1_nearest_samples import class_l1_nearest_calls
 from detection_metrics_samples import detection_metrics_calls
 from loss_modules import FEATURES, KNOWN, LOSS_MODULES, Batch, LossModule, mixed_batch
 from mahalanobis_samples import mahalanobis_calls
@@ -33,6 +34,7 @@ def op_calls(device: str) -> list[tuple[str, Callable[..., object], tuple[object
         *outlier_loss_calls(device),
         *logit_scores_calls(device),
         *mahalanobis_calls(device),
+        *class_l1_nearest_calls(device),
         *pool_args(device),
         *detection_metrics_calls(device),
         *augment_images_calls(device),
