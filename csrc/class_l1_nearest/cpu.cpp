@@ -82,7 +82,6 @@ template <typename T>
 FASTOOD_HD void sum_lanes(Vector<T>* vectors, T* sums) {
   FASTOOD_UNROLL
   for (int count = kVectorLanes<T>; count > 1; count /= 2) {
-    FASTOOD_UNROLL
     for (int i = 0; i < count / 2; ++i) {
       vectors[i] =
           add_neighbours<T>(vectors[2 * i], vectors[2 * i + 1], std::make_integer_sequence<int, kVectorLanes<T>>());

@@ -1,0 +1,98 @@
+// The nearest key of a class on CUDA: one launch to compare, one to take what its shares of the keys found.
+//
+// Operations: two a pair and feature, M N/K d pairs and features of K classes of equal size; with tiles of eight queries a class's
+// last one is not full. Bytes: the keys of the classes asked for, once per eight queries, from memory or the level-2 cache;
+// partial results are 16 bytes a query and share. The order of sums is fixed and nothing is atomic: results repeat bit for
+// bit, whatever the number of shares.
+#include "cuda.h"
+#include "cuda_search.h"
+
+namespace fastood {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kLanes;
+// Warps that keep the largest GPU busy: keys are shared out among so many in all.
+constexpr int64_t kWantedWarps = 1 << 13;
+// Keys that are worth a share, were they of one class.
+constexpr int64_t kMinShare = 64;
+constexpr int64_t kMaxBlocks = 1 << 16;
+
+int64_t num_shares(int64_t num_queries, int64_t num_keys) {
+  const int64_t tiles = ceil_div(num_queries, kSearchQueries);
+  const int64_t wanted = tiles == 0 ? 1 : ceil_div(kWantedWarps, tiles);
+  const int64_t possible = ceil_div(num_keys, kMinShare);
+  const int64_t shares = wanted < possible ? wanted : possible;
+  return shares < 1 ? 1 : shares;
+}
+
+template <typename Key, typename T>
+__global__ void __launch_bounds__(kThreads) search_kernel(const __grid_constant__ SearchArgs<Key, T> p) {
+  using Search = NearestSearch<Key, T>;
+  CudaWarp<typename Search::State> warp;
+  const int64_t num_warps = p.num_tiles() * p.num_shares;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes; i < num_warps;
+       i += static_cast<int64_t>(gridDim.x) * kWarps) {
+    // Warps side by side take the same keys, for different queries.
+    Search::run(warp, i % p.num_tiles(), i / p.num_tiles(), p);
+  }
+}
+
+template <typename Key, typename T>
+__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ SearchArgs<Key, T> p) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.num_queries;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    NearestSearch<Key, T>::finish(i, p);
+  }
+}
+
+unsigned num_blocks(int64_t wanted) {
+  return static_cast<unsigned>(wanted < kMaxBlocks ? wanted : kMaxBlocks);
+}
+
+template <typename Key, typename T>
+cudaError_t launch(const ClassL1NearestParams& params, cudaStream_t stream) {
+  SearchArgs<Key, T> p{};
+  p.queries = static_cast<const T*>(params.queries);
+  p.query_classes = params.query_classes;
+  p.query_order = params.query_order;
+  p.keys = static_cast<const Key*>(params.keys);
+  p.key_classes = params.key_classes;
+  p.key_order = params.key_order;
+  p.num_queries = params.num_queries;
+  p.num_keys = params.num_keys;
+  p.dim = params.dim;
+  p.key_stride = params.key_stride;
+  p.num_shares = num_shares(params.num_queries, params.num_keys);
+  p.partial = static_cast<Nearest<T>*>(params.partial);
+  p.distance = static_cast<T*>(params.distance);
+  p.index = params.index;
+  search_kernel<<<num_blocks(ceil_div(p.num_tiles() * p.num_shares, kWarps)), kThreads, 0, stream>>>(p);
+  finish_kernel<<<num_blocks(ceil_div(p.num_queries, kThreads)), kThreads, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+int64_t class_l1_nearest_scratch_bytes(int64_t num_queries, int64_t num_keys) {
+  return num_queries * num_shares(num_queries, num_keys) * static_cast<int64_t>(sizeof(Nearest<double>));
+}
+
+cudaError_t launch_class_l1_nearest(const ClassL1NearestParams& params, cudaStream_t stream) {
+  if (params.num_queries == 0) {
+    return cudaSuccess;
+  }
+  switch (params.type) {
+    case LogitType::kFloat64:
+      return launch<double, double>(params, stream);
+    case LogitType::kFloat32:
+      return launch<float, float>(params, stream);
+    case LogitType::kBFloat16:
+      return launch<BFloat16, float>(params, stream);
+    case LogitType::kFloat16:
+      return launch<Float16, float>(params, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace fastood
