@@ -62,14 +62,15 @@ stage static-cudart 60 "$python" -m pytest -q -p no:cacheprovider -o addopts=--s
 pytest=("$python" -m pytest -q -m needs_cuda -p no:cacheprovider -o addopts=--strict-markers)
 stage tests 180 "${pytest[@]}" tests/test_outlier_loss.py tests/test_weighted_uniformity.py tests/test_losses.py \
   tests/test_logit_scores.py tests/test_registration.py tests/test_samplers.py tests/test_background_pool_cuda.py \
-  tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py tests/test_detection_metrics_cuda.py tests/test_augment_images.py
+  tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py tests/test_class_l1_nearest.py tests/test_detection_metrics_cuda.py \
+  tests/test_augment_images.py
 
 benchmark=("$python" -m pytest -q --device cuda -p no:cacheprovider -o addopts= --benchmark-disable)
 # Graph replay beside an empty launch first: short, and not in the other file.
 stage benchmarks-graph 40 "${benchmark[@]}" benchmarks/test_outlier_losses_cuda.py --seconds 0.5 \
   --results "$out/graph.json"
 stage benchmarks 150 "${benchmark[@]}" benchmarks/test_background_pool.py benchmarks/test_outlier_losses.py \
-  benchmarks/test_logit_scores.py benchmarks/test_mahalanobis_logits.py --seconds 0.3 --results "$out/benchmarks.json"
+  benchmarks/test_logit_scores.py benchmarks/test_mahalanobis_logits.py benchmarks/test_class_l1_nearest.py --seconds 0.3 --results "$out/benchmarks.json"
 
 sanitizer=
 for candidate in "$(command -v compute-sanitizer)" "${CUDA_HOME:-}/bin/compute-sanitizer" \
@@ -85,11 +86,13 @@ if [ -n "$sanitizer" ]; then
   # Tied scores of every count, and replicates of more than a tile.
   small="$small or (statistics_are_those_of_the_cpu and float32 and tied) or (replicates and 700)"
   small="$small or near_pairs or bad_row or (float32 and (17x5x or (equals_the_cpu and 1100)))"
+  # Lanes past the last feature, and keys past the last one.
+  small="$small or what_has_no_key or (float32 and 20x70x33)"
   for tool in memcheck racecheck; do
     stage "$tool" 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
       --target-processes all "${pytest[@]}" tests/test_outlier_loss.py tests/test_logit_scores.py \
       tests/test_background_pool_cuda.py tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py \
-      tests/test_detection_metrics_cuda.py -k "$small"
+      tests/test_class_l1_nearest.py tests/test_detection_metrics_cuda.py -k "$small"
   done
 else
   echo "=== compute-sanitizer is neither on PATH nor in the toolkit"

@@ -9,8 +9,7 @@
 // not depend on the tile, so that a pair has the same distance in whatever company.
 #include "cpu.h"
 
-#include <cmath>
-#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #ifndef FASTOOD_CPU_CAPABILITY
@@ -33,7 +32,9 @@ constexpr int kTileKeys = 2;
 #endif
 constexpr int kTileQueries = 4;
 
-// Features that are summed in the type of the queries; keys of fewer bits are converted so many at a time.
+// Features that are summed in the type of the queries; keys of fewer bits are converted so many at a time. After each block a
+// tile is given up if none of its pairs can win. Looking twice as often cost a tenth where keys are about as far as each other,
+// and won as much where the nearest was three times nearer than most.
 constexpr int64_t kFeatureBlock = 512;
 
 template <typename T>
@@ -188,7 +189,7 @@ struct KeyColumns<T, T> {
 };
 
 // A block of features of a tile of keys.
-template <typename Key, typename T = Compute<Key>>
+template <typename T>
 struct KeyBlock {
   const T* const* keys;
   int64_t first;
@@ -196,8 +197,8 @@ struct KeyBlock {
 };
 
 // Adds a block of features to the totals of a tile, unless each is already too large to win.
-template <int kQueries, typename Key, typename T>
-FASTOOD_HD void add_block(const T* const* queries, const KeyBlock<Key>& block, const Ahead<Key>& ahead,
+template <int kQueries, typename T, typename Key>
+FASTOOD_HD void add_block(const T* const* queries, const KeyBlock<T>& block, const Ahead<Key>& ahead,
                           const Nearest<T>* nearest, double* totals) {
   constexpr int kLanes = kVectorLanes<T>;
   constexpr int kPairs = kQueries * kTileKeys;
@@ -219,9 +220,8 @@ FASTOOD_HD void add_block(const T* const* queries, const KeyBlock<Key>& block, c
   }
 }
 
-template <typename Key, typename... Rest>
-FASTOOD_HD void add_block(int64_t num_queries, const Compute<Key>* const* queries, const KeyBlock<Key>& block,
-                          Rest... rest) {
+template <typename T, typename... Rest>
+FASTOOD_HD void add_block(int64_t num_queries, const T* const* queries, const KeyBlock<T>& block, const Rest&... rest) {
   switch (num_queries) {
     case 1:
       return add_block<1>(queries, block, rest...);
@@ -253,7 +253,7 @@ void class_l1_nearest(const NearestGroup<Key>& group, Nearest<Compute<Key>>* nea
     }
     for (int64_t first = 0; first < group.dim; first += kFeatureBlock) {
       const int64_t rest = group.dim - first;
-      const KeyBlock<Key> block{columns.rows, first, rest < kFeatureBlock ? rest : kFeatureBlock};
+      const KeyBlock<T> block{columns.rows, first, rest < kFeatureBlock ? rest : kFeatureBlock};
       columns.take(tile, first, block.count);
       int asked = 0;
       for (int64_t q = 0; q < group.num_queries; q += kTileQueries) {

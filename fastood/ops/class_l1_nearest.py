@@ -118,8 +118,8 @@ def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labe
     sign(q - k), 0 where they are equal. Keys are constants. Work and memory are those of the pairs of a class: M N/K
     differences for K classes of equal size, and O(M + N) numbers beyond the arguments and, for the gradient, O(M d).
 
-    A distance is summed in blocks of 512 features in the dtype of the computation, then over blocks in float64; it does
-    not depend on what else is in the batch, nor on the number of threads.
+    On the CPU a distance is summed in blocks of 512 features in the dtype of the computation, then over blocks in
+    float64; on CUDA by 32 lanes. It does not depend on what else is in the batch, nor on the number of threads.
 
     Args:
         query: q `[M, d]`, M >= 0, d >= 1, float64, float32, bfloat16 or float16, computed in float64 for float64 keys
