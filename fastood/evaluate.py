@@ -29,10 +29,9 @@ class Command:
     protocol: ProtocolName | None = None
     """Print the table of another protocol than the run's; metrics.json is not compared and stays."""
     detectors: tuple[str, ...] = ()
-    """Judge detectors instead of the run's own scores, each image in one pass of the network for all of them: "all", or
-    names of msp, max-logit, energy, entropy, gen, klm, odin, mahalanobis, knn, vim, react, ash, scale, dice, she,
-    gradnorm. They are fitted to the training images, whose logits and features stay in the run's folder for the next
-    time, beside those of the test images. ODIN's step is chosen on training and background images."""
+    """Judge detectors instead of the run's own scores: "all", or by name, such as msp knn vim (a wrong one prints them
+    all). Each image passes a network once for all of them; the logits and features of training and test images stay in
+    the run's folder for the next time. ODIN's step is chosen on training and background images."""
     write: bool = False
     """Replace metrics.json, scores and report, or detectors.json and its picture; without it no result is written."""
 
