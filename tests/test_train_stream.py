@@ -1,5 +1,7 @@
 """Runs whose images stay files: the same result as from memory, by every loader that can serve them."""
 
+import multiprocessing
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 import torch
 from image_loaders import NEEDS_DALI
 from PIL import Image
-from tiny_run import bars, tiny_args
+from tiny_run import bars, tiny_args, train_until_killed
 
 from fastood import evaluate, train
 from fastood.data.packing import pack
 from fastood.data.sources import open_folder
+
+FORKSERVER = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(autouse=True)
@@ -56,17 +60,27 @@ def results(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in [*files, run / "data.json"]}
 
 
+def named(args: list[str], name: str) -> list[str]:
+    """The command line of a run of another name."""
+    return [name if before == "--name" else part for before, part in zip(["", *args[:-1]], args, strict=True)]
+
+
 def run_as(args: list[str], name: str, *options: str) -> Path:
     """Train under another name; the run's folder."""
-    args = [name if before == "--name" else part for before, part in zip(["", *args[:-1]], args, strict=True)]
-    assert train.main([*args, *options]) == 0
+    assert train.main([*named(args, name), *options]) == 0
     return Path(args[args.index("--out") + 1]) / name
 
 
-def test_files_decoded_on_use_give_the_result_of_memory(tmp_path: Path, args, capsys: pytest.CaptureFixture[str]):
+def test_files_decoded_on_use_give_the_result_of_memory(args, capsys: pytest.CaptureFixture[str]):
+    """Even in a run that was killed with batches of workers under way."""
     in_memory = run_as(args, "memory", "--data.decode", "memory")
     assert "loader: resident, 1 batches ahead" in capsys.readouterr().out
-    streamed = run_as(args, "stream", "--data.decode", "stream")
+    begun = [*named(args, "stream"), "--data.decode", "stream"]
+    process = FORKSERVER.Process(target=train_until_killed, args=(begun, "reweight", 5, "between steps"))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    streamed = run_as(args, "stream", "--data.decode", "stream", "--resume")
     assert "loader: dataloader, 1 batches ahead (images are decoded as they are used" in capsys.readouterr().out
     assert results(streamed) == results(in_memory)
     # The contact sheets, too: they show pixels.
@@ -78,7 +92,7 @@ def test_files_decoded_on_use_give_the_result_of_memory(tmp_path: Path, args, ca
 
 
 @NEEDS_DALI
-def test_dali_serves_files_as_memory_does_where_none_is_resized(tmp_path: Path, args, monkeypatch):
+def test_dali_serves_files_as_memory_does_where_none_is_resized(args, monkeypatch):
     """Colour, as DALI takes the brightness of a JPEG file for grey, where Pillow weighs its colours."""
     monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
     args[args.index("--data.channels") + 1] = "3"

@@ -20,8 +20,9 @@ class DaliLoader:
 
     DALI's readers take no sampler, so every batch is fed from outside: paths, file contents or pixels, and beside each
     its crop and flip. A batch is scheduled when it is asked for; DALI's queue is as long as what may wait. Of
-    decoded images the pixels are those of `ResidentLoader`, bit for bit; encoded ones are decoded and resized by DALI,
-    which rounds otherwise than Pillow does.
+    decoded images the pixels are those of `ResidentLoader`, bit for bit. Encoded ones are decoded by DALI: on the CPU
+    to the same pixels if they are wanted in colour and at their own size; it resizes, makes grey and decodes on a GPU
+    with other roundings than Pillow and `fit_images`.
 
     Args:
         images: uint8 `[N, C, H, W]`, in memory or mapped from a file, or encoded images.
