@@ -3,6 +3,7 @@
 import re
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -106,44 +107,72 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return values
 
 
-def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
     """Rebuild a configuration dataclass from the plain values of `to_dict`.
 
     Args:
         kind: The dataclass.
         values: A value for any of its fields; the others keep their defaults.
+        path: What errors call it: the names of the fields that lead to it.
 
     Raises:
-        ValueError: If a name is no field of `kind`, or a value is out of range.
+        ValueError: If a name is no field of `kind`, or a value is of another type or out of range.
 
     Example:
         >>> from_dict(ModelConfig, {"name": "wrn-16-2", "depth": 16})
         Traceback (most recent call last):
         ...
         ValueError: ModelConfig has no field 'depth'; it has name, dropout
+        >>> from_dict(ModelConfig, {"dropout": "a third"}, path="model")
+        Traceback (most recent call last):
+        ...
+        ValueError: model.dropout must be float, got 'a third'
     """
     hints = get_type_hints(kind)
     known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise ValueError(f"{kind.__name__} has no field {name!r}; it has {', '.join(known)}")
-    return kind(**{name: _rebuild(hints[name], value) for name, value in values.items()})
+            raise ValueError(f"{path or kind.__name__} has no field {name!r}; it has {', '.join(known)}")
+    rebuilt = {name: _rebuild(hints[name], value, f"{path}.{name}".lstrip(".")) for name, value in values.items()}
+    try:
+        return kind(**rebuilt)
+    except ValueError as error:
+        # Of a field within a field it must be said which; some parts say it themselves.
+        told = not path or str(error).startswith(f"{path}.")
+        raise ValueError(str(error) if told else f"{path}: {error}") from None
 
 
-def _rebuild(annotation: Any, value: Any) -> Any:
+def _rebuild(annotation: Any, value: Any, path: str) -> Any:
     """A plain value as its field's type wants it: nested dataclasses, paths and tuples."""
     if get_origin(annotation) in (Union, types.UnionType):
         if value is None:
             return None
-        annotation = next(option for option in get_args(annotation) if option is not type(None))
+        *others, annotation = [option for option in get_args(annotation) if option is not type(None)]
+        for other in others:
+            with suppress(ValueError):
+                return _rebuild(other, value, path)
     if isinstance(value, Mapping) and annotation is MethodConfig:
-        return from_dict(_method(value), {name: item for name, item in value.items() if name != "name"})
+        return from_dict(_method(value), {name: item for name, item in value.items() if name != "name"}, path=path)
     if isinstance(value, Mapping) and is_dataclass(annotation):
-        return from_dict(annotation, value)  # type: ignore[arg-type]
-    if isinstance(value, list):
-        item = (get_args(annotation) or (Any,))[0]
-        return tuple(_rebuild(item, entry) for entry in value)
-    return Path(value) if annotation is Path and isinstance(value, str) else value
+        return from_dict(annotation, value, path=path)  # type: ignore[arg-type]
+    if get_origin(annotation) is tuple and isinstance(value, list):
+        return tuple(_rebuild(get_args(annotation)[0], item, path) for item in value)
+    if annotation is Path and isinstance(value, str):
+        return Path(value)
+    if annotation is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+    _require_type(annotation, value, path)
+    return value
+
+
+def _require_type(annotation: Any, value: Any, path: str) -> None:
+    """Refuse a value of another type than its field's; which choices there are, the field's dataclass knows."""
+    origin = get_origin(annotation)
+    wanted = type(get_args(annotation)[0]) if origin is Literal else origin or annotation
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        name = "a list" if wanted is tuple else "fields" if is_dataclass(wanted) else wanted.__name__
+        raise ValueError(f"{path} must be {name}, got {value!r}")
 
 
 def _method(values: Mapping[str, Any]) -> type[MethodConfig]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import tyro
 from torch import Tensor
@@ -17,6 +17,7 @@ from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
 from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
 from fastood.methods import METHODS, PresetName
+from fastood.recipe import read_recipe
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
 from fastood.training.failure import NonFiniteLossError
@@ -42,8 +43,11 @@ class Command:
             + "\n".join(f"{name}: {method.summary}." for name, method in METHODS.items()),
         ),
     ] = "resample"
+    recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A recipe, or config.yaml of a run: its fields are the defaults, beside the options given here.
+    What it leaves open is of the preset paper, unless --preset says otherwise."""
     name: str | None = None
-    """Name of the run; by default the method, the preset and the time."""
+    """Name of the run; by default that of the recipe, or the method and the preset, and the time."""
     out: Path = Path("runs")
     """Folder that holds runs."""
     checkpoint_every: int = 200
@@ -167,31 +171,48 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
 
 
 def parse_command(args: Sequence[str]) -> Command:
-    """Read the command line; the preset decides every default that is not given.
+    """Read the command line; recipe and preset decide every default that is not given.
 
     Raises:
-        ValueError: If there is no method of this name.
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If there is no method of this name, or the recipe is of another or cannot be read.
 
     Example:
         >>> command = parse_command(["ice", "--preset", "paper", "--seed", "3"])
         >>> command.config.model.name, command.config.seed
         ('wrn-34-10', 3)
     """
-    method = args[0] if args and not args[0].startswith("-") else "resample"
-    if method not in METHODS:
+    method = args[0] if args and not args[0].startswith("-") else None
+    if method is not None and method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    preset: PresetName = "embedded"
-    for known_preset in get_args(PresetName):
-        if f"--preset={known_preset}" in args or ("--preset", known_preset) in itertools.pairwise(args):
-            preset = known_preset
+    recipe, preset = _given("config", args), _given("preset", args)
+    if preset not in (None, *get_args(PresetName)):
+        raise ValueError(f"preset must be one of {', '.join(get_args(PresetName))}, got {preset!r}")
+    if recipe is None:
+        config = PRESETS[method or "resample", cast(PresetName, preset or "embedded")]
+    else:
+        config = read_recipe(Path(recipe), preset=cast(PresetName, preset or "paper"))
+    if method not in (None, config.method.name):
+        raise ValueError(f"method must be that of the recipe {recipe}, {config.method.name}, got {method}")
     return tyro.cli(
         Command,
         args=args,
         prog="python -m fastood.train",
-        default=Command(config=PRESETS[method, preset], method=method, preset=preset),
+        default=Command(
+            config=config,
+            method=config.method.name,
+            preset=cast(PresetName, preset or ("embedded" if recipe is None else "paper")),
+        ),
         # The default decides which method's options there are.
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _given(option: str, args: Sequence[str]) -> str | None:
+    """The value of an option on the command line, the last one if there are several."""
+    found = [value for name, value in itertools.pairwise(args) if name == f"--{option}"]
+    found += [arg.partition("=")[2] for arg in args if arg.startswith(f"--{option}=")]
+    return found[-1] if found else None
 
 
 def check_command(command: Command) -> None:
@@ -204,9 +225,9 @@ def check_command(command: Command) -> None:
         raise ValueError("resume needs the name of a run: --name NAME --resume")
     if command.name is not None and (command.name in ("", "..") or Path(command.name).name != command.name):
         raise ValueError(f"name must be a plain folder name inside --out, got {command.name!r}")
-    if not isinstance(command.config.method, type(PRESETS[command.method, command.preset].method)):
+    if not isinstance(command.config.method, METHODS[command.method]):
         raise ValueError(f"the method must come before every option: python -m fastood.train {command.method} …")
-    if command.preset == "paper" and command.config.data.in_dist == "embedded":
+    if command.recipe is None and command.preset == "paper" and command.config.data.in_dist == "embedded":
         raise ValueError(
             "preset paper wants images of your own, --data.in-dist, --data.background and --data.ood: "
             "its flips and its wide network are not for the embedded digits"
@@ -224,7 +245,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         command = parse_command(args)
         check_command(command)
-        name = command.name or f"{command.method}-{command.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+        kind = f"{command.method}-{command.preset}" if command.recipe is None else command.recipe.stem
+        name = command.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = RunFolder(command.out / name)
         run = begin(command.config, folder, resume=command.resume)
     except (OSError, TypeError, ValueError) as error:
