@@ -13,6 +13,7 @@ from fastood.methods import METHODS, MethodConfig, PresetName
 from fastood.methods.resample import ResampleConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
+from fastood.training.acceleration import CompileMode
 
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]
@@ -39,11 +40,21 @@ class RunConfig:
     """Where to compute; auto takes a GPU if there is one."""
     precision: Precision = "32-true"
     """Arithmetic of the network: float32, or bfloat16 with float32 weights."""
+    channels_last: bool = True
+    """Memory layout of the network: channels innermost, which convolutions are fastest with. The same to rounding."""
+    compile: CompileMode = "none"
+    """What torch.compile does to networks that train; the same to rounding. default: fuse what can be fused;
+    reduce-overhead: on a GPU also replay each step's kernels as one CUDA graph. Compiling takes a minute or so."""
+    ema_decay: float | None = None
+    """Decay per step, in (0, 1), of an exponential running average of the weights; this average is then what each
+    stage ends with, and what is judged and stored. None, as in the papers, for the weights themselves."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or larger, got {self.seed}")
-        for name, kind in (("device", Device), ("precision", Precision)):
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), or None, got {self.ema_decay}")
+        for name, kind in (("device", Device), ("precision", Precision), ("compile", CompileMode)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
 

@@ -81,7 +81,9 @@ class Run:
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
         """A network at test time, on the run's device."""
-        return TrainedNetwork(model, augment=self.config.augment, fabric=self.fabric)
+        return TrainedNetwork(
+            model, augment=self.config.augment, fabric=self.fabric, channels_last=self.config.channels_last
+        )
 
     def embed(self, model: nn.Module, images: ImageSet) -> Tensor:
         """Features `[N, d]` float32 that a `Classifier` gives images at test time."""

@@ -20,6 +20,7 @@ from fastood.methods import METHODS, PresetName
 from fastood.recipe import read_recipe
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, settle
+from fastood.training.acceleration import require_compiler
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.loop import run_stage
 from fastood.training.method import StageContext
@@ -76,9 +77,11 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
     Raises:
         FileExistsError: If the folder exists and `resume` is false, or holds files but no run to resume.
         FileNotFoundError: If data is missing.
-        ValueError: If the configuration is out of range, or it or the images are not those of the run to resume.
+        ValueError: If the configuration is out of range or wants what this machine lacks, or it or the images are not
+            those of the run to resume.
     """
     config = settle(config)
+    require_compiler(config.compile)
     if resume and folder.config.exists():
         config = replace(config, data=_loading_as_begun(config.data, folder.read_config().data))
     if not resume:
@@ -150,8 +153,16 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
 
     loading = loader_plan(run)
     print(loading, flush=True)
+    config = run.config
     context = StageContext(
-        task=run.task, augment=run.config.augment, seed=run.config.seed, fabric=run.fabric, loading=loading
+        task=run.task,
+        augment=config.augment,
+        seed=config.seed,
+        fabric=run.fabric,
+        loading=loading,
+        channels_last=config.channels_last,
+        compile=config.compile,
+        ema_decay=config.ema_decay,
     )
     for stage in run.method.stages:
         model = stage.build_model()

@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastood.data import Images
 from fastood.data.loaders import open_loader
 from fastood.data.seeding import named_generator
+from fastood.training.acceleration import compile_in_place, memory_format
 from fastood.training.background import Background
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.method import Embed, StageContext, Weights, load_all
@@ -71,12 +73,14 @@ class ImageStageRun:
         self.name, self.draws, self.context = stage.name, stage.draws, context
         self.task = task
         self.fabric = fabric
-        # channels_last convolutions take about half the time on a CPU and use the tensor cores on a GPU.
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=memory_format(context.channels_last))
         self.objective = stage.objective()
         self.optimizer = stage.schedule.build_optimizer(self.model)
         self._forward, self._stepper = fabric.setup(self.model, self.optimizer)
         set_mode(self._forward, stage)
+        decay = context.ema_decay
+        self.average = None if decay is None else average_of(self.model, decay)
+        compile_in_place(self.model, context.compile)
         self.id_index = torch.arange(len(task.id_train)) if stage.id_index is None else stage.id_index
         self.order = EpochStream(len(self.id_index), stage.batch_size, named_generator(seed, stage.draws, "order"))
         # One each: stages that share draws then see the same pixels, whatever background stands beside them.
@@ -111,6 +115,7 @@ class ImageStageRun:
             NonFiniteLossError: If the loss is NaN or infinite; no weight of network or pool has moved then.
         """
         epoch = self.step / self.order.batches_per_epoch
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
         id_index, batch = self.id_batches.next()
@@ -140,6 +145,8 @@ class ImageStageRun:
         self._stepper.zero_grad()
         self.fabric.backward(loss)
         self._stepper.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         if self.background is not None and background_index is not None:
             self.background.observe(background_index, per_sample[len(id_index) :].cpu())
         self.step += 1
@@ -182,7 +189,10 @@ class ImageStageRun:
         return {
             "step": self.step,
             "total_steps": self.total_steps,
-            "model": self.model.state_dict(),
+            "model": (self.model if self.average is None else self.average.module).state_dict(),
+            "averaged": None
+            if self.average is None
+            else {"training": self.model.state_dict(), "steps": self.average.n_averaged},
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
             "order": self.order.state_dict(),
@@ -204,7 +214,10 @@ class ImageStageRun:
                 f"got {state['total_steps']}"
             )
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"] if self.average is None else state["averaged"]["training"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["model"])
+            self.average.n_averaged.copy_(state["averaged"]["steps"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
         self.order.load_state_dict(state["order"])
@@ -215,6 +228,12 @@ class ImageStageRun:
         torch.set_rng_state(state["dropout"]["cpu"])
         if self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["dropout"]["cuda"], self.fabric.device)
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential running average of a network's weights, and of its BatchNorm statistics, which belong to them."""
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def set_mode(model: nn.Module, stage: ImageStage) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastood.data import Augment, DetectionTask, ImageSet
 from fastood.data.loaders import LoaderPlan
 from fastood.samplers import BackgroundPool
+from fastood.training.acceleration import CompileMode
 from fastood.training.arm import Arm
 
 RESIDENT = LoaderPlan(name="resident", prefetch_depth=0, reason="the default")
@@ -39,6 +40,12 @@ class StageContext:
     """Device and precision."""
     loading: LoaderPlan = RESIDENT
     """How images get to the device; by default from its memory."""
+    channels_last: bool = True
+    """Memory layout of weights and activations."""
+    compile: CompileMode = "none"
+    """What `torch.compile` does to networks that train."""
+    ema_decay: float | None = None
+    """Decay of the running average of the weights that stages end with; None for the weights themselves."""
 
 
 class StageRun(Protocol):

@@ -9,6 +9,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fastood.data import Augment, ImageSet, split_images
+from fastood.training.acceleration import memory_format
 
 BATCH_SIZE = 512
 """Images passed at once."""
@@ -31,13 +32,14 @@ class TrainedNetwork:
         module: The network; left in eval mode, on the device of `fabric`.
         augment: Supplies the normalisation.
         fabric: Device and precision.
+        channels_last: Memory layout of weights and activations.
 
     Attributes:
         module: The network.
     """
 
-    def __init__(self, module: nn.Module, *, augment: Augment, fabric: Fabric) -> None:
-        self.module = module.to(memory_format=torch.channels_last)
+    def __init__(self, module: nn.Module, *, augment: Augment, fabric: Fabric, channels_last: bool = True) -> None:
+        self.module = module.to(memory_format=memory_format(channels_last))
         self._augment = augment
         self._fabric = fabric
         self._forward: Any = fabric.setup_module(self.module)
