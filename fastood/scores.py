@@ -66,9 +66,154 @@ def energy_score(logits: Tensor) -> Tensor:
     return _score(logits, "energy")
 
 
+def reject_sum_score(logits: Tensor, num_reject: int) -> Tensor:
+    """Summed probability s of the reject classes in log-odds: `log(s / (1 - s))` (Mohseni et al. 2020).
+
+    The score of its "Detection Inference". One softmax is over all K + k logits. s itself rounds to exactly 1 for most
+    outliers of a trained network.
+
+    Args:
+        logits: `[N, K + k]`, any floating dtype; the last k are reject classes. Logits of -inf are masked classes.
+        num_reject: k, at least 1 and below the number of logits.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a logit is NaN or +inf.
+
+    Raises:
+        TypeError: If `logits` is not floating point.
+        ValueError: If `logits` is not two-dimensional, or `num_reject` is out of range.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[9.0, 0.0, 0.0, 0.0], [0.0, 0.0, 2000.0, 0.0]])
+        >>> reject_sum_score(logits, num_reject=2)
+        tensor([  -8.3070, 1999.3069], dtype=torch.float64)
+    """
+    _check_reject(logits, num_reject)
+    return logit_scores(logits.to(torch.float64), num_reject=num_reject, scores=["reject"])["reject"]
+
+
+def reject_max_score(logits: Tensor, num_reject: int) -> Tensor:
+    """Largest probability p of a reject class in log-odds: `log(p / (1 - p))` (Mohseni et al. 2020, table 2).
+
+    Arguments, result and errors as in `reject_sum_score`.
+
+    Example:
+        >>> import torch
+        >>> reject_max_score(torch.tensor([[0.0, 0.0, 1.0, 0.0]]), num_reject=2)
+        tensor([-0.0986], dtype=torch.float64)
+    """
+    _check_reject(logits, num_reject)
+    v = _float64(logits)
+    largest, position = v[:, -num_reject:].max(dim=1, keepdim=True)
+    others = v.scatter(1, position + v.shape[1] - num_reject, -torch.inf)
+    return largest.squeeze(1) - others.logsumexp(dim=1)
+
+
+def reject_weighted_score(logits: Tensor, num_reject: int, weights: Tensor) -> Tensor:
+    """Weighted sum `s = Σ_j w_j f_j` over the reject classes in log-odds (Mohseni et al. 2020, table 2).
+
+    The weights are divided by their largest, which changes no ranking and keeps s a probability; where all are equal
+    this is `reject_sum_score`. Arguments, result and errors otherwise as there.
+
+    Args:
+        logits: `[N, K + k]`.
+        num_reject: k.
+        weights: `[k]`, finite and at least 0, one of them above 0.
+
+    Example:
+        >>> import torch
+        >>> reject_weighted_score(torch.tensor([[0.0, 0.0, 1.0, 0.0]]), num_reject=2, weights=torch.tensor([2.0, 1.0]))
+        tensor([0.2526], dtype=torch.float64)
+    """
+    _check_reject(logits, num_reject)
+    _check_weights(weights, num_reject)
+    v, w = _float64(logits), weights.to(logits.device, torch.float64)
+    w = w / w.max()
+    reject = v[:, -num_reject:]
+    against = torch.cat([v[:, :-num_reject], reject + torch.log1p(-w)], dim=1)
+    return (reject + w.log()).logsumexp(dim=1) - against.logsumexp(dim=1)
+
+
+def reject_entropy_score(logits: Tensor, num_reject: int) -> Tensor:
+    """`-H_out`, the negative entropy of a softmax over the reject classes alone (Mohseni et al. 2020, table 2).
+
+    An outlier has one reject class that it belongs to, an in-distribution image none. The paper does not say whether
+    this softmax is over all classes; its signs (`-sum`, `H_out`, `H_out - H_in` side by side) only agree if it is not:
+    of the terms of one softmax over all, sum and entropy rise and fall together. Arguments, result and errors as in
+    `reject_sum_score`.
+
+    Example:
+        >>> import torch
+        >>> reject_entropy_score(torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 9.0, 0.0]]), num_reject=2)
+        tensor([-0.6931, -0.0012], dtype=torch.float64)
+    """
+    _check_reject(logits, num_reject)
+    return -_score(logits[:, -num_reject:], "entropy")
+
+
+def reject_entropy_difference_score(logits: Tensor, num_reject: int) -> Tensor:
+    """`H_in - H_out`, each of a softmax of its own (Mohseni et al. 2020, table 2, where the sign is turned).
+
+    H_in is of the in-distribution classes, as `H_out` in `reject_entropy_score` is of the reject classes; arguments,
+    result and errors as there.
+
+    Example:
+        >>> import torch
+        >>> reject_entropy_difference_score(torch.zeros(1, 4), num_reject=3)
+        tensor([-1.0986], dtype=torch.float64)
+    """
+    _check_reject(logits, num_reject)
+    return _score(logits[:, :-num_reject], "entropy") - _score(logits[:, -num_reject:], "entropy")
+
+
+def reject_combined_score(logits: Tensor, num_reject: int, weights: Tensor) -> Tensor:
+    """`Σ_j w_j f_j - w_{k+1} H_out + w_{k+2} H_in` over the reject classes j (Mohseni et al. 2020, table 2, last row).
+
+    The entropies are those of `reject_entropy_difference_score`; f is of the softmax over all classes. Arguments and
+    errors as in `reject_weighted_score`, with two more weights. Scores are plain, and round where f does: probabilities
+    and entropies have no logarithm in common.
+
+    Example:
+        >>> import torch
+        >>> reject_combined_score(torch.zeros(1, 4), num_reject=2, weights=torch.tensor([1.0, 0.5, 0.0, 0.0]))
+        tensor([0.3750], dtype=torch.float64)
+    """
+    _check_reject(logits, num_reject)
+    _check_weights(weights, num_reject + 2)
+    w = weights.to(logits.device, torch.float64)
+    h_in, h_out = (_score(part, "entropy") for part in (logits[:, :-num_reject], logits[:, -num_reject:]))
+    return _float64(logits).softmax(dim=1)[:, -num_reject:] @ w[:-2] - w[-2] * h_out + w[-1] * h_in
+
+
+def _float64(logits: Tensor) -> Tensor:
+    """float64, and NaN throughout a row that has a NaN or +inf."""
+    v = logits.to(torch.float64)
+    return v.masked_fill((v.isnan() | (v == torch.inf)).any(dim=1, keepdim=True), torch.nan)
+
+
+def _check_reject(logits: Tensor, num_reject: int) -> None:
+    _check_logits(logits)
+    if not 1 <= num_reject < logits.shape[1]:
+        raise ValueError(
+            f"num_reject must be at least 1 and below {logits.shape[1]}, the number of logits, got {num_reject}"
+        )
+
+
+def _check_weights(weights: Tensor, count: int) -> None:
+    if weights.shape != (count,):
+        raise ValueError(f"weights must have shape ({count},), got {tuple(weights.shape)}")
+    if not (torch.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()):
+        raise ValueError(f"weights must be finite and at least 0, one of them above 0, got {weights.tolist()}")
+
+
 def _score(logits: Tensor, name: str) -> Tensor:
+    _check_logits(logits)
+    return logit_scores(logits.to(torch.float64), scores=[name])[name]
+
+
+def _check_logits(logits: Tensor) -> None:
     if not logits.is_floating_point():
         raise TypeError(f"logits must be a floating-point tensor, got {logits.dtype}")
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must have shape [N, K] with K >= 1, got {list(logits.shape)}")
-    return logit_scores(logits.to(torch.float64), scores=[name])[name]
