@@ -80,6 +80,12 @@ def tiny_args(folder: Path, *, name: str = "run", out: Path | None = None) -> li
     return [*flat, "--data.ood", f"stripes=npy:{folder}/stripes.npy", "noise=gaussian"]
 
 
+def tiny_data_args(folder: Path) -> list[str]:
+    """The same command line without the options of the method."""
+    options = tiny_args(folder)
+    return [*options[: options.index("--method.sample-rate")], *options[options.index("--data.ood") :]]
+
+
 def train_until_killed(args: list[str], stage: str, step: int, moment: str) -> None:
     """Train in this process and SIGKILL it: at a step of a stage, while writing its checkpoint, or when judging."""
     torch.set_num_threads(1)

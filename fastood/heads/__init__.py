@@ -2,5 +2,6 @@
 
 from fastood.heads.gaussian_statistics import GaussianStatistics
 from fastood.heads.mahalanobis import CholeskyMahalanobisHead
+from fastood.heads.prototypes import PrototypeHead
 
-__all__ = ["CholeskyMahalanobisHead", "GaussianStatistics"]
+__all__ = ["CholeskyMahalanobisHead", "GaussianStatistics", "PrototypeHead"]

@@ -9,6 +9,7 @@ from fastood.losses.ice import ICELoss, SigmoidLikelihoodLoss
 from fastood.losses.mixed_batch import MixedBatchLoss
 from fastood.losses.objectosphere import ObjectosphereLoss
 from fastood.losses.outlier_exposure import EntropyMaximizationLoss, OutlierExposureLoss
+from fastood.losses.prototype import PrototypeLoss
 from fastood.losses.reject_class import RejectClassLoss
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MixedBatchLoss",
     "ObjectosphereLoss",
     "OutlierExposureLoss",
+    "PrototypeLoss",
     "RejectClassLoss",
     "SigmoidLikelihoodLoss",
     "functional",

@@ -19,7 +19,7 @@ from fastood.ops.outlier_loss import LossSettings, RowArguments, outlier_loss, o
 from fastood.ops.weighted_uniformity import Reduction
 
 
-def check_targets(targets: Tensor, logits: Tensor) -> None:
+def check_targets(targets: Tensor, logits: Tensor, name: str = "logits") -> None:
     """Raise unless `targets` is an int64 `[N]` tensor on the device of `logits`. Their values stay on the device."""
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}")
@@ -27,10 +27,10 @@ def check_targets(targets: Tensor, logits: Tensor) -> None:
         raise TypeError(f"targets must be int64, got {targets.dtype}")
     if targets.shape != logits.shape[:1]:
         raise ValueError(
-            f"targets must have shape ({logits.shape[0]},) like the rows of logits, got {tuple(targets.shape)}"
+            f"targets must have shape ({logits.shape[0]},) like the rows of {name}, got {tuple(targets.shape)}"
         )
     if targets.device != logits.device:
-        raise ValueError(f"targets must be on {logits.device} like logits, got {targets.device}")
+        raise ValueError(f"targets must be on {logits.device} like {name}, got {targets.device}")
 
 
 def check_trade_off(weight: float, name: str = "weight") -> float:

@@ -1,0 +1,100 @@
+"""A head of learnt prototypes in the place of a linear layer (Yang et al. 2018)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastood.ops.mahalanobis_logits import mahalanobis_logits
+
+
+class PrototypeHead(nn.Module):
+    r"""Logits of classes that are points: the closer features lie to a prototype of a class, the larger its logit.
+
+    With prototypes m_kj, j = 1 … J, of class k,
+
+        v_k(z) = log Σ_j exp(-γ ‖z - m_kj‖²)        so that        softmax(v)_k = Σ_j p(m_kj | z),
+
+    which is eq. 5 and 6 of Yang et al. 2018: cross-entropy of these logits is the paper's distance-based one. It goes
+    with `PrototypeLoss`. Distances are computed from differences, never as `‖z‖² - 2 z·m + ‖m‖²`, which loses the small
+    ones that the prototype loss makes.
+
+    Ambiguities and what is done here:
+        - The authors' code begins with all prototypes at zero; several of one class would then stay together for ever.
+          Here they are drawn with a standard deviation of `init_scale`, small beside features.
+        - `no_weight_decay()` names the prototypes: decay would pull the classes to the origin of the features.
+
+    Args:
+        in_features: Width d.
+        num_classes: K.
+        per_class: Prototypes J of each class; one in most of the paper's experiments.
+        gamma: γ > 0, hardness of the assignment; that of the authors' code.
+        init_scale: Standard deviation of the initial prototypes, at least 0.
+        generator: Source of the initial values, on the CPU; None takes PyTorch's global one.
+
+    Attributes:
+        prototypes: `[K, J, d]`.
+
+    Shape:
+        - features: `[N, d]`, in the dtype of the prototypes, or bfloat16 or float16.
+        - output: `[N, K]`, in the dtype of the prototypes; at most `log J`.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> from fastood.losses import PrototypeLoss
+        >>> head, regulariser = PrototypeHead(2, 3), PrototypeLoss()
+        >>> features = torch.tensor([[0.0, 2.0], [5.0, 5.0]], requires_grad=True)
+        >>> targets = torch.tensor([0, 2])
+        >>> loss = torch.nn.functional.cross_entropy(head(features), targets)
+        >>> (loss + 0.01 * regulariser(features, head.prototypes, targets)).backward()
+        >>> head.distances(features).shape
+        torch.Size([2, 3, 1])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        per_class: int = 1,
+        gamma: float = 1.0,
+        init_scale: float = 0.01,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, count in (("in_features", in_features), ("num_classes", num_classes), ("per_class", per_class)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma must be above 0 and finite, got {gamma}")
+        if not 0 <= init_scale < math.inf:
+            raise ValueError(f"init_scale must be at least 0 and finite, got {init_scale}")
+        self.gamma = gamma
+        self.prototypes = nn.Parameter(
+            init_scale * torch.randn(num_classes, per_class, in_features, generator=generator)
+        )
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(model)`."""
+        classes, per_class, width = self.prototypes.shape
+        return f"in_features={width}, num_classes={classes}, per_class={per_class}, gamma={self.gamma}"
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that must not shrink."""
+        return {"prototypes"}
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Squared distances `[N, K, J]` of features `[N, d]` to every prototype."""
+        flat = self.prototypes.flatten(0, 1)
+        unit = flat.new_ones(flat.shape[1])
+        return -mahalanobis_logits(features, flat, unit).view(-1, *self.prototypes.shape[:2])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `[N, K]` of features `[N, d]`."""
+        logits: Tensor = (-self.gamma * self.distances(features)).logsumexp(dim=2)
+        return logits

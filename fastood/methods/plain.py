@@ -1,0 +1,39 @@
+"""Cross-entropy of a linear head, judged by the maximum softmax: the arm that methods without background begin with."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from fastood.losses import OutlierExposureLoss
+from fastood.scores import max_softmax_score
+from fastood.training.arm import Arm, by_logits
+from fastood.training.image_stage import ImageStage
+from fastood.training.objective import LogitObjective
+from fastood.training.schedule import Schedule
+
+
+def plain_stage(
+    build_model: Callable[[], nn.Module], schedule: Schedule, *, batch_size: int, id_index: Tensor | None = None
+) -> ImageStage:
+    """Training with cross-entropy alone.
+
+    Args:
+        build_model: As in `ImageStage`.
+        schedule: Likewise.
+        batch_size: Likewise.
+        id_index: Likewise.
+    """
+    return ImageStage(
+        name="msp",
+        draws="training",
+        schedule=schedule,
+        build_model=build_model,
+        objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
+        batch_size=batch_size,
+        id_index=id_index,
+    )
+
+
+def plain_arm(*, stage: str = "msp") -> Arm:
+    """The network of a stage with a linear head, judged by the maximum softmax (Hendrycks & Gimpel 2017)."""
+    return Arm(name="msp", label="MSP", stage=stage, scorer=by_logits(max_softmax_score))
