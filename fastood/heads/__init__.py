@@ -1,7 +1,8 @@
 """Classification heads that replace a linear layer, and the statistics that they start from."""
 
+from fastood.heads.decomposed_confidence import DecomposedConfidenceHead
 from fastood.heads.gaussian_statistics import GaussianStatistics
 from fastood.heads.mahalanobis import CholeskyMahalanobisHead
 from fastood.heads.prototypes import PrototypeHead
 
-__all__ = ["CholeskyMahalanobisHead", "GaussianStatistics", "PrototypeHead"]
+__all__ = ["CholeskyMahalanobisHead", "DecomposedConfidenceHead", "GaussianStatistics", "PrototypeHead"]

@@ -1,0 +1,104 @@
+"""A head whose logits are a class score divided by a confidence (Hsu et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastood.ops.mahalanobis_logits import mahalanobis_logits
+
+Similarity = Literal["inner", "euclidean", "cosine"]
+
+
+class DecomposedConfidenceHead(nn.Module):
+    r"""Logits `f_k = h_k / g`: what speaks for a class, over what speaks for being in-distribution at all.
+
+    Hsu et al. 2020, section 3.1, the networks DeConf-I, -E and -C:
+
+        g(z) = σ(BN(w_g·z + b_g))        h_k(z) = w_k·z + b_k   ("inner")
+                                               or -‖z - w_k‖²   ("euclidean")
+                                               or cos(z, w_k)   ("cosine")
+
+    Trained by cross-entropy of f like any head. Afterwards `max_k h_k` (of `class_scores`) or g (of `gate_logits`) is
+    the confidence. The weights of h must not decay, which `no_weight_decay()` says (the paper's section 3.1.1).
+
+    Args:
+        in_features: Width d.
+        num_classes: K.
+        similarity: Which h.
+        generator: Source of the initial values, on the CPU; None takes PyTorch's global one.
+
+    Attributes:
+        weight: w, `[K, d]`, initially He-normal.
+        bias: b, `[K]`, for "inner"; else None.
+        gate: w_g and b_g.
+        norm: BN, over the batch in training mode, which so needs two rows or more.
+
+    Shape:
+        - features: `[N, d]`.
+        - output: `[N, K]`.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> head = DecomposedConfidenceHead(8, 3, similarity="cosine")
+        >>> features, targets = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
+        >>> torch.nn.functional.cross_entropy(head(features), targets).backward()
+        >>> head.class_scores(features).amax(dim=1).shape, head.gate_logits(features).shape
+        (torch.Size([4]), torch.Size([4]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        similarity: Similarity = "cosine",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, count in (("in_features", in_features), ("num_classes", num_classes)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        if similarity not in get_args(Similarity):
+            raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
+        self.similarity: Similarity = similarity
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        self.bias = nn.Parameter(torch.zeros(num_classes)) if similarity == "inner" else None
+        # Made empty: a layer's own initial values would come from the global generator.
+        self.gate = nn.utils.skip_init(nn.Linear, in_features, 1)  # type: ignore[no-untyped-call]
+        self.norm = nn.BatchNorm1d(1)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu", generator=generator)
+        nn.init.xavier_uniform_(self.gate.weight, generator=generator)
+        nn.init.zeros_(self.gate.bias)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(model)`."""
+        classes, width = self.weight.shape
+        return f"in_features={width}, num_classes={classes}, similarity={self.similarity!r}"
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters of h."""
+        return {"weight", "bias"}
+
+    def class_scores(self, features: Tensor) -> Tensor:
+        """h, `[N, K]`; its largest is the class, as g is the same for all."""
+        if self.similarity == "euclidean":
+            return mahalanobis_logits(features, self.weight, self.weight.new_ones(self.weight.shape[1]))
+        if self.similarity == "cosine":
+            return F.linear(F.normalize(features), F.normalize(self.weight))
+        return F.linear(features, self.weight, self.bias)
+
+    def gate_logits(self, features: Tensor) -> Tensor:
+        """What g is the sigmoid of, `[N]`: ranks alike, and keeps apart what the sigmoid rounds to 1."""
+        logits: Tensor = self.norm(self.gate(features)).squeeze(1)
+        return logits
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `[N, K]` of features `[N, d]`."""
+        return self.class_scores(features) / self.gate_logits(features).sigmoid()[:, None]
