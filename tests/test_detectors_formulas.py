@@ -168,6 +168,12 @@ def test_quantile_is_that_of_all_numbers(share: float, generator: torch.Generato
     assert float32_quantile(lambda: parts, share) == pytest.approx(want, rel=1e-9)
 
 
+def test_quantile_of_passes_that_differ(generator: torch.Generator) -> None:
+    """As under augmentation: the second pass need not hold a number near the quantile of the first."""
+    passes = iter([torch.linspace(1, 2, 1000), torch.linspace(5, 6, 1000), torch.linspace(5, 6, 1000)])
+    assert float32_quantile(lambda: [next(passes)], 0.5) == pytest.approx(1.5, rel=2**-7)
+
+
 @pytest.mark.parametrize("percentile", [0.0, 0.65, 0.9])
 def test_activation_shaping(percentile: float, head: nn.Linear, rows: tuple[Tensor, Tensor, Tensor]) -> None:
     _, _, new = rows

@@ -140,6 +140,8 @@ def test_suites_that_cannot_be() -> None:
         DetectorSuite(split, {})
     with pytest.raises(ValueError, match="or be an ODIN; 'mine' reads inputs"):
         DetectorSuite(split, {"mine": Pixels()})
+    with pytest.raises(ValueError, match="must not perturb inputs, but for ODIN; 'moved' has an epsilon above 0"):
+        DetectorSuite(split, {"moved": MahalanobisDetector(split.features, epsilon=0.1)})
     with pytest.raises(ValueError, match="at least one batch to fit to, got none"):
         DetectorSuite(split, build_detectors(split, ["msp"])).fit([])
     for names in ([], ["msp", "msp"], ["softmax"]):
@@ -223,6 +225,9 @@ def test_heads_that_do_not_fit(generator: torch.Generator) -> None:
         LinearHeadModel(Unused())(x)
     with pytest.raises(ValueError, match=r"the head must be given \[N, d\], got shape \(5, 1, 4\)"):
         LinearHeadModel(nn.Linear(4, 3))(x[:, None])
+    for kind in (MaxSoftmax, ODIN):
+        with pytest.raises(ValueError, match=r"the model must put out \[N, K\], got shape \(2, 3, 8, 8\)"):
+            kind(nn.Identity()).predict(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"Sequential has no nn\.Linear to be its head: pass head="):
         ReAct(nn.Sequential(nn.Conv2d(3, 3, 1)))
     with pytest.raises(TypeError, match=r"model must be an nn\.Module to find its head, got function: pass head="):
@@ -248,6 +253,15 @@ def test_features_by_layer_and_head(model: nn.Module, batches: Batches) -> None:
     if layer != "avgpool":  # whose output [N, d, 1, 1] the mean turns into [N, d], too
         torch.testing.assert_close(ReAct(model, layer, head=split.head).fit(batches).predict(x), want)
     torch.testing.assert_close(ReAct(model, layer).fit(batches).predict(x), want)
+
+
+def test_data_that_can_be_gone_through_once(batches: Batches, model: nn.Module) -> None:
+    x = batches[0][0]
+    want = KLMatching(model).fit(batches).predict(x)
+    assert torch.equal(KLMatching(model).fit(iter(batches)).predict(x), want)
+    for kind in (ViM, ReAct):
+        with pytest.raises(ValueError, match="loader must be one that can be gone through twice, got list_iterator"):
+            kind(model).fit(iter(batches))
 
 
 def test_what_cannot_be_read(generator: torch.Generator) -> None:

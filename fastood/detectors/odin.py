@@ -59,7 +59,7 @@ class ODIN(Detector):
         epsilon: float = 0.0014,
         input_std: Sequence[float] | None = None,
     ) -> None:
-        self._extract = FeatureExtractor(model).single
+        self._extract = FeatureExtractor(model, pooled=False).single
         self.temperature = check_positive("temperature", temperature)
         check_perturbation(epsilon, input_std)
         self.epsilon = epsilon

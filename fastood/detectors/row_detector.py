@@ -33,6 +33,8 @@ class RowDetector(Detector):
     needs_fit = False
     settings: ClassVar[tuple[str, ...]] = ()
     """Names of the settings: keyword arguments of the constructor, and attributes."""
+    two_passes: ClassVar[bool] = False
+    """Whether fitting goes through the data more than once."""
 
     def __init__(self, extract: Callable[[Tensor], Tensor] | None) -> None:
         self._extract = extract
@@ -45,6 +47,8 @@ class RowDetector(Detector):
 
     def fit(self, loader: Iterable[Any]) -> Self:
         """Fit to batches `(inputs, labels, ...)`, instead of what was there; see `Detector.fit`."""
+        if self.two_passes and iter(loader) is loader:
+            raise ValueError(f"loader must be one that can be gone through twice, got {type(loader).__name__}")
         if self.needs_fit:
             self._take(self._fitted(lambda: self._rows((self.extract(x), y) for x, y, *_ in loader)))
         return self

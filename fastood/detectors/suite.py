@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastood.detectors.base import Detector
 from fastood.detectors.linear_head import SplitModel
+from fastood.detectors.mahalanobis import MahalanobisDetector
 from fastood.detectors.odin import ODIN
 
 
@@ -25,7 +26,7 @@ class DetectorSuite:
         detectors: By name, as `build_detectors` makes them or of your own.
 
     Raises:
-        ValueError: There is no detector, or one reads inputs without being an `ODIN`.
+        ValueError: There is no detector, or one perturbs or reads inputs without being an `ODIN`.
 
     Example:
         >>> import torch
@@ -45,6 +46,8 @@ class DetectorSuite:
         for name, detector in detectors.items():
             if detector.reads == "inputs" and not isinstance(detector, ODIN):
                 raise ValueError(f"detectors must read logits or features, or be an ODIN; {name!r} reads inputs")
+            if isinstance(detector, MahalanobisDetector) and detector.settings.epsilon > 0:
+                raise ValueError(f"detectors must not perturb inputs, but for ODIN; {name!r} has an epsilon above 0")
         self.model = model
         self.detectors = dict(detectors)
 

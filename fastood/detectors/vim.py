@@ -42,6 +42,7 @@ class ViM(HeadDetector):
     """
 
     needs_fit = True
+    two_passes = True
     settings = ("principal",)
 
     def __init__(

@@ -14,12 +14,12 @@ from fastood.data.seeding import named_generator
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.head_detector import HeadDetector
 from fastood.evaluation.cache import OutputsCache, fingerprint_of
-from fastood.evaluation.network import ArmNetwork, image_sets
+from fastood.evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.metrics import Protocol, evaluate_detectors
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run
 from fastood.training.arm import Arm
-from fastood.training.trained_network import BATCH_SIZE, Outputs
+from fastood.training.trained_network import Outputs
 
 SCHEMA = 1
 """Version of the layout of detectors.json."""
@@ -187,7 +187,7 @@ def _choose_step(detector: ODIN, model: ArmNetwork, task: DetectionTask, seed: i
     for name, images in (("in-distribution", task.id_train), ("background", task.background)):
         order = torch.randperm(len(images), generator=named_generator(seed, "odin", name))
         some = images.subset(order[:CHOICE_IMAGES])
-        batches += zip(model.network.batches(some), torch.split(some.labels, BATCH_SIZE), strict=True)
+        batches += zip(model.gradient_batches(some), torch.split(some.labels, GRADIENT_ROWS), strict=True)
     detector.choose_epsilon(batches)
 
 

@@ -1,6 +1,6 @@
 """A run's trained network as detectors take it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from fastood.data import DetectionTask, ImageSet
 from fastood.detectors import DetectorSuite
 from fastood.detectors.linear_head import given_and_put_out, watched
 from fastood.training.trained_network import Outputs, TrainedNetwork
+
+GRADIENT_ROWS = 64
+"""Images that pass at once with gradients, for which a network keeps what all of its layers put out."""
 
 
 class ArmNetwork:
@@ -53,11 +56,16 @@ class ArmNetwork:
         features, logits = (torch.cat(of_batches) for of_batches in zip(*parts, strict=True))
         return Outputs(logits=logits, features=features)
 
+    def gradient_batches(self, images: ImageSet) -> Iterator[Tensor]:
+        """Images as network input, as many at a time as gradients have room for."""
+        for batch in self.network.batches(images):
+            yield from torch.split(batch, GRADIENT_ROWS)
+
     def outputs_and_moved(self, images: ImageSet, suite: DetectorSuite) -> tuple[Outputs, Mapping[str, Tensor]]:
         """The same, with the scores of the suite's detectors that perturb inputs: they share the first pass."""
         features, logits = [], []
         of_moved: dict[str, list[Tensor]] = {}
-        for batch in self.network.batches(images):
+        for batch in self.gradient_batches(images):
             of_batch = suite.forward(batch)
             features.append(of_batch[0].float().cpu())
             logits.append(of_batch[1].float().cpu())
