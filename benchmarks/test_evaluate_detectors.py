@@ -13,7 +13,7 @@ from fastood.models import build_model
 
 Record = Callable[[Comparison, Run], None]
 CLASSES, SIDE = 10, 32
-TRAIN, ID_TEST, OOD = 500, 250, 100
+TRAIN, ID_TEST, OOD = 300, 200, 80
 SETS = 6
 
 
