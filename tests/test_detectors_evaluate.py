@@ -1,6 +1,7 @@
 """Detectors on a run's networks from the command line: numbers, passes, the cache, what is left out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,27 @@ def test_heads_that_are_not_linear() -> None:
 def test_networks_without_a_head() -> None:
     with pytest.raises(TypeError, match="its network, a Sequential, has no head that logits come from"):
         ArmNetwork(trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 64))), 4)
+
+
+class Idle(nn.Module):
+    """A head beside the way that images take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = nn.Linear(64, 4), nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def test_networks_that_do_not_use_their_head(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(finished / "features", ignore_errors=True)
+    monkeypatch.setattr("fastood.runner.Run.trained", lambda run, module: trained(Idle()))
+    assert evaluate.main([str(finished), "--detectors", "msp", "dice"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("no msp, dice: the head did not run in the forward pass of the model") == len(ARMS)
 
 
 def test_a_detector_that_does_not_fit_is_left_out() -> None:

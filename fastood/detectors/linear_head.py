@@ -102,6 +102,8 @@ def watched(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
 
 def given_and_put_out(passed: list[tuple[object, object]]) -> tuple[Tensor, Tensor]:
     """Features and logits of the last time that a head ran, or an error that says what it was given."""
+    if not passed:
+        raise ValueError("the head did not run in the forward pass of the model")
     given, logits = passed[-1]
     if not isinstance(given, Tensor) or given.dim() != 2:
         said = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastood import __version__
 from fastood.data import DetectionTask
 from fastood.data.batches import STD
 from fastood.data.seeding import named_generator
@@ -116,20 +117,21 @@ def _score_arm(
     weights = folder.read_weights(arm.name)
     module.load_state_dict(weights)
     network = run.trained(module)
-    none = torch.empty(0, len(task.id_test), dtype=torch.float64)
-    try:
-        model = ArmNetwork(network, task.num_classes)
-    except TypeError as error:
-        why = dict.fromkeys(names, str(error))
-        return DetectorScores(label=arm.label, settings={}, skipped=why, id_scores=none, ood_scores={})
     said = {
         "images": dict(digests) if task is run.task else fingerprint(task),
         "precision": run.config.precision,
         "device": network.device.type,
+        "version": __version__,
     }
     cache = OutputsCache(folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(said, weights))
     known = cache.read()
-    train = model.outputs(task.id_train) if known is None else known["id_train"]
+    none = torch.empty(0, len(task.id_test), dtype=torch.float64)
+    try:
+        model = ArmNetwork(network, task.num_classes)
+        train = model.outputs(task.id_train) if known is None else known["id_train"]
+    except (TypeError, ValueError) as error:
+        why = dict.fromkeys(names, str(error))
+        return DetectorScores(label=arm.label, settings={}, skipped=why, id_scores=none, ood_scores={})
     fitted, skipped = fitted_detectors(model, names, train, task.id_train.labels)
     if "odin" in fitted:
         assert isinstance(fitted["odin"], ODIN)

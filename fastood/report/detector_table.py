@@ -68,7 +68,9 @@ def _table(document: Mapping[str, Any], arm: Mapping[str, Any]) -> Table:
     table.add_column("Detector", no_wrap=True)
     for name in (*sets, MEAN):
         style = "italic" if name == MEAN else ""
-        table.add_column(Text(name, style=style), justify="right", vertical="bottom", max_width=NAME_WIDTH)
+        table.add_column(
+            Text(name, style=style), justify="right", vertical="bottom", max_width=NAME_WIDTH, overflow="fold"
+        )
     for metric in reported_metrics(document):
         values = {name: _values(found, sets, metric) for name, found in detectors.items()}
         pick = max if metric.higher_is_better else min
