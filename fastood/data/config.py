@@ -67,10 +67,11 @@ class DataConfig:
     """Images in a set of noise; the paper's code draws 10,000."""
     decode: Literal["auto", "memory", "stream"] = "auto"
     """When image files, and the files in packed pools of JPEGs, are decoded; the pixels are the same.
-    memory: all before the run begins. stream: each whenever it is used; a pool decoded once is a packed pool.
-    auto: stream the sets that take more than decode_budget_gb once decoded."""
+    memory: all before the run begins. stream: each whenever it is used; `python -m fastood.data pack` decodes once and
+    for all. auto: stream for the sets that take more than decode_budget_gb once decoded."""
     decode_budget_gb: float = 2.0
-    """GB (10⁹ bytes) of decoded images of one set that auto keeps in memory."""
+    """GB (10⁹ bytes) of decoded images of one set that auto keeps in memory, and the most that exclude_overlap copies
+    there of a packed pool."""
     noise_space: NoiseSpace = "normalized"
     """Where noise is drawn; papers differ, and figures compare only within one space.
     normalized: z in ±1 as the network sees it, pixels 64…191 (CIFAR tables). pixel: over 0…255 (MNIST, SVHN tables).

@@ -42,9 +42,9 @@ def plan_loader(
 ) -> LoaderPlan:
     """Choose a loader.
 
-    Left to itself: DataLoader where images are still encoded, as DALI's decoder rounds otherwise than the one that all
-    test images go through; resident where they take up to half of the device's memory (free memory of a GPU, all of the
-    machine's for a CPU); else DALI if it is installed, else DataLoader.
+    Left to itself: DataLoader where images are still encoded, as DALI's resizing and its decoder on a GPU round
+    otherwise than what all test images go through; resident where they take up to half of the device's memory (free
+    memory of a GPU, all of the machine's for a CPU); else DALI if it is installed, else DataLoader.
 
     Args:
         asked: A loader by name, or "auto".
