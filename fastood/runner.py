@@ -1,6 +1,6 @@
 """A run's parts put together from its configuration, judged, and written down."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from fastood.config import Device, RunConfig, absolute_paths, to_dict, with_absolute_paths
 from fastood.data import DetectionTask, ImageSet, load_task
+from fastood.methods import MethodConfig
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
 from fastood.training.evaluation import metrics_document
+from fastood.training.image_stage import ImageStage
 from fastood.training.method import Method
+from fastood.training.processes import launched_processes, open_fabric, require_equal_shares, without_group
 from fastood.training.scoring import ArmScores, score_arm
 from fastood.training.trained_network import TrainedNetwork
 
@@ -42,6 +45,21 @@ def settle(config: RunConfig) -> RunConfig:
         data=absolute_paths(config.data),
         method=with_absolute_paths(config.method),
     )
+
+
+def require_shareable(config: MethodConfig, method: Method) -> None:
+    """Refuse what several processes cannot train together.
+
+    Raises:
+        ValueError: If a batch size is no multiple of the number of processes, or a stage is of one process alone.
+    """
+    processes = launched_processes()
+    for field in fields(config):
+        if field.name.endswith("batch_size"):
+            require_equal_shares(f"method.{field.name}", getattr(config, field.name), processes)
+    for stage in method.stages:
+        if processes > 1 and not isinstance(stage, ImageStage):
+            raise ValueError(f"stage {stage.name!r} of {config.name} trains in one process, got {processes}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,14 +93,17 @@ class Run:
                     f"(protocol.ood_fraction of {len(task.id_test)} test images), got {len(images)}"
                 )
         method = config.method.build(config.model, task=task, seed=config.seed)
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
-        fabric.launch()
+        require_shareable(config.method, method)
+        fabric = open_fabric(accelerator, precision=config.precision)
         return cls(config=config, task=task, method=method, fabric=fabric)
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
-        """A network at test time, on the run's device."""
+        """A network at test time, on this process's device."""
         return TrainedNetwork(
-            model, augment=self.config.augment, fabric=self.fabric, channels_last=self.config.channels_last
+            model,
+            augment=self.config.augment,
+            fabric=without_group(self.fabric, precision=self.config.precision),
+            channels_last=self.config.channels_last,
         )
 
     def embed(self, model: nn.Module, images: ImageSet) -> Tensor:

@@ -24,6 +24,7 @@ from fastood.training.acceleration import require_compiler
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.loop import run_stage
 from fastood.training.method import StageContext
+from fastood.training.processes import launched_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class Command:
 
     Without options it needs no download and takes a minute or two on two CPU cores. A run leaves its configuration,
     metrics.json, scores, weights, TensorBoard curves and report.html in OUT/NAME.
+
+    Several GPUs, or CPU processes, share every batch and train what one would:
+    torchrun --nproc-per-node 2 -m fastood.train METHOD --name NAME.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -97,8 +101,11 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
     digests = fingerprint(run.task)
     if folder.data.exists():
         folder.require_same_data(digests)
-    folder.write_config(config)
-    folder.write_data(digests)
+    # By now every process has found the folder as it was.
+    run.fabric.barrier()
+    if run.fabric.is_global_zero:
+        folder.write_config(config)
+        folder.write_data(digests)
     return run
 
 
@@ -129,7 +136,7 @@ def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dic
     """Run every stage, judge every arm, and write what a run leaves.
 
     Returns:
-        The contents of metrics.json.
+        The contents of metrics.json; of several processes the first one judges, and the others return nothing.
 
     Raises:
         NonFiniteLossError: If training diverges.
@@ -137,6 +144,8 @@ def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dic
         TrainingInterrupted: On Ctrl-C or SIGTERM; the run can be resumed.
     """
     train_stages(run, folder, checkpoint_every=checkpoint_every)
+    if not run.fabric.is_global_zero:
+        return {}
     metrics, scores = run.judge(folder)
     run.write_results(folder, metrics, scores)
     return metrics
@@ -152,7 +161,7 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
         return weights
 
     loading = loader_plan(run)
-    print(loading, flush=True)
+    run.fabric.print(loading, flush=True)
     config = run.config
     context = StageContext(
         task=run.task,
@@ -175,6 +184,8 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
             checkpoint_every=checkpoint_every,
             tensorboard_folder=folder.tensorboard,
         )
+    if not run.fabric.is_global_zero:
+        return
     for arm in run.method.arms:
         folder.write_weights(arm.name, final_weights(arm.stage))
     if (learnt := run.method.learnt_pool) is not None:
@@ -234,6 +245,8 @@ def check_command(command: Command) -> None:
     """
     if command.resume and command.name is None:
         raise ValueError("resume needs the name of a run: --name NAME --resume")
+    if command.name is None and launched_processes() > 1:
+        raise ValueError("several processes need the name of the run that they share: --name NAME")
     if command.name is not None and (command.name in ("", "..") or Path(command.name).name != command.name):
         raise ValueError(f"name must be a plain folder name inside --out, got {command.name!r}")
     if not isinstance(command.config.method, METHODS[command.method]):
@@ -266,7 +279,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped before training began", file=sys.stderr)
         return 130
-    print(f"run folder: {folder.path}", flush=True)
+    run.fabric.print(f"run folder: {folder.path}", flush=True)
     try:
         metrics = complete(run, folder, checkpoint_every=command.checkpoint_every)
     except (NonFiniteLossError, OSError, ValueError) as error:
@@ -278,6 +291,8 @@ def main(args: Sequence[str] | None = None) -> int:
         again = shlex.join(["python", "-m", "fastood.train", *options, *named, "--resume"])
         print(f"{stopped or 'stopped'}\ngo on with: {again}", file=sys.stderr)
         return 130
+    if not run.fabric.is_global_zero:
+        return 0
     print_table(metrics)
     print(f"report: {folder.path / 'report.html'}")
     print(f"total: {time.monotonic() - began:.0f} s")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,14 @@ from fastood.training.failure import NonFiniteLossError
 from fastood.training.method import Embed, StageContext, Weights, load_all
 from fastood.training.objective import Batch, Objective
 from fastood.training.prefetch import PrefetchedBatches
+from fastood.training.processes import (
+    mean_of_processes,
+    of_every_process,
+    of_whole_batch,
+    require_equal_shares,
+    share_of,
+    synchronize_batch_norm,
+)
 from fastood.training.schedule import Schedule
 from fastood.training.stream import EpochStream
 
@@ -74,6 +83,8 @@ class ImageStageRun:
         self.task = task
         self.fabric = fabric
         self.model = model.to(memory_format=memory_format(context.channels_last))
+        if stage.batch_norm == "train":
+            self.model = synchronize_batch_norm(self.model, fabric)
         self.objective = stage.objective()
         self.optimizer = stage.schedule.build_optimizer(self.model)
         self._forward, self._stepper = fabric.setup(self.model, self.optimizer)
@@ -87,12 +98,15 @@ class ImageStageRun:
         self.background = stage.background() if stage.background is not None else None
 
         def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
+            require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
+            share = batch_size // fabric.world_size
             return PrefetchedBatches(
-                open_loader(context.loading, images, context.augment, batch_size=batch_size, device=fabric.device),
+                open_loader(context.loading, images, context.augment, batch_size=share, device=fabric.device),
                 choose,
                 augment=context.augment,
                 height=images.shape[2],
                 generator=named_generator(seed, stage.draws, name),
+                share=partial(share_of, fabric=fabric),
             )
 
         self.id_batches = batches(task.id_train.images, self._next_id, self.order.batch_size, "augment-id")
@@ -118,17 +132,19 @@ class ImageStageRun:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
+        # Indices are of the whole batch; images, labels and importance of what this process takes of it.
         id_index, batch = self.id_batches.next()
-        labels = self.task.id_train.labels[id_index]
+        labels = self.task.id_train.labels[share_of(id_index, self.fabric)]
+        id_count = len(labels)
         importance: Tensor | None = None
         background_index: Tensor | None = None
         if self.background is not None and self.background_batches is not None:
             background_index, background = self.background_batches.next()
             background_importance = self.background.importance(background_index)
             batch = torch.cat([batch, background])
-            labels = torch.cat([labels, self.task.background.labels[background_index]])
+            labels = torch.cat([labels, self.task.background.labels[share_of(background_index, self.fabric)]])
             if background_importance is not None:
-                importance = torch.cat([torch.ones(len(id_index)), background_importance])
+                importance = torch.cat([torch.ones(id_count), share_of(background_importance, self.fabric)])
 
         device = self.fabric.device
         loss, per_sample = self.objective(
@@ -139,7 +155,7 @@ class ImageStageRun:
                 importance=None if importance is None else importance.to(device),
             ),
         )
-        value = float(loss.detach())
+        value = mean_of_processes(loss.detach(), self.fabric)
         if not math.isfinite(value):
             raise NonFiniteLossError(self._describe(f"the loss is {value}", id_index, background_index))
         self._stepper.zero_grad()
@@ -148,7 +164,7 @@ class ImageStageRun:
         if self.average is not None:
             self.average.update_parameters(self.model)
         if self.background is not None and background_index is not None:
-            self.background.observe(background_index, per_sample[len(id_index) :].cpu())
+            self.background.observe(background_index, of_whole_batch(per_sample[id_count:], self.fabric).cpu())
         self.step += 1
         return value
 
@@ -199,15 +215,21 @@ class ImageStageRun:
             "id_batches": self.id_batches.state_dict(),
             "background_batches": None if self.background_batches is None else self.background_batches.state_dict(),
             "background": None if self.background is None else self.background.state_dict(),
-            "dropout": random_state,
+            "dropout": of_every_process(random_state, self.fabric),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: If it is of a stage of another length, or of batches drawn further or less far ahead.
+            ValueError: If it is of a stage of another length or another number of processes, or of batches drawn
+                further or less far ahead.
         """
+        if len(state["dropout"]) != self.fabric.world_size:
+            raise ValueError(
+                f"the checkpoint of stage {self.stage.name!r} must be of {self.fabric.world_size} processes, "
+                f"got {len(state['dropout'])}: go on with as many as it was written by"
+            )
         if state["total_steps"] != self.total_steps:
             raise ValueError(
                 f"the checkpoint of stage {self.stage.name!r} must be of {self.total_steps} steps, "
@@ -225,9 +247,10 @@ class ImageStageRun:
         if self.background is not None and self.background_batches is not None:
             self.background.load_state_dict(state["background"])
             self.background_batches.load_state_dict(state["background_batches"])
-        torch.set_rng_state(state["dropout"]["cpu"])
+        random_state = state["dropout"][self.fabric.global_rank]
+        torch.set_rng_state(random_state["cpu"])
         if self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(state["dropout"]["cuda"], self.fabric.device)
+            torch.cuda.set_rng_state(random_state["cuda"], self.fabric.device)
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:

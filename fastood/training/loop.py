@@ -1,6 +1,6 @@
 """The training loop: every stage of every method runs through `run_stage`."""
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from fastood.training.checkpoint import CheckpointFolder
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.interrupt import StopRequest, TrainingInterrupted
 from fastood.training.method import StageRun
+from fastood.training.processes import any_process
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""
@@ -36,16 +37,19 @@ def run_stage(
         NonFiniteLossError: If training diverges; names step, images and the last good checkpoint.
         TrainingInterrupted: On Ctrl-C or SIGTERM, with the state saved.
     """
-    name, device = run.name, run.context.fabric.device
+    name, fabric = run.name, run.context.fabric
+    device = fabric.device
     # Dropout knows no generator of its own: the global one is seeded for the stage and put back afterwards.
     with closing(run), torch.random.fork_rng([device] if device.type == "cuda" else []), StopRequest() as stop:
-        torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed())
+        # By rank, for each process drops out of images of its own.
+        torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed() + fabric.global_rank)
         if (saved := checkpoints.load(name)) is not None:
             run.load_state_dict(saved)
         if run.step < run.total_steps:
+            bar_options = {"total": run.total_steps, "initial": run.step, "disable": not fabric.is_global_zero}
             with (
-                SummaryWriter(str(tensorboard_folder / name), purge_step=run.step + 1) as writer,
-                tqdm(desc=name, total=run.total_steps, initial=run.step, unit="step", mininterval=0.5) as bar,
+                open_writer(tensorboard_folder / name, run) as writer,
+                tqdm(desc=name, unit="step", mininterval=0.5, **bar_options) as bar,
             ):
                 try:
                     _run_steps(run, writer, bar, stop, checkpoints, checkpoint_every)
@@ -54,31 +58,44 @@ def run_stage(
                     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
                     raise NonFiniteLossError(f"{error}; {kept}") from None
         # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
-        if stop.requested:
+        if any_process(stop.requested, fabric):
             raise TrainingInterrupted(name, run.step, checkpoints.path(name))
 
 
 def _run_steps(
     run: StageRun,
-    writer: SummaryWriter,
+    writer: SummaryWriter | None,
     bar: "tqdm[None]",
     stop: StopRequest,
     checkpoints: CheckpointFolder,
     checkpoint_every: int,
 ) -> None:
+    fabric = run.context.fabric
     while run.step < run.total_steps:
         loss = run.train_step()
-        at_end, stopping = run.step == run.total_steps, stop.requested
+        at_end, stopping = run.step == run.total_steps, any_process(stop.requested, fabric)
         if run.step % LOG_EVERY == 0 or at_end:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            log_scalars(writer, run, loss)
+            if writer is not None:
+                log_scalars(writer, run, loss)
         if run.step % checkpoint_every == 0 or at_end or stopping:
             run.require_finite_weights()
-            writer.flush()
-            checkpoints.save(run.name, run.state_dict())
+            state = run.state_dict()
+            if writer is not None:
+                writer.flush()
+                checkpoints.save(run.name, state)
+            fabric.barrier()
         bar.update()
         if stopping:
             return
+
+
+def open_writer(folder: Path, run: StageRun) -> AbstractContextManager[SummaryWriter | None]:
+    """TensorBoard's writer in the first process, which writes all files; None in others."""
+    if not run.context.fabric.is_global_zero:
+        return nullcontext()
+    writer: AbstractContextManager[SummaryWriter | None] = SummaryWriter(str(folder), purge_step=run.step + 1)
+    return writer
 
 
 def log_scalars(writer: SummaryWriter, run: StageRun, loss: float) -> None:

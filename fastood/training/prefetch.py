@@ -23,6 +23,7 @@ class PrefetchedBatches:
         augment: Draws crops and flips.
         height: Rows of an image.
         generator: Source of crops and flips; belongs to this object from here on.
+        share: What of a batch is loaded, of its images in order: chosen and drawn is always the whole.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class PrefetchedBatches:
         augment: Augment,
         height: int,
         generator: torch.Generator,
+        share: Callable[[Tensor], Tensor] = lambda whole: whole,
     ) -> None:
         self.loader = loader
+        self._share = share
         self._choose = choose
         self._augment = augment
         self._height = height
@@ -43,13 +46,21 @@ class PrefetchedBatches:
         self._submitted = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Indices int64 `[B]` of the step's batch, and its images float32 `[B, C, H, W]` on the loader's device."""
+        """The step's batch, on the loader's device.
+
+        Returns:
+            Indices int64 `[B]` of the whole batch, and images float32 `[B, C, H, W]` of the share of it.
+        """
         while len(self._pending) <= self.loader.prefetch_depth:
             index = self._choose()
             draws = self._augment.draw(len(index), height=self._height, generator=self._generator)
             self._pending.append((index, draws))
         while self._submitted < len(self._pending):
-            self.loader.submit(*self._pending[self._submitted])
+            index, draws = self._pending[self._submitted]
+            mine = AugmentDraws(
+                rows=self._share(draws.rows), columns=self._share(draws.columns), flip=self._share(draws.flip)
+            )
+            self.loader.submit(self._share(index), mine)
             self._submitted += 1
         images = self.loader.collect()
         index, _ = self._pending.popleft()
