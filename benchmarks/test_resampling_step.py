@@ -1,0 +1,192 @@
+"""A step of background resampling, network included, beside the way of the authors' code.
+
+That way, written anew for today's PyTorch: two DataLoaders of one image at a time, draws from weights as they were when
+the epoch began, and a backward pass through the network for the weights beside the one for the network. A call is an
+epoch of a few steps, so that no provider's workers run in another's time; drawing the stale epoch is not timed.
+
+"network alone" is a forward and a backward pass over the same number of images, already in place: what is left of a
+step is its ratio below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Comparison, Run, compare
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from fastood.data import Augment, DetectionTask, ImageSet
+from fastood.losses import OutlierExposureLoss
+from fastood.models import build_model
+from fastood.samplers import BackgroundPool
+from fastood.training.background import AdversarialBackground
+from fastood.training.image_stage import ImageStage
+from fastood.training.method import StageContext
+from fastood.training.objective import LogitObjective
+from fastood.training.schedule import Schedule
+
+Record = Callable[[Comparison, Run], None]
+SIZE, CLASSES, BATCH, STEPS = 32, 10, 128, 2
+ALPHA, LEARNING_RATE, WEIGHT_LEARNING_RATE = 0.5, 0.001, 100.0
+TRAINING = v2.Compose(
+    [
+        v2.ToImage(),
+        v2.RandomCrop(SIZE, padding=4),
+        v2.RandomHorizontalFlip(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.25] * 3),
+    ]
+)
+
+
+def network(name: str) -> nn.Module:
+    """In eval mode, as the authors' code keeps it while it reweights."""
+    model = build_model(
+        name, num_classes=CLASSES, in_channels=3, image_size=SIZE, generator=torch.Generator().manual_seed(0)
+    )
+    return model.eval()
+
+
+def images(count: int, *, labelled: bool) -> ImageSet:
+    """Noise; a step takes the same time on any image."""
+    generator = torch.Generator().manual_seed(count)
+    return ImageSet(
+        name="noise",
+        images=torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator),
+        labels=torch.arange(count) % CLASSES if labelled else torch.full((count,), -1),
+        source=torch.zeros(count, dtype=torch.int64),
+        source_names=("noise",),
+        class_names=tuple(map(str, range(CLASSES))) if labelled else (),
+    )
+
+
+def ours(name: str, task: DetectionTask) -> Run:
+    """Steps of the trainer."""
+    stage = ImageStage(
+        name="reweight",
+        draws="reweight",
+        schedule=Schedule(epochs=1_000_000, learning_rate=LEARNING_RATE, decay_every=None),
+        build_model=lambda: network(name),
+        objective=lambda: LogitObjective(OutlierExposureLoss(weight=ALPHA, reduction="mean")),
+        batch_size=BATCH,
+        background=lambda: AdversarialBackground(
+            BackgroundPool(len(task.background), epsilon=0.5, momentum=0.9),
+            batch_size=BATCH,
+            learning_rate=WEIGHT_LEARNING_RATE,
+            generator=torch.Generator().manual_seed(0),
+        ),
+        batch_norm="eval",
+        dropout=False,
+    )
+    fabric = Fabric(accelerator="cpu", devices=1)
+    run = stage.begin(stage.build_model(), StageContext(task=task, augment=Augment(flip=True), seed=0, fabric=fabric))
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            run.train_step()
+
+    return steps
+
+
+class OneByOne(Dataset[tuple[Tensor, Tensor, int]]):
+    """Image, label and index, as the authors' data sets give them."""
+
+    def __init__(self, data: ImageSet) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        return TRAINING(self._data.images[index]), self._data.labels[index], index
+
+
+class StaleEpoch(Sampler[int]):
+    """Indices drawn before the epoch."""
+
+    def __init__(self, index: list[int]) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._index)
+
+
+def authors_way(name: str, task: DetectionTask, *, workers: int, channels_last: bool) -> Run:
+    """Both losses by autograd, each with a backward pass of its own, in the order that PyTorch now demands."""
+    model = network(name)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    theta = torch.zeros(len(task.background), requires_grad=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+    weight_optimizer = torch.optim.SGD([theta], lr=WEIGHT_LEARNING_RATE, momentum=0.9, maximize=True)
+    loaders = [
+        DataLoader(
+            OneByOne(data),
+            BATCH,
+            sampler=StaleEpoch(torch.randint(len(data), (STEPS * BATCH,)).tolist()),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        for data in (task.id_train, task.background)
+    ]
+
+    def steps() -> None:
+        for (id_images, labels, _), (background, _, index) in zip(*loaders, strict=True):
+            logits = model(torch.cat([id_images, background]))
+            cross_entropy = F.cross_entropy(logits[:BATCH], labels)
+            uniformity = -logits[BATCH:].log_softmax(dim=1).mean(dim=1)
+            weights = F.softplus(theta)
+            scale = weights.sqrt().mean() / weights.mean().sqrt()
+            importance = scale * (weights[index] / weights.mean()).sqrt()
+            weight_optimizer.zero_grad()
+            (ALPHA * (importance * uniformity).mean()).backward(retain_graph=True)
+            weight_optimizer.step()
+            optimizer.zero_grad()
+            (cross_entropy + ALPHA * (importance.detach() * uniformity).mean()).backward()
+            optimizer.step()
+
+    return steps
+
+
+def network_alone(name: str) -> Run:
+    """Forward and backward passes, with nothing before, between or after."""
+    model = network(name).to(memory_format=torch.channels_last)
+    batch = torch.randn(2 * BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    gradient = torch.full((2 * BATCH, CLASSES), 1e-3)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            model.zero_grad()
+            model(batch).backward(gradient)
+
+    return steps
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "wrn-16-2"])
+@pytest.mark.parametrize("device", ["cpu"])
+def test_resampling_step(name: str, device: str, budget: dict[str, float], record: Record) -> None:
+    task = DetectionTask(
+        id_train=images(10_000, labelled=True),
+        id_test=images(100, labelled=True),
+        background=images(50_000, labelled=False),
+        ood={"noise": images(200, labelled=False)},
+    )
+    subject = ours(name, task)
+    providers = {
+        "fastood": subject,
+        "authors' way": authors_way(name, task, workers=0, channels_last=False),
+        "authors' way, channels last": authors_way(name, task, workers=0, channels_last=True),
+        "authors' way, channels last, 1+1 workers": authors_way(name, task, workers=1, channels_last=True),
+        "network alone": network_alone(name),
+    }
+    shape = f"{name}, {STEPS} steps of {BATCH}+{BATCH}"
+    record(compare("resampling step", shape, providers, subject="fastood", **budget), subject)
