@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastood.data.blending import blend_images
 from fastood.data.config import DataConfig
 from fastood.data.digests import digest_of_choice
 from fastood.data.embedded import embedded_background, embedded_digits, embedded_ood
@@ -55,6 +56,10 @@ def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
     else:
         id_train, id_test = _in_distribution(config, train, sources.get("in_dist_test"), channels, seed)
     background = _outliers("background", config.background_spec, sources["background"], config, channels, seed)
+    if config.blend is not None:
+        background = blend_images(
+            background, id_train, alpha=config.blend, generator=named_generator(seed, "background", "blend")
+        )
     ood: dict[str, ImageSet] = {}
     for name, spec in config.ood_specs:
         if spec.kind == "embedded":
