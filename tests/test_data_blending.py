@@ -8,6 +8,7 @@ from tiny_run import tiny_task
 
 from fastood.data import DataConfig, EmbeddedConfig, load_task
 from fastood.data.blending import blend_images
+from fastood.data.encoded import EncodedImages
 
 
 def test_a_blend_is_one_tenth_in_distribution():
@@ -19,6 +20,7 @@ def test_a_blend_is_one_tenth_in_distribution():
     # Rounding, and that of 0.1 itself.
     assert (blends.images - want).abs().max() <= 0.5 + 1e-9
     assert torch.equal(blends.source, task.background.source)
+    assert blends.sha256() != task.background.sha256()
     assert len(partners.unique()) > 60
     assert blends.name == "noise and stripes, blended"
 
@@ -51,3 +53,7 @@ def test_errors_name_the_argument():
     nothing = task.id_train.subset(torch.arange(0))
     with pytest.raises(ValueError, match="id_images must hold at least one image, got none"):
         blend_images(task.background, nothing, alpha=0.1, generator=generator)
+    files = EncodedImages(files=("a.png",), size=8, channels=1)
+    encoded = replace(task.background, images=files, labels=torch.tensor([-1]), source=torch.tensor([0]))
+    with pytest.raises(ValueError, match="background must be in memory to be blended, noise and stripes is still"):
+        blend_images(encoded, task.id_train, alpha=0.1, generator=generator)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fastood.data.image_set import ImageSet
 
@@ -24,7 +25,8 @@ def blend_images(background: ImageSet, id_images: ImageSet, *, alpha: float, gen
         The N blends, with labels and sources of the background.
 
     Raises:
-        ValueError: `alpha` is out of range, there is nothing to blend with, or shapes differ.
+        ValueError: `alpha` is out of range, there is nothing to blend with, shapes differ, or the background is still
+            encoded.
 
     Example:
         >>> def images(value: int, **names: tuple[str, ...]) -> ImageSet:
@@ -39,9 +41,11 @@ def blend_images(background: ImageSet, id_images: ImageSet, *, alpha: float, gen
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha}")
+    if not isinstance(background.images, Tensor):
+        raise ValueError(f"background must be in memory to be blended, {background.name} is still encoded")
     if len(id_images) == 0:
         raise ValueError("id_images must hold at least one image, got none")
-    if background.images.shape[1:] != id_images.images.shape[1:]:
+    if tuple(background.images.shape[1:]) != tuple(id_images.images.shape[1:]):
         raise ValueError(
             f"background must have images of {list(id_images.images.shape[1:])} as id_images has, "
             f"got {list(background.images.shape[1:])}"
@@ -50,6 +54,6 @@ def blend_images(background: ImageSet, id_images: ImageSet, *, alpha: float, gen
     blends = torch.empty_like(background.images)
     # In parts: floating-point copies of a whole pool would take four times its memory, twice.
     for index in torch.split(torch.arange(len(background)), 1024):
-        pixels = torch.lerp(background.images[index].double(), id_images.images[partners[index]].double(), alpha)
+        pixels = torch.lerp(background.images[index].double(), id_images.pixels(partners[index]).double(), alpha)
         blends[index] = pixels.add_(0.5).floor_().to(torch.uint8)
-    return replace(background, name=f"{background.name}, blended", images=blends)
+    return replace(background, name=f"{background.name}, blended", images=blends, digest=None)

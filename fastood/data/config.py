@@ -55,7 +55,7 @@ class DataConfig:
     blend: float | None = None
     """Blend each background image with an in-distribution training image, whose weight this is, in (0, 1): synthesised
     outliers nearer to the in-distribution ones. Mohseni et al. 2020 take 0.1 for ImageNet beside CIFAR; None blends
-    none. Not for packed pools, whose images stay in their file."""
+    none. Not for packed pools and other images that stay in their files."""
     test_fraction: float = 1 / 3
     """Share of every class held out for testing where in_dist brings no test set."""
     image_size: int | None = None

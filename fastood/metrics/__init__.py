@@ -15,6 +15,7 @@ from fastood.metrics.intervals import BootstrapResult, Difference, Interval, Int
 from fastood.metrics.many_detectors import evaluate_detectors
 from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.protocol import PROTOCOLS, MeanStd, Protocol, ProtocolResult, evaluate_protocol
+from fastood.metrics.risk_coverage import RiskCoverageCurve, risk_coverage_curve
 from fastood.metrics.rules import AuprKind, FprRule
 from fastood.metrics.validation import Positive
 
@@ -39,6 +40,7 @@ __all__ = [
     "Protocol",
     "ProtocolResult",
     "Resampling",
+    "RiskCoverageCurve",
     "RocCurve",
     "ScoreCalibration",
     "auroc",
@@ -54,6 +56,7 @@ __all__ = [
     "fpr_at_tpr",
     "oscr",
     "pr_curve",
+    "risk_coverage_curve",
     "roc_curve",
     "threshold_at_tpr",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.detection import detection_metrics
-from fastood.metrics.validation import check_comparable, check_scores
+from fastood.metrics.validation import check_comparable, check_correct, check_scores
 
 
 def oscr(id_scores: Tensor, ood_scores: Tensor, *, correct: Tensor) -> float:
@@ -33,10 +33,7 @@ def oscr(id_scores: Tensor, ood_scores: Tensor, *, correct: Tensor) -> float:
         0.5
     """
     _check_pair(id_scores, ood_scores)
-    if correct.dtype != torch.bool:
-        raise TypeError(f"correct must be bool, got {correct.dtype}")
-    if correct.shape != id_scores.shape:
-        raise ValueError(f"correct must have shape {tuple(id_scores.shape)} as id_scores, got {tuple(correct.shape)}")
+    check_correct(correct, id_scores)
     right = id_scores[correct]
     if not len(right):
         return 0.0

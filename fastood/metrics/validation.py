@@ -99,6 +99,19 @@ def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) 
         raise ValueError(f"{name} and {other_name} must share one device, got {scores.device} and {other.device}")
 
 
+def check_correct(correct: Tensor, id_scores: Tensor) -> None:
+    """Refuses what does not say of each ID image whether it was classified correctly.
+
+    Raises:
+        TypeError: Not bool.
+        ValueError: Another shape than the scores.
+    """
+    if correct.dtype != torch.bool:
+        raise TypeError(f"correct must be bool, got {correct.dtype}")
+    if correct.shape != id_scores.shape:
+        raise ValueError(f"correct must have shape {tuple(id_scores.shape)} as id_scores, got {tuple(correct.shape)}")
+
+
 def check_choice(name: str, value: object, choices: object) -> None:
     """Refuses a value that is none of a `Literal`'s.
 
