@@ -87,8 +87,12 @@ class RejectConfig(MethodConfig):
 
     @classmethod
     def embedded(cls) -> "RejectConfig":
-        """A quarter of the second step, whose batches are six times as large."""
-        return cls(finetune=Schedule(epochs=25, learning_rate=0.1, decay="cosine"))
+        """Small batches and steps: 25 epochs of the embedded digits in large ones are few."""
+        return cls(
+            batch_size=32,
+            background_batch_size=160,
+            finetune=Schedule(epochs=25, learning_rate=0.01, decay="cosine"),
+        )
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
