@@ -73,10 +73,12 @@ def absolute_paths(data: DataConfig) -> DataConfig:
     Example:
         >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood
         ('x=npy:/x.npy',)
+        >>> absolute_paths(DataConfig(background="packed:/pools/a")).background
+        'packed:/pools/a'
     """
 
     def absolute(source: str) -> str:
-        parts = re.fullmatch(r"([^=:]*=)?(folder|npy):(.*)", source, re.DOTALL)
+        parts = re.fullmatch(r"([^=:]*=)?(folder|npy|list|packed):(.*)", source, re.DOTALL)
         if parts is None:
             return source
         paths = parts[3].split(",") if parts[2] == "npy" else [parts[3]]

@@ -78,14 +78,15 @@ class RunFolder:
             raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
 
     def require_same_config(self, config: RunConfig) -> None:
-        """Refuse to resume a run under another configuration; only data.loader, which decides no result, may differ.
+        """Refuse to resume a run under another configuration; how images are loaded decides no result and may differ.
 
         Raises:
             FileNotFoundError: If there is no run here.
             ValueError: If a field differs; each is named with both values.
         """
         begun = self.read_config()
-        begun = replace(begun, data=replace(begun.data, loader=config.data.loader))
+        loading = {name: getattr(config.data, name) for name in ("loader", "decode", "decode_budget_gb")}
+        begun = replace(begun, data=replace(begun.data, **loading))
         changed = differences(to_dict(begun), to_dict(config))
         if changed:
             raise ValueError(f"the run in {self.path} has another configuration (there → here): {'; '.join(changed)}")
