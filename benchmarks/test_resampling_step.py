@@ -171,7 +171,7 @@ def network_alone(name: str) -> Run:
     return steps
 
 
-@pytest.mark.parametrize("name", ["small-cnn", "wrn-16-2"])
+@pytest.mark.parametrize("name", ["small-cnn", "wrn-16-1"])
 @pytest.mark.parametrize("device", ["cpu"])
 def test_resampling_step(name: str, device: str, budget: dict[str, float], record: Record) -> None:
     task = DetectionTask(
