@@ -141,7 +141,10 @@ class Run:
             folder.path,
             metrics=metrics,
             config=to_dict(self.config),
-            scores={arm: {"id": result.id_scores, "ood": result.ood_scores} for arm, result in scores.items()},
+            scores={
+                arm: {"id": result.id_scores, "ood": result.ood_scores, "correct": result.correct}
+                for arm, result in scores.items()
+            },
             pool_weights=None if learnt is None else learnt.pool.weights.cpu(),
             background=None if learnt is None else self.task.background,
             effective_sample_sizes=None if learnt is None else folder.read_pool().get("effective_sample_sizes"),

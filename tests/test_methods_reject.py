@@ -172,7 +172,10 @@ def test_every_score_beats_chance_from_the_command_line(tmp_path: Path):
     rows = ["msp", "oe", "reject", *(f"reject-{score}" for score in scores[1:])]
     assert list(metrics["arms"]) == rows
     for arm in rows:
-        assert metrics["arms"][arm]["accuracy"] > 0.5, f"{arm}: chance is 0.25"
+        result = metrics["arms"][arm]
+        assert result["accuracy"] > 0.5, f"{arm}: chance is 0.25"
+        # Half of the mix are outliers, and most of them score high.
+        assert 0 <= result["aurc"]["id"] <= result["aurc"]["mixed"] < 0.4
     for arm in rows[2:]:
         assert metrics["arms"][arm]["mean"]["auroc"] > 0.8, f"{arm}: chance is 0.5"
     # One network, whatever its score.

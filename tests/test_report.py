@@ -37,9 +37,10 @@ def run():
         ood_scores = {NASTY: make_scores(1.0 + position, seed=2), "noise": make_scores(2.0, seed=3)}
         generator = torch.Generator().manual_seed(0)
         judged = evaluate_protocol(id_scores, ood_scores, protocol=protocol, generator=generator)
-        scores[arm] = {"id": id_scores, "ood": ood_scores}
+        scores[arm] = {"id": id_scores, "ood": ood_scores, "correct": torch.arange(200) % 10 > 0}
         both = {
-            name: ArmScores(accuracy=0.9, id_scores=part["id"], ood_scores=part["ood"]) for name, part in scores.items()
+            name: ArmScores(correct=part["correct"], id_scores=part["id"], ood_scores=part["ood"])
+            for name, part in scores.items()
         }
         error_bars = bootstrap_of_arm(both[arm], None if arm == "none" else both["none"], protocol=protocol, seed=0)
         arms[arm] = {
@@ -179,7 +180,7 @@ def test_page_stands_alone(page, run_dir):
 def test_pictures_are_embedded_and_saved(page, run_dir):
     embedded = [base64.b64decode(source.partition(",")[2]) for source in page.images]
     saved = [path.read_bytes() for path in (run_dir / "figures").iterdir()]
-    assert len(embedded) == 7
+    assert len(embedded) == 8
     assert sorted(embedded) == sorted(saved)
     for data in embedded:
         pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
@@ -299,7 +300,7 @@ def test_run_without_a_pool_has_no_pool_section(run, tmp_path):
     metrics = {key: value for key, value in run["metrics"].items() if key != "pool"}
     report = write_report(tmp_path, metrics=metrics, config=run["config"], scores=run["scores"])
     page = Page(report.read_text(encoding="utf-8"))
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     assert "background pool" not in page.text
 
 

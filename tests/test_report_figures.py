@@ -11,6 +11,7 @@ from fastood.metrics import detection_metrics
 from fastood.report.error_bar_figure import error_bars
 from fastood.report.pool import extreme_images, relative_weights, weights_by_source
 from fastood.report.pool_figures import contact_sheet
+from fastood.report.risk_figures import risk_coverage
 from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
 
 
@@ -26,6 +27,7 @@ def arms():
             label=f"{arm}, γ = 1 %",
             id_scores=make_scores(0.0, seed=1),
             ood_scores={"a $x$": make_scores(shift, seed=2), "b": make_scores(2.0, seed=3)},
+            correct=torch.arange(200) % 10 > 0,
         )
         for arm, shift in (("none", 1.0), ("resampled", 2.0))
     }
@@ -97,6 +99,7 @@ def test_arms_of_very_different_scores_have_axes_of_their_own(arms):
         label="wide",
         id_scores=-100 * scores.id_scores,
         ood_scores={name: -100 * values for name, values in scores.ood_scores.items()},
+        correct=scores.correct,
     )
     apart = score_histograms({**arms, "wide": wide}, point)
     limits = [ax.get_xlim() for ax in apart.axes]
@@ -132,15 +135,35 @@ def test_precision_is_drawn_at_the_ratio_of_the_protocol(arms):
     assert all(line.get_ydata()[-1] == pytest.approx(0.2) for line in figure.axes[0].lines)
 
 
+@pytest.mark.parametrize("positive", ["ood", "id"])
+def test_risk_coverage_dots_stand_where_the_mix_is_read(arms, positive):
+    figure = risk_coverage(arms, OperatingPoint(positive=positive, tpr=0.95, ood_per_id=0.2))
+    alone, mixed = figure.axes
+    assert [text.get_text().split(": ")[0] for text in mixed.get_legend().get_texts()] == [
+        scores.label for scores in arms.values()
+    ]
+    assert alone.lines[0].get_ydata()[-1] == pytest.approx(0.1)
+    dots = [line for line in mixed.lines if line.get_marker() == "o"]
+    for dot, scores in zip(dots, arms.values(), strict=True):
+        coverage = float(dot.get_xdata()[0])
+        if positive == "ood":
+            # Both sets have as many images: the mix is both of them.
+            fpr = detection_metrics(scores.id_scores, torch.cat(list(scores.ood_scores.values()))).fpr95
+            assert coverage == pytest.approx(1 - fpr)
+        else:
+            assert coverage == pytest.approx(0.95)
+
+
 @pytest.mark.parametrize(
     "scores",
     [torch.zeros(30), torch.full((30,), torch.inf), torch.cat([torch.zeros(15), torch.full((15,), -torch.inf)])],
     ids=["constant", "infinite", "mixed"],
 )
 def test_degenerate_scores_can_be_drawn(scores):
-    arms = {"none": ArmScores(label="none", id_scores=scores, ood_scores={"same": scores, "finite": torch.ones(9)})}
+    ood_scores = {"same": scores, "finite": torch.ones(9)}
+    arms = {"none": ArmScores(label="none", id_scores=scores, ood_scores=ood_scores, correct=torch.arange(30) > 2)}
     point = OperatingPoint(positive="ood", tpr=0.95, ood_per_id=0.2)
-    for draw in (score_histograms, roc_curves, pr_curves):
+    for draw in (score_histograms, roc_curves, pr_curves, risk_coverage):
         draw(arms, point).savefig(io.BytesIO(), format="png", dpi=40)
 
 

@@ -61,7 +61,8 @@ def write_report(
         run_dir: The run's folder; its name is the run's name.
         metrics: Contents of the run's metrics.json (fractions).
         config: The resolved configuration: plain mappings, sequences, strings and numbers.
-        scores: Arm → {"id": Tensor[N], "ood": {set → Tensor[M]}}, for the arms and sets of `metrics`.
+        scores: Arm → {"id": Tensor[N], "ood": {set → Tensor[M]}, "correct": bool Tensor[N]}, for the arms and sets of
+            `metrics`.
         pool_weights: [P] learnt weights of the background pool; None for a run that learnt none.
         background: The pool's P images; given if and only if `pool_weights` is.
         effective_sample_sizes: [T] of the pool after each step; None or fewer than two for no figure of them.
@@ -134,6 +135,7 @@ def _arm_scores(metrics: Mapping[str, Any], scores: Mapping[str, Mapping[str, An
             label=result["label"],
             id_scores=scores[arm]["id"].cpu(),
             ood_scores={name: scores[arm]["ood"][name].cpu() for name in names},
+            correct=scores[arm]["correct"].cpu(),
         )
         for arm, result in metrics["arms"].items()
     }

@@ -13,6 +13,7 @@ from fastood.report.error_bar_figure import error_bars
 from fastood.report.pool import SourceWeights, extreme_images, weight_label
 from fastood.report.pool_figures import check_drawable, contact_sheet, weight_distribution
 from fastood.report.pool_history import effective_sample_size_curve
+from fastood.report.risk_figures import risk_coverage
 from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Illustration:
 
 
 def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) -> list[Illustration]:
-    """Histograms, ROC and PR curves of all arms."""
+    """Histograms, ROC, PR and risk–coverage curves of all arms."""
     name = point.name
     beside_tables = (
         ""
@@ -74,6 +75,15 @@ def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) ->
             caption="Higher and further right is better; AUPR is the area below. Precision depends on how many OOD "
             f"images there are: it is stated for {ratio}. The grey line is chance.",
             draw=lambda: pr_curves(arms, point),
+        ),
+        Illustration(
+            name="risk_coverage",
+            title="Risk and coverage",
+            caption="Lower and flatter is better: accepting more images, those that score higher, should not let more "
+            "errors in. Risk counts misclassified in-distribution images and, on the right, accepted OOD images: as "
+            "many of each set, and together as many as in-distribution images, as in Figures 3 and 2 of Mohseni et al. "
+            f"2020. The dots show the threshold of {name} on that mix. AURC is the area, the mean risk.",
+            draw=lambda: risk_coverage(arms, point),
         ),
     ]
 

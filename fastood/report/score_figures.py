@@ -36,6 +36,8 @@ class ArmScores:
     """[N] scores of the ID test set."""
     ood_scores: Mapping[str, Tensor]
     """OOD set → [M] scores."""
+    correct: Tensor
+    """bool [N], whether each image of the ID test set was classified correctly."""
 
 
 @dataclass(frozen=True, kw_only=True)

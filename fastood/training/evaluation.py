@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
-from fastood.metrics import Protocol, evaluate_protocol
+from fastood.metrics import Protocol, evaluate_protocol, risk_coverage_curve
 from fastood.training.error_bars import bootstrap_of_arm, bootstrap_settings
 from fastood.training.method import LearntPool, Method
 from fastood.training.scoring import ArmScores
@@ -63,6 +63,7 @@ def metrics_document(
             arm.name: {
                 "label": arm.label,
                 "accuracy": scores[arm.name].accuracy,
+                "aurc": _aurc(scores[arm.name]),
                 "background_size": len(method.background_index(arm.name)),
                 **_detection(
                     scores[arm.name],
@@ -89,6 +90,15 @@ def _detection(scores: ArmScores, baseline: ArmScores | None, *, protocol: Proto
     return {
         "ood": {name: {**result.as_dict(), "seed": seed, **error_bars[name]} for name, result in results.items()},
         "mean": {metric: fmean(result.metrics()[metric].mean for result in results.values()) for metric in metrics},
+    }
+
+
+def _aurc(scores: ArmScores) -> dict[str, float]:
+    """Areas under risk over coverage: of in-distribution images alone, and of a mix with as many OOD images."""
+    ood = list(scores.ood_scores.values())
+    return {
+        "id": risk_coverage_curve(scores.id_scores, correct=scores.correct).aurc,
+        "mixed": risk_coverage_curve(scores.id_scores, correct=scores.correct, ood_scores=ood, ood_per_id=1.0).aurc,
     }
 
 

@@ -13,12 +13,17 @@ from fastood.training.trained_network import TrainedNetwork
 class ArmScores:
     """What one trained network says of the test images."""
 
-    accuracy: float
-    """Share of the in-distribution test images classified correctly, in [0, 1]."""
+    correct: Tensor
+    """Whether each in-distribution test image was classified correctly, bool `[N]`."""
     id_scores: Tensor
     """Scores of the in-distribution test set, `[N]`; higher means more out-of-distribution."""
     ood_scores: dict[str, Tensor]
     """Scores of each OOD set, `[M]`."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the in-distribution test images classified correctly, in [0, 1]."""
+        return self.correct.double().mean().item()
 
 
 def score_arm(network: TrainedNetwork, arm: Arm, task: DetectionTask) -> ArmScores:
@@ -33,7 +38,7 @@ def score_arm(network: TrainedNetwork, arm: Arm, task: DetectionTask) -> ArmScor
     predict = arm.scorer(network, seen)
     of_id = predict(seen.id_test)
     return ArmScores(
-        accuracy=(of_id.classes == seen.id_test.labels).double().mean().item(),
+        correct=of_id.classes == seen.id_test.labels,
         id_scores=of_id.scores,
         ood_scores={name: predict(images).scores for name, images in seen.ood.items()},
     )
