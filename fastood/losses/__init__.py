@@ -4,6 +4,7 @@ Targets below zero mark background rows: `loss(logits, targets)`.
 """
 
 from fastood.losses import functional
+from fastood.losses.deep_svdd import DeepSVDDLoss
 from fastood.losses.energy import EnergyLoss, EnergyMarginLoss
 from fastood.losses.ice import ICELoss, SigmoidLikelihoodLoss
 from fastood.losses.mixed_batch import MixedBatchLoss
@@ -13,6 +14,7 @@ from fastood.losses.prototype import PrototypeLoss
 from fastood.losses.reject_class import RejectClassLoss
 
 __all__ = [
+    "DeepSVDDLoss",
     "EnergyLoss",
     "EnergyMarginLoss",
     "EntropyMaximizationLoss",
