@@ -16,14 +16,14 @@ Similarity = Literal["inner", "euclidean", "cosine"]
 class DecomposedConfidenceHead(nn.Module):
     r"""Logits `f_k = h_k / g`: what speaks for a class, over what speaks for being in-distribution at all.
 
-    Hsu et al. 2020, section 3.1, the networks DeConf-I, -E and -C:
+    The networks DeConf-I, -E and -C of Hsu et al. 2020:
 
         g(z) = σ(BN(w_g·z + b_g))        h_k(z) = w_k·z + b_k   ("inner")
                                                or -‖z - w_k‖²   ("euclidean")
                                                or cos(z, w_k)   ("cosine")
 
     Trained by cross-entropy of f like any head. Afterwards `max_k h_k` (of `class_scores`) or g (of `gate_logits`) is
-    the confidence. The weights of h must not decay, which `no_weight_decay()` says (the paper's section 3.1.1).
+    the confidence. The weights of h must not decay, which `no_weight_decay()` says.
 
     Args:
         in_features: Width d.

@@ -17,8 +17,8 @@ class PrototypeHead(nn.Module):
 
         v_k(z) = log Σ_j exp(-γ ‖z - m_kj‖²)        so that        softmax(v)_k = Σ_j p(m_kj | z),
 
-    which is eq. 5 and 6 of Yang et al. 2018: cross-entropy of these logits is the paper's distance-based one. It goes
-    with `PrototypeLoss`. Distances are computed from differences, never as `‖z‖² - 2 z·m + ‖m‖²`, which loses the small
+    the posterior of Yang et al. 2018: cross-entropy of these logits is the paper's distance-based one. It goes with
+    `PrototypeLoss`. Distances are computed from differences, never as `‖z‖² - 2 z·m + ‖m‖²`, which loses the small
     ones that the prototype loss makes.
 
     Ambiguities and what is done here:
@@ -29,7 +29,7 @@ class PrototypeHead(nn.Module):
     Args:
         in_features: Width d.
         num_classes: K.
-        per_class: Prototypes J of each class; one in most of the paper's experiments.
+        per_class: Prototypes J of each class; one in the authors' code.
         gamma: γ > 0, hardness of the assignment; that of the authors' code.
         init_scale: Standard deviation of the initial prototypes, at least 0.
         generator: Source of the initial values, on the CPU; None takes PyTorch's global one.

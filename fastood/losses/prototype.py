@@ -13,9 +13,9 @@ class PrototypeLoss(nn.Module):
 
         min_j ‖z - m_yj‖²
 
-    Yang et al. 2018, eq. 13, the regulariser that GCPL adds to the distance-based cross-entropy with a small weight λ;
-    Pei et al. 2022 take 0.01. Rows with a target below zero (background) do not count. Ambiguity: the authors' code has
-    half of it, and 0.001 for λ; here it is as printed.
+    The regulariser that Yang et al. 2018 add to the distance-based cross-entropy, with a small weight λ, for GCPL; Pei
+    et al. 2022 take 0.01. Rows with a target below zero (background) do not count. Ambiguity: the authors' code has
+    half of it, and 0.001 for λ; here it is whole.
 
     Shape:
         - features: `[N, d]`, float64, float32, bfloat16 or float16.

@@ -43,8 +43,8 @@ class AECConfig(MethodConfig):
     latent_dim: int = 64
     """Width of the latent vector."""
     distance_weight: float = 1.0
-    """What the distance counts for beside the error, α/β of the paper, each in standard deviations over the training
-    images. The paper sets both by validation; without OOD images there is nothing to validate on."""
+    """What the distance counts for beside the error, each in standard deviations over the training images: α/β of the
+    paper's α · distance + β · error. Nothing but OOD images could tell a better value than 1."""
     batch_size: int = 128
     """Images in a batch, of classifier and autoencoder."""
     training: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))

@@ -40,9 +40,9 @@ class GCPLConfig(MethodConfig):
     summary: ClassVar[str] = "convolutional prototypes: distances instead of logits (Yang 2018, as in Pei 2022)"
 
     per_class: int = 1
-    """Prototypes of each class; the paper finds one enough."""
+    """Prototypes of each class; one in the authors' code."""
     gamma: float = 1.0
-    """Hardness γ of the assignment to prototypes (eq. 5 of Yang et al. 2018); that of the authors' code."""
+    """Hardness γ of the assignment to prototypes; that of the authors' code."""
     prototype_weight: float = 0.01
     """Weight λ of the prototype loss; that of Pei et al. 2022, section 5.2."""
     batch_size: int = 128
@@ -73,9 +73,9 @@ class GCPLConfig(MethodConfig):
 class GCPL:
     """Cross-entropy of a linear head, and of prototypes on the same budget; the background is not looked at.
 
-    The network with prototypes is judged twice, by the two rejections of Yang et al. 2018, section 3.5: by the distance
-    to the nearest prototype, and by the probability of the most likely class. Pei et al. 2022 do not say which of the
-    two their table has.
+    The network with prototypes is judged twice, by the two rejections of Yang et al. 2018: by the distance to the
+    nearest prototype, and by the probability of the most likely class. Pei et al. 2022 do not say which of the two
+    their table has.
 
     Args:
         config: Hyper-parameters.

@@ -35,7 +35,10 @@ VARIANTS: dict[Similarity, str] = {"inner": "DeConf-I", "euclidean": "DeConf-E",
 
 @dataclass(frozen=True, kw_only=True)
 class GODINConfig(MethodConfig):
-    """Decomposed confidence; the defaults are the paper's for WRN-28-10.
+    """Decomposed confidence.
+
+    The schedule is that of public rebuilds of the paper: 0.1, a tenth of it after half and three quarters of the
+    training, no weight decay for h.
 
     Example:
         >>> GODINConfig(magnitudes=(0.01, -0.02))
@@ -96,9 +99,9 @@ class GODINConfig(MethodConfig):
 class GODIN:
     """Cross-entropy of a linear head, and of `DecomposedConfidenceHead` on the same budget and the same images.
 
-    The background is not looked at; nor are the OOD sets before the test. The paper searches ε on images "of the
-    in-distribution"; here they are held out of the training set, for the plain arm as well. Which confidence ε raises
-    is that of the arm: an arm has an ε of its own.
+    The background is not looked at; nor are the OOD sets before the test. The in-distribution images that choose ε are
+    held out of the training set, of the plain arm as well. It is the arm's own confidence that ε is to raise: an arm
+    has an ε of its own.
 
     Args:
         config: Hyper-parameters.
@@ -175,7 +178,7 @@ class GODIN:
 
 
 def by_confidence(confidence: Confidence, magnitudes: Sequence[float], held_out: Tensor) -> Scorer:
-    """Score by h or g of inputs moved towards more of it (section 3.2 of Hsu et al. 2020); classify by h of the images.
+    """Score by h or g of inputs moved towards more of it; classify by the images as they are.
 
     Args:
         confidence: "h" or "g".
