@@ -35,6 +35,27 @@ SECTIONS = {
         "As above. The schedule is shorter than the paper's and the network smaller: the table compares its rows with "
         "one another, not with the paper's CIFAR-10.",
     ),
+    "gcpl-embedded": (
+        "Convolutional prototypes on the embedded digits",
+        "Yang et al. 2018 with the weights of Pei et al. 2022, beside cross-entropy of a linear head on the same "
+        "images, in the same order and with as many steps. One network with prototypes, scored by the distance to the "
+        "nearest and by the maximum softmax.",
+    ),
+    "godin-embedded": (
+        "Generalised ODIN on the embedded digits",
+        "Hsu et al. 2020, the cosine network scored by h; ε chosen on a tenth of the training images, which no arm is "
+        "trained on.",
+    ),
+    "aec-embedded": (
+        "Autoencoder on the embedded digits",
+        "Denouden et al. 2018 as in Pei et al. 2022: the reconstruction error alone, and with the Mahalanobis distance "
+        "of the latent vector. All arms have the classifier of the first one.",
+    ),
+    "deep-svdd-embedded": (
+        "Deep SVDD on the embedded digits",
+        "Ruff et al. 2018: a network for each class, a LeNet without biases whatever the line below says, judged by "
+        "the test images of the other classes alone. Its accuracy means nothing: there is one class.",
+    ),
 }
 """File in benchmarks/results, heading, and what its numbers are of; in the order of the page."""
 
