@@ -75,6 +75,8 @@ def test_nearest(shape: Shape, gradient: bool, device: str, budget: dict[str, fl
     }
     if gradient and queries * num_keys * dim > MASKED_PAIRS:
         del searches["cdist + mask + min"]
+    if shape == MANY_CLASSES:
+        searches.pop("KeOps", None)  # all pairs, whatever the classes: as long as with few
     want = searches["fastood"](query, query_labels)
     for search in searches.values():
         torch.testing.assert_close(search(query, query_labels)[0].flatten(), want[0], rtol=1e-5, atol=0)
