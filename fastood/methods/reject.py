@@ -87,10 +87,11 @@ class RejectConfig(MethodConfig):
 
     @classmethod
     def embedded(cls) -> "RejectConfig":
-        """Small batches and steps: 25 epochs of the embedded digits in large ones are few."""
+        """Small batches and steps: few epochs of the embedded digits are few of the large ones."""
         return cls(
             batch_size=32,
             background_batch_size=160,
+            pretrain=Schedule(epochs=50, learning_rate=0.1, decay="cosine"),
             finetune=Schedule(epochs=25, learning_rate=0.01, decay="cosine"),
         )
 
