@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from fastood.metrics import RiskCoverageCurve, risk_coverage_curve
-from fastood.report.score_figures import PER_CENT, ArmScores, OperatingPoint
+from fastood.report.score_figures import ArmScores, OperatingPoint
 from fastood.report.style import INK, arm_styles, literal, new_figure
 
 NOISY_BELOW = 0.02
@@ -71,6 +72,7 @@ def _operating_index(curve: RiskCoverageCurve, point: OperatingPoint) -> int:
 def _finish(ax: Axes, highest: float) -> None:
     ax.set_xlim(0, 1)
     ax.set_ylim(0, min(1.0, max(1.15 * highest, 1e-3)))
-    ax.xaxis.set_major_formatter(PER_CENT)
-    ax.yaxis.set_major_formatter(PER_CENT)
+    # One each: a formatter takes its decimals from the last axis that it was given to.
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     ax.legend(loc="upper left", frameon=False, fontsize=8, handlelength=2.6)
