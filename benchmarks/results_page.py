@@ -89,7 +89,9 @@ def per_cent(spread: dict[str, float]) -> str:
 
 def _unused(method: dict[str, Any]) -> set[str]:
     """Schedules of the other way of training, where a method has two."""
-    return {"fine-tune": {"scratch"}, "from-scratch": {"pretrain", "finetune"}}.get(method.get("training", ""), set())
+    ways = {"fine-tune": {"scratch"}, "from-scratch": {"pretrain", "finetune"}}
+    way = method.get("training")
+    return ways.get(way, set()) if isinstance(way, str) else set()
 
 
 def of_set(runs: list[dict[str, Any]], arm: str, name: str, metric: str) -> dict[str, float]:
