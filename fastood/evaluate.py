@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from fastood.config import Device
+from fastood.detector_evaluation import detectors_document, print_detectors, score_detectors, write_detectors
 from fastood.detectors import detector_names
-from fastood.evaluation import detectors_document, print_detectors, score_detectors, write_detectors
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table

@@ -12,10 +12,10 @@ from torch import nn
 
 from fastood import evaluate, train
 from fastood.data import Augment
+from fastood.detector_evaluation.cache import OutputsCache
+from fastood.detector_evaluation.detectors import fitted_detectors
+from fastood.detector_evaluation.network import ArmNetwork
 from fastood.detectors import DETECTORS
-from fastood.evaluation.cache import OutputsCache
-from fastood.evaluation.detectors import fitted_detectors
-from fastood.evaluation.network import ArmNetwork
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.models import build_model
 from fastood.report.detector_table import detector_tables, skipped_lines

@@ -12,10 +12,10 @@ from fastood import __version__
 from fastood.data import DetectionTask
 from fastood.data.batches import STD
 from fastood.data.seeding import named_generator
+from fastood.detector_evaluation.cache import OutputsCache, fingerprint_of
+from fastood.detector_evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.head_detector import HeadDetector
-from fastood.evaluation.cache import OutputsCache, fingerprint_of
-from fastood.evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.metrics import Protocol, evaluate_detectors
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run
