@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the tests, file by file.
+WORKERS ?= 2
 # What the environment was made from: the pins, the requirements and the interpreter. It is made anew only when they change.
 STAMP := $(VENV)/.made-by-fastood
 PINS := $(shell { cat constraints.txt; $(PYTHON) .ci/requirements.py; $(PYTHON) --version; } 2>&1 | cksum | tr ' ' '-')
@@ -41,7 +43,7 @@ demo: build
 	$(BIN)/python -m fastood.train --name demo-$$(date +%Y%m%d-%H%M%S)
 
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: build
 	$(BIN)/ruff check .

@@ -61,11 +61,10 @@ SECTIONS = {
         "Mohseni et al. 2020, beside the maximum softmax of a network without outliers (baseline) and outlier "
         "exposure, all from one network trained on MNIST alone, with as many steps and the paper's batches of 64 "
         "digits and 320 letters, dropout of 0.1 and step size of 0.01 along a cosine, which begins anew with the "
-        "second step. What differs: one epoch for each of the two steps, not ten; LeNet-5 for the paper's unnamed "
-        "network of two convolutions, which errs on 1.33 per cent; random crops. Five alphabets of Omniglot and "
-        "Gaussian noise stand in the place of K-MNIST, which was not at hand. One epoch is too short for the reject "
-        "classes, which have to sort the letters: their accuracy has not recovered, and they lie behind outlier "
-        "exposure, where the paper has them ahead.",
+        "second step. What differs: two epochs of the first step and three of the second, not ten and ten; LeNet-5 for "
+        "the paper's unnamed network of two convolutions, which errs on 1.33 per cent; random crops. Five alphabets of "
+        "Omniglot and Gaussian noise stand in the place of K-MNIST, which was not at hand. So short a second step "
+        "leaves the reject classes, which have to sort the letters, behind in accuracy: 97.6, 97.9 and 93.1 per cent.",
     ),
 }
 """File in benchmarks/results, heading, and what its numbers are of; in the order of the page."""
