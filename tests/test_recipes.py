@@ -84,7 +84,8 @@ def test_a_recipe_is_read_says_what_it_repeats_and_runs(
     monkeypatch.setattr("fastood.training.error_bars.REPLICATES", 10)
     torch.set_num_threads(1)
     text = path.read_text(encoding="utf-8")
-    assert re.match(r"# (Li & Vasconcelos|Wu et al\.|Mohseni et al\.|Pei et al\.) 20\d\d, (Table|Tables|Figure) ", text)
+    authors, place = "Li & Vasconcelos|Wu et al.|Mohseni et al.|Pei et al.", "Tables?|Figure|text"
+    assert re.match(rf"# ({authors}) 20\d\d, ({place}) ", text)
     assert re.search("^# Open in the paper: ", text, re.MULTILINE)
     config = read_recipe(path)
     images = (config.data.in_dist, config.data.background, *config.data.ood)
