@@ -61,10 +61,13 @@ SECTIONS = {
         "Mohseni et al. 2020, beside the maximum softmax of a network without outliers (baseline) and outlier "
         "exposure, all from one network trained on MNIST alone, with as many steps and the paper's batches of 64 "
         "digits and 320 letters, dropout of 0.1 and step size of 0.01 along a cosine, which begins anew with the "
-        "second step. What differs: two epochs of the first step and three of the second, not ten and ten; LeNet-5 for "
-        "the paper's unnamed network of two convolutions, which errs on 1.33 per cent; random crops. Five alphabets of "
-        "Omniglot and Gaussian noise stand in the place of K-MNIST, which was not at hand. So short a second step "
-        "leaves the reject classes, which have to sort the letters, behind in accuracy: 97.6, 97.9 and 93.1 per cent.",
+        "second step. What differs: two and three epochs for the two steps, not ten and ten; LeNet-5 for the "
+        "paper's unnamed network of two convolutions, which errs on 1.33 per cent; random crops. Five alphabets of "
+        "Omniglot and Gaussian noise stand in the place of K-MNIST, which was not at hand. On the paper's two sets "
+        "reject classes come to within 0.2 points of its FPR95 and outlier exposure below it, the two level with "
+        "one another, not reject classes ahead; the baseline is much worse on notMNIST than the paper's. Reject "
+        "classes cost accuracy here: 97.59, 97.88 and, of the seed that also detects worst, 93.03, where the "
+        "baseline has 99.",
     ),
 }
 """File in benchmarks/results, heading, and what its numbers are of; in the order of the page."""
