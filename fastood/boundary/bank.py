@@ -1,0 +1,118 @@
+"""What a feature space looks like from inside: the features of the training images, in memory or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastood.heads.checks import check_features, check_finite_rows, check_labels
+
+
+class FeatureBank:
+    """Features of in-distribution images with their labels; the GAN of BAL trains on nothing else.
+
+    One row for each image, as the frozen network sees it at test time, without augmentation: so that the boundary is
+    drawn around what will be scored, and no image passes the network twice. Rows with a label below 0 (background) are
+    left out.
+
+    Args:
+        features: `[N, d]`, any floating dtype, finite where the label is not below 0; kept as float32. Tensors over a
+            memory-mapped file stay there if none of their labels is below 0.
+        labels: int64 `[N]` on the device of `features`.
+
+    Attributes:
+        features: float32 `[N, d]`.
+        labels: int64 `[N]`, each at least 0.
+        classes: int64 `[C]`, the labels that occur, ascending.
+        mean, scale: float32 `[d]`, mean and standard deviation of every feature; a constant one has the scale 1.
+
+    Raises:
+        TypeError: A tensor has another dtype.
+        ValueError: A shape does not fit, a feature is NaN or infinite, or no row has a label.
+
+    Example:
+        >>> import torch
+        >>> bank = FeatureBank(torch.tensor([[0.0, 3.0], [2.0, 3.0], [9.0, 9.0]]), torch.tensor([4, 1, -1]))
+        >>> len(bank), bank.classes.tolist(), bank.mean.tolist(), bank.scale.tolist()
+        (2, [1, 4], [1.0, 3.0], [1.0, 1.0])
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        check_features(features)
+        check_labels(labels, features)
+        known = labels >= 0
+        check_finite_rows(features, known)
+        if not known.any():
+            raise ValueError("there must be at least one row with a label of 0 or above, got none")
+        if not known.all():
+            features, labels = features[known], labels[known]
+        features = features.detach().float()
+        # What inference mode made cannot stand in a graph, and the generator's does.
+        self.features = features.clone() if features.is_inference() else features
+        self.labels = labels
+        self.classes: Tensor = torch.unique(labels)
+        mean, scale = _moments(self.features)
+        self.mean, self.scale = mean.float(), torch.where(scale > 0, scale, 1.0).float()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        """How much of what."""
+        rows, width = self.features.shape
+        return f"FeatureBank({rows} rows of {width} features, {len(self.classes)} classes)"
+
+    @classmethod
+    def collect(cls, batches: Iterable[tuple[Tensor, Tensor]], file: Path | None = None) -> FeatureBank:
+        """Gather batches of features and labels, brought to the CPU.
+
+        Args:
+            batches: Of `[B, d]` and `[B]`.
+            file: Where to write the features as plain float32; they are then memory-mapped and not held in memory. It
+                must stay as long as the bank. None for memory.
+
+        Raises:
+            TypeError, ValueError: As for the bank itself; also without any batch, or with batches of two widths.
+        """
+        if file is None:
+            gathered = [(features.detach().float().cpu(), labels.cpu()) for features, labels in batches]
+            if not gathered:
+                raise ValueError("there must be at least one batch to collect, got none")
+            return cls(torch.cat([rows for rows, _ in gathered]), torch.cat([of_rows for _, of_rows in gathered]))
+        labels_of, width = [], 0
+        with file.open("wb") as out:
+            for features, labels in batches:
+                check_features(features, width or None)
+                check_labels(labels.to(features.device), features)
+                width, known = features.shape[1], labels.cpu() >= 0
+                # Written without the background: dropping it later would read everything into memory.
+                features[known.to(features.device)].detach().float().cpu().numpy().tofile(out)
+                labels_of.append(labels.cpu()[known])
+        kept = torch.cat(labels_of) if labels_of else torch.empty(0, dtype=torch.int64)
+        if len(kept) == 0:
+            raise ValueError("there must be at least one row with a label of 0 or above, got none")
+        mapped = torch.from_file(str(file), shared=True, size=len(kept) * width, dtype=torch.float32)
+        return cls(mapped.view(-1, width), kept)
+
+    def standardized(self, features: Tensor) -> Tensor:
+        """Features with mean 0 and standard deviation 1 over the bank."""
+        return (features - self.mean) / self.scale
+
+    def to(self, device: torch.device) -> FeatureBank:
+        """The same rows on another device."""
+        return self if self.features.device == device else FeatureBank(self.features.to(device), self.labels.to(device))
+
+
+def _moments(features: Tensor, rows: int = 8192) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every column in float64, a chunk of rows at a time."""
+    mean, squares = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
+    for chunk in torch.split(features, rows):
+        mean += chunk.double().sum(0) / len(features)
+    for chunk in torch.split(features, rows):
+        squares += (chunk.double() - mean).square().sum(0)
+    # Rounding leaves a constant column a deviation of about 1e-16 of its value: no scale to divide by.
+    scale = (squares / len(features)).sqrt()
+    return mean, torch.where(scale > 1e-7 * mean.abs(), scale, 0.0)

@@ -1,0 +1,75 @@
+"""Whether the generator collapsed: how much of the training features it reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastood.boundary.bank import FeatureBank
+from fastood.boundary.networks import ConditionalGenerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorCoverage:
+    """Means over the classes; 1 is what training features themselves have."""
+
+    coverage: float
+    """Share of training features with a generated one nearer than their k-th nearest of the class, in [0, 1]
+    (Naeem et al. 2020, eq. 6)."""
+    spread: float
+    """Mean distance between two generated features over that between two training features; near 0 where noise no
+    longer matters."""
+
+
+@torch.no_grad()
+def generator_coverage(
+    generator: ConditionalGenerator,
+    bank: FeatureBank,
+    *,
+    draws: torch.Generator,
+    per_class: int = 500,
+    nearest: int = 5,
+) -> GeneratorCoverage:
+    """Compare as many generated as training features of each class, by L1 distance of standardised features.
+
+    Args:
+        generator: G, of the bank's classes.
+        bank: Training features.
+        draws: Source of the noise and of the choice of training features, on the CPU.
+        per_class: At most so many of each class; classes with fewer than two features are left out.
+        nearest: k, at least 1; at most one less than the features there are.
+
+    Raises:
+        ValueError: No class has two features.
+
+    Example:
+        >>> import torch
+        >>> draws = torch.Generator().manual_seed(0)
+        >>> bank = FeatureBank(torch.randn(100, 3, generator=draws), torch.zeros(100, dtype=torch.int64))
+        >>> found = generator_coverage(ConditionalGenerator(3, 1, generator=draws), bank, draws=draws)
+        >>> 0 <= found.coverage <= 1, found.spread > 0
+        (True, True)
+    """
+    covered, spreads = [], []
+    for label in bank.classes.tolist():
+        rows = (bank.labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=draws)[:per_class].to(rows.device)]
+        if len(rows) < 2:
+            continue
+        noise = torch.randn(len(rows), generator.noise_dim, generator=draws).to(rows.device)
+        real = bank.standardized(bank.features[rows])
+        generated = bank.standardized(generator(noise, torch.full_like(rows, label)))
+        among = torch.cdist(real, real, p=1)
+        # The first of the sorted distances is a feature's own.
+        radius = among.sort(dim=1).values[:, min(nearest, len(rows) - 1)]
+        covered.append((torch.cdist(real, generated, p=1).amin(1) <= radius).double().mean())
+        spreads.append(_mean_distance(generated) / among.sum().div(len(rows) * (len(rows) - 1)).clamp_min(1e-12))
+    if not covered:
+        raise ValueError("bank must have a class with at least two features, got none")
+    return GeneratorCoverage(coverage=float(torch.stack(covered).mean()), spread=float(torch.stack(spreads).mean()))
+
+
+def _mean_distance(rows: Tensor) -> Tensor:
+    return torch.cdist(rows, rows, p=1).sum() / (len(rows) * (len(rows) - 1))

@@ -1,0 +1,72 @@
+"""A frozen classifier with the discriminator that knows where its features end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
+from fastood.boundary.settings import BoundarySettings
+from fastood.models import Classifier
+
+
+class BoundaryAwareNetwork(nn.Module):
+    """A classifier as it was, and beside it what BAL trains on its features.
+
+    Calls give what the classifier gives; its parameters take no gradient.
+
+    Args:
+        classifier: Frozen.
+        num_classes: K of its logits.
+        settings: Shape of the GAN.
+        generator: Source of the GAN's initial weights; None takes PyTorch's global one.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        num_classes: int,
+        settings: BoundarySettings,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        width = classifier.feature_dim
+        self.discriminator, self.generator = build_gan(width, num_classes, settings, generator=generator)
+        # Last, so that whoever looks for a model's last linear layer finds its head.
+        self.classifier = classifier.requires_grad_(False)
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier's last layer."""
+        return self.classifier.head
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features `[N, d]` of the classifier."""
+        return self.classifier.features(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, K]` of the classifier."""
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and features of the classifier, in one pass."""
+        return self.classifier.forward_outputs(images)
+
+
+def build_gan(
+    num_features: int, num_classes: int, settings: BoundarySettings, *, generator: torch.Generator | None = None
+) -> tuple[ConditionalDiscriminator, ConditionalGenerator]:
+    """Discriminator and generator of the settings' shape, freshly initialised."""
+    discriminator = ConditionalDiscriminator(
+        num_features,
+        num_classes,
+        hidden=settings.hidden,
+        conditioning=settings.conditioning,
+        generator=generator,
+    )
+    imitator = ConditionalGenerator(
+        num_features, num_classes, noise_dim=settings.noise_dim, hidden=settings.hidden, generator=generator
+    )
+    return discriminator, imitator

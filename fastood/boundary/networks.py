@@ -1,0 +1,150 @@
+"""The generator and the discriminator of BAL: conditional networks between noise, features and class labels."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fastood.models.classifier import initialize
+
+Conditioning = Literal["projection", "concatenation"]
+
+
+class _Standardize(nn.Module):
+    """Features to mean 0 and standard deviation 1, and back."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("scale", torch.ones(num_features))
+
+
+class ConditionalDiscriminator(nn.Module):
+    """How surely a feature belongs to the in-distribution features of a class: the logit of D(f; c).
+
+    The paper gives no architecture. This one standardises the features (`mean`, `scale`: those of the training set; the
+    step sizes of Adam and of RSM then mean the same whatever the network), and has two hidden layers with leaky ReLUs
+    (slope 0.2), without normalisation, so that the logit of a row does not depend on the others. Labels condition it
+    by projection, `w·φ(f) + e_c·φ(f) + b` with an embedding e_c for each class (Miyato & Koyama 2018), or by
+    concatenating a one-hot label to the feature.
+
+    Args:
+        num_features: Width d of the features, at least 1.
+        num_classes: Number of classes K, at least 1.
+        hidden: Width of the hidden layers, at least 1.
+        conditioning: "projection" or "concatenation".
+        generator: Source of the initial weights; None takes PyTorch's global one.
+
+    Raises:
+        ValueError: If a size is below 1, or the conditioning unknown.
+
+    Example:
+        >>> import torch
+        >>> discriminator = ConditionalDiscriminator(8, 3, hidden=16)
+        >>> discriminator(torch.zeros(5, 8), torch.tensor([0, 1, 2, 0, 1])).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        hidden: int = 256,
+        conditioning: Conditioning = "projection",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(num_features=num_features, num_classes=num_classes, hidden=hidden)
+        if conditioning not in get_args(Conditioning):
+            raise ValueError(f"conditioning must be one of {', '.join(get_args(Conditioning))}, got {conditioning!r}")
+        self.num_features, self.num_classes = num_features, num_classes
+        self.conditioning = conditioning
+        concatenated = num_classes if conditioning == "concatenation" else 0
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            self.standardize = _Standardize(num_features)
+            self.body = nn.Sequential(
+                nn.Linear(num_features + concatenated, hidden),
+                nn.LeakyReLU(0.2),
+                nn.Linear(hidden, hidden),
+                nn.LeakyReLU(0.2),
+            )
+            self.output = nn.Linear(hidden, 1)
+            self.embedding = nn.Linear(hidden, num_classes, bias=False) if conditioning == "projection" else None
+            initialize(self, generator)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits `[N]` of D for features `[N, d]` under labels int64 `[N]`, each 0…K-1."""
+        x = (features - self.standardize.mean) / self.standardize.scale
+        if self.embedding is None:
+            x = torch.cat([x, nn.functional.one_hot(labels, self.num_classes).to(x.dtype)], dim=1)
+        hidden = self.body(x)
+        logits: Tensor = self.output(hidden).squeeze(1)
+        if self.embedding is not None:
+            logits = logits + (hidden * self.embedding.weight[labels]).sum(1)
+        return logits
+
+
+class ConditionalGenerator(nn.Module):
+    """Features of a class from noise: G(z; c).
+
+    Noise and a one-hot label pass two hidden layers with leaky ReLUs; what they put out is standardised, and brought to
+    the scale of the training features at the end. The paper gives no architecture.
+
+    Args:
+        num_features: Width d of the features, at least 1.
+        num_classes: Number of classes K, at least 1.
+        noise_dim: Width of the noise z, at least 1.
+        hidden: Width of the hidden layers, at least 1.
+        generator: Source of the initial weights; None takes PyTorch's global one.
+
+    Raises:
+        ValueError: If a size is below 1.
+
+    Example:
+        >>> import torch
+        >>> generator = ConditionalGenerator(8, 3, noise_dim=4, hidden=16)
+        >>> generator(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        noise_dim: int = 64,
+        hidden: int = 256,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(num_features=num_features, num_classes=num_classes, noise_dim=noise_dim, hidden=hidden)
+        self.num_classes, self.noise_dim = num_classes, noise_dim
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            self.standardize = _Standardize(num_features)
+            self.body = nn.Sequential(
+                nn.Linear(noise_dim + num_classes, hidden),
+                nn.LeakyReLU(0.2),
+                nn.Linear(hidden, hidden),
+                nn.LeakyReLU(0.2),
+                nn.Linear(hidden, num_features),
+            )
+            initialize(self, generator)
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Features `[N, d]` from noise `[N, noise_dim]` under labels int64 `[N]`, each 0…K-1."""
+        condition = nn.functional.one_hot(labels, self.num_classes).to(noise.dtype)
+        standardized = self.body(torch.cat([noise, condition], dim=1))
+        features: Tensor = standardized * self.standardize.scale + self.standardize.mean
+        return features
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")

@@ -1,0 +1,199 @@
+"""Algorithm 1 of BAL (Pei et al. 2022): a discriminator that learns the boundary, and a generator that closes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastood.boundary.bank import FeatureBank
+from fastood.boundary.losses import generator_loss, negative_loss, positive_loss
+from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
+from fastood.boundary.sampling import LowDensityGaussian, between_features, mismatched_labels, step_down, uniform_in_box
+from fastood.boundary.settings import BoundarySettings
+from fastood.ops.class_l1_nearest import ClassL1Index
+
+_BETAS = (0.5, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryLosses:
+    """What one step of training cost."""
+
+    discriminator: float
+    """`L_d` of equation 11."""
+    generator: float
+    """`L_g` of equation 12, regulariser included."""
+    nearest: float
+    """Mean L1 distance of the generated features to the nearest of their class."""
+
+
+class BoundaryTraining:
+    """Trains both networks on a bank, a step at a time; nothing else is touched.
+
+    Args:
+        bank: Features of the training images, on the device of the networks.
+        discriminator: D, of the bank's width and as many classes as the classifier has; trained in place, its
+            standardisation set to the bank's.
+        generator: G, likewise.
+        settings: Hyper-parameters.
+        draws: Source of all randomness, on the CPU; belongs to this training from here on.
+
+    Attributes:
+        steps: Steps done.
+        total_steps: Steps in all.
+
+    Raises:
+        ValueError: A label of the bank is none of the discriminator's classes, or as in `LowDensityGaussian`.
+    """
+
+    def __init__(
+        self,
+        bank: FeatureBank,
+        *,
+        discriminator: ConditionalDiscriminator,
+        generator: ConditionalGenerator,
+        settings: BoundarySettings,
+        draws: torch.Generator,
+    ) -> None:
+        if int(bank.classes[-1]) >= discriminator.num_classes:
+            raise ValueError(
+                f"labels must be below the {discriminator.num_classes} classes of the discriminator, "
+                f"got {int(bank.classes[-1])}"
+            )
+        self.bank, self.settings, self.draws = bank, settings, draws
+        self.discriminator, self.generator = discriminator, generator
+        for network in (discriminator, generator):
+            network.standardize.mean.copy_(bank.mean)
+            network.standardize.scale.copy_(bank.scale)
+        self._gaussian: LowDensityGaussian | None = None
+        if settings.uniform and settings.sampling == "gaussian":
+            self._gaussian = LowDensityGaussian(bank.features, bank.labels)
+        self._nearest = ClassL1Index(bank.features, bank.labels)
+        self._of_discriminator = torch.optim.Adam(discriminator.parameters(), lr=settings.learning_rate, betas=_BETAS)
+        self._of_generator = torch.optim.Adam(generator.parameters(), lr=settings.learning_rate, betas=_BETAS)
+        self.steps = 0
+        self.batch_size = min(settings.batch_size, len(bank))
+        self.total_steps = settings.steps
+
+    def step(self) -> BoundaryLosses:
+        """One batch: the discriminator moves, then the generator.
+
+        Raises:
+            FloatingPointError: A loss is NaN or infinite. Of the discriminator's, nothing has moved then; of the
+                generator's, the discriminator has.
+        """
+        index = torch.randint(len(self.bank), (self.batch_size,), generator=self.draws).to(self.bank.labels.device)
+        of_discriminator = self.discriminator_loss(self.bank.features[index], self.bank.labels[index])
+        value = self._update(self._of_discriminator, of_discriminator, "the discriminator's loss")
+        of_generator, nearest = self.generator_loss()
+        of_generator_value = self._update(self._of_generator, of_generator, "the generator's loss")
+        self.steps += 1
+        return BoundaryLosses(discriminator=value, generator=of_generator_value, nearest=float(nearest))
+
+    def discriminator_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """`L_d = L_t + L_s + L_u` of a batch (equations 8 to 11), of the terms that the settings have."""
+        settings, discriminate = self.settings, self.discriminator
+        count = len(features)
+        with torch.no_grad():
+            noise, fake_labels = self._noise(count)
+            fake = self.generator(noise, fake_labels)
+        positive = positive_loss(discriminate(features, labels))
+        loss = positive + negative_loss(discriminate(fake, fake_labels))
+        if settings.shuffle and discriminate.num_classes > 1:
+            loss = loss + positive + self._negative(discriminate(features, self._mismatched(labels)))
+        if settings.uniform:
+            trivial, of_trivial = self.trivial_features(features, count)
+            hard, of_hard = self.hard_features(count)
+            loss = loss + positive
+            loss = loss + settings.uniform_weight * self._negative(discriminate(trivial, of_trivial))
+            loss = loss + settings.hard_weight * self._negative(discriminate(hard, of_hard))
+        return loss
+
+    def generator_loss(self) -> tuple[Tensor, Tensor]:
+        """`L_g` of a batch (equation 12), and the mean distance that its regulariser has."""
+        noise, labels = self._noise(self.batch_size)
+        generated = self.generator(noise, labels)
+        logits = self.discriminator(generated, labels)
+        nearest = self._nearest.nearest(generated, labels)[0].mean()
+        loss = generator_loss(logits, form=self.settings.generator_form) + self.settings.nearest_weight * nearest
+        return loss, nearest.detach()
+
+    def trivial_features(self, features: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """REM: features that are mostly out-of-distribution, of a batch `[N, d]` or the Gaussians; random labels."""
+        if self._gaussian is not None:
+            labels = self._random_labels(count)
+            return self._gaussian.sample(labels, generator=self.draws), labels
+        labels = torch.randint(self.discriminator.num_classes, (count,), generator=self.draws).to(features.device)
+        if self.settings.sampling == "between":
+            return between_features(features, count, generator=self.draws), labels
+        return uniform_in_box(features, count, margin=self.settings.box_margin, generator=self.draws), labels
+
+    def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
+        """RSM: generated features pushed down the discriminator's slope, half in feature space and half by their noise.
+
+        Returns:
+            Features `[count, d]` without gradient, and the labels they were generated under.
+        """
+        noise, labels = self._noise(count)
+        epsilon = self._random(count, 1).abs() * self.settings.epsilon
+        half = count // 2
+        with torch.no_grad():
+            direct = self.generator(noise[:half], labels[:half])
+        direct = step_down(
+            direct, lambda x: self.discriminator(x, labels[:half]), epsilon[:half] * self.generator.standardize.scale
+        )
+        moved = step_down(
+            noise[half:],
+            lambda z: self.discriminator(self.generator(z, labels[half:]), labels[half:]),
+            epsilon[half:],
+        )
+        with torch.no_grad():
+            return torch.cat([direct, self.generator(moved, labels[half:])]), labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on exactly as this one would, but the networks' own weights."""
+        return {
+            "steps": self.steps,
+            "draws": self.draws.get_state(),
+            "of_discriminator": self._of_discriminator.state_dict(),
+            "of_generator": self._of_generator.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, with the same bank and the networks' weights of then."""
+        self.steps = state["steps"]
+        self.draws.set_state(state["draws"])
+        self._of_discriminator.load_state_dict(state["of_discriminator"])
+        self._of_generator.load_state_dict(state["of_generator"])
+
+    def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, name: str) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value}")
+        optimizer.zero_grad()
+        # The generator's loss leaves gradients in the discriminator; they are dropped here, at its next step.
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return value
+
+    def _negative(self, logits: Tensor) -> Tensor:
+        return negative_loss(logits, form=self.settings.negative_form, floor=self.settings.floor)
+
+    def _mismatched(self, labels: Tensor) -> Tensor:
+        return mismatched_labels(labels.cpu(), self.discriminator.num_classes, generator=self.draws).to(labels.device)
+
+    def _noise(self, count: int) -> tuple[Tensor, Tensor]:
+        return self._random(count, self.generator.noise_dim), self._random_labels(count)
+
+    def _random(self, *size: int) -> Tensor:
+        return torch.randn(*size, generator=self.draws).to(self.bank.features.device)
+
+    def _random_labels(self, count: int) -> Tensor:
+        """Of the classes that have features: of others there is nothing to imitate."""
+        chosen = torch.randint(len(self.bank.classes), (count,), generator=self.draws)
+        labels: Tensor = self.bank.classes[chosen.to(self.bank.classes.device)]
+        return labels
