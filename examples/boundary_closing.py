@@ -1,0 +1,152 @@
+"""How boundary aware learning closes the boundary around the data: the 2-D toy of Pei et al. 2022, figures 1 and 5.
+
+    python examples/boundary_closing.py --out docs/boundary_closing.png
+
+A small network classifies two Gaussian classes and is sure of itself almost everywhere. Generator and discriminator
+then train in the plane of the data itself, and softmax times discriminator ends high where the data are alone.
+"""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastood.boundary import BoundarySettings, BoundaryTraining, FeatureBank, boundary_score
+from fastood.boundary.network import build_gan
+
+POINTS = 1000
+"""Of each class."""
+MEANS = torch.tensor([[-2.0, -1.0], [2.0, 1.0]])
+SPREAD = torch.tensor([0.5, 0.8])
+SIDE = 6.0
+"""The plane is shown from -SIDE to SIDE."""
+SETTINGS = replace(
+    BoundarySettings.as_printed(),
+    steps=1800,
+    batch_size=128,
+    hidden=64,
+    noise_dim=8,
+    learning_rate=1e-3,
+    box_margin=1.0,
+)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What the pictures show."""
+
+    features: Tensor
+    labels: Tensor
+    confidence: Tensor
+    """p₁ of the grid `[G, G]`."""
+    product: list[Tensor]
+    """p₁ p₂ of the grid, after each share of the training."""
+    trivial: Tensor
+    """Uniform features of REM."""
+    hard: list[Tensor]
+    """Features of RSM, after each share of the training."""
+    steps: list[int]
+
+
+def sample_points(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two Gaussian classes: features `[N, 2]` and labels `[N]`."""
+    labels = torch.arange(2 * POINTS) % 2
+    return MEANS[labels] + SPREAD[labels][:, None] * torch.randn(2 * POINTS, 2, generator=generator), labels
+
+
+def train_classifier(features: Tensor, labels: Tensor, generator: torch.Generator) -> nn.Module:
+    """Three layers and cross-entropy, as in the paper."""
+    model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+    for layer in (model[0], model[2], model[4]):
+        nn.init.xavier_uniform_(layer.weight, generator=generator)
+        nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(features), labels).backward()
+        optimizer.step()
+    return model.requires_grad_(False)
+
+
+def grid(points: int = 161) -> Tensor:
+    """Points `[points², 2]` of the plane, row by row from below."""
+    line = torch.linspace(-SIDE, SIDE, points)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def close_boundary(*, settings: BoundarySettings = SETTINGS, seed: int = 0) -> Closing:
+    """Train classifier and GAN, and look three times."""
+    draws = torch.Generator().manual_seed(seed)
+    features, labels = sample_points(draws)
+    classifier = train_classifier(features, labels, draws)
+    discriminator, generator = build_gan(2, 2, settings, generator=draws)
+    training = BoundaryTraining(
+        FeatureBank(features, labels), discriminator=discriminator, generator=generator, settings=settings, draws=draws
+    )
+    plane = grid()
+    logits = classifier(plane)
+    shape = (int(len(plane) ** 0.5), -1)
+    looks = [training.total_steps // 60, training.total_steps // 6, training.total_steps]
+    product, hard = [], []
+    while training.steps < training.total_steps:
+        training.step()
+        if training.steps in looks:
+            with torch.no_grad():
+                accepted = discriminator(plane, logits.argmax(1))
+            product.append((-boundary_score(logits, accepted)).exp().view(shape))
+            hard.append(training.hard_features(400)[0])
+    return Closing(
+        features=features,
+        labels=labels,
+        confidence=logits.softmax(1).amax(1).view(shape),
+        product=product,
+        trivial=training.trivial_features(features, 400)[0],
+        hard=hard,
+        steps=looks,
+    )
+
+
+def draw(closing: Closing, out: Path) -> None:
+    """Above: confidence before, and the product as training goes on. Below: the negative features of the same time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")
+    above = [("Softmax p₁", closing.confidence)]
+    above += [(f"p₁ · p₂, step {step}", value) for step, value in zip(closing.steps, closing.product, strict=True)]
+    below = [("Trivial (REM)", closing.trivial)]
+    below += [(f"Hard (RSM), step {step}", value) for step, value in zip(closing.steps, closing.hard, strict=True)]
+    extent = (-SIDE, SIDE, -SIDE, SIDE)
+    for axis, (title, value) in zip(axes[0], above, strict=True):
+        image = axis.imshow(value, origin="lower", extent=extent, vmin=0, vmax=1, cmap="viridis")
+        axis.scatter(*closing.features[:300].T, s=2, color="white", alpha=0.6, linewidths=0)
+        axis.set_title(title, fontsize=11)
+    for axis, (title, value) in zip(axes[1], below, strict=True):
+        for label, colour in ((0, "#1f6fb4"), (1, "#d9822b")):
+            axis.scatter(*closing.features[closing.labels == label][:300].T, s=4, color=colour, linewidths=0)
+        axis.scatter(*value.T, s=6, color="#c0392b", marker="x", linewidths=0.6)
+        axis.set_title(title, fontsize=11)
+    for axis in axes.flat:
+        axis.set(xlim=(-SIDE, SIDE), ylim=(-SIDE, SIDE), aspect="equal", xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes[0], shrink=0.9)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    """Train and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("boundary_closing.png"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw(close_boundary(seed=options.seed), options.out)
+    print(f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
