@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from boundary_section import boundary_section
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 
@@ -179,6 +181,7 @@ def page() -> str:
     for name in SECTIONS:
         if (RESULTS / f"{name}.json").exists():
             lines += section(name)
+    lines += boundary_section()
     return "\n".join(lines)
 
 
