@@ -13,14 +13,14 @@ from fastood.data.seeding import named_generator
 from fastood.heads import GaussianStatistics
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
-from fastood.methods.plain import plain_arm, plain_stage
-from fastood.methods.validation import require_arm, require_at_least_one
+from fastood.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.methods.validation import require_at_least_one
 from fastood.models import Classifier, ModelConfig
 from fastood.models.autoencoder import Autoencoder
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 from fastood.training.arm import Arm, Predict, Prediction, Scorer
 from fastood.training.image_stage import ImageStage
-from fastood.training.method import Embed, LearntPool, Weights
+from fastood.training.method import Embed, Weights
 from fastood.training.objective import Batch, StatelessObjective
 from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
@@ -72,7 +72,7 @@ class AECConfig(MethodConfig):
         return cls(latent_dim=16, training=Schedule(epochs=50, learning_rate=0.1, decay="cosine"), autoencoder=adam)
 
 
-class AEC:
+class AEC(NoBackground):
     """A classifier by cross-entropy, and an autoencoder of the same images; the background is not looked at.
 
     Images are scored by the reconstruction error alone, the paper's baseline, and by
@@ -119,16 +119,6 @@ class AEC:
             Arm(name="aec", label="AEC", stage="autoencoder", scorer=by_reconstruction(config.distance_weight)),
         )
         self._linear()
-
-    @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: there is no background."""
-        return None
-
-    def background_index(self, arm: str) -> Tensor:
-        """None."""
-        require_arm(arm, [known.name for known in self.arms])
-        return torch.empty(0, dtype=torch.int64)
 
     def _linear(self) -> Classifier:
         return initial_model(self._model, self._task, seed=self._seed)

@@ -16,7 +16,8 @@ from fastood.losses import OutlierExposureLoss
 from fastood.methods.boundary_stage import BoundaryStage
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
-from fastood.methods.validation import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.methods.plain import NoBackground
+from fastood.methods.validation import require_at_least_one, require_choice, require_weight
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, Predict, Prediction, by_logits
@@ -114,7 +115,7 @@ class BALConfig(MethodConfig):
         return {**super().presets(), "paper": paper}
 
 
-class BAL:
+class BAL(NoBackground):
     """Train a classifier, freeze it, and train discriminators on its features, one for each arm that needs its own.
 
     Every discriminator begins with the same weights and draws. The background is not looked at.
@@ -130,7 +131,6 @@ class BAL:
     """
 
     name = "bal"
-    learnt_pool = None
 
     def __init__(self, config: BALConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
         self.config = config
@@ -143,11 +143,6 @@ class BAL:
         gans = dict.fromkeys(arm.stage for arm in self.arms if arm.stage != "pretrain")
         self.stages: tuple[Stage, ...] = (self._pretrain(), *(self._boundary(name) for name in gans))
         self._classifier()
-
-    def background_index(self, arm: str) -> Tensor:
-        """None."""
-        require_arm(arm, self.config.arms)
-        return torch.empty(0, dtype=torch.int64)
 
     def _classifier(self) -> Classifier:
         return initial_model(self._model, self._task, seed=self._seed)

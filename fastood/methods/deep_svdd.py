@@ -11,12 +11,13 @@ from fastood.data import Augment, DetectionTask, ImageSet
 from fastood.data.seeding import named_generator
 from fastood.losses.deep_svdd import DeepSVDDLoss
 from fastood.methods.config import MethodConfig, Preset, PresetName
-from fastood.methods.validation import require_arm, require_at_least_one, require_choice
+from fastood.methods.plain import NoBackground
+from fastood.methods.validation import require_at_least_one, require_choice
 from fastood.models import ModelConfig
 from fastood.models.one_class import OneClassLeNet
 from fastood.training.arm import Arm, Predict, Prediction, Scorer
 from fastood.training.image_stage import ImageStage, ImageStageRun
-from fastood.training.method import LearntPool, StageContext
+from fastood.training.method import StageContext
 from fastood.training.objective import Batch, StatelessObjective
 from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
@@ -90,7 +91,7 @@ class DeepSVDDConfig(MethodConfig):
         return {"embedded": embedded, "paper": replace(presets["paper"], method=method, augment=Augment(padding=0))}
 
 
-class DeepSVDD:
+class DeepSVDD(NoBackground):
     """A network and an arm for each class, trained on its images alone and judged by the test images of all.
 
     An arm's in-distribution images are those of its class, its only OOD set is the test images of the other classes;
@@ -132,16 +133,6 @@ class DeepSVDD:
             for label, (stage, class_name) in enumerate(zip(self.stages, task.id_train.class_names, strict=True))
         )
         self._network(0)
-
-    @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: there is no background."""
-        return None
-
-    def background_index(self, arm: str) -> Tensor:
-        """None."""
-        require_arm(arm, [known.name for known in self.arms])
-        return torch.empty(0, dtype=torch.int64)
 
     def _network(self, label: int) -> OneClassLeNet:
         images = self._task.id_train.images

@@ -13,13 +13,12 @@ from fastood.heads import PrototypeHead
 from fastood.losses import OutlierExposureLoss, PrototypeLoss
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
-from fastood.methods.plain import plain_arm, plain_stage
-from fastood.methods.validation import require_arm, require_at_least_one, require_weight
+from fastood.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.methods.validation import require_at_least_one, require_weight
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, Predict, Prediction, by_logits
 from fastood.training.image_stage import ImageStage
-from fastood.training.method import LearntPool
 from fastood.training.objective import Batch, StatelessObjective
 from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
@@ -70,7 +69,7 @@ class GCPLConfig(MethodConfig):
         return cls(training=Schedule(epochs=50, learning_rate=0.01, optimizer="adam", decay="cosine", weight_decay=0.0))
 
 
-class GCPL:
+class GCPL(NoBackground):
     """Cross-entropy of a linear head, and of prototypes on the same budget; the background is not looked at.
 
     The network with prototypes is judged twice, by the two rejections of Yang et al. 2018: by the distance to the
@@ -110,16 +109,6 @@ class GCPL:
             Arm(name="gcpl-softmax", label="GCPL, softmax", stage="gcpl", scorer=by_logits(max_softmax_score)),
         )
         self._prototypes()
-
-    @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: there is no background."""
-        return None
-
-    def background_index(self, arm: str) -> Tensor:
-        """None."""
-        require_arm(arm, [known.name for known in self.arms])
-        return torch.empty(0, dtype=torch.int64)
 
     def _linear(self) -> Classifier:
         return initial_model(self._model, self._task, seed=self._seed)

@@ -18,12 +18,11 @@ from fastood.heads.decomposed_confidence import DecomposedConfidenceHead, Simila
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
-from fastood.methods.plain import plain_arm, plain_stage
-from fastood.methods.validation import require_arm, require_at_least_one, require_choice
+from fastood.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.methods.validation import require_at_least_one, require_choice
 from fastood.models import Classifier, ModelConfig
 from fastood.training.arm import Arm, Predict, Prediction, Scorer
 from fastood.training.image_stage import ImageStage
-from fastood.training.method import LearntPool
 from fastood.training.objective import LogitObjective
 from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
@@ -96,7 +95,7 @@ class GODINConfig(MethodConfig):
         return {**super().presets(), "paper": paper}
 
 
-class GODIN:
+class GODIN(NoBackground):
     """Cross-entropy of a linear head, and of `DecomposedConfidenceHead` on the same budget and the same images.
 
     The background is not looked at; nor are the OOD sets before the test. The in-distribution images that choose ε are
@@ -141,16 +140,6 @@ class GODIN:
             ),
         )
         self._linear()
-
-    @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: there is no background."""
-        return None
-
-    def background_index(self, arm: str) -> Tensor:
-        """None."""
-        require_arm(arm, [known.name for known in self.arms])
-        return torch.empty(0, dtype=torch.int64)
 
     def _linear(self) -> Classifier:
         return initial_model(self._model, self._task, seed=self._seed)

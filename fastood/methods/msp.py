@@ -1,21 +1,15 @@
 """Cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017): the baseline of every paper."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from fastood.data import DetectionTask
-from fastood.losses import OutlierExposureLoss
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
-from fastood.methods.validation import require_arm, require_at_least_one
-from fastood.models import Classifier, ModelConfig
-from fastood.scores import max_softmax_score
-from fastood.training.arm import Arm, by_logits
-from fastood.training.image_stage import ImageStage
-from fastood.training.objective import LogitObjective
+from fastood.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.methods.validation import require_at_least_one
+from fastood.models import ModelConfig
 from fastood.training.schedule import Schedule
 
 
@@ -46,7 +40,7 @@ class MSPConfig(MethodConfig):
         return MSP(self, model=model, task=task, seed=seed)
 
 
-class MSP:
+class MSP(NoBackground):
     """One stage, one arm; the background is not looked at.
 
     Args:
@@ -61,26 +55,9 @@ class MSP:
 
     name = "msp"
     baseline = "msp"
-    learnt_pool = None
 
     def __init__(self, config: MSPConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        def build_model() -> Classifier:
-            return initial_model(model, task, seed=seed)
-
+        build_model = partial(initial_model, model, task, seed=seed)
         build_model()
-        self.stages = (
-            ImageStage(
-                name="training",
-                draws="training",
-                schedule=config.training,
-                build_model=build_model,
-                objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
-                batch_size=config.batch_size,
-            ),
-        )
-        self.arms = (Arm(name="msp", label="MSP", stage="training", scorer=by_logits(max_softmax_score)),)
-
-    def background_index(self, arm: str) -> Tensor:
-        """None."""
-        require_arm(arm, ["msp"])
-        return torch.empty(0, dtype=torch.int64)
+        self.stages = (plain_stage(build_model, config.training, batch_size=config.batch_size),)
+        self.arms = (plain_arm(),)

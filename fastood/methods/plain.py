@@ -1,13 +1,16 @@
-"""Cross-entropy of a linear head, judged by the maximum softmax: the arm that methods without background begin with."""
+"""What methods without background share: cross-entropy of a linear head to begin with, and no background to name."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from fastood.losses import OutlierExposureLoss
+from fastood.methods.validation import require_arm
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, by_logits
 from fastood.training.image_stage import ImageStage
+from fastood.training.method import LearntPool
 from fastood.training.objective import LogitObjective
 from fastood.training.schedule import Schedule
 
@@ -37,3 +40,19 @@ def plain_stage(
 def plain_arm(*, stage: str = "msp") -> Arm:
     """The network of a stage with a linear head, judged by the maximum softmax (Hendrycks & Gimpel 2017)."""
     return Arm(name="msp", label="MSP", stage=stage, scorer=by_logits(max_softmax_score))
+
+
+class NoBackground:
+    """Base of methods that look at no background image."""
+
+    arms: tuple[Arm, ...]
+
+    @property
+    def learnt_pool(self) -> LearntPool | None:
+        """None."""
+        return None
+
+    def background_index(self, arm: str) -> Tensor:
+        """None, whatever the arm."""
+        require_arm(arm, [known.name for known in self.arms])
+        return torch.empty(0, dtype=torch.int64)
