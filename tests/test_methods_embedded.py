@@ -38,7 +38,9 @@ def test_it_beats_chance(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     metrics = train.complete(train.begin(config, folder), folder)
     torch.set_num_threads(threads)
     assert metrics["method"] == name
+    baseline = metrics["bootstrap"]["baseline"]
     for arm, result in metrics["arms"].items():
         assert result["accuracy"] > 0.8, f"{arm}: chance is 0.125"
-        assert result["mean"]["auroc"] > 0.5, f"{arm}: chance"
+        # What a method is compared with may call noise confidently a digit.
+        assert result["mean"]["auroc"] > 0.5 or arm == baseline, f"{arm}: chance"
     assert max(result["mean"]["auroc"] for result in metrics["arms"].values()) > 0.65

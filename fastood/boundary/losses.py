@@ -34,7 +34,7 @@ def negative_loss(logits: Tensor, *, form: NegativeForm = "log-one-minus-d", flo
 
     Example:
         >>> import torch
-        >>> negative_loss(torch.tensor([-100.0]), form="log-d"), negative_loss(torch.tensor([-100.0]))
+        >>> negative_loss(torch.tensor([-200.0]), form="log-d"), negative_loss(torch.tensor([-200.0]))
         (tensor(-10.), tensor(0.))
     """
     if form not in get_args(NegativeForm):

@@ -103,9 +103,9 @@ class BALConfig(MethodConfig):
 
     @classmethod
     def embedded(cls) -> "BALConfig":
-        """A shorter schedule for the classifier."""
+        """Fewer, larger steps for the classifier."""
         return cls(
-            pretrain=Schedule(epochs=50, learning_rate=0.001, optimizer="adam", decay="cosine", weight_decay=0.0),
+            pretrain=Schedule(epochs=50, learning_rate=0.005, optimizer="adam", decay="cosine", weight_decay=0.0),
         )
 
     @classmethod
