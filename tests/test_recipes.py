@@ -48,8 +48,8 @@ def shortened(config: RunConfig, pool_weights: Path) -> RunConfig:
                 changes[entry.name] = Schedule(epochs=1, learning_rate=0.01)
             elif is_dataclass(value):
                 changes[entry.name] = short(value)
-            elif entry.name == "epochs":
-                changes[entry.name] = 1
+            elif entry.name == "steps":
+                changes[entry.name] = 20
             elif entry.name in ("batch_size", "background_batch_size"):
                 changes[entry.name] = 16
             elif entry.name == "sample_rate":
