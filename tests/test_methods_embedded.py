@@ -31,7 +31,7 @@ def shortened(method: MethodConfig, factor: int) -> MethodConfig:
 def test_it_beats_chance(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
     preset = PRESETS[name, "embedded"]
-    config = replace(preset, method=shortened(preset.method, 5), data=DATA, device="cpu")
+    config = replace(preset, method=shortened(preset.method, 3), data=DATA, device="cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = RunFolder(tmp_path / "run")
