@@ -19,7 +19,7 @@ from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, Predict, Prediction, by_logits
 from fastood.training.image_stage import ImageStage
-from fastood.training.objective import Batch, StatelessObjective
+from fastood.training.objective import Batch, StatelessObjective, forward_outputs
 from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
 
@@ -139,8 +139,7 @@ class GCPLObjective(StatelessObjective):
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of the network's logits and features."""
-        network.mark_forward_method("forward_outputs")  # type: ignore[operator]
-        logits, features = network.forward_outputs(batch.images)  # type: ignore[operator]
+        logits, features = forward_outputs(network, batch.images)
         loss, per_sample = self.cross_entropy.with_per_sample(logits, batch.labels, batch.importance)
         pull, distance = self.prototype.with_per_sample(features, network.head.prototypes, batch.labels)  # type: ignore[union-attr, arg-type]
         return loss + self.weight * pull, per_sample + self.weight * distance

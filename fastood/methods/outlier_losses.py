@@ -10,7 +10,7 @@ from fastood.losses import EnergyMarginLoss, EntropyMaximizationLoss, Objectosph
 from fastood.methods.validation import require_choice
 from fastood.scores import energy_score, max_softmax_score
 from fastood.training.arm import Scorer, by_logits, by_outputs
-from fastood.training.objective import Batch, LogitObjective, Objective, StatelessObjective
+from fastood.training.objective import Batch, LogitObjective, Objective, StatelessObjective, forward_outputs
 from fastood.training.trained_network import Outputs
 
 OutlierLossName = Literal["oe", "entropy", "energy", "objectosphere"]
@@ -96,8 +96,7 @@ class ObjectosphereObjective(StatelessObjective):
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of the network's logits and features."""
-        network.mark_forward_method("forward_outputs")  # type: ignore[operator]
-        logits, features = network.forward_outputs(batch.images)  # type: ignore[operator]
+        logits, features = forward_outputs(network, batch.images)
         return self.loss.with_per_sample(logits, features, batch.labels, batch.importance)
 
 

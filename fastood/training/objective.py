@@ -47,6 +47,14 @@ class StatelessObjective:
         """Nothing to take over."""
 
 
+def forward_outputs(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and features of a `Classifier` that Fabric has set up, in one pass through its precision and processes."""
+    # Fabric lets nothing but `forward` through unless it is told.
+    network.mark_forward_method("forward_outputs")  # type: ignore[operator]
+    logits, features = network.forward_outputs(images)  # type: ignore[operator]
+    return logits, features
+
+
 class LogitObjective(StatelessObjective):
     """A loss of this library on the logits of the batch.
 
