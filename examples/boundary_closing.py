@@ -7,7 +7,7 @@ then train in the plane of the data itself, and softmax times discriminator ends
 """
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,14 +22,8 @@ MEANS = torch.tensor([[-2.0, -1.0], [2.0, 1.0]])
 SPREAD = torch.tensor([0.5, 0.8])
 SIDE = 6.0
 """The plane is shown from -SIDE to SIDE."""
-SETTINGS = replace(
-    BoundarySettings.as_printed(),
-    steps=1800,
-    batch_size=128,
-    hidden=64,
-    noise_dim=8,
-    learning_rate=1e-3,
-    box_margin=1.0,
+SETTINGS = BoundarySettings(
+    steps=1800, batch_size=128, hidden=64, embedding=16, noise_dim=8, learning_rate=1e-3, mode_seeking_weight=0.3
 )
 
 

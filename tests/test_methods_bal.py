@@ -12,7 +12,7 @@ from torch import nn
 
 from fastood import train
 from fastood.boundary import BoundarySettings
-from fastood.methods.bal import BAL, LABELS, BALConfig
+from fastood.methods.bal import BAL, LABELS, VARIANTS, BALConfig
 from fastood.methods.boundary_stage import BoundaryStageRun
 from fastood.models import ModelConfig
 from fastood.training.arm import Arm
@@ -78,7 +78,7 @@ def test_each_score_by_hand(generator: torch.Generator):
 def test_variants_differ_as_the_tables_say():
     made = method(arms=tuple(LABELS))
     settings = {stage.name: stage.settings for stage in made.stages[1:]}
-    assert list(settings) == ["bal", "bal-t", "bal-ts", "bal-tu", "bal-uniform", "bal-gaussian", "bal-log-d"]
+    assert list(settings) == list(VARIANTS)
     assert [(s.shuffle, s.uniform) for s in settings.values()][:4] == [
         (True, True),
         (False, False),
@@ -88,6 +88,10 @@ def test_variants_differ_as_the_tables_say():
     assert settings["bal-uniform"].sampling == "uniform"
     assert settings["bal-gaussian"].sampling == "gaussian"
     assert settings["bal-log-d"].negative_form == "log-d"
+    assert settings["bal-0.3"].uniform_weight == 0.3
+    assert settings["bal-printed"] == BoundarySettings.as_printed()
+    assert (settings["bal-features"].axes, settings["bal-no-seeking"].mode_seeking_weight) == ("features", 0)
+    assert settings["bal-projection"].conditioning == "projection"
     stages = {arm.name: arm.stage for arm in made.arms}
     assert (stages["softmax"], stages["odin"], stages["bal-p2"]) == ("pretrain", "pretrain", "bal")
     assert made.baseline == "softmax"

@@ -2,6 +2,7 @@
 
 from fastood.boundary.bank import FeatureBank
 from fastood.boundary.detector import BoundaryAwareDetector
+from fastood.boundary.frame import FeatureFrame
 from fastood.boundary.network import BoundaryAwareNetwork
 from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
 from fastood.boundary.score import boundary_score
@@ -17,5 +18,6 @@ __all__ = [
     "ConditionalDiscriminator",
     "ConditionalGenerator",
     "FeatureBank",
+    "FeatureFrame",
     "boundary_score",
 ]

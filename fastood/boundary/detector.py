@@ -99,6 +99,7 @@ class BoundaryAwareDetector(HeadDetector):
                 self.head.in_features,
                 self.head.out_features,
                 hidden=settings.hidden,
+                embedding=settings.embedding,
                 conditioning=settings.conditioning,
             )
         made.load_state_dict(self._state, assign=True)

@@ -65,3 +65,25 @@ def generator_loss(logits: Tensor, *, form: GeneratorForm = "saturating") -> Ten
     if form not in get_args(GeneratorForm):
         raise ValueError(f"form must be one of {', '.join(get_args(GeneratorForm))}, got {form!r}")
     return F.softplus(-logits).mean() if form == "non-saturating" else -F.softplus(logits).mean()
+
+
+def mode_seeking_loss(noise: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> Tensor:
+    """`E[d(z₁, z₂) / d(G(z₁), G(z₂))]`: what a generator pays whose noise makes no difference (Mao et al. 2019, eq. 2).
+
+    Their equation has the quotient the other way round, to be made large, which one distant pair can do; this one is
+    made small, as in their code. d is the mean absolute difference. 1e-3 is added below, so that a generator that has
+    collapsed has a finite loss.
+
+    Args:
+        noise: z₁ and z₂, `[N, z]` each, at least one row.
+        generated: What was made of them under the same labels, `[N, d]` each, about as wide as the noise.
+
+    Example:
+        >>> import torch
+        >>> zeros, ones = torch.zeros(1, 4), torch.ones(1, 4)
+        >>> mode_seeking_loss((zeros, ones), (zeros, 0.5 * ones))
+        tensor(1.9960)
+    """
+    apart = (noise[0] - noise[1]).abs().mean(1)
+    made = (generated[0] - generated[1]).abs().mean(1)
+    return (apart / (made + 1e-3)).mean()

@@ -63,6 +63,7 @@ def build_gan(
         num_features,
         num_classes,
         hidden=settings.hidden,
+        embedding=settings.embedding,
         conditioning=settings.conditioning,
         generator=generator,
     )

@@ -7,37 +7,32 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fastood.boundary.frame import FeatureFrame
 from fastood.models.classifier import initialize
 
-Conditioning = Literal["projection", "concatenation"]
-
-
-class _Standardize(nn.Module):
-    """Features to mean 0 and standard deviation 1, and back."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.register_buffer("scale", torch.ones(num_features))
+Conditioning = Literal["distance", "projection", "concatenation"]
 
 
 class ConditionalDiscriminator(nn.Module):
     """How surely a feature belongs to the in-distribution features of a class: the logit of D(f; c).
 
-    The paper gives no architecture. This one standardises the features (`mean`, `scale`: those of the training set; the
-    step sizes of Adam and of RSM then mean the same whatever the network), and has two hidden layers with leaky ReLUs
-    (slope 0.2), without normalisation, so that the logit of a row does not depend on the others. Labels condition it
-    by projection, `w·φ(f) + e_c·φ(f) + b` with an embedding e_c for each class (Miyato & Koyama 2018), or by
-    concatenating a one-hot label to the feature.
+    The paper gives no architecture. This one sees the features in its `frame`, and has two hidden layers φ with leaky
+    ReLUs (slope 0.2), without normalisation, so that the logit of a row does not depend on the others. How labels c
+    enter it, with a vector e_c for each class:
+
+    - "distance": `b - a |φ(f) - e_c|²`, with a learnt scale a > 0 and φ linear at its end. What lies far from a class,
+      in whatever direction, is refused, whether a negative was ever drawn there or not.
+    - "projection": `w·φ(f) + e_c·φ(f) + b` (Miyato & Koyama 2018).
+    - "concatenation": `w·φ([f, c]) + b` with a one-hot label.
+
+    The logits of the last two grow without bound along some directions, which lead out of the data.
 
     Args:
         num_features: Width d of the features, at least 1.
         num_classes: Number of classes K, at least 1.
         hidden: Width of the hidden layers, at least 1.
-        conditioning: "projection" or "concatenation".
+        embedding: Width of e_c for "distance", at least 1.
+        conditioning: "distance", "projection" or "concatenation".
         generator: Source of the initial weights; None takes PyTorch's global one.
 
     Raises:
@@ -56,45 +51,55 @@ class ConditionalDiscriminator(nn.Module):
         num_classes: int,
         *,
         hidden: int = 256,
-        conditioning: Conditioning = "projection",
+        embedding: int = 128,
+        conditioning: Conditioning = "distance",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(num_features=num_features, num_classes=num_classes, hidden=hidden)
+        _check_sizes(num_features=num_features, num_classes=num_classes, hidden=hidden, embedding=embedding)
         if conditioning not in get_args(Conditioning):
             raise ValueError(f"conditioning must be one of {', '.join(get_args(Conditioning))}, got {conditioning!r}")
         self.num_features, self.num_classes = num_features, num_classes
         self.conditioning = conditioning
         concatenated = num_classes if conditioning == "concatenation" else 0
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
-            self.standardize = _Standardize(num_features)
+            self.frame = FeatureFrame(num_features)
             self.body = nn.Sequential(
                 nn.Linear(num_features + concatenated, hidden),
                 nn.LeakyReLU(0.2),
                 nn.Linear(hidden, hidden),
                 nn.LeakyReLU(0.2),
             )
-            self.output = nn.Linear(hidden, 1)
-            self.embedding = nn.Linear(hidden, num_classes, bias=False) if conditioning == "projection" else None
+            self.output = nn.Linear(hidden, embedding if conditioning == "distance" else 1)
+            self.class_vectors = nn.Linear(hidden, num_classes, bias=False) if conditioning == "projection" else None
             initialize(self, generator)
+        if conditioning == "distance":
+            self.centres = nn.Parameter(torch.zeros(num_classes, embedding))
+            self.log_scale = nn.Parameter(torch.zeros(()))
+            # At the centre of a class D is 0.88 to begin with: sure enough for the classes to have something to lose.
+            self.bias = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits `[N]` of D for features `[N, d]` under labels int64 `[N]`, each 0…K-1."""
-        x = (features - self.standardize.mean) / self.standardize.scale
-        if self.embedding is None:
+        x = self.frame.enter(features)
+        if self.conditioning == "concatenation":
             x = torch.cat([x, nn.functional.one_hot(labels, self.num_classes).to(x.dtype)], dim=1)
         hidden = self.body(x)
+        if self.conditioning == "distance":
+            away = (self.output(hidden) - self.centres[labels]).square().sum(1)
+            nearness: Tensor = self.bias - self.log_scale.exp() * away
+            return nearness
         logits: Tensor = self.output(hidden).squeeze(1)
-        if self.embedding is not None:
-            logits = logits + (hidden * self.embedding.weight[labels]).sum(1)
+        if self.class_vectors is not None:
+            logits = logits + (hidden * self.class_vectors.weight[labels]).sum(1)
         return logits
 
 
 class ConditionalGenerator(nn.Module):
     """Features of a class from noise: G(z; c).
 
-    Noise and a one-hot label pass two hidden layers with leaky ReLUs; what they put out is standardised, and brought to
-    the scale of the training features at the end. The paper gives no architecture.
+    Noise and a one-hot label pass two hidden layers with leaky ReLUs, which put out coordinates in `frame`. The paper
+    gives no architecture.
 
     Args:
         num_features: Width d of the features, at least 1.
@@ -126,7 +131,7 @@ class ConditionalGenerator(nn.Module):
         _check_sizes(num_features=num_features, num_classes=num_classes, noise_dim=noise_dim, hidden=hidden)
         self.num_classes, self.noise_dim = num_classes, noise_dim
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
-            self.standardize = _Standardize(num_features)
+            self.frame = FeatureFrame(num_features)
             self.body = nn.Sequential(
                 nn.Linear(noise_dim + num_classes, hidden),
                 nn.LeakyReLU(0.2),
@@ -139,9 +144,7 @@ class ConditionalGenerator(nn.Module):
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Features `[N, d]` from noise `[N, noise_dim]` under labels int64 `[N]`, each 0…K-1."""
         condition = nn.functional.one_hot(labels, self.num_classes).to(noise.dtype)
-        standardized = self.body(torch.cat([noise, condition], dim=1))
-        features: Tensor = standardized * self.standardize.scale + self.standardize.mean
-        return features
+        return self.frame.leave(self.body(torch.cat([noise, condition], dim=1)))
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -33,13 +33,12 @@ def mismatched_labels(labels: Tensor, num_classes: int, *, generator: torch.Gene
     return (labels + torch.randint(1, num_classes, labels.shape, generator=generator)) % num_classes
 
 
-def uniform_in_box(features: Tensor, count: int, *, margin: float = 0.0, generator: torch.Generator) -> Tensor:
+def uniform_in_box(features: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
     """Trivial features of REM: uniform in the box that just holds a batch (equations 4 and 5).
 
     Args:
         features: `[N, d]`, at least one row.
         count: How many to draw.
-        margin: Share of the box's width that is added on each side; the paper's box has none.
         generator: Source of the draws, on the CPU.
 
     Returns:
@@ -53,36 +52,8 @@ def uniform_in_box(features: Tensor, count: int, *, margin: float = 0.0, generat
         (True, tensor([5.]))
     """
     low, high = features.amin(0), features.amax(0)
-    low, high = low - margin * (high - low), high + margin * (high - low)
     drawn = torch.rand(count, features.shape[1], generator=generator).to(features.device)
     return low + drawn * (high - low)
-
-
-def between_features(features: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-    """Trivial features that the paper does not have: uniform on segments between two features of a batch.
-
-    In many dimensions nearly all of a box is farther out than the features that hold it, while out-of-distribution
-    images lie farther in, between the classes; there the box has no volume, and the discriminator learns nothing.
-
-    Args:
-        features: `[N, d]`, at least one row.
-        count: How many to draw.
-        generator: Source of the draws, on the CPU.
-
-    Returns:
-        `[count, d]` on the device of `features`.
-
-    Example:
-        >>> import torch
-        >>> ends = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
-        >>> drawn = between_features(ends, 100, generator=torch.Generator().manual_seed(0))
-        >>> bool((drawn[:, 1] - 2 * drawn[:, 0]).abs().max() < 1e-6)
-        True
-    """
-    first, second = torch.randint(len(features), (2, count), generator=generator).to(features.device)
-    share = torch.rand(count, 1, generator=generator).to(features.device)
-    drawn: Tensor = torch.lerp(features[first], features[second], share)
-    return drawn
 
 
 class LowDensityGaussian:
@@ -120,9 +91,7 @@ class LowDensityGaussian:
         try:
             self._factor = statistics.cholesky("oas").float()
         except ValueError as error:
-            raise ValueError(
-                f"sampling gaussian needs classes that spread: {error}; uniform and between do not"
-            ) from None
+            raise ValueError(f"sampling gaussian needs classes that spread: {error}; uniform does not") from None
         self._means = statistics.means.float()
 
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastood.boundary.bank import FeatureBank
-from fastood.boundary.losses import generator_loss, negative_loss, positive_loss
+from fastood.boundary.losses import generator_loss, mode_seeking_loss, negative_loss, positive_loss
 from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
-from fastood.boundary.sampling import LowDensityGaussian, between_features, mismatched_labels, step_down, uniform_in_box
+from fastood.boundary.sampling import LowDensityGaussian, mismatched_labels, step_down, uniform_in_box
 from fastood.boundary.settings import BoundarySettings
 from fastood.ops.class_l1_nearest import ClassL1Index
 
@@ -37,7 +37,7 @@ class BoundaryTraining:
     Args:
         bank: Features of the training images, on the device of the networks.
         discriminator: D, of the bank's width and as many classes as the classifier has; trained in place, its
-            standardisation set to the bank's.
+            frame fitted to the bank.
         generator: G, likewise.
         settings: Hyper-parameters.
         draws: Source of all randomness, on the CPU; belongs to this training from here on.
@@ -66,9 +66,8 @@ class BoundaryTraining:
             )
         self.bank, self.settings, self.draws = bank, settings, draws
         self.discriminator, self.generator = discriminator, generator
-        for network in (discriminator, generator):
-            network.standardize.mean.copy_(bank.mean)
-            network.standardize.scale.copy_(bank.scale)
+        discriminator.frame.fit(bank, settings.axes)
+        generator.frame.load_state_dict(discriminator.frame.state_dict())
         self._gaussian: LowDensityGaussian | None = None
         if settings.uniform and settings.sampling == "gaussian":
             self._gaussian = LowDensityGaussian(bank.features, bank.labels)
@@ -114,12 +113,17 @@ class BoundaryTraining:
         return loss
 
     def generator_loss(self) -> tuple[Tensor, Tensor]:
-        """`L_g` of a batch (equation 12), and the mean distance that its regulariser has."""
+        """`L_g` of a batch (equation 12) with the mode-seeking term, and the mean distance that its regulariser has."""
+        settings, frame = self.settings, self.generator.frame
         noise, labels = self._noise(self.batch_size)
         generated = self.generator(noise, labels)
-        logits = self.discriminator(generated, labels)
         nearest = self._nearest.nearest(generated, labels)[0].mean()
-        loss = generator_loss(logits, form=self.settings.generator_form) + self.settings.nearest_weight * nearest
+        loss = generator_loss(self.discriminator(generated, labels), form=settings.generator_form)
+        loss = loss + settings.nearest_weight * nearest
+        if settings.mode_seeking_weight > 0:
+            other = self._random(*noise.shape)
+            made = (frame.enter(generated), frame.enter(self.generator(other, labels)))
+            loss = loss + settings.mode_seeking_weight * mode_seeking_loss((noise, other), made)
         return loss, nearest.detach()
 
     def trivial_features(self, features: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -128,9 +132,9 @@ class BoundaryTraining:
             labels = self._random_labels(count)
             return self._gaussian.sample(labels, generator=self.draws), labels
         labels = torch.randint(self.discriminator.num_classes, (count,), generator=self.draws).to(features.device)
-        if self.settings.sampling == "between":
-            return between_features(features, count, generator=self.draws), labels
-        return uniform_in_box(features, count, margin=self.settings.box_margin, generator=self.draws), labels
+        frame = self.discriminator.frame
+        box = uniform_in_box(frame.enter(features), count, generator=self.draws)
+        return frame.leave(box), labels
 
     def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
         """RSM: generated features pushed down the discriminator's slope, half in feature space and half by their noise.
@@ -141,18 +145,17 @@ class BoundaryTraining:
         noise, labels = self._noise(count)
         epsilon = self._random(count, 1).abs() * self.settings.epsilon
         half = count // 2
+        frame = self.generator.frame
         with torch.no_grad():
-            direct = self.generator(noise[:half], labels[:half])
-        direct = step_down(
-            direct, lambda x: self.discriminator(x, labels[:half]), epsilon[:half] * self.generator.standardize.scale
-        )
+            direct = frame.enter(self.generator(noise[:half], labels[:half]))
+        direct = step_down(direct, lambda x: self.discriminator(frame.leave(x), labels[:half]), epsilon[:half])
         moved = step_down(
             noise[half:],
             lambda z: self.discriminator(self.generator(z, labels[half:]), labels[half:]),
             epsilon[half:],
         )
         with torch.no_grad():
-            return torch.cat([direct, self.generator(moved, labels[half:])]), labels
+            return torch.cat([frame.leave(direct), self.generator(moved, labels[half:])]), labels
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on exactly as this one would, but the networks' own weights."""

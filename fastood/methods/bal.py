@@ -28,7 +28,25 @@ from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
 
 ArmName = Literal[
-    "softmax", "odin", "bal", "bal-p2", "bal-t", "bal-ts", "bal-tu", "bal-uniform", "bal-gaussian", "bal-log-d"
+    "softmax",
+    "odin",
+    "bal",
+    "bal-p2",
+    "bal-t",
+    "bal-ts",
+    "bal-tu",
+    "bal-0.1",
+    "bal-0.3",
+    "bal-0.5",
+    "bal-0.7",
+    "bal-0.9",
+    "bal-uniform",
+    "bal-gaussian",
+    "bal-log-d",
+    "bal-printed",
+    "bal-features",
+    "bal-no-seeking",
+    "bal-projection",
 ]
 
 VARIANTS: dict[str, Callable[[BoundarySettings], BoundarySettings]] = {
@@ -36,9 +54,18 @@ VARIANTS: dict[str, Callable[[BoundarySettings], BoundarySettings]] = {
     "bal-t": lambda settings: replace(settings, shuffle=False, uniform=False),
     "bal-ts": lambda settings: replace(settings, uniform=False),
     "bal-tu": lambda settings: replace(settings, shuffle=False),
+    "bal-0.1": lambda settings: replace(settings, uniform_weight=0.1),
+    "bal-0.3": lambda settings: replace(settings, uniform_weight=0.3),
+    "bal-0.5": lambda settings: replace(settings, uniform_weight=0.5),
+    "bal-0.7": lambda settings: replace(settings, uniform_weight=0.7),
+    "bal-0.9": lambda settings: replace(settings, uniform_weight=0.9),
     "bal-uniform": lambda settings: replace(settings, sampling="uniform"),
     "bal-gaussian": lambda settings: replace(settings, sampling="gaussian"),
     "bal-log-d": lambda settings: replace(settings, negative_form="log-d"),
+    "bal-printed": lambda settings: replace(settings, axes="features", mode_seeking_weight=0.0),
+    "bal-features": lambda settings: replace(settings, axes="features"),
+    "bal-no-seeking": lambda settings: replace(settings, mode_seeking_weight=0.0),
+    "bal-projection": lambda settings: replace(settings, conditioning="projection"),
 }
 """What each arm with a GAN of its own changes of the configured settings."""
 
@@ -50,9 +77,18 @@ LABELS: dict[ArmName, str] = {
     "bal-t": "BAL (L_t)",
     "bal-ts": "BAL (L_t + L_s)",
     "bal-tu": "BAL (L_t + L_u)",
+    "bal-0.1": "BAL, λ_c 0.1",
+    "bal-0.3": "BAL, λ_c 0.3",
+    "bal-0.5": "BAL, λ_c 0.5",
+    "bal-0.7": "BAL, λ_c 0.7",
+    "bal-0.9": "BAL, λ_c 0.9",
     "bal-uniform": "BAL, uniform",
     "bal-gaussian": "BAL, Gaussian",
     "bal-log-d": "BAL, log D",
+    "bal-printed": "BAL as printed",
+    "bal-features": "BAL, box and steps along the features",
+    "bal-no-seeking": "BAL, no mode seeking",
+    "bal-projection": "BAL, labels by projection",
 }
 
 
@@ -72,9 +108,12 @@ class BALConfig(MethodConfig):
 
     arms: tuple[ArmName, ...] = ("softmax", "odin", "bal")
     """What to judge, all on one classifier. softmax: its largest softmax. odin: with temperature, of moved inputs.
-    bal: softmax times discriminator. bal-p2: the discriminator of bal alone. bal-t, bal-ts, bal-tu: with the losses
-    L_t, L_t + L_s and L_t + L_u of table 1 in place of all three. bal-uniform, bal-gaussian: the two kinds of trivial
-    features of table 3. bal-log-d: equations 8 and 9 as printed, but bounded."""
+    bal: softmax times discriminator. bal-p2: the discriminator of bal alone. Those that follow have a GAN of their own,
+    with one setting changed. bal-t, bal-ts, bal-tu: the losses L_t, L_t + L_s and L_t + L_u of table 1 in place of all
+    three. bal-0.1 … bal-0.9: λ_c of table 2. bal-uniform, bal-gaussian: the two kinds of trivial features of table 3.
+    bal-log-d: equations 8 and 9 as printed, but bounded. bal-printed: neither principal axes nor mode seeking;
+    bal-features, bal-no-seeking: without the one or the other. bal-projection: a discriminator whose logits have no
+    bound."""
     boundary: BoundarySettings = field(default_factory=BoundarySettings)
     """The GAN and its losses."""
     batch_size: int = 128
