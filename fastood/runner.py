@@ -14,7 +14,6 @@ from fastood.methods import MethodConfig
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
 from fastood.training.evaluation import metrics_document
-from fastood.training.image_stage import ImageStage
 from fastood.training.method import Method
 from fastood.training.processes import launched_processes, open_fabric, require_equal_shares, without_group
 from fastood.training.scoring import ArmScores, score_arm
@@ -47,19 +46,16 @@ def settle(config: RunConfig) -> RunConfig:
     )
 
 
-def require_shareable(config: MethodConfig, method: Method) -> None:
+def require_shareable(config: MethodConfig) -> None:
     """Refuse what several processes cannot train together.
 
     Raises:
-        ValueError: If a batch size is no multiple of the number of processes, or a stage is of one process alone.
+        ValueError: If a batch size is no multiple of the number of processes.
     """
     processes = launched_processes()
     for field in fields(config):
         if field.name.endswith("batch_size"):
             require_equal_shares(f"method.{field.name}", getattr(config, field.name), processes)
-    for stage in method.stages:
-        if processes > 1 and not isinstance(stage, ImageStage):
-            raise ValueError(f"stage {stage.name!r} of {config.name} trains in one process, got {processes}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,8 +88,8 @@ class Run:
                     f"OOD set {name!r} must have the {drawn} images that the protocol draws "
                     f"(protocol.ood_fraction of {len(task.id_test)} test images), got {len(images)}"
                 )
+        require_shareable(config.method)
         method = config.method.build(config.model, task=task, seed=config.seed)
-        require_shareable(config.method, method)
         fabric = open_fabric(accelerator, precision=config.precision)
         return cls(config=config, task=task, method=method, fabric=fabric)
 

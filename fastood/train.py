@@ -168,6 +168,7 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
         augment=config.augment,
         seed=config.seed,
         fabric=run.fabric,
+        precision=config.precision,
         loading=loading,
         channels_last=config.channels_last,
         compile=config.compile,

@@ -5,19 +5,20 @@ import multiprocessing
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_methods_bal import bal_args
 from test_training_loop import make_stage, start
 from tiny_run import tiny_args
 
 from fastood import train
-from fastood.methods.resample import ResampleConfig
-from fastood.runner import require_shareable
+from fastood.methods.boundary_stage import BoundaryStageRun
 from fastood.training.image_stage import ImageStageRun
+from fastood.training.method import StageRun
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["fastood.train"])
@@ -40,15 +41,20 @@ def as_torchrun(rank: int, port: int, log: Path, stop: tuple[str, int] | None, a
     with log.open("w") as file:
         os.dup2(file.fileno(), 2)
         pytest.MonkeyPatch().setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
-        step = ImageStageRun.train_step
-
-        def terminated(run: ImageStageRun) -> float:
-            if rank == 1 and (run.stage.name, run.step) == stop:
-                signal.raise_signal(signal.SIGTERM)
-            return step(run)
-
-        pytest.MonkeyPatch().setattr(ImageStageRun, "train_step", terminated)
+        for kind in (ImageStageRun, BoundaryStageRun):
+            pytest.MonkeyPatch().setattr(kind, "train_step", terminated(kind.train_step, stop if rank == 1 else None))
         raise SystemExit(train.main(args))
+
+
+def terminated(step: Callable[[StageRun], float], stop: tuple[str, int] | None) -> Callable[[StageRun], float]:
+    """A step before which, at one step of one stage, SIGTERM comes."""
+
+    def train_step(run: StageRun) -> float:
+        if (run.name, run.step) == stop:
+            signal.raise_signal(signal.SIGTERM)
+        return step(run)
+
+    return train_step
 
 
 def together(args: list[str], folder: Path, stop: tuple[str, int] | None = None) -> tuple[list[int | None], str]:
@@ -101,6 +107,22 @@ def test_two_processes_stop_together_and_go_on_to_the_result_of_one(alone: Path,
         assert metrics["arms"][arm]["accuracy"] == pytest.approx(values["accuracy"], abs=1 / 32)
 
 
+def test_two_processes_train_a_boundary(tmp_path: Path):
+    """On a classifier that both trained, from one bank, stopped and resumed; every process sees the same GAN."""
+    args = {name: bal_args(tmp_path, name=name) for name in ("whole", "stopped")}
+    codes, said = together(args["whole"], tmp_path)
+    assert codes == [0] * WORLD_SIZE, said
+    codes, said = together(args["stopped"], tmp_path, stop=("bal", 7))
+    assert codes == [130] * WORLD_SIZE, said
+    assert "stopped in stage 'bal' after step 8" in said
+    codes, said = together([*args["stopped"], "--resume"], tmp_path)
+    assert codes == [0] * WORLD_SIZE, said
+    whole, stopped = (load_file(tmp_path / "runs" / name / "models" / "bal.safetensors") for name in args)
+    assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+    classifier = load_file(tmp_path / "runs" / "whole" / "models" / "softmax.safetensors")
+    assert all(torch.equal(whole[f"classifier.{name}"], value) for name, value in classifier.items())
+
+
 @pytest.mark.parametrize("option", ["batch-size", "background-batch-size"])
 def test_a_batch_that_cannot_be_shared_is_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
@@ -110,14 +132,6 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_work(
     name = option.replace("-", "_")
     assert f"method.{name} must be a multiple of the 2 processes, got 31" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_stage_of_one_process_is_refused(monkeypatch: pytest.MonkeyPatch):
-    method = SimpleNamespace(stages=[SimpleNamespace(name="boundary")])
-    require_shareable(ResampleConfig(), method)
-    monkeypatch.setattr("fastood.runner.launched_processes", lambda: 2)
-    with pytest.raises(ValueError, match="stage 'boundary' of resample trains in one process, got 2"):
-        require_shareable(ResampleConfig(), method)
 
 
 def test_processes_share_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

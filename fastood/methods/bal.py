@@ -24,6 +24,7 @@ from fastood.training.arm import Arm, Predict, Prediction, by_logits
 from fastood.training.image_stage import ImageStage
 from fastood.training.method import Stage, StageContext
 from fastood.training.objective import LogitObjective
+from fastood.training.processes import without_group
 from fastood.training.schedule import Schedule
 from fastood.training.trained_network import TrainedNetwork
 
@@ -208,7 +209,8 @@ class BAL(NoBackground):
     def _bank_of(self, classifier: Classifier, context: StageContext) -> FeatureBank:
         """Features of the training images, computed once: every GAN stands on the same classifier."""
         if self._bank is None:
-            trained = TrainedNetwork(classifier, augment=context.augment, fabric=context.fabric)
+            fabric = without_group(context.fabric, precision=context.precision)
+            trained = TrainedNetwork(classifier, augment=context.augment, fabric=fabric)
             images = context.task.id_train
             self._bank = FeatureBank(trained.features(images), images.labels).to(context.fabric.device)
         return self._bank

@@ -48,6 +48,9 @@ class BoundaryStage:
 class BoundaryStageRun:
     """A `BoundaryStage` in progress; the GAN computes in float32 whatever the run's precision.
 
+    Several processes each take every step, from the same draws, and the first one's networks are kept: a step of some
+    64 features is over sooner than its gradients were exchanged.
+
     Args:
         stage: What to run.
         model: Holds the trained classifier; its GAN is trained in place.

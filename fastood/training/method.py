@@ -37,7 +37,9 @@ class StageContext:
     seed: int
     """Seed of the run."""
     fabric: Fabric
-    """Device and precision."""
+    """Device, precision and group of processes."""
+    precision: str = "32-true"
+    """That of `fabric`, which does not tell."""
     loading: LoaderPlan = RESIDENT
     """How images get to the device; by default from its memory."""
     channels_last: bool = True
