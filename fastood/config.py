@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from fastood.config_checks import require_choice
 from fastood.data import Augment, DataConfig
 from fastood.methods import METHODS, MethodConfig, PresetName
 from fastood.methods.resample import ResampleConfig
@@ -54,9 +55,7 @@ class RunConfig:
             raise ValueError(f"seed must be 0 or larger, got {self.seed}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in (0, 1), or None, got {self.ema_decay}")
-        for name, kind in (("device", Device), ("precision", Precision), ("compile", CompileMode)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        require_choice(self, device=Device, precision=Precision, compile=CompileMode)
 
 
 PRESETS: dict[tuple[str, PresetName], RunConfig] = {

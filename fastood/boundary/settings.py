@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from fastood.boundary.frame import Axes
 from fastood.boundary.losses import GeneratorForm, NegativeForm
 from fastood.boundary.networks import Conditioning
+from fastood.config_checks import require_at_least_one, require_choice, require_positive, require_weight
 
 Sampling = Literal["uniform", "gaussian"]
 
@@ -77,24 +77,17 @@ class BoundarySettings:
     """Step size of both Adams, with β of 0.5 and 0.999 (Radford et al. 2016)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "hidden", "embedding", "noise_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("epsilon", "floor", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
-        for name in ("uniform_weight", "hard_weight", "nearest_weight", "mode_seeking_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        for name, kind in (
-            ("sampling", Sampling),
-            ("axes", Axes),
-            ("negative_form", NegativeForm),
-            ("generator_form", GeneratorForm),
-            ("conditioning", Conditioning),
-        ):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        require_at_least_one(self, "steps", "batch_size", "hidden", "embedding", "noise_dim")
+        require_positive(self, "epsilon", "floor", "learning_rate")
+        require_weight(self, "uniform_weight", "hard_weight", "nearest_weight", "mode_seeking_weight")
+        require_choice(
+            self,
+            sampling=Sampling,
+            axes=Axes,
+            negative_form=NegativeForm,
+            generator_form=GeneratorForm,
+            conditioning=Conditioning,
+        )
 
     @classmethod
     def as_printed(cls) -> BoundarySettings:

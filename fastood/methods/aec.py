@@ -1,6 +1,5 @@
 """Autoencoder with Mahalanobis distance (Denouden et al. 2018), the AEC of Pei et al. 2022."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -8,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fastood.config_checks import require_at_least_one, require_positive
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.seeding import named_generator
 from fastood.heads import GaussianStatistics
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
 from fastood.methods.plain import NoBackground, plain_arm, plain_stage
-from fastood.methods.validation import require_at_least_one
 from fastood.models import Classifier, ModelConfig
 from fastood.models.autoencoder import Autoencoder
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
@@ -58,8 +57,7 @@ class AECConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "latent_dim", "batch_size")
-        if not 0 < self.distance_weight < math.inf:
-            raise ValueError(f"distance_weight must be finite and above 0, got {self.distance_weight}")
+        require_positive(self, "distance_weight")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "AEC":
         """The method with these hyper-parameters; see `AEC`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastood.boundary import BoundaryAwareNetwork, BoundarySettings, FeatureBank, boundary_score
+from fastood.config_checks import require_at_least_one, require_choice, require_weight
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.batches import STD
 from fastood.data.seeding import named_generator
@@ -17,7 +18,6 @@ from fastood.methods.boundary_stage import BoundaryStage
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
 from fastood.methods.plain import NoBackground
-from fastood.methods.validation import require_at_least_one, require_choice, require_weight
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, Predict, Prediction, by_logits

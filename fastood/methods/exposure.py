@@ -9,13 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastood.config_checks import require_arm, require_at_least_one, require_choice
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
 from fastood.methods.outlier_losses import OutlierLossConfig
-from fastood.methods.validation import require_arm, require_at_least_one, require_choice
 from fastood.models import Classifier, ModelConfig
 from fastood.models.classifier import initialize
 from fastood.samplers import BackgroundPool

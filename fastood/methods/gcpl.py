@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fastood.config_checks import require_at_least_one, require_weight
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.seeding import named_generator
 from fastood.heads import PrototypeHead
@@ -14,7 +15,6 @@ from fastood.losses import OutlierExposureLoss, PrototypeLoss
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
 from fastood.methods.plain import NoBackground, plain_arm, plain_stage
-from fastood.methods.validation import require_at_least_one, require_weight
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, Predict, Prediction, by_logits

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fastood.config_checks import require_at_least_one, require_choice
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.batches import STD
 from fastood.data.seeding import named_generator
@@ -19,7 +20,6 @@ from fastood.losses import OutlierExposureLoss
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
 from fastood.methods.plain import NoBackground, plain_arm, plain_stage
-from fastood.methods.validation import require_at_least_one, require_choice
 from fastood.models import Classifier, ModelConfig
 from fastood.training.arm import Arm, Predict, Prediction, Scorer
 from fastood.training.image_stage import ImageStage

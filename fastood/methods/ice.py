@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fastood.config_checks import require_arm, require_at_least_one, require_choice, require_weight
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.heads import CholeskyMahalanobisHead
@@ -19,7 +20,6 @@ from fastood.losses import (
 )
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
-from fastood.methods.validation import require_arm, require_at_least_one, require_choice, require_weight
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import energy_score, max_logit_score, max_softmax_score
 from fastood.training.arm import Arm, by_logits

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
+from fastood.config_checks import require_at_least_one
 from fastood.data import DetectionTask
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
 from fastood.methods.plain import NoBackground, plain_arm, plain_stage
-from fastood.methods.validation import require_at_least_one
 from fastood.models import ModelConfig
 from fastood.training.schedule import Schedule
 

@@ -1,13 +1,12 @@
 """The outlier losses that networks are fine-tuned with, each with the score that goes with it."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
+from fastood.config_checks import require_choice, require_positive, require_weight
 from fastood.losses import EnergyMarginLoss, EntropyMaximizationLoss, ObjectosphereLoss, OutlierExposureLoss
-from fastood.methods.validation import require_choice
 from fastood.scores import energy_score, max_softmax_score
 from fastood.training.arm import Scorer, by_logits, by_outputs
 from fastood.training.objective import Batch, LogitObjective, Objective, StatelessObjective, forward_outputs
@@ -47,15 +46,13 @@ class OutlierLossConfig:
 
     def __post_init__(self) -> None:
         require_choice(self, kind=OutlierLossName)
-        if self.weight is not None and not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight must be finite and at least 0, got {self.weight}")
+        if self.weight is not None:
+            require_weight(self, "weight")
         if not self.margin_id < self.margin_background:
             raise ValueError(
                 f"margin_id must be below margin_background {self.margin_background}, got {self.margin_id}"
             )
-        for name in ("min_magnitude", "magnitude_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+        require_positive(self, "min_magnitude", "magnitude_weight")
 
     @property
     def weight_of_kind(self) -> float:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastood.config_checks import require_arm
 from fastood.losses import OutlierExposureLoss
-from fastood.methods.validation import require_arm
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, by_logits
 from fastood.training.image_stage import ImageStage

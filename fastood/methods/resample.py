@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 
+from fastood.config_checks import require_choice, require_weight
 from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.exposure import BackgroundPart, Exposure, ExposureConfig
-from fastood.methods.validation import require_choice, require_weight
 from fastood.models import ModelConfig
 from fastood.samplers import BackgroundPool
 from fastood.training.background import AdversarialBackground

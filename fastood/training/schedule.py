@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
+
+from fastood.config_checks import require_at_least_one, require_choice, require_positive, require_weight
 
 Optimizer = Literal["sgd", "adam"]
 Decay = Literal["step", "milestones", "cosine"]
@@ -53,28 +55,21 @@ class Schedule:
     """Pull of parameters towards 0."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
-        for name, kind in (("optimizer", Optimizer), ("decay", Decay)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        require_at_least_one(self, "epochs")
+        require_positive(self, "learning_rate")
+        require_weight(self, "final_learning_rate", "weight_decay")
+        require_choice(self, optimizer=Optimizer, decay=Decay)
         ascending = all(a < b for a, b in pairwise((0, *self.milestones, 1)))
         if not ascending:
             raise ValueError(f"milestones must ascend and be in (0, 1), got {self.milestones}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError(f"nesterov needs sgd with momentum, got {self.optimizer} with {self.momentum}")
-        if not 0 <= self.final_learning_rate < math.inf:
-            raise ValueError(f"final_learning_rate must be finite and at least 0, got {self.final_learning_rate}")
         if self.decay_every is not None and self.decay_every < 1:
             raise ValueError(f"decay_every must be at least 1 epoch, or None, got {self.decay_every}")
         if not 0 < self.decay_factor <= 1:
             raise ValueError(f"decay_factor must be in (0, 1], got {self.decay_factor}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
 
     def learning_rate_at(self, epoch: float) -> float:
         """Step size after so many epochs, of which a part may be over."""

@@ -48,6 +48,17 @@ def require_weight(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
 
 
+def require_positive(config: object, *names: str) -> None:
+    """Fields must be finite and above 0.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be finite and above 0, got {getattr(config, name)}")
+
+
 def require_arm(arm: str, known: Sequence[str]) -> None:
     """An arm's name must be one of the method's.
 
