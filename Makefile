@@ -26,7 +26,7 @@ setup:
 	    echo "$(VENV) exists and was not made by this Makefile: remove it, or choose another with VENV=..."; exit 1; \
 	  fi; \
 	  $(PYTHON) -c 'import sys; sys.exit(f"Python >= 3.11 is needed, {sys.executable} is {sys.version}" if sys.version_info < (3, 11) else 0)'; \
-	  echo "Setting up $(VENV) (a few minutes: PyTorch is large)"; \
+	  $(PYTHON) -c 'import shutil; print(f"Setting up $(VENV): a few minutes and, PyTorch being large, 10 GB of disk, of which 7 stay ({shutil.disk_usage(chr(46)).free / 1e9:.0f} GB are free)")'; \
 	  $(PYTHON) -m venv --clear $(VENV); \
 	  echo unfinished > $(STAMP); \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools wheel; \
