@@ -56,6 +56,11 @@ SECTIONS = {
         "images, in the same order and with as many steps. One network with prototypes, scored by the distance to the "
         "nearest and by the maximum softmax.",
     ),
+    "bal-embedded": (
+        "Boundary aware learning on the embedded digits",
+        "Pei et al. 2022 with the library's defaults, which nothing of this task has chosen, beside the maximum "
+        "softmax and ODIN of the same frozen network. Trained without background.",
+    ),
     "godin-embedded": (
         "Generalised ODIN on the embedded digits",
         "Hsu et al. 2020, the cosine network scored by h; ε chosen on a tenth of the training images, which no arm is "

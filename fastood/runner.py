@@ -141,6 +141,7 @@ class Run:
                 arm: {"id": result.id_scores, "ood": result.ood_scores, "correct": result.correct}
                 for arm, result in scores.items()
             },
+            feature_maps={arm: result.feature_map for arm, result in scores.items() if result.feature_map is not None},
             pool_weights=None if learnt is None else learnt.pool.weights.cpu(),
             background=None if learnt is None else self.task.background,
             effective_sample_sizes=None if learnt is None else folder.read_pool().get("effective_sample_sizes"),

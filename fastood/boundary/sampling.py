@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
 from fastood.heads import GaussianStatistics
 
 
@@ -126,3 +127,31 @@ def step_down(x: Tensor, discriminate: Callable[[Tensor], Tensor], epsilon: Tens
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminate(x).sum(), x)
     return x.detach() - epsilon * gradient.sign()
+
+
+def hard_features(
+    discriminator: ConditionalDiscriminator,
+    generator: ConditionalGenerator,
+    noise: Tensor,
+    labels: Tensor,
+    epsilon: Tensor,
+) -> Tensor:
+    """Hard features of RSM: generated ones pushed down D's slope, half in the features' frame, half by their noise.
+
+    Args:
+        discriminator: D.
+        generator: G, in the same frame.
+        noise: z `[N, z]`.
+        labels: int64 `[N]` to generate under.
+        epsilon: Step `[N, 1]`, in standard deviations.
+
+    Returns:
+        `[N, d]`, without gradient.
+    """
+    half, frame = len(noise) // 2, generator.frame
+    with torch.no_grad():
+        direct = frame.enter(generator(noise[:half], labels[:half]))
+    direct = step_down(direct, lambda x: discriminator(frame.leave(x), labels[:half]), epsilon[:half])
+    moved = step_down(noise[half:], lambda z: discriminator(generator(z, labels[half:]), labels[half:]), epsilon[half:])
+    with torch.no_grad():
+        return torch.cat([frame.leave(direct), generator(moved, labels[half:])])

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastood.boundary.bank import FeatureBank
 from fastood.boundary.losses import generator_loss, mode_seeking_loss, negative_loss, positive_loss
 from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
-from fastood.boundary.sampling import LowDensityGaussian, mismatched_labels, step_down, uniform_in_box
+from fastood.boundary.sampling import LowDensityGaussian, hard_features, mismatched_labels, uniform_in_box
 from fastood.boundary.settings import BoundarySettings
 from fastood.ops.class_l1_nearest import ClassL1Index
 
@@ -137,25 +137,10 @@ class BoundaryTraining:
         return frame.leave(box), labels
 
     def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
-        """RSM: generated features pushed down the discriminator's slope, half in feature space and half by their noise.
-
-        Returns:
-            Features `[count, d]` without gradient, and the labels they were generated under.
-        """
+        """RSM: generated features pushed down the discriminator's slope, and the labels they were generated under."""
         noise, labels = self._noise(count)
         epsilon = self._random(count, 1).abs() * self.settings.epsilon
-        half = count // 2
-        frame = self.generator.frame
-        with torch.no_grad():
-            direct = frame.enter(self.generator(noise[:half], labels[:half]))
-        direct = step_down(direct, lambda x: self.discriminator(frame.leave(x), labels[:half]), epsilon[:half])
-        moved = step_down(
-            noise[half:],
-            lambda z: self.discriminator(self.generator(z, labels[half:]), labels[half:]),
-            epsilon[half:],
-        )
-        with torch.no_grad():
-            return torch.cat([frame.leave(direct), self.generator(moved, labels[half:])]), labels
+        return hard_features(self.discriminator, self.generator, noise, labels, epsilon), labels
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on exactly as this one would, but the networks' own weights."""

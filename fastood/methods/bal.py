@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from fastood.data.batches import STD
 from fastood.data.seeding import named_generator
 from fastood.detectors import ODIN
 from fastood.losses import OutlierExposureLoss
+from fastood.methods.boundary_map import boundary_map
 from fastood.methods.boundary_stage import BoundaryStage
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model
@@ -21,6 +23,7 @@ from fastood.methods.plain import NoBackground
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, Predict, Prediction, by_logits
+from fastood.training.feature_map import FeatureMap
 from fastood.training.image_stage import ImageStage
 from fastood.training.method import Stage, StageContext
 from fastood.training.objective import LogitObjective
@@ -221,7 +224,19 @@ class BAL(NoBackground):
             "odin": ("pretrain", self._by_odin),
             "bal-p2": ("bal", _by_discriminator),
         }.get(name, (name, _by_boundary))
-        return Arm(name=name, label=LABELS[name], stage=stage, scorer=scorer)
+        shows = name in VARIANTS
+        return Arm(
+            name=name,
+            label=LABELS[name],
+            stage=stage,
+            scorer=scorer,
+            feature_map=partial(self._map, VARIANTS[name](self.config.boundary)) if shows else None,
+        )
+
+    def _map(self, settings: BoundarySettings, network: TrainedNetwork, task: DetectionTask) -> FeatureMap:
+        model = network.module
+        assert isinstance(model, BoundaryAwareNetwork)
+        return boundary_map(network, model, task, settings, seed=self._seed)
 
     def _by_odin(self, network: TrainedNetwork, task: DetectionTask) -> Predict:
         """Score by ODIN with the configured temperature and step, which no test image has chosen."""

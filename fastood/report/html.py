@@ -17,6 +17,7 @@ from fastood.report.differences import compared_arms, difference_rows
 from fastood.report.illustrations import (
     Illustration,
     error_bar_illustration,
+    feature_illustration,
     history_illustration,
     pool_illustrations,
     score_illustrations,
@@ -35,6 +36,7 @@ from fastood.report.style import arm_styles, png
 
 if TYPE_CHECKING:
     from fastood.data.image_set import ImageSet
+    from fastood.training.feature_map import FeatureMap
 
 PAGE_PIXELS_PER_INCH = 100
 """Size at which the page shows a figure where there is room: its text is then as large as the page's captions."""
@@ -48,6 +50,7 @@ def write_report(
     metrics: Mapping[str, Any],
     config: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Any]],
+    feature_maps: Mapping[str, FeatureMap] | None = None,
     pool_weights: Tensor | None = None,
     background: ImageSet | None = None,
     effective_sample_sizes: Tensor | None = None,
@@ -63,6 +66,7 @@ def write_report(
         config: The resolved configuration: plain mappings, sequences, strings and numbers.
         scores: Arm → {"id": Tensor[N], "ood": {set → Tensor[M]}, "correct": bool Tensor[N]}, for the arms and sets of
             `metrics`.
+        feature_maps: Arm → what its features look like, for those that have something to show.
         pool_weights: [P] learnt weights of the background pool; None for a run that learnt none.
         background: The pool's P images; given if and only if `pool_weights` is.
         effective_sample_sizes: [T] of the pool after each step; None or fewer than two for no figure of them.
@@ -83,6 +87,9 @@ def write_report(
     illustrations: dict[str, list[Illustration]] = {
         "error_bars": [error_bar_illustration(metrics)],
         "scores": score_illustrations(arms, point),
+        "features": [
+            feature_illustration(name, arms[name].label, shown) for name, shown in (feature_maps or {}).items()
+        ],
         "pool": [],
     }
     pool = None

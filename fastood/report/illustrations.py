@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastood.report.error_bar_figure import error_bars
+from fastood.report.feature_figure import feature_figure
 from fastood.report.pool import SourceWeights, extreme_images, weight_label
 from fastood.report.pool_figures import check_drawable, contact_sheet, weight_distribution
 from fastood.report.pool_history import effective_sample_size_curve
@@ -18,6 +19,7 @@ from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, r
 
 if TYPE_CHECKING:
     from fastood.data.image_set import ImageSet
+    from fastood.training.feature_map import FeatureMap
 
 SHEET_IMAGES = 32
 
@@ -111,6 +113,21 @@ def history_illustration(effective_sample_sizes: Tensor, pool_size: int) -> Illu
         "that have settled on the hard images; one that runs to the bottom is a step size too large for the pool, "
         "which then rests on a handful of images.",
         draw=lambda: effective_sample_size_curve(effective_sample_sizes, pool_size),
+    )
+
+
+def feature_illustration(arm: str, label: str, shown: FeatureMap) -> Illustration:
+    """Features in a plane, and both factors of the score, of one arm."""
+    return Illustration(
+        name=f"features_{arm}",
+        title=f"Where the boundary runs: {label}",
+        caption="Left, features of test images in the plane in which the in-distribution ones (grey) spread the most, "
+        "and the synthetic features that the boundary was learnt from, which should lie around the grey heaps and "
+        "between them. A plane is a shadow of many dimensions: what overlaps here may be far apart, and what lies "
+        "far off is not shown. Right, what the score is made of: p₁, how sure the classifier is of its class, and p₂, "
+        "how sure the discriminator is that the image is in-distribution. Look for grey in the upper right corner "
+        "alone; along a dashed line the score is the same.",
+        draw=lambda: feature_figure(shown),
     )
 
 

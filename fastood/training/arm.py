@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fastood.data import DetectionTask, ImageSet
+from fastood.training.feature_map import FeatureMap
 from fastood.training.trained_network import Outputs, TrainedNetwork
 
 
@@ -36,6 +37,8 @@ class Arm:
     """Stage whose final weights are judged."""
     scorer: Scorer
     """How it scores and classifies."""
+    feature_map: Callable[[TrainedNetwork, DetectionTask], FeatureMap] | None = None
+    """What the report shows of its features; None for nothing."""
     view: Callable[[DetectionTask], DetectionTask] | None = None
     """What of the task it is judged on, for arms that know a part of the classes; None for all of it."""
 

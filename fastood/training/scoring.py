@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastood.data import DetectionTask
 from fastood.training.arm import Arm
+from fastood.training.feature_map import FeatureMap
 from fastood.training.trained_network import TrainedNetwork
 
 
@@ -19,6 +20,8 @@ class ArmScores:
     """Scores of the in-distribution test set, `[N]`; higher means more out-of-distribution."""
     ood_scores: dict[str, Tensor]
     """Scores of each OOD set, `[M]`."""
+    feature_map: FeatureMap | None = None
+    """What the report shows of its features."""
 
     @property
     def accuracy(self) -> float:
@@ -41,4 +44,5 @@ def score_arm(network: TrainedNetwork, arm: Arm, task: DetectionTask) -> ArmScor
         correct=of_id.classes == seen.id_test.labels,
         id_scores=of_id.scores,
         ood_scores={name: predict(images).scores for name, images in seen.ood.items()},
+        feature_map=None if arm.feature_map is None else arm.feature_map(network, seen),
     )
