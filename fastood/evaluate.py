@@ -29,9 +29,10 @@ class Command:
     protocol: ProtocolName | None = None
     """Print the table of another protocol than the run's; metrics.json is not compared and stays."""
     detectors: tuple[str, ...] = ()
-    """Judge detectors instead of the run's own scores: "all", or by name, such as msp knn vim (a wrong one prints them
-    all). Each image passes a network once for all of them; the logits and features of training and test images stay in
-    the run's folder for the next time. ODIN's step is chosen on training and background images."""
+    """Judge detectors instead of the run's own scores: "all" that need no training, or by name, such as msp knn bal (a
+    wrong one prints them all; bal trains a GAN, for half a minute or so). Each image passes a network once for all of
+    them; the logits and features of training and test images stay in the run's folder for the next time. ODIN's step is
+    chosen on training and background images."""
     write: bool = False
     """Replace metrics.json, scores and report, or detectors.json and its picture; without it no result is written."""
 

@@ -149,6 +149,22 @@ def test_reject_classes_are_left_out() -> None:
     assert list(fitted) == [name for name in DETECTORS if name not in WITH_HEAD]
 
 
+def test_boundary_aware_learning_by_name() -> None:
+    """Its GAN trains on the features that the others are fitted to; the head is only read."""
+    task, module = tiny_task(), small(4)
+    before = module.head.weight.clone()
+    model = ArmNetwork(trained(module), 4)
+    fitted, skipped = fitted_detectors(model, ["bal", "msp"], model.outputs(task.id_train), task.id_train.labels)
+    assert (list(fitted), skipped) == (["bal", "msp"], {})
+    outputs = model.outputs(task.id_test)
+    bal, msp = (
+        fitted[name].predict_features(part) for name, part in (("bal", outputs.features), ("msp", outputs.logits))
+    )
+    assert bal.shape == msp.shape
+    assert not torch.equal(bal.argsort(), msp.argsort())
+    assert torch.equal(module.head.weight, before)
+
+
 def test_heads_that_are_not_linear() -> None:
     task, module = tiny_task(), small(4)
     module.head = CholeskyMahalanobisHead(module.feature_dim, 4)

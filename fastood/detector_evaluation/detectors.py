@@ -1,6 +1,6 @@
 """Detectors fitted to what an arm's network says of the training images, and judged on the test images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastood import __version__
+from fastood.boundary import BoundaryAwareDetector
 from fastood.data import DetectionTask
 from fastood.data.batches import STD
 from fastood.data.seeding import named_generator
@@ -16,12 +17,18 @@ from fastood.detector_evaluation.cache import OutputsCache, fingerprint_of
 from fastood.detector_evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.head_detector import HeadDetector
+from fastood.detectors.linear_head import SplitModel, check_head
 from fastood.metrics import Protocol, evaluate_detectors
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run
 from fastood.training.arm import Arm
 from fastood.training.trained_network import Outputs
 
+JUDGED: Mapping[str, Callable[[SplitModel], Detector]] = {
+    **DETECTORS,
+    "bal": lambda model: BoundaryAwareDetector(model.features, head=check_head(model.head)),
+}
+"""Detectors by name: those of `fastood.detectors`, and BAL, which trains a GAN on the features."""
 SCHEMA = 1
 """Version of the layout of detectors.json."""
 CHOICE_IMAGES = 256
@@ -53,7 +60,7 @@ def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[s
     Args:
         run: The run.
         folder: Holds its weights.
-        names: Of `DETECTORS`.
+        names: Of `JUDGED`.
 
     Returns:
         Scores by arm.
@@ -62,11 +69,9 @@ def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[s
         FileNotFoundError: If the run has not come to its end.
         ValueError: If a name is unknown.
     """
-    unknown = [name for name in names if name not in DETECTORS]
+    unknown = [name for name in names if name not in JUDGED]
     if unknown or len(names) == 0 or len(set(names)) < len(names):
-        raise ValueError(
-            f"detectors must be all, or one or more of {', '.join(DETECTORS)}, each once, got {list(names)}"
-        )
+        raise ValueError(f"detectors must be all, or one or more of {', '.join(JUDGED)}, each once, got {list(names)}")
     digests = fingerprint(run.task)
     return {arm.name: _score_arm(run, folder, arm, names, digests) for arm in run.method.arms}
 
@@ -168,7 +173,7 @@ def fitted_detectors(
     reading = {"logits": train.logits.to(device), "features": train.features.to(device)}
     for name in names:
         try:
-            detector = DETECTORS[name](model)
+            detector = JUDGED[name](model)
             if isinstance(detector, HeadDetector) and model.num_reject > 0:
                 raise ValueError(
                     f"its head has {model.num_reject} reject classes beside the {model.num_classes} classes"
