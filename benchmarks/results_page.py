@@ -64,8 +64,8 @@ SECTIONS = {
     "godin-embedded": (
         "Generalised ODIN on the embedded digits",
         "Hsu et al. 2020, the cosine network scored by h; ε chosen on a tenth of the training images, which no arm is "
-        "trained on. On this small network it is behind the maximum softmax, most of all on held-out digits; the paper's "
-        "are DenseNets and WideResNets.",
+        "trained on. On this small network it is behind the maximum softmax, most of all on held-out digits; the "
+        "paper's are DenseNets and WideResNets.",
     ),
     "aec-embedded": (
         "Autoencoder on the embedded digits",
