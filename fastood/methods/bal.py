@@ -161,7 +161,7 @@ class BALConfig(MethodConfig):
 class BAL(NoBackground):
     """Train a classifier, freeze it, and train discriminators on its features, one for each arm that needs its own.
 
-    Every discriminator begins with the same weights and draws. The background is not looked at.
+    Every GAN begins with the same draws, and of one shape with the same weights. The background is not looked at.
 
     Args:
         config: Hyper-parameters.
