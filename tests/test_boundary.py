@@ -160,7 +160,8 @@ def test_gaussian_features_are_the_unlikely_ones(generator: torch.Generator):
     """Farther from their class mean, by its covariance, than a draw is."""
     features, labels = clusters(rows=2000, width=3)
     features[:, 1] *= 20
-    drawn = LowDensityGaussian(features, labels, candidates=32).sample(labels[:1000], generator=generator)
+    statistics = FeatureBank(features, labels).statistics
+    drawn = LowDensityGaussian(statistics, candidates=32).sample(labels[:1000], generator=generator)
     means = torch.stack([features[labels == c].mean(0) for c in range(2)])
     within = (features - means[labels]).double()
     inverse = torch.linalg.inv(within.T @ within / len(within))
@@ -168,7 +169,7 @@ def test_gaussian_features_are_the_unlikely_ones(generator: torch.Generator):
     distance = (away @ inverse * away).sum(1)
     assert distance.median() > 7.8  # the 95 % quantile of a χ² of three
     with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
-        LowDensityGaussian(features, labels, candidates=0)
+        LowDensityGaussian(statistics, candidates=0)
 
 
 def test_hard_features_score_lower_than_what_they_came_from():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fastood.heads import GaussianStatistics
 from fastood.heads.checks import check_features, check_finite_rows, check_labels
+
+CHUNK = 8192
+"""Rows read at once: a bank may lie in a file and be larger than memory."""
 
 
 class FeatureBank:
@@ -56,6 +61,14 @@ class FeatureBank:
         self.classes: Tensor = torch.unique(labels)
         mean, scale = _moments(self.features)
         self.mean, self.scale = mean.float(), torch.where(scale > 0, scale, 1.0).float()
+
+    @cached_property
+    def statistics(self) -> GaussianStatistics:
+        """Class means and the covariance within classes, which every training on this bank begins with."""
+        statistics = GaussianStatistics(self.features.shape[1], device=self.features.device)
+        for rows, labels in zip(torch.split(self.features, CHUNK), torch.split(self.labels, CHUNK), strict=True):
+            statistics.partial_fit(rows, labels)
+        return statistics
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,12 +119,12 @@ class FeatureBank:
         return self if self.features.device == device else FeatureBank(self.features.to(device), self.labels.to(device))
 
 
-def _moments(features: Tensor, rows: int = 8192) -> tuple[Tensor, Tensor]:
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every column in float64, a chunk of rows at a time."""
     mean, squares = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
-    for chunk in torch.split(features, rows):
+    for chunk in torch.split(features, CHUNK):
         mean += chunk.double().sum(0) / len(features)
-    for chunk in torch.split(features, rows):
+    for chunk in torch.split(features, CHUNK):
         squares += (chunk.double() - mean).square().sum(0)
     # Rounding leaves a constant column a deviation of about 1e-16 of its value: no scale to divide by.
     scale = (squares / len(features)).sqrt()

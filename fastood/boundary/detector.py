@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastood.boundary.bank import FeatureBank
-from fastood.boundary.network import build_gan
+from fastood.boundary.network import build_discriminator, build_gan
 from fastood.boundary.networks import ConditionalDiscriminator
 from fastood.boundary.score import boundary_score
 from fastood.boundary.settings import BoundarySettings
@@ -95,12 +95,6 @@ class BoundaryAwareDetector(HeadDetector):
     def _discriminator(self) -> ConditionalDiscriminator:
         settings = BoundarySettings(**self.boundary)
         with torch.device("meta"):
-            made = ConditionalDiscriminator(
-                self.head.in_features,
-                self.head.out_features,
-                hidden=settings.hidden,
-                embedding=settings.embedding,
-                conditioning=settings.conditioning,
-            )
+            made = build_discriminator(self.head.in_features, self.head.out_features, settings)
         made.load_state_dict(self._state, assign=True)
         return made

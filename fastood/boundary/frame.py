@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastood.boundary.bank import FeatureBank
-from fastood.heads import GaussianStatistics
 
 Axes = Literal["principal", "features"]
 
@@ -69,9 +68,7 @@ class FeatureFrame(nn.Module):
         """
         if axes not in get_args(Axes):
             raise ValueError(f"axes must be one of {', '.join(get_args(Axes))}, got {axes!r}")
-        statistics = GaussianStatistics(len(self.mean), device=bank.features.device)
-        for rows, labels in zip(torch.split(bank.features, 8192), torch.split(bank.labels, 8192), strict=True):
-            statistics.partial_fit(rows, labels)
+        statistics = bank.statistics
         chosen = torch.eye(len(self.mean), dtype=torch.float64, device=bank.features.device)
         if axes == "principal":
             chosen = torch.linalg.eigh(statistics.covariance())[1]

@@ -55,11 +55,11 @@ class BoundaryAwareNetwork(nn.Module):
         return self.classifier.forward_outputs(images)
 
 
-def build_gan(
+def build_discriminator(
     num_features: int, num_classes: int, settings: BoundarySettings, *, generator: torch.Generator | None = None
-) -> tuple[ConditionalDiscriminator, ConditionalGenerator]:
-    """Discriminator and generator of the settings' shape, freshly initialised."""
-    discriminator = ConditionalDiscriminator(
+) -> ConditionalDiscriminator:
+    """The discriminator of the settings' shape, freshly initialised."""
+    return ConditionalDiscriminator(
         num_features,
         num_classes,
         hidden=settings.hidden,
@@ -67,6 +67,13 @@ def build_gan(
         conditioning=settings.conditioning,
         generator=generator,
     )
+
+
+def build_gan(
+    num_features: int, num_classes: int, settings: BoundarySettings, *, generator: torch.Generator | None = None
+) -> tuple[ConditionalDiscriminator, ConditionalGenerator]:
+    """Discriminator and generator of the settings' shape, freshly initialised."""
+    discriminator = build_discriminator(num_features, num_classes, settings, generator=generator)
     imitator = ConditionalGenerator(
         num_features, num_classes, noise_dim=settings.noise_dim, hidden=settings.hidden, generator=generator
     )

@@ -64,8 +64,7 @@ class LowDensityGaussian:
     from a class the one of least density is kept.
 
     Args:
-        features: `[N, d]` to fit to.
-        labels: int64 `[N]`, each at least 0.
+        statistics: Class means and covariance; of a bank, its `statistics`.
         candidates: Draws for each feature that is kept.
 
     Raises:
@@ -76,18 +75,16 @@ class LowDensityGaussian:
         >>> import torch
         >>> draws = torch.Generator().manual_seed(0)
         >>> features, labels = torch.randn(1000, 2, generator=draws), torch.zeros(1000, dtype=torch.int64)
-        >>> drawn = LowDensityGaussian(features, labels).sample(torch.zeros(200, dtype=torch.int64), generator=draws)
+        >>> statistics = GaussianStatistics(2).partial_fit(features, labels)
+        >>> drawn = LowDensityGaussian(statistics).sample(torch.zeros(200, dtype=torch.int64), generator=draws)
         >>> bool(drawn.norm(dim=1).mean() > 2)
         True
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, *, candidates: int = 16) -> None:
+    def __init__(self, statistics: GaussianStatistics, *, candidates: int = 16) -> None:
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
         self.candidates = candidates
-        statistics = GaussianStatistics(features.shape[1], device=features.device)
-        for rows, of_rows in zip(torch.split(features, 8192), torch.split(labels, 8192), strict=True):
-            statistics.partial_fit(rows.double(), of_rows)
         # Features that no image of a class activates are constant; shrinkage gives them a variance.
         try:
             self._factor = statistics.cholesky("oas").float()

@@ -70,7 +70,7 @@ class BoundaryTraining:
         generator.frame.load_state_dict(discriminator.frame.state_dict())
         self._gaussian: LowDensityGaussian | None = None
         if settings.uniform and settings.sampling == "gaussian":
-            self._gaussian = LowDensityGaussian(bank.features, bank.labels)
+            self._gaussian = LowDensityGaussian(bank.statistics)
         self._nearest = ClassL1Index(bank.features, bank.labels)
         self._of_discriminator = torch.optim.Adam(discriminator.parameters(), lr=settings.learning_rate, betas=_BETAS)
         self._of_generator = torch.optim.Adam(generator.parameters(), lr=settings.learning_rate, betas=_BETAS)
