@@ -9,7 +9,19 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastood.report.style import ID_COLOUR, INK, legend_above, literal, new_figure
+from fastood.report.style import (
+    BLUE,
+    GREEN,
+    ID_COLOUR,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    legend_above,
+    literal,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +30,7 @@ if TYPE_CHECKING:
 
     from fastood.training.feature_map import FeatureMap
 
-COLOURS = ("#d55e00", "#0072b2", "#cc79a7", "#e69f00", "#009e73", "#56b4e9")
+COLOURS = (VERMILION, BLUE, PURPLE, ORANGE, GREEN, SKY)
 MARKERS = ("o", "^", "s", "v", "D", "<")
 SYNTHETIC_MARKERS = ("x", "+")
 Entry = tuple[Artist | tuple[Artist, ...], str]

@@ -20,30 +20,24 @@ ArmStyle = tuple[str, tuple[float, tuple[float, ...]]]
 """Colour, and line style as matplotlib's (offset, on-off lengths)."""
 
 SOLID = (0.0, ())
+DOTTED = (0.0, (1.2, 1.2))
+DASHED = (0.0, (5.0, 1.5))
+DASH_DOTTED = (0.0, (6.0, 1.2, 1.2, 1.2))
 
 # Okabe & Ito's colours, which stay apart under every common colour blindness. The known arms keep theirs in every
 # report; their line styles differ as well, so that print in grey can be read too.
+GREEN, SKY, VERMILION, BLUE, PURPLE, ORANGE = "#009e73", "#56b4e9", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
 _ARM_STYLES: dict[str, ArmStyle] = {
-    "none": ("#009e73", (0.0, (1.2, 1.2))),
-    "random": ("#56b4e9", (0.0, (5.0, 1.5))),
-    "resampled": ("#d55e00", SOLID),
-    "full": ("#0072b2", (0.0, (6.0, 1.2, 1.2, 1.2))),
-    "msp": ("#009e73", (0.0, (1.2, 1.2))),
-    "reject": ("#d55e00", SOLID),
-    "plain": ("#009e73", (0.0, (1.2, 1.2))),
-    "oe": ("#56b4e9", (0.0, (5.0, 1.5))),
-    "energy": ("#0072b2", (0.0, (6.0, 1.2, 1.2, 1.2))),
-    "ice": ("#d55e00", SOLID),
-    "softmax": ("#009e73", (0.0, (1.2, 1.2))),
-    "odin": ("#56b4e9", (0.0, (5.0, 1.5))),
-    "bal": ("#d55e00", SOLID),
-    "bal-p2": ("#0072b2", (0.0, (6.0, 1.2, 1.2, 1.2))),
+    **dict.fromkeys(("none", "msp", "plain", "softmax"), (GREEN, DOTTED)),
+    **dict.fromkeys(("random", "oe", "odin"), (SKY, DASHED)),
+    **dict.fromkeys(("resampled", "reject", "ice", "bal"), (VERMILION, SOLID)),
+    **dict.fromkeys(("full", "energy", "bal-p2"), (BLUE, DASH_DOTTED)),
 }
 _OTHER_STYLES: tuple[ArmStyle, ...] = (
-    ("#cc79a7", SOLID),
-    ("#e69f00", (0.0, (5.0, 1.5))),
-    ("#5d3a9b", (0.0, (1.2, 1.2))),
-    ("#7a5c00", (0.0, (6.0, 1.2, 1.2, 1.2))),
+    (PURPLE, SOLID),
+    (ORANGE, DASHED),
+    ("#5d3a9b", DOTTED),
+    ("#7a5c00", DASH_DOTTED),
 )
 
 
