@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from spread import mean_and_std, per_cent
+
 RESULTS = Path(__file__).parent / "results"
 
 FILES = {
@@ -60,7 +62,7 @@ GENERATORS = ("generator_coverage", "generator_spread")
 
 
 def _spread(values: list[float]) -> str:
-    return f"{100 * statistics.fmean(values):.2f} ± {100 * statistics.pstdev(values):.2f}"
+    return per_cent(mean_and_std(values))
 
 
 def _of_file(stem: str) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from boundary_section import boundary_section
+from spread import mean_and_std, per_cent
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -105,11 +105,6 @@ PAPER = {"reject-mnist": MOHSENI_TABLE_1}
 METRICS = {"accuracy": "accuracy ↑", "auroc": "AUROC ↑", "aupr": "AUPR ↑", "fpr95": "FPR95 ↓"}
 
 
-def per_cent(spread: dict[str, float]) -> str:
-    """Mean ± standard deviation over seeds."""
-    return f"{100 * spread['mean']:.2f} ± {100 * spread['std']:.2f}"
-
-
 def _unused(method: dict[str, Any]) -> set[str]:
     """Schedules of the other way of training, where a method has two."""
     ways = {"fine-tune": {"scratch"}, "from-scratch": {"pretrain", "finetune"}}
@@ -120,7 +115,7 @@ def _unused(method: dict[str, Any]) -> set[str]:
 def of_set(runs: list[dict[str, Any]], arm: str, name: str, metric: str) -> dict[str, float]:
     """One metric of an arm on an OOD set, over the seeds."""
     values = [run["arms"][arm]["ood"][name][metric]["mean"] for run in runs]
-    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+    return mean_and_std(values)
 
 
 def beside_paper(
@@ -180,8 +175,8 @@ def page() -> str:
         "# Results",
         "",
         "Written by `python benchmarks/results_page.py` from the JSON beside the benchmarks, which `python "
-        "benchmarks/seeds.py` measured. Per cent, mean ± standard deviation over training seeds; the spread of the "
-        "protocol's draws is in the JSON.",
+        "benchmarks/seeds.py` measured. Per cent, mean ± sample standard deviation over training seeds; the "
+        "spread of the protocol's draws is in the JSON.",
         "",
     ]
     for name in SECTIONS:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from metadata import metadata
 from rich.console import Console
 from rich.table import Table
+from spread import mean_and_std, per_cent
 
 from fastood.config import to_dict
 from fastood.files import write_atomically
@@ -26,15 +26,10 @@ METRICS = ("fpr95", "auroc", "aupr")
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and population standard deviation over runs of every arm's mean metrics and every source's weight."""
+    """Return mean and sample standard deviation over runs of each arm's mean metrics and each source's weight."""
 
     def spread(values: list[float]) -> dict[str, float]:
-        return {
-            "mean": statistics.fmean(values),
-            "std": statistics.pstdev(values),
-            "min": min(values),
-            "max": max(values),
-        }
+        return {**mean_and_std(values), "min": min(values), "max": max(values)}
 
     arms = {
         name: {
@@ -61,6 +56,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="by default benchmarks/results/METHOD-PRESET.json")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options, rest = parser.parse_known_args()
+    if options.seeds < 2:
+        parser.error(f"--seeds must be at least 2 to have a spread, got {options.seeds}")
     command = parse_command(rest)
     out = options.out or Path(f"benchmarks/results/{command.method}-{command.preset}.json")
     runs = []
@@ -85,7 +82,7 @@ def main() -> None:
     for heading in ("arm", "FPR95 ↓", "AUROC ↑", "AUPR ↑", "accuracy"):
         table.add_column(heading)
     for arm in summary["arms"].values():
-        cells = [f"{100 * arm[m]['mean']:.2f} ± {100 * arm[m]['std']:.2f}" for m in (*METRICS, "accuracy")]
+        cells = [per_cent(arm[m]) for m in (*METRICS, "accuracy")]
         table.add_row(arm["label"], *cells)
     console = Console(width=110)
     console.print(table)
