@@ -1,7 +1,8 @@
 # Decides whether the CUDA kernels are built, says why, and enables the CUDA language.
 #
-# FASTOOD_CUDA (environment or -D): auto builds them where an nvcc with its headers is found, 1 makes a missing one an
-# error, 0 leaves them out. A GPU is not needed. Searched in this order: CUDA_HOME, CUDA_PATH, the pip toolkit
+# FASTOOD_CUDA (environment or -D): auto builds them where an nvcc with its headers is found and compiles a small kernel,
+# 1 makes a missing or broken one an error, 0 leaves them out. A GPU is not needed. Searched in this order: CUDA_HOME,
+# CUDA_PATH, the pip toolkit
 # (`pip install "cuda-toolkit[nvcc,nvvm,crt,cudart,cccl]==13.0.*"`: all of one version, each by name, or nvvm comes newer
 # than nvcc), /usr/local/cuda, the nvcc on PATH. A folder counts only when bin/nvcc and
 # include/cuda_runtime.h are both in it: an nvcc on PATH may be a wrapper script far from its headers, and one toolkit's
@@ -53,17 +54,74 @@ if(NOT FASTOOD_CUDA STREQUAL "0")
   endif()
 endif()
 
+# fastood_without_cuda(REASON): an error where CUDA kernels were asked for; otherwise the build goes on without them.
+macro(fastood_without_cuda reason)
+  if(FASTOOD_CUDA STREQUAL "1")
+    message(FATAL_ERROR "FASTOOD_CUDA=1, but ${reason}")
+  endif()
+  set(FASTOOD_WITH_CUDA 0)
+  set(FASTOOD_CUDA_REASON "${reason}")
+endmacro()
+
+# fastood_probe_cuda(): leave FASTOOD_CUDA_FAILURE empty if nvcc compiles a small kernel, else why it does not.
+# First by itself, whose complaint is short, then under CMake, which asks more of it.
+function(fastood_probe_cuda)
+  set(FASTOOD_CUDA_FAILURE "" PARENT_SCOPE)
+  set(_source "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/cuda_probe")
+  set(_folder "${CMAKE_BINARY_DIR}/cuda_probe")
+  file(SHA256 "${FASTOOD_CUDA_ROOT}/bin/nvcc" _nvcc)
+  set(_probed "${FASTOOD_CUDA_ROOT} ${_nvcc} ${CMAKE_CUDA_ARCHITECTURES} ${CMAKE_CXX_COMPILER} $ENV{CUDAHOSTCXX} $ENV{CUDAFLAGS}")
+  if(FASTOOD_CUDA_PROBED STREQUAL _probed)
+    return()
+  endif()
+  message(STATUS "fastood: trying ${FASTOOD_CUDA_ROOT}/bin/nvcc")
+  file(REMOVE_RECURSE "${_folder}")
+  file(MAKE_DIRECTORY "${_folder}")
+  separate_arguments(_flags NATIVE_COMMAND "$ENV{CUDAFLAGS}")
+  if(NOT "$ENV{CUDAHOSTCXX}" STREQUAL "")
+    list(APPEND _flags -ccbin "$ENV{CUDAHOSTCXX}")
+  endif()
+  foreach(_architecture ${CMAKE_CUDA_ARCHITECTURES})
+    string(REGEX REPLACE "-.*" "" _number "${_architecture}")
+    list(APPEND _flags "-gencode=arch=compute_${_number},code=sm_${_number}")
+  endforeach()
+  execute_process(COMMAND "${FASTOOD_CUDA_ROOT}/bin/nvcc" -std=c++20 ${_flags} -c "${_source}/probe.cu" -o "${_folder}/probe.o"
+                  OUTPUT_VARIABLE _output ERROR_VARIABLE _output RESULT_VARIABLE _failed TIMEOUT 300)
+  if(NOT _failed)
+    set(_options "")
+    foreach(_name CMAKE_CXX_COMPILER CMAKE_MAKE_PROGRAM CMAKE_CUDA_FLAGS CMAKE_CUDA_HOST_COMPILER)
+      if(${_name})
+        list(APPEND _options "-D${_name}=${${_name}}")
+      endif()
+    endforeach()
+    execute_process(
+      COMMAND "${CMAKE_COMMAND}" -S "${_source}" -B "${_folder}" -G "${CMAKE_GENERATOR}" ${_options}
+              "-DFASTOOD_CUDA_ROOT=${FASTOOD_CUDA_ROOT}" "-DFASTOOD_CUDART=${FASTOOD_CUDART}"
+              "-DCMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}"
+      OUTPUT_QUIET ERROR_VARIABLE _output RESULT_VARIABLE _failed TIMEOUT 300)
+  endif()
+  if(NOT _failed)
+    set(FASTOOD_CUDA_PROBED "${_probed}" CACHE INTERNAL "The nvcc and the architectures that compiled a small kernel")
+    return()
+  endif()
+  # It becomes a string of C++, one line long.
+  set(_complaint "${_output} (${_failed})")
+  string(REGEX REPLACE "[^ -~]|[\"\\;$]" " " _complaint "${_complaint}")
+  string(REGEX REPLACE " +" " " _complaint "${_complaint}")
+  string(STRIP "${_complaint}" _complaint)
+  string(SUBSTRING "${_complaint}" 0 300 _complaint)
+  set(FASTOOD_CUDA_FAILURE "${_complaint}" PARENT_SCOPE)
+endfunction()
+
 # The newest GPUs of the default list need a recent compiler; below 12.0 none of it is tried.
 if(FASTOOD_WITH_CUDA)
-  execute_process(COMMAND "${FASTOOD_CUDA_ROOT}/bin/nvcc" --version OUTPUT_VARIABLE _fastood_nvcc_version)
+  execute_process(COMMAND "${FASTOOD_CUDA_ROOT}/bin/nvcc" --version OUTPUT_VARIABLE _fastood_nvcc_version ERROR_QUIET)
   string(REGEX MATCH "release ([0-9]+[.][0-9]+)" _ "${_fastood_nvcc_version}")
   set(_fastood_nvcc_version "${CMAKE_MATCH_1}")
-  if(_fastood_nvcc_version VERSION_LESS 12.0)
-    set(FASTOOD_CUDA_REASON "nvcc ${_fastood_nvcc_version} in ${FASTOOD_CUDA_ROOT} is older than 12.0")
-    if(FASTOOD_CUDA STREQUAL "1")
-      message(FATAL_ERROR "FASTOOD_CUDA=1, but ${FASTOOD_CUDA_REASON}")
-    endif()
-    set(FASTOOD_WITH_CUDA 0)
+  if(NOT _fastood_nvcc_version)
+    fastood_without_cuda("${FASTOOD_CUDA_ROOT}/bin/nvcc --version does not run")
+  elseif(_fastood_nvcc_version VERSION_LESS 12.0)
+    fastood_without_cuda("nvcc ${_fastood_nvcc_version} in ${FASTOOD_CUDA_ROOT} is older than 12.0")
   elseif(_fastood_nvcc_version VERSION_LESS 12.8)
     set(_fastood_default_archs "7.5;8.0;9.0+PTX")
   else()
@@ -73,12 +131,6 @@ endif()
 
 if(FASTOOD_WITH_CUDA)
   set(FASTOOD_CUDA_REASON "nvcc ${_fastood_nvcc_version} in ${FASTOOD_CUDA_ROOT}")
-  # The pip toolkit has no lib64, where nvcc would have CMake's test programs look for their libraries.
-  get_filename_component(_fastood_library_dir "${FASTOOD_CUDART}" DIRECTORY)
-  set(ENV{LIBRARY_PATH} "${_fastood_library_dir}:$ENV{LIBRARY_PATH}")
-  set(_fastood_try_compile "${CMAKE_TRY_COMPILE_TARGET_TYPE}")
-  set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
-  set(CMAKE_CUDA_COMPILER "${FASTOOD_CUDA_ROOT}/bin/nvcc")
   # TORCH_CUDA_ARCH_LIST in torch's form ("9.0;10.0+PTX") or our default; +PTX adds code for GPUs to come.
   set(_fastood_archs "$ENV{TORCH_CUDA_ARCH_LIST}")
   if(_fastood_archs STREQUAL "")
@@ -96,15 +148,28 @@ if(FASTOOD_WITH_CUDA)
       message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST entries look like 9.0 or 9.0+PTX, got '${_arch}'")
     endif()
   endforeach()
-  enable_language(CUDA)
-  set(CMAKE_TRY_COMPILE_TARGET_TYPE "${_fastood_try_compile}")
+  # enable_language ends the build when it fails, so that nvcc is tried elsewhere first.
+  fastood_probe_cuda()
+  if(FASTOOD_CUDA_FAILURE)
+    fastood_without_cuda("nvcc ${_fastood_nvcc_version} in ${FASTOOD_CUDA_ROOT} does not compile: ${FASTOOD_CUDA_FAILURE}")
+    set(CMAKE_CUDA_ARCHITECTURES "")
+  endif()
+endif()
+
+if(FASTOOD_WITH_CUDA)
+  include(${CMAKE_CURRENT_LIST_DIR}/EnableCuda.cmake)
+  set(FASTOOD_CUDA_OPTIONS "")
+  # A tenth of the size; before 13.0 drivers are admitted that cannot unpack it.
+  if(_fastood_nvcc_version VERSION_GREATER_EQUAL 13.0)
+    list(APPEND FASTOOD_CUDA_OPTIONS --compress-mode=size)
+  endif()
   message(STATUS "fastood: CUDA kernels on (${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, "
                  "architectures ${CMAKE_CUDA_ARCHITECTURES})")
 else()
   if(FASTOOD_CUDA STREQUAL "0")
     set(FASTOOD_CUDA_REASON "FASTOOD_CUDA=0")
   elseif(NOT FASTOOD_CUDA_REASON)
-    set(FASTOOD_CUDA_REASON "no CUDA toolkit in: ${_fastood_searched}")
+    set(FASTOOD_CUDA_REASON "no CUDA toolkit (bin/nvcc, include/cuda_runtime.h, libcudart_static.a) in: ${_fastood_searched}")
   endif()
   message(STATUS "fastood: CUDA kernels off (${FASTOOD_CUDA_REASON})")
 endif()

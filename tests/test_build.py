@@ -81,3 +81,43 @@ def test_fastood_cuda_is_honoured(value: str, expected: str, tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
     assert expected in " ".join(done.stderr.split())
+
+
+def configure_with_toolkit(toolkit: Path, folder: Path, value: str) -> subprocess.CompletedProcess[str]:
+    """Run cmake/Cuda.cmake where `toolkit` is the only one that it finds."""
+    folder.mkdir()
+    (folder / "CMakeLists.txt").write_text(
+        f"cmake_minimum_required(VERSION 3.24)\nproject(probe LANGUAGES CXX)\nset(FASTOOD_CUDA_SEARCH {toolkit})\n"
+        f"include({ROOT / 'cmake/Cuda.cmake'})\n"
+        'message(STATUS "with ${FASTOOD_WITH_CUDA}: ${FASTOOD_CUDA_REASON}")\n'
+    )
+    command = ["cmake", "-S", folder, "-B", folder / "build", f"-DFASTOOD_CUDA={value}"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+@pytest.mark.parametrize(
+    ("nvcc", "reason"),
+    [
+        ("exit 1", "bin/nvcc --version does not run"),
+        ("echo release 11.8", "is older than 12.0"),
+        (
+            '[ "$1" = --version ] && echo release 13.0 && exit; echo "cicc: \\"not; found\\"" >&2; exit 2',
+            "does not compile: cicc: not found (2)",
+        ),
+    ],
+)
+def test_a_broken_nvcc_leaves_out_the_cuda_kernels_and_says_why(nvcc: str, reason: str, tmp_path: Path) -> None:
+    """`auto` builds without them, and the reason is one line for `build_info`; with 1 the same is an error."""
+    for name in ("bin/nvcc", "include/cuda_runtime.h", "lib64/libcudart_static.a"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(f"#!/bin/sh\n{nvcc}\n")
+    (tmp_path / "bin/nvcc").chmod(0o755)
+    done = configure_with_toolkit(tmp_path, tmp_path / "auto", "auto")
+    assert done.returncode == 0, done.stderr
+    (line,) = re.findall(r"^-- with 0: (.*)$", done.stdout, re.MULTILINE)
+    assert reason in line
+    done = configure_with_toolkit(tmp_path, tmp_path / "required", "1")
+    assert done.returncode != 0
+    assert "FASTOOD_CUDA=1, but" in done.stderr
+    assert reason in " ".join(done.stderr.split())
