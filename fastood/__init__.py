@@ -4,13 +4,49 @@ The drop-in layer needs no trainer: `fastood.losses`, `fastood.samplers`, `fasto
 them in `fastood.ops`. `python -m fastood.train` runs a whole method; `python -m fastood.evaluate` judges what it left.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-from fastood._build import build_info
+import importlib as _importlib
+import sys as _sys
+from importlib import metadata as _metadata
+from types import ModuleType as _ModuleType
+
+from fastood import _extras
+
+# First, for it takes no second: torch takes several.
+_extras.require_command()
+try:
+    from fastood._build import build_info
+except ImportError as _error:
+    if _extras.running_command() in _extras.COMMANDS:
+        _sys.exit(f"error: {_error}")
+    raise
 
 try:
-    __version__ = version("fastood")
-except PackageNotFoundError:  # imported from a source tree that was built in place
+    __version__ = _metadata.version("fastood")
+except _metadata.PackageNotFoundError:  # imported from a source tree that was built in place
     __version__ = build_info()["version"]
 
-__all__ = ["__version__", "build_info"]
+__all__ = [
+    "__version__",
+    "boundary",
+    "build_info",
+    "detectors",
+    "heads",
+    "losses",
+    "metrics",
+    "ops",
+    "samplers",
+    "scores",
+]
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """Import a subpackage when it is first asked for, so that `import fastood` takes no time for it."""
+    if name in __all__:
+        return _importlib.import_module(f"fastood.{name}")
+    raise AttributeError(f"module 'fastood' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__", "__file__", "__name__", "__path__"]

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TypedDict
 
-import torch  # registers the libraries that the extension is linked against: keep it before _C
+_FOLDER = Path(__file__).parent
+
+try:
+    import torch  # registers the libraries that the extension is linked against: keep it before _C
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    activate = _FOLDER.parent / ".venv/bin/activate"
+    remedy = f". {activate}" if activate.exists() else f"{sys.executable} -m pip install 'torch>=2.11'"
+    raise ImportError(f"fastood needs torch, which {sys.executable} has not: {remedy}") from error
 
 
 class BuildInfo(TypedDict):
@@ -20,8 +30,6 @@ class BuildInfo(TypedDict):
     target_torch: str
     cpu_capability: str
 
-
-_FOLDER = Path(__file__).parent
 
 try:
     from fastood import _C

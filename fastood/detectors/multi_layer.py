@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastood._extras import needed_for
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import Fitting
 from fastood.detectors.mahalanobis import MahalanobisDetector
@@ -87,7 +88,8 @@ class MultiLayerMahalanobisDetector:
             ValueError: There is no row of either kind, or a score is not finite.
             RuntimeError: Nothing has been fitted.
         """
-        from sklearn.linear_model import LogisticRegression
+        with needed_for("fit_weights"):
+            from sklearn.linear_model import LogisticRegression
 
         scores, background = [], []
         for inputs, labels, *_ in loader:

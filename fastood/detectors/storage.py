@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fastood._extras import needed_for
+
 
 def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
     """Write one safetensors file, whole or not at all.
@@ -19,9 +21,10 @@ def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mappin
         said: What JSON can hold.
     """
     # Scoring needs no safetensors, so it is imported where it is needed.
-    from safetensors.torch import save
+    with needed_for("save"):
+        from safetensors.torch import save
 
-    from fastood.files import write_atomically
+        from fastood.files import write_atomically
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(Path(path), save(contiguous, {"fastood": json.dumps(said)}))
@@ -34,7 +37,8 @@ def read_detector(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: The file is not one of a detector.
         FileNotFoundError: There is no file.
     """
-    from safetensors import safe_open
+    with needed_for("load"):
+        from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}

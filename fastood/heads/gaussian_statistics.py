@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood._extras import needed_for
 from fastood.heads.checks import check_features, check_finite_rows, check_labels
 from fastood.heads.covariance import Shrinkage, add_lower_product, cholesky_factor, shrink, shrinkage_share
 
@@ -268,14 +269,16 @@ class GaussianStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        from fastood.files import save_tensors  # safetensors is no requirement of the statistics
+        with needed_for("GaussianStatistics.save"):  # safetensors is no requirement of the statistics
+            from fastood.files import save_tensors
 
-        save_tensors(Path(path), self.state_dict())
+            save_tensors(Path(path), self.state_dict())
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str | None = None) -> GaussianStatistics:
         """Read what `save` wrote; errors as in `from_state_dict`."""
-        from safetensors.torch import load_file
+        with needed_for("GaussianStatistics.load"):
+            from safetensors.torch import load_file
 
         return cls.from_state_dict(load_file(path), device=device)
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fastood._extras import install_command, requirements
 from fastood.data.batches import Augment
 from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.dataloader import DataLoaderLoader
@@ -136,7 +137,7 @@ def require_dali() -> None:
     """Refuse to go on without DALI, with a ValueError that says how to install it."""
     if not dali_installed():
         raise ValueError(
-            "data.loader is dali, but NVIDIA DALI is not installed: pip install 'fastood[dali]', "
+            f"data.loader is dali, but NVIDIA DALI is not installed: {install_command(requirements('dali'))}, "
             "or take data.loader dataloader"
         )
 
