@@ -1,7 +1,13 @@
-"""Checks that the ops share: an error names the argument, what it got and what it wants."""
+"""Checks of arguments that public calls share: an error names the argument, what it got and what it wants."""
 
 from __future__ import annotations
 
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,16 +15,161 @@ LOGIT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that losses are computed and returned in: float64 for float64 logits, float32 for all others."""
+    """Return the dtype that losses are computed and returned in: float64 for float64 logits, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def dtype_names(dtypes: Sequence[torch.dtype]) -> str:
+    """Return `dtypes` as an error message lists them.
+
+    Example:
+        >>> dtype_names([torch.float64, torch.float32, torch.int64])
+        'float64, float32 or int64'
+    """
+    names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def check_tensor(
+    name: str, value: object, dtypes: Sequence[torch.dtype] | None = None, *, values: bool = False
+) -> Tensor:
+    """Return `value`, or raise unless it is a dense tensor of one of `dtypes`.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was passed.
+        dtypes: The allowed dtypes; None for all.
+        values: Refuse tensors on the meta device as well, for functions whose checks or results need the values.
+
+    Raises:
+        TypeError: `value` is no tensor, or one that is sparse, nested, quantised or of another dtype.
+        ValueError: `values`, and it is on the meta device.
+
+    Example:
+        >>> check_tensor("scores", torch.tensor([1.0]), [torch.float32])
+        tensor([1.])
+        >>> check_tensor("scores", [1.0])
+        Traceback (most recent call last):
+        TypeError: scores must be a torch.Tensor, got list: pass torch.as_tensor(scores)
+    """
+    if not isinstance(value, Tensor):
+        remedy = f": pass torch.as_tensor({name})" if isinstance(value, (np.ndarray, np.generic, list, tuple)) else ""
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}{remedy}")
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
+    if dtypes is not None and value.dtype not in dtypes:
+        raise TypeError(f"{name} must be {dtype_names(dtypes)}, got {value.dtype}")
+    if values and value.is_meta:
+        raise ValueError(f"{name} must be on a device that holds its values, got the meta device")
+    return value
+
+
+def check_number(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above_low: bool = False,
+    below_high: bool = False,
+) -> float:
+    """Return `value` as a finite float, or raise unless it is a number in `[low, high]`.
+
+    Args:
+        name: The argument's name, for the message.
+        value: A number of Python or NumPy, or a tensor or array without dimensions; no bool.
+        low: The least value that is allowed.
+        high: The largest value that is allowed.
+        above_low: Refuse `low` itself.
+        below_high: Refuse `high` itself.
+
+    Raises:
+        TypeError: `value` is no real number.
+        ValueError: It is NaN, infinite, beyond float64 or out of range.
+
+    Example:
+        >>> check_number("epsilon", 1, 0, 1)
+        1.0
+        >>> check_number("epsilon", 1, 0, 1, below_high=True)
+        Traceback (most recent call last):
+        ValueError: epsilon must be in [0, 1), got 1
+    """
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf  # an int or a fraction beyond float64
+    inside = (number > low if above_low else number >= low) and (number < high if below_high else number <= high)
+    if not (inside and math.isfinite(number)):
+        raise ValueError(f"{name} must be {_range(low, high, above_low, below_high)}, got {_shown(value)}")
+    return number
+
+
+def check_integer(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
+    """Return `value` as an int, or raise unless it is an integer in `low … high`.
+
+    Args:
+        name: The argument's name, for the message.
+        value: An integer of Python or NumPy, or an integer tensor or array without dimensions; no bool.
+        low: The least value that is allowed; None for any.
+        high: The largest value that is allowed; None for any.
+
+    Raises:
+        TypeError: `value` is no integer.
+        ValueError: It is out of range.
+
+    Example:
+        >>> check_integer("num_reject", np.int64(5), 1)
+        5
+        >>> check_integer("num_reject", 0, 1)
+        Traceback (most recent call last):
+        ValueError: num_reject must be an int >= 1, got 0
+    """
+    limits = "" if low is None else f" >= {low}" if high is None else f" in {low} … {high}"
+    limits = f" <= {high}" if low is None and high is not None else limits
+    whole: int | None = None
+    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, Tensor) and value.dtype == torch.bool):
+        try:
+            whole = operator.index(value) if getattr(value, "ndim", 0) == 0 else None  # type: ignore[arg-type]
+        except (TypeError, RuntimeError):  # of a tensor without values: RuntimeError
+            whole = None
+    if whole is None:
+        raise TypeError(f"{name} must be an int{limits}, got {_shown(value)}")
+    if (low is not None and whole < low) or (high is not None and whole > high):
+        raise ValueError(f"{name} must be an int{limits}, got {_shown(whole)}")
+    return whole
+
+
+def _range(low: float, high: float, above_low: bool, below_high: bool) -> str:
+    if low == -math.inf and high == math.inf:
+        return "finite"
+    if high == math.inf:
+        return f"finite and {'>' if above_low else '>='} {low:g}"
+    if low == -math.inf:
+        return f"finite and {'<' if below_high else '<='} {high:g}"
+    return f"in {'(' if above_low else '['}{low:g}, {high:g}{')' if below_high else ']'}"
+
+
+def _shown(value: object) -> str:
+    """Return `value` as it is written in code, shortened; the type's name alone where that is no single value."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no int of more than 4300 digits
+        return f"an int of {int(value).bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
 
 def check_logits(logits: Tensor) -> None:
     """Raise unless `logits` is a floating-point `[N, K]` tensor with at least one class."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
-    if logits.dtype not in LOGIT_DTYPES:
-        raise TypeError(f"logits must be float64, float32, bfloat16 or float16, got {logits.dtype}")
+    check_tensor("logits", logits, LOGIT_DTYPES)
     if logits.dim() != 2 or logits.shape[1] < 1:
         raise ValueError(f"logits must be [N, K] with K >= 1, got shape {tuple(logits.shape)}")
 
