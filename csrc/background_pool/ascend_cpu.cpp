@@ -218,6 +218,7 @@ Tensor ascend_cpu(const Tensor& omega, const Tensor& velocity, const Tensor& mas
   check_vector(index, "index", ScalarType::Long, omega);
   check_vector(loss, "loss", ScalarType::Double, omega);
   check_size(loss, "loss", index.numel());
+  check_step(momentum, lr);
   const State state{static_cast<float*>(omega.mutable_data_ptr()),
                     static_cast<float*>(velocity.mutable_data_ptr()),
                     static_cast<double*>(masses.mutable_data_ptr()),

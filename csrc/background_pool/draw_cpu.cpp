@@ -1,6 +1,7 @@
 // torch.ops.fastood.background_pool_draw, _find and _importance on the CPU.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <tuple>
 #include <vector>
@@ -71,15 +72,20 @@ int64_t find_in_leaf(const PoolView& pool, int64_t leaf, double target) {
 }
 
 // The examples at `target` of the running sum of masses, for up to kTile targets. Level by level over the batch, the next
-// level's children on their way while the other draws go down this one.
-void find(const PoolView& pool, const double* targets, int64_t count, int64_t* index) {
+// level's children on their way while the other draws go down this one. False where a draw left the pool and was held
+// back at its end: only masses that are not those of omega lead there.
+bool find(const PoolView& pool, const double* targets, int64_t count, int64_t* index) {
   std::array<double, kTile> rest;
   std::copy_n(targets, count, rest.begin());
   std::fill_n(index, count, 0);
+  bool inside = true;
   for (int level = pool.layout.num_levels - 1; level >= 0; --level) {
     const double* nodes = pool.masses + pool.layout.offset[level];
+    const int64_t last = pool.layout.num_nodes(level) - 1;
     for (int64_t b = 0; b < count; ++b) {
-      index[b] = index[b] * kFanOut + find_child(nodes + index[b] * kFanOut, &rest[b]);
+      const int64_t child = index[b] * kFanOut + find_child(nodes + index[b] * kFanOut, &rest[b]);
+      inside &= child <= last;
+      index[b] = std::min(child, last);
       if (level > 0) {
         prefetch_block(pool.masses + pool.layout.offset[level - 1] + index[b] * kFanOut, kFanOut * sizeof(double));
       } else {
@@ -88,8 +94,11 @@ void find(const PoolView& pool, const double* targets, int64_t count, int64_t* i
     }
   }
   for (int64_t b = 0; b < count; ++b) {
-    index[b] = find_in_leaf(pool, index[b], rest[b]);
+    const int64_t example = find_in_leaf(pool, index[b], rest[b]);
+    inside &= example < pool.layout.num_examples;
+    index[b] = std::min(example, pool.layout.num_examples - 1);
   }
+  return inside;
 }
 
 struct Gathered {
@@ -107,16 +116,16 @@ struct Gathered {
   }
 };
 
-void draw_by_descent(const PoolView& pool, const double* uniform, int64_t count, int64_t* index) {
+bool draw_by_descent(const PoolView& pool, const double* uniform, int64_t count, int64_t* index) {
   std::array<double, kTile> targets;
   for (int64_t b = 0; b < count; ++b) {
     targets[b] = draw_target(uniform[b], pool.stats[kMassTotal], pool.stats[kMassQuantum]);
   }
-  find(pool, targets.data(), count, index);
+  return find(pool, targets.data(), count, index);
 }
 
 // One trial of all pending draws at a time, so that their cache misses overlap.
-void draw_by_rejection(const PoolView& pool, const double* uniform, int64_t count, int64_t* index) {
+bool draw_by_rejection(const PoolView& pool, const double* uniform, int64_t count, int64_t* index) {
   std::array<double, kTile> pending;
   std::array<int64_t, kTile> slot;
   std::array<int64_t, kTile> proposed;
@@ -147,9 +156,11 @@ void draw_by_rejection(const PoolView& pool, const double* uniform, int64_t coun
     }
     count = left;
   }
+  bool inside = true;
   for (int64_t b = 0; b < count; ++b) {
-    draw_by_descent(pool, &pending[b], 1, &index[slot[b]]);
+    inside &= draw_by_descent(pool, &pending[b], 1, &index[slot[b]]);
   }
+  return inside;
 }
 
 PoolView view(const Tensor& omega, const double* masses, const Tensor& stats, double epsilon) {
@@ -169,6 +180,10 @@ void parallel_tiles(int64_t count, const Body& body) {
   });
 }
 
+void check_inside(bool inside) {
+  STD_TORCH_CHECK(inside, "masses and stats are not those of omega: build them anew");
+}
+
 std::tuple<Tensor, Tensor> draw_cpu(const Tensor& omega, const Tensor& masses, const Tensor& stats,
                                     const Tensor& uniform, double epsilon) {
   check_omega(omega, epsilon);
@@ -184,16 +199,24 @@ std::tuple<Tensor, Tensor> draw_cpu(const Tensor& omega, const Tensor& masses, c
   const auto* uniforms = static_cast<const double*>(uniform.const_data_ptr());
   auto* indices = static_cast<int64_t*>(index.mutable_data_ptr());
   auto* factors = static_cast<float*>(importance.mutable_data_ptr());
+  for (int64_t b = 0; b < count; ++b) {
+    STD_TORCH_CHECK(uniforms[b] >= 0 && uniforms[b] < 1, "uniform must be in [0, 1), got ", uniforms[b],
+                    " at position ", b);
+  }
   const bool reject = static_cast<double>(omega.numel()) * pool.stats[kBound] <= kWorthwhileTrials * total;
   const double ratio = total / pool.stats[kWeightTotal];
+  std::atomic<bool> inside{true};
   parallel_tiles(count, [&](int64_t begin, int64_t size) {
-    (reject ? draw_by_rejection : draw_by_descent)(pool, uniforms + begin, size, indices + begin);
+    if (!(reject ? draw_by_rejection : draw_by_descent)(pool, uniforms + begin, size, indices + begin)) {
+      inside = false;
+    }
     Gathered gathered;
     gathered.take(pool, indices + begin, size);
     for (int64_t b = 0; b < size; ++b) {
       factors[begin + b] = static_cast<float>(ratio * gathered.rest[b]);
     }
   });
+  check_inside(inside);
   return {index, importance};
 }
 
@@ -211,7 +234,13 @@ Tensor find_cpu(const Tensor& omega, const Tensor& masses, const Tensor& stats, 
     STD_TORCH_CHECK(targets[b] >= 0 && targets[b] < pool.stats[kMassTotal], "target must be in [0, ",
                     pool.stats[kMassTotal], "), got ", targets[b], " at position ", b);
   }
-  parallel_tiles(count, [&](int64_t begin, int64_t size) { find(pool, targets + begin, size, indices + begin); });
+  std::atomic<bool> inside{true};
+  parallel_tiles(count, [&](int64_t begin, int64_t size) {
+    if (!find(pool, targets + begin, size, indices + begin)) {
+      inside = false;
+    }
+  });
+  check_inside(inside);
   return index;
 }
 

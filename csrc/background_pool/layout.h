@@ -51,6 +51,11 @@ struct PoolLayout {
   int64_t numel;               // of all levels together
   int64_t offset[kMaxLevels];  // of level k + 1 in `masses`
   int64_t size[kMaxLevels];    // nodes with padding, a multiple of kFanOut
+
+  // Nodes of level k + 1 that have children; the rest of `size` is padding.
+  FASTOOD_HD int64_t num_nodes(int k) const {
+    return k == 0 ? (num_examples + kFanOut - 1) / kFanOut : size[k - 1] / kFanOut;
+  }
 };
 
 FASTOOD_HD PoolLayout pool_layout(int64_t num_examples) {

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cmath>
 #include <optional>
 
 #include "../common/checks.h"
@@ -23,6 +24,11 @@ inline void check_omega(const Tensor& omega, double epsilon) {
   check_vector(omega, "omega", ScalarType::Float, omega);
   STD_TORCH_CHECK(omega.numel() >= 1, "omega must have at least one example");
   STD_TORCH_CHECK(epsilon >= 0 && epsilon <= 1, "epsilon must be in [0, 1], got ", epsilon);
+}
+
+inline void check_step(double momentum, double lr) {
+  STD_TORCH_CHECK(momentum >= 0 && momentum < 1, "momentum must be in [0, 1), got ", momentum);
+  STD_TORCH_CHECK(std::isfinite(lr), "lr must be finite, got ", lr);
 }
 
 inline void check_stats(const Tensor& stats, const Tensor& omega) {

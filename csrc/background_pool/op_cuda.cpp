@@ -115,6 +115,7 @@ Tensor ascend_cuda(const Tensor& omega, const Tensor& velocity, const Tensor& ma
   check_vector(index, "index", ScalarType::Long, omega);
   check_vector(loss, "loss", ScalarType::Double, omega);
   check_size(loss, "loss", index.numel());
+  check_step(momentum, lr);
   pool.velocity = static_cast<float*>(velocity.mutable_data_ptr());
   const DeviceGuard guard(omega.get_device_index());
   const int64_t batch = index.numel();

@@ -14,6 +14,12 @@ inline void check_dim(const Tensor& tensor, const char* name, int64_t dim) {
   STD_TORCH_CHECK(tensor.dim() == dim, name, " must be ", dim, "-D, got ", tensor.dim(), "-D");
 }
 
+// The number of rows of a matrix; asked for before anything else of it is known.
+inline int64_t matrix_rows(const Tensor& tensor, const char* name) {
+  check_dim(tensor, name, 2);
+  return tensor.size(0);
+}
+
 inline void check_size(const Tensor& tensor, const char* name, int64_t size) {
   STD_TORCH_CHECK(tensor.dim() >= 1 && tensor.size(0) == size, name, " must have ", size, " rows, got ",
                   tensor.dim() >= 1 ? tensor.size(0) : 0);

@@ -125,7 +125,8 @@ struct WeightedInput {
     STD_TORCH_CHECK(id_keys.size(0) == 1 && ood_keys.size(0) == 1, "id_keys and ood_keys must have one row each, got ",
                     id_keys.size(0), " and ", ood_keys.size(0));
     STD_TORCH_CHECK(id_weight_.has_value() || ood_weight_.has_value(), "id_weight or ood_weight must be given");
-    num_replicates = (id_weight_.has_value() ? *id_weight_ : *ood_weight_).size(0);
+    num_replicates =
+        id_weight_.has_value() ? matrix_rows(*id_weight_, "id_weight") : matrix_rows(*ood_weight_, "ood_weight");
     id_weight = weights_of(id_weight_, "id_weight", id_keys);
     ood_weight = weights_of(ood_weight_, "ood_weight", ood_keys);
   }
@@ -157,14 +158,16 @@ struct CountsInput {
 
   CountsInput(const Tensor& counts, int64_t seed, int64_t stream, int64_t first_replicate, int64_t scheme_,
               int64_t size_)
-      : scheme(static_cast<Resampling>(scheme_)), num_replicates(counts.size(0)), count(counts.size(1)), size(size_) {
+      : scheme(static_cast<Resampling>(scheme_)), num_replicates(0), count(0), size(size_) {
     constexpr int64_t kWords = int64_t{1} << 32;
     check_rows(counts, "counts", counts);
+    num_replicates = counts.size(0);
+    count = counts.size(1);
     check_dtype(counts, "counts", ScalarType::Int);
     STD_TORCH_CHECK(scheme_ >= 0 && scheme_ <= static_cast<int64_t>(Resampling::kSubset),
                     "scheme must be 0, 1 or 2, got ", scheme_);
     STD_TORCH_CHECK(stream >= 0 && stream < kWords, "stream must be in [0, 2^32), got ", stream);
-    STD_TORCH_CHECK(first_replicate >= 0 && first_replicate + num_replicates <= kWords,
+    STD_TORCH_CHECK(first_replicate >= 0 && first_replicate <= kWords - num_replicates,
                     "replicates must be in [0, 2^32), got ", first_replicate, " and ", num_replicates, " from there");
     STD_TORCH_CHECK(scheme != Resampling::kSubset || (size >= 0 && size <= count), "size must be in [0, ", count,
                     "], got ", size);

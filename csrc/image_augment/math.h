@@ -14,6 +14,9 @@ namespace fastood {
 // Of normalisation by channel. One mean and deviation for all channels do for any number of them.
 constexpr int64_t kMaxScales = 16;
 
+// Beyond any image's size a crop is empty; a CPU thread keeps rows of the padded width.
+constexpr int64_t kMaxPadding = 1 << 16;
+
 struct PixelScale {
   float mean;
   float std;

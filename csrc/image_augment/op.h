@@ -21,7 +21,7 @@ struct AugmentImagesInput {
       : images(images_), dtype(dtype_) {
     check_dim(images, "images", 4);
     check_dtype(images, "images", ScalarType::Byte);
-    STD_TORCH_CHECK(padding >= 0, "padding must be at least 0, got ", padding);
+    STD_TORCH_CHECK(padding >= 0 && padding <= kMaxPadding, "padding must be in [0, ", kMaxPadding, "], got ", padding);
     STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
                     "dtype must be float32, bfloat16 or float16, got ", torch::headeronly::toString(dtype));
     params.images = static_cast<const uint8_t*>(images.const_data_ptr());

@@ -76,7 +76,7 @@ struct MahalanobisBackwardInput : MahalanobisInput {
   MahalanobisBackwardInput(const Tensor& grad_, const Tensor& residual_, const Tensor& whitened_means_,
                            const Tensor& nearest_, const Tensor& scale)
       : MahalanobisInput(scale),
-        grad(matrix(grad_, "grad", whitened_means_.size(0))),
+        grad(matrix(grad_, "grad", matrix_rows(whitened_means_, "whitened_means"))),
         residual(matrix(residual_, "residual", dim)),
         whitened_means(matrix(whitened_means_, "whitened_means", dim)),
         nearest(nearest_),

@@ -93,7 +93,8 @@ constexpr int64_t kNoTarget = -1;
 constexpr int64_t kMaxClasses = (int64_t{1} << 24) - 1;
 
 // Results over rows that backward and the gradient of the weights need, float64: what a row's gradient is multiplied by
-// (1 / divisor of its mean, times lambda for background) and the two means.
+// (1 / divisor of its mean, times lambda for background) and the two means. Both are zero of a kind that counts nothing;
+// a factor that is zero beside a NaN mean is that of an infinite divisor.
 enum FactorColumn { kFactorId, kFactorBackground, kMeanId, kMeanBackground, kNumFactors };
 
 // Sums over the rows of one kind; in float64 and in a fixed order, so that results repeat bit for bit.
@@ -110,15 +111,16 @@ FASTOOD_HD void add_row(RowTotals& totals, double weight, double loss, bool by_w
 
 FASTOOD_HD void store_factors(const LossSettings& settings, const RowTotals& id, const RowTotals& background,
                               double* factors) {
+  // Without its weight, an infinite background loss is nobody's concern.
+  const bool without = background.divisor == 0 || settings.weight == 0;
   factors[kFactorId] = id.divisor == 0 ? 0 : 1 / id.divisor;
-  factors[kFactorBackground] = background.divisor == 0 ? 0 : settings.weight / background.divisor;
+  factors[kFactorBackground] = without ? 0 : settings.weight / background.divisor;
   factors[kMeanId] = id.divisor == 0 ? 0 : id.loss / id.divisor;
-  factors[kMeanBackground] = background.divisor == 0 ? 0 : background.loss / background.divisor;
+  factors[kMeanBackground] = without ? 0 : background.loss / background.divisor;
 }
 
 FASTOOD_HD double total_loss(const LossSettings& settings, const double* factors) {
-  // Without its weight, an infinite background loss is nobody's concern.
-  return factors[kMeanId] + (settings.weight == 0 ? 0 : settings.weight * factors[kMeanBackground]);
+  return factors[kMeanId] + settings.weight * factors[kMeanBackground];
 }
 
 }  // namespace fastood

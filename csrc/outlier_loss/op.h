@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cmath>
 #include <optional>
 #include <tuple>
 
@@ -45,6 +46,10 @@ struct OutlierLossInput : LogitsInput {
         targets(static_cast<const int64_t*>(row_values(targets_, "targets", ScalarType::Long, *this))),
         weight(row_values(weight_, "weight", compute(), *this)),
         uniform01(row_values(uniform01_, "uniform01", compute(), *this)) {
+    STD_TORCH_CHECK(background_weight >= 0 && std::isfinite(background_weight),
+                    "background_weight must be finite and at least 0, got ", background_weight);
+    STD_TORCH_CHECK(std::isfinite(margin_id) && std::isfinite(margin_background), "margins must be finite, got ",
+                    margin_id, " and ", margin_background);
     STD_TORCH_CHECK(num_classes <= kMaxClasses, "logits must have at most ", kMaxClasses, " classes, got ",
                     num_classes);
     const bool rejects = settings.loss == OutlierLoss::kRejectClass;
@@ -82,6 +87,7 @@ inline void check_backward(const LogitsInput& in, const Tensor& grad_loss, const
   check_size(factors, "factors", kNumFactors);
   check_dtype(factors, "factors", ScalarType::Double);
   check_same_device(factors, "factors", in.logits);
+  STD_TORCH_CHECK(factors.is_contiguous(), "factors must be contiguous");
 }
 
 }  // namespace fastood

@@ -159,11 +159,13 @@ FASTOOD_HD T finish_row(const LossSettings& settings, RowValue<T> row, int64_t n
     const int64_t label = rejects ? pseudo_label(row.largest_class, num_classes, settings.num_reject, uniform_draw) : 0;
     done = finish_background(settings, row, static_cast<T>(num_classes), label, rejects ? logit_at(label) : T(0));
   }
+  // Rows that count nothing do so whatever they hold; the factors of RowGradient need not look after them.
+  const bool counts = weight != T(0) && (target >= 0 || settings.weight != 0);
   stats[kAnchor] = row.anchor;
   stats[kLambda] = row.lambda;
-  stats[kScale] = weight == T(0) ? T(0) : weight * done.scale;
-  const T extra_weight = has_target_term(row_term(settings.loss, target < 0)) ? weight : T(1);
-  stats[kExtra] = extra_weight == T(0) ? T(0) : extra_weight * done.extra;
+  stats[kScale] = counts ? weight * done.scale : T(0);
+  const bool weighted_extra = has_target_term(row_term(settings.loss, target < 0));
+  stats[kExtra] = !weighted_extra ? done.extra : counts ? weight * done.extra : T(0);
   stats[kTarget] = static_cast<T>(done.target);
   return done.loss;
 }
@@ -185,9 +187,11 @@ struct RowGradient {
     term = row_term(loss, background);
     anchor = stats[kAnchor];
     lambda = stats[kLambda];
-    scale = factor == 0 ? T(0) : static_cast<T>(factor * stats[kScale]);
+    // A row of infinite weight has an infinite scale, and its mean an infinite divisor, hence a factor of zero: NaN is
+    // what its gradient has to be, as its loss is.
+    scale = static_cast<T>(factor * stats[kScale]);
     const bool targeted = has_target_term(term);
-    extra = !targeted ? stats[kExtra] : factor == 0 ? T(0) : static_cast<T>(factor * stats[kExtra]);
+    extra = targeted ? static_cast<T>(factor * stats[kExtra]) : stats[kExtra];
     target = !targeted ? kNoTarget : background ? -code - 2 : code;
     target = target < 0 ? kNoTarget : target;
   }
