@@ -243,7 +243,7 @@ def test_numpy_face_needs_no_torch_tensor() -> None:
         ({"weight": torch.ones(2, dtype=torch.int64)}, TypeError, "weight must be floating-point, got torch.int64"),
         ({"weight": [1.0, 1.0]}, TypeError, "weight must be a torch.Tensor or None, got list"),
         ({"weight": torch.ones(2, device="meta")}, ValueError, "weight must be on cpu like logits, got meta"),
-        ({"reduction": "sum"}, ValueError, "reduction must be .*got 'sum'"),
+        ({"reduction": "total"}, ValueError, "reduction must be .*got 'total'"),
         (
             {"logits": torch.tensor([[0.0, 1.0], [math.nan, 0.0]]), "check_finite": True},
             ValueError,

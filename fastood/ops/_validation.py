@@ -6,11 +6,14 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Reduction = Literal["weighted_mean", "mean", "sum", "none"]
+REDUCTIONS: tuple[Reduction, ...] = ("weighted_mean", "mean", "sum", "none")
 LOGIT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -63,6 +66,21 @@ def check_tensor(
     if values and value.is_meta:
         raise ValueError(f"{name} must be on a device that holds its values, got the meta device")
     return value
+
+
+def require_same_device(first: Tensor, *others: Tensor | None) -> None:
+    """Raise RuntimeError unless all tensors are on one device: for the fake kernels, whose results hold no values.
+
+    Example:
+        >>> require_same_device(torch.zeros(1), None, torch.zeros(1, device="meta"))
+        Traceback (most recent call last):
+        RuntimeError: all tensors must be on the device of the first argument, cpu, got one on meta
+    """
+    for other in others:
+        if other is not None and other.device != first.device:
+            raise RuntimeError(
+                f"all tensors must be on the device of the first argument, {first.device}, got one on {other.device}"
+            )
 
 
 def check_number(
@@ -188,10 +206,22 @@ def check_weight(weight: Tensor, logits: Tensor, name: str = "weight") -> None:
         raise ValueError(f"{name} must be on {logits.device} like logits, got {weight.device}")
 
 
-def check_reduction(reduction: str) -> None:
-    """Raise unless `reduction` is one that the losses know."""
-    if reduction not in ("weighted_mean", "mean"):
-        raise ValueError(f'reduction must be "weighted_mean" or "mean", got {reduction!r}')
+def check_reduction(reduction: object) -> Reduction:
+    """Return `reduction`, or raise unless it is one that the losses know; None is "none", as it is in pytorch-ood."""
+    if reduction is None:
+        return "none"
+    for known in REDUCTIONS:
+        if isinstance(reduction, str) and reduction == known:
+            return known
+    names = ", ".join(f'"{name}"' for name in REDUCTIONS[:-1])
+    raise ValueError(f'reduction must be {names} or "{REDUCTIONS[-1]}", got {_shown(reduction)}')
+
+
+def check_finite_weight(weight: Tensor, name: str = "weight") -> None:
+    """Raise when a weight is NaN, infinite or negative. Waits for the device."""
+    check_finite_values(weight, name)
+    if bool((weight < 0).any()):
+        raise ValueError(f"{name} must be >= 0, got a minimum of {weight.min().item():g}")
 
 
 def check_finite_values(tensor: Tensor, name: str) -> None:

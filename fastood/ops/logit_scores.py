@@ -20,6 +20,7 @@ it is log K less something below the last digit of log K).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,16 @@ def _fake(logits: Tensor, scores: int, num_reject: int, gen_gamma: float, gen_to
     return logits.new_empty((scores.bit_count(), logits.shape[0]), dtype=compute_dtype(logits.dtype))
 
 
+def _vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *settings: float) -> tuple[Tensor, int]:
+    """Return the scores of the rows of all batches, [S, B, N], and which dimension is the batches'."""
+    assert in_dims[0] is not None
+    batches = logits.movedim(in_dims[0], 0)
+    found: Tensor = _logit_scores(batches.flatten(0, 1), *settings)
+    return found.reshape(-1, *batches.shape[:2]), 1
+
+
 torch.library.register_fake("fastood::logit_scores", _fake)
+torch.library.register_vmap("fastood::logit_scores", _vmap)
 
 
 def _check_settings(logits: Tensor, num_reject: int, gen_gamma: float, gen_top: int | None) -> None:

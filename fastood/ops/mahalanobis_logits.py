@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from fastood.ops import mahalanobis_reference as reference
-from fastood.ops._validation import LOGIT_DTYPES
+from fastood.ops._transforms import is_transformed
+from fastood.ops._validation import LOGIT_DTYPES, require_same_device
 
 _forward = torch.ops.fastood.mahalanobis_logits.default
 _backward = torch.ops.fastood._mahalanobis_logits_backward.default
 
 
 def _forward_fake(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    require_same_device(features, means, scale_tril)
     rows = features.shape[0]
     return (
         features.new_empty((rows, means.shape[0])),
@@ -32,6 +34,7 @@ def _forward_fake(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[
 def _backward_fake(
     grad: Tensor, residual: Tensor, whitened_means: Tensor, nearest: Tensor, scale_tril: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    require_same_device(residual, grad, whitened_means, nearest, scale_tril)
     return (
         residual.new_empty(residual.shape),
         residual.new_empty(whitened_means.shape),
@@ -95,7 +98,8 @@ def _differentiable_backward(
 def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
     r"""Negative squared Mahalanobis distance of every feature to every class mean.
 
-    Differentiable in all three arguments; beyond the first order by plain PyTorch, slower.
+    Differentiable in all three arguments; beyond the first order, under torch.func and in forward mode by plain PyTorch
+    in float64, slower.
 
     Precision: the vectors are whitened in float64, whatever the dtype, around the mean of the means. A pair whose
     distance is small beside the vectors, and the nearest class always, is computed from the difference of the whitened
@@ -145,11 +149,19 @@ def mahalanobis_logits_and_nearest(features: Tensor, means: Tensor, scale_tril: 
         (tensor([[-1., -1., -2.]]), tensor([0]))
     """
     _check(features, means, scale_tril)
+    if is_transformed():
+        return _by_reference(features.to(means.dtype), means, scale_tril)
     try:
         logits, nearest = _MahalanobisLogits.apply(features.to(means.dtype), means, scale_tril)
     except RuntimeError as error:
         raise _refused(error) from error
     return logits, nearest
+
+
+def _by_reference(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what plain PyTorch finds in float64: for transforms that the op does not know."""
+    logits = reference.mahalanobis_logits(features, means, scale_tril)
+    return logits.to(means.dtype), logits.detach().argmax(1)
 
 
 def _check(features: Tensor, means: Tensor, scale_tril: Tensor) -> None:

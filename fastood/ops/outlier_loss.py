@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from fastood.ops import reference
-from fastood.ops._validation import compute_dtype
+from fastood.ops._transforms import is_transformed
+from fastood.ops._validation import compute_dtype, require_same_device
 
-_ROW_STATS, _FACTORS = 5, 4  # kRowStats, kNumFactors of csrc/outlier_loss/losses.h
+ROW_STATS, FACTORS = 5, 4  # kRowStats, kNumFactors of csrc/outlier_loss/losses.h
+SCALE, EXTRA = 2, 3  # of StatsColumn
 
-_forward = torch.ops.fastood.outlier_loss.default
-_backward = torch.ops.fastood._outlier_loss_backward.default
+forward = torch.ops.fastood.outlier_loss.default
+backward = torch.ops.fastood._outlier_loss_backward.default
 _value_and_grad = torch.ops.fastood.outlier_loss_value_and_grad.default
 
 
@@ -62,23 +65,26 @@ class RowArguments(NamedTuple):
 def _forward_fake(
     logits: Tensor, targets: Tensor | None, weight: Tensor | None, uniform01: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    require_same_device(logits, targets, weight, uniform01)
     dtype = compute_dtype(logits.dtype)
     rows = logits.shape[0]
     return (
         logits.new_empty((), dtype=dtype),
         logits.new_empty((rows,), dtype=dtype),
-        logits.new_empty((rows, _ROW_STATS), dtype=dtype),
-        logits.new_empty((_FACTORS,), dtype=torch.float64),
+        logits.new_empty((rows, ROW_STATS), dtype=dtype),
+        logits.new_empty((FACTORS,), dtype=torch.float64),
     )
 
 
 def _backward_fake(grad_loss: Tensor, logits: Tensor, row_stats: Tensor, factors: Tensor, loss: int) -> Tensor:
+    require_same_device(logits, grad_loss, row_stats, factors)
     return logits.new_empty(logits.shape)
 
 
 def _value_and_grad_fake(
     logits: Tensor, targets: Tensor | None, weight: Tensor | None, uniform01: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    require_same_device(logits, targets, weight, uniform01)
     dtype = compute_dtype(logits.dtype)
     return (
         logits.new_empty((), dtype=dtype),
@@ -104,7 +110,7 @@ class _OutlierLoss(torch.autograd.Function):
         uniform01: Tensor | None,
         settings: LossSettings,
     ) -> tuple[Tensor, Tensor]:
-        loss, per_sample, row_stats, factors = _forward(logits, targets, weight, uniform01, *settings)
+        loss, per_sample, row_stats, factors = forward(logits, targets, weight, uniform01, *settings)
         # What the gradient of the weights and second derivatives need is kept without a copy.
         ctx.save_for_backward(logits, row_stats, factors, targets, weight, uniform01, per_sample)
         ctx.settings = settings
@@ -122,11 +128,11 @@ class _OutlierLoss(torch.autograd.Function):
         needs_logits, _, needs_weight, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             rows = RowArguments(targets, weight, uniform01)
-            grad_logits, grad_weight = _differentiable_backward(
-                grad_loss, logits, rows, ctx.settings, needs_logits, needs_weight
+            grad_logits, grad_weight = differentiable_backward(
+                reference.outlier_loss, grad_loss, logits, rows, ctx.settings, needs_logits, needs_weight
             )
             return grad_logits, None, grad_weight, None, None
-        grad_logits = _backward(grad_loss, logits, row_stats, factors, ctx.settings.kind) if needs_logits else None
+        grad_logits = backward(grad_loss, logits, row_stats, factors, ctx.settings.kind) if needs_logits else None
         grad_weight = _weight_gradient(grad_loss, targets, per_sample, factors, ctx.settings) if needs_weight else None
         return grad_logits, None, grad_weight, None, None
 
@@ -143,33 +149,45 @@ def _weight_gradient(
         factor = torch.where(background, factor_background, factor_id)
         mean = torch.where(background, mean_background, mean_id)
     deviation = per_sample - mean if settings.by_weight else per_sample.double()
-    return (grad_loss * torch.where(factor == 0, 0.0, factor * deviation)).to(per_sample.dtype)
+    # Of a kind that counts nothing both are zero; a factor of zero beside a NaN mean is that of an infinite weight.
+    nothing = (factor == 0) & (mean == 0)
+    return (grad_loss * torch.where(nothing, 0.0, factor * deviation)).to(per_sample.dtype)
 
 
-def _differentiable_backward(
-    grad_loss: Tensor,
+def differentiable_backward(
+    function: Callable[..., tuple[Tensor, Tensor]],
+    grad: Tensor,
     logits: Tensor,
     rows: RowArguments,
     settings: LossSettings,
     needs_logits: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The backward pass under create_graph=True: by the reference, which differentiates to any order."""
+    """Return the gradients under create_graph=True: by the reference `function`, which differentiates to any order."""
     # Views without history: where the weights depend on the logits, that path belongs to the caller's graph alone.
     logits = logits.view_as(logits)
     weight = None if rows.weight is None else rows.weight.view_as(rows.weight)
-    loss, _ = reference.outlier_loss(logits, rows.targets, weight, rows.uniform01, *settings)
+    value, _ = function(logits, rows.targets, weight, rows.uniform01, *settings)
     wanted = [x for x, needed in ((logits, needs_logits), (weight, needs_weight)) if needed and x is not None]
     found = iter(
-        torch.autograd.grad(
-            loss, wanted, grad_loss.double(), create_graph=True, allow_unused=True, materialize_grads=True
-        )
+        torch.autograd.grad(value, wanted, grad.double(), create_graph=True, allow_unused=True, materialize_grads=True)
     )
     return next(found) if needs_logits else None, next(found) if needs_weight else None
 
 
+def by_reference(
+    function: Callable[..., tuple[Tensor, Tensor]], logits: Tensor, rows: RowArguments, settings: LossSettings
+) -> tuple[Tensor, Tensor]:
+    """Return what the reference `function` finds, in the dtypes of the op: for transforms that the op does not know."""
+    dtype = compute_dtype(logits.dtype)
+    value, per_sample = function(logits, *rows, *settings)
+    return value.to(dtype), per_sample.detach().to(dtype)
+
+
 def outlier_loss(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """Return the loss `[]`, differentiable in the logits and weights, and `[N]` the detached losses of the rows."""
+    if is_transformed():
+        return by_reference(reference.outlier_loss, logits, rows, settings)
     loss, per_sample = _OutlierLoss.apply(logits, rows.targets, rows.weight, rows.uniform01, settings)
     return loss, per_sample
 

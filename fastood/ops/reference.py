@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +116,8 @@ def outlier_loss(
         by_weight: Divide a mean by its sum of weights, or else by its number of rows.
 
     Returns:
-        loss `[]` and per_sample `[N]`, float64, differentiable to any order.
+        loss `[]` and per_sample `[N]`, float64, differentiable to any order, but for rows that the loss does not count:
+        those have no gradient, whatever they hold.
 
     Example:
         >>> loss, per_sample = outlier_loss(torch.zeros(2, 10), torch.tensor([3, -1]), None, None, 0)
@@ -126,16 +128,65 @@ def outlier_loss(
     w = torch.ones(v.shape[0], dtype=v.dtype, device=v.device) if weight is None else weight.double()
     background = torch.ones_like(w, dtype=torch.bool) if targets is None else targets < 0
     known = torch.full_like(w, -1, dtype=torch.int64) if targets is None else targets
+    # By torch.where rather than by an index, so that torch.func.vmap can take it. Rows that do not count are held
+    # fixed: a NaN of theirs would make NaN of their zero gradient.
+    counts = (w != 0) & ~background if background_weight == 0 else w != 0
+    v = torch.where(counts[:, None], v, v.detach())
     id_losses = _id_losses(v, known, kind, background_weight, margin_id)
     background_losses = _background_losses(v, kind, margin_background, num_reject, uniform01)
     per_sample = torch.where(background, background_losses, id_losses)
     loss = v[:0].sum()  # zero, and in the graph
     for rows, factor in ((~background, 1.0), (background, background_weight)):
-        divisor = w[rows].sum() if by_weight else rows.sum()
-        if bool(divisor != 0):
-            counted = rows & (w != 0)
-            loss = loss + factor * (w[counted] * per_sample[counted]).sum() / divisor
+        if factor == 0:
+            continue
+        own = torch.where(rows, w, 0.0)
+        divisor = own.sum() if by_weight else rows.sum().double()
+        total = (own * torch.where(rows & (counts | per_sample.isfinite()), per_sample, 0.0)).sum()
+        empty = divisor == 0
+        loss = loss + factor * torch.where(empty, 0.0, total / torch.where(empty, 1.0, divisor))
     return loss, per_sample
+
+
+def outlier_terms(
+    logits: Tensor,
+    targets: Tensor | None,
+    weight: Tensor | None,
+    uniform01: Tensor | None,
+    kind: int,
+    background_weight: float = 1.0,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """What each row adds to a sum: its loss times its weight, and λ for background; arguments as in `outlier_loss`.
+
+    Returns:
+        terms `[N]` and per_sample `[N]`, float64, differentiable to any order.
+
+    Example:
+        >>> terms, per_sample = outlier_terms(
+        ...     torch.zeros(2, 10), torch.tensor([3, 4]), torch.tensor([2.0, 0.0]), None, 0
+        ... )
+        >>> [round(float(x), 4) for x in terms]
+        [4.6052, 0.0]
+    """
+    _, per_sample = outlier_loss(logits, targets, weight, uniform01, kind, background_weight, *settings)
+    factor = row_factors(logits, targets, weight, background_weight, per_sample.dtype)
+    return torch.where((factor != 0) | per_sample.isfinite(), per_sample, 0.0) * factor, per_sample
+
+
+def row_factors(
+    logits: Tensor, targets: Tensor | None, weight: Tensor | None, background_weight: float, dtype: torch.dtype
+) -> Tensor:
+    """What each row's loss is multiplied by in a sum: its weight, and λ for background. `[N]` of `dtype`.
+
+    Example:
+        >>> row_factors(torch.zeros(2, 3), torch.tensor([1, -1]), None, 0.5, torch.float32)
+        tensor([1.0000, 0.5000])
+    """
+    of_kind = torch.full((logits.shape[0],), background_weight, dtype=dtype, device=logits.device)
+    if targets is not None:
+        of_kind = torch.where(targets < 0, of_kind, 1.0)
+    # Without λ a background row adds nothing, also where its weight is infinite.
+    return of_kind if weight is None else torch.where(of_kind == 0, 0.0, of_kind * weight.to(dtype))
 
 
 def weighted_uniformity(

@@ -13,24 +13,26 @@ spread of 1e-4, also where the logits lie 100 away from zero.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
-from fastood.ops._validation import check_finite_values, check_logits, check_reduction, check_weight, compute_dtype
-from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments, outlier_loss, outlier_loss_value_and_grad
+from fastood.ops._validation import (
+    REDUCTIONS,
+    Reduction,
+    check_finite_values,
+    check_finite_weight,
+    check_logits,
+    check_reduction,
+    check_weight,
+    compute_dtype,
+)
+from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments
+from fastood.ops.outlier_terms import reduced_loss, reduced_value_and_grad
 
-Reduction = Literal["weighted_mean", "mean"]
-
-_SETTINGS = {
-    "weighted_mean": LossSettings(LossKind.UNIFORMITY, by_weight=True),
-    "mean": LossSettings(LossKind.UNIFORMITY, by_weight=False),
-}
+_SETTINGS = {name: LossSettings(LossKind.UNIFORMITY, by_weight=name == "weighted_mean") for name in REDUCTIONS}
 
 
-def _prepare(logits: Tensor, weight: Tensor | None, reduction: str, check_finite: bool) -> RowArguments:
+def _prepare(logits: Tensor, weight: Tensor | None, check_finite: bool) -> RowArguments:
     check_logits(logits)
-    check_reduction(reduction)
     if weight is not None:
         check_weight(weight, logits)
         dtype = compute_dtype(logits.dtype)
@@ -39,9 +41,7 @@ def _prepare(logits: Tensor, weight: Tensor | None, reduction: str, check_finite
     if check_finite:
         check_finite_values(logits, "logits")
         if weight is not None:
-            check_finite_values(weight, "weight")
-            if bool((weight < 0).any()):
-                raise ValueError(f"weight must be >= 0, got a minimum of {weight.min().item():g}")
+            check_finite_weight(weight)
     return RowArguments(weight=weight)
 
 
@@ -59,13 +59,14 @@ def weighted_uniformity(
             slice of a bigger batch). A logit of -inf makes its row's loss +inf; NaN or +inf makes it NaN.
         weight: `[N]`, floating-point, >= 0; None for all ones. Rows of weight zero add nothing, whatever they hold.
         reduction: `"weighted_mean"` divides by the sum of weights (Li & Vasconcelos 2020, eq. 14); `"mean"` divides by
-            N, which is what the importance weights of a background pool want (supplementary eq. 10 and 12).
+            N, which is what the importance weights of a background pool want (supplementary eq. 10 and 12); `"sum"`
+            divides by nothing, and `"none"` does not add up either.
         check_finite: Raise `ValueError` on a NaN or infinite logit or weight and on a negative weight. Waits for the
             device.
 
     Returns:
-        loss: `[]`, differentiable with respect to `logits` and `weight` (beyond the first order by plain PyTorch,
-            slower). Zero when N is 0 or all weights are.
+        loss: `[]`, or `[N]`, the `w_i l_i`, for `"none"`; differentiable with respect to `logits` and `weight` (beyond
+            the first order and under torch.func by plain PyTorch, slower). Zero when N is 0 or all weights are.
         per_sample: `[N]`, the unweighted `l_i >= 0` of eq. 5 in nats, detached: what `BackgroundPool.ascend` takes.
         Both are float64 for float64 logits and float32 for all others.
 
@@ -83,8 +84,9 @@ def weighted_uniformity(
         >>> logits.grad[1]
         tensor([ 0.4735, -0.2367, -0.2367])
     """
-    rows = _prepare(logits, weight, reduction, check_finite)
-    return outlier_loss(logits, rows, _SETTINGS[reduction])
+    rows = _prepare(logits, weight, check_finite)
+    reduction = check_reduction(reduction)
+    return reduced_loss(logits, rows, _SETTINGS[reduction], reduction)
 
 
 def weighted_uniformity_value_and_grad(
@@ -101,7 +103,7 @@ def weighted_uniformity_value_and_grad(
     Args:
         logits: As for `weighted_uniformity`; not differentiated through.
         weight: As for `weighted_uniformity`.
-        reduction: As for `weighted_uniformity`.
+        reduction: As for `weighted_uniformity`, but for `"none"`, which leaves no single loss.
         check_finite: As for `weighted_uniformity`.
 
     Returns:
@@ -118,5 +120,6 @@ def weighted_uniformity_value_and_grad(
         >>> gradient
         tensor([[ 0.6313, -0.3157, -0.3157]])
     """
-    rows = _prepare(logits, weight, reduction, check_finite)
-    return outlier_loss_value_and_grad(logits, rows, _SETTINGS[reduction])
+    rows = _prepare(logits, weight, check_finite)
+    reduction = check_reduction(reduction)
+    return reduced_value_and_grad(logits, rows, _SETTINGS[reduction], reduction)
