@@ -230,12 +230,24 @@ def test_entropic_open_set_is_objectosphere_without_magnitudes() -> None:
     ("change", "error", "message"),
     [
         ({"targets": torch.tensor([0, 7])}, ValueError, "^targets must be below K = [47] .*got 7"),
-        ({"targets": torch.tensor([0.0, 1.0])}, TypeError, "^targets must be int64, got torch.float32"),
+        ({"targets": torch.tensor([0.0, 1.5])}, ValueError, "^targets must be whole numbers, got 1.5"),
+        ({"targets": torch.tensor([0.0, math.nan])}, ValueError, "^targets must be whole numbers, got nan"),
+        ({"targets": torch.tensor([0.0, -math.inf])}, ValueError, "^targets must be whole numbers, got -inf"),
+        ({"targets": torch.tensor([0.0, 1e300]).double()}, ValueError, "^targets must be whole numbers, got"),
+        ({"targets": torch.zeros(2).half()}, TypeError, "^targets must be int64 .*got torch.float16"),
+        ({"targets": torch.tensor([True, False])}, TypeError, "^targets must be int64 .*got torch.bool"),
+        ({"targets": torch.eye(2).to_sparse()}, TypeError, "^targets must be a dense tensor"),
         ({"targets": torch.tensor([0])}, ValueError, r"^targets must have shape \(2,\).*got \(1,\)"),
         ({"targets": torch.zeros(2, dtype=torch.int64, device="meta")}, ValueError, "^targets must be on cpu"),
-        ({"targets": [0, 1]}, TypeError, "^targets must be a torch.Tensor, got list"),
+        ({"targets": [0, 1, 2]}, ValueError, r"^targets must have shape \(2,\).*got \(3,\)"),
+        ({"targets": ["cat", "dog"]}, TypeError, "^targets must hold numbers"),
+        ({"targets": [[0], [1, 2]]}, TypeError, "^targets must hold numbers"),
+        ({"targets": [0, 10**30]}, TypeError, "^targets must hold numbers"),
+        ({"targets": None}, TypeError, "^targets must be a tensor, an array or a list, got NoneType"),
         ({"weight": torch.ones(3)}, ValueError, r"^sample_weight must have shape \(2,\)"),
-        ({"weight": torch.ones(2, dtype=torch.int64)}, TypeError, "^sample_weight must be floating-point"),
+        ({"weight": torch.ones(2, dtype=torch.complex64)}, TypeError, "^sample_weight must be floating-point"),
+        ({"weight": torch.ones(2, device="meta")}, ValueError, "^sample_weight must be on cpu"),
+        ({"weight": "ab"}, TypeError, "^sample_weight must be a tensor, an array or a list, got str"),
         ({"logits": torch.zeros(2)}, ValueError, r"^logits must be \[N, K"),
         ({"logits": torch.zeros(2, 0)}, ValueError, r"^logits must be \[N, K"),
         ({"logits": torch.zeros(2, 7, dtype=torch.int64)}, TypeError, "^logits must be float64, .*got torch.int64"),
@@ -262,7 +274,7 @@ def test_bad_trade_off(module: LossModule, weight: float) -> None:
 @modules
 def test_bad_reduction(module: LossModule) -> None:
     with pytest.raises(ValueError, match=r"^reduction must be"):
-        module.make(reduction="sum")
+        module.make(reduction="average")
 
 
 @modules
@@ -277,10 +289,10 @@ def test_nan_logits_are_flagged_on_request(module: LossModule) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EnergyMarginLoss(margin_id=-5, margin_background=-23), "margin_id must be below margin_background"),
-        (lambda: EnergyMarginLoss(margin_id=math.nan), "margin_id must be below margin_background"),
+        (lambda: EnergyMarginLoss(margin_id=-5, margin_background=-23), "margin_id must be at most margin_background"),
+        (lambda: EnergyMarginLoss(margin_id=math.nan), "margin_id must be finite, got nan"),
+        (lambda: OutlierExposureLoss(10**400), "weight must be finite and >= 0, got 1000"),
         (lambda: RejectClassLoss(0), "num_reject must be an int >= 1, got 0"),
-        (lambda: RejectClassLoss(True), "num_reject must be an int >= 1, got True"),
         (lambda: ObjectosphereLoss(0, 1), "min_magnitude must be finite and > 0, got 0"),
         (lambda: ObjectosphereLoss(1, -1), "magnitude_weight must be finite and >= 0, got -1"),
     ],
@@ -293,7 +305,11 @@ def test_bad_settings(make: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ValueError, "one of generator and uniform01 must be given.*got neither"),
+        ({}, ValueError, "generator or uniform01 must be given.*got neither"),
+        ({"generator": 3}, TypeError, "generator must be a torch.Generator, got int"),
+        ({"uniform01": torch.tensor([0.5, math.nan])}, ValueError, r"uniform01 must be in \[0, 1\), got nan"),
+        ({"uniform01": torch.tensor([-5.0, 0.0])}, ValueError, r"uniform01 must be in \[0, 1\), got -5"),
+        ({"uniform01": torch.tensor([0.5, 1.0])}, ValueError, r"uniform01 must be in \[0, 1\), got 1"),
         ({"generator": torch.Generator(), "uniform01": torch.zeros(2)}, ValueError, "got both"),
         ({"uniform01": torch.zeros(3)}, ValueError, r"uniform01 must have shape \(2,\)"),
     ],

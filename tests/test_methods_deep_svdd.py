@@ -156,12 +156,25 @@ def test_errors_name_the_field(field: str, value: object, message: str):
 
 
 def test_loss_errors_name_the_argument():
-    with pytest.raises(ValueError, match=r"nu \(ν\) must be in \(0, 1\], or None, got 0"):
+    with pytest.raises(ValueError, match=r"nu must be in \(0, 1\], got 0"):
         DeepSVDDLoss(0)
-    with pytest.raises(ValueError, match=r"distances must be \[N\] with N >= 1, got shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"distances must be \[N\] with N >= 1, .*got shape \(0,\)"):
         DeepSVDDLoss()(torch.zeros(0))
     with pytest.raises(ValueError, match="radius must be given for the soft boundary, got none"):
         DeepSVDDLoss(0.1)(DISTANCES)
+    with pytest.raises(ValueError, match=r"radius must be a number or of shape \(\), got shape \(5,\)"):
+        DeepSVDDLoss(0.1)(DISTANCES, torch.ones(5))
+    with pytest.raises(ValueError, match=r"radius must be >= 0, got -5"):
+        DeepSVDDLoss(0.1)(DISTANCES, torch.tensor(-5.0))
+    with pytest.raises(ValueError, match="distances must be >= 0, got -inf"):
+        DeepSVDDLoss()(torch.tensor([1.0, -torch.inf]))
+    for wrong in (torch.ones(2, 5), torch.ones(0)):
+        with pytest.raises(ValueError, match=r"distances must be \[N\] with N >= 1"):
+            DeepSVDDLoss(0.1).radius_of(wrong)
+    with pytest.raises(TypeError, match=r"distances must be a torch.Tensor, got list"):
+        DeepSVDDLoss()([1.0])
+    with pytest.raises(TypeError, match=r"distances must be float64, .*got torch.complex64"):
+        DeepSVDDLoss()(torch.ones(2, dtype=torch.complex64))
     with pytest.raises(ValueError, match="radius_of needs a soft boundary"):
         DeepSVDDLoss().radius_of(DISTANCES)
 

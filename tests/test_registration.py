@@ -143,15 +143,6 @@ def test_autocast_keeps_the_loss_in_float32(module: LossModule, device: str) -> 
     assert all(torch.isfinite(p.grad).all() for p in head.parameters())
 
 
-@modules
-def test_function_transforms(module: LossModule) -> None:
-    """torch.func.grad refuses by name rather than being silently wrong."""
-    batch = mixed_batch(rows=6)
-    criterion = module.make()
-    with pytest.raises(RuntimeError, match="setup_context"):
-        torch.func.grad(lambda logits: module.call(criterion, replace(batch, logits=logits)))(batch.logits)
-
-
 @pytest.mark.needs_cuda
 def test_cuda_equals_cpu() -> None:
     for name, op, args in op_calls("cuda"):

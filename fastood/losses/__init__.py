@@ -5,10 +5,10 @@ Targets below zero mark background rows: `loss(logits, targets)`.
 
 from fastood.losses import functional
 from fastood.losses.deep_svdd import DeepSVDDLoss
-from fastood.losses.energy import EnergyLoss, EnergyMarginLoss
+from fastood.losses.energy import EnergyLoss, EnergyMarginLoss, EnergyRegularizedLoss
 from fastood.losses.ice import ICELoss, SigmoidLikelihoodLoss
 from fastood.losses.mixed_batch import MixedBatchLoss
-from fastood.losses.objectosphere import ObjectosphereLoss
+from fastood.losses.objectosphere import EntropicOpenSetLoss, ObjectosphereLoss
 from fastood.losses.outlier_exposure import EntropyMaximizationLoss, OutlierExposureLoss
 from fastood.losses.prototype import PrototypeLoss
 from fastood.losses.reject_class import RejectClassLoss
@@ -17,6 +17,8 @@ __all__ = [
     "DeepSVDDLoss",
     "EnergyLoss",
     "EnergyMarginLoss",
+    "EnergyRegularizedLoss",
+    "EntropicOpenSetLoss",
     "EntropyMaximizationLoss",
     "ICELoss",
     "MixedBatchLoss",

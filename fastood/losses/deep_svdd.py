@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastood.ops._transforms import is_transformed
+from fastood.ops._validation import LOGIT_DTYPES, check_number, check_tensor
+
 
 class DeepSVDDLoss(nn.Module):
     r"""A small sphere around the features of one class, with or without some of them outside.
@@ -18,12 +21,16 @@ class DeepSVDDLoss(nn.Module):
         nu: ν in (0, 1], share of the images that may lie outside, for the soft boundary; None for the hard one.
 
     Shape:
-        - distances: `[N]`, at least 0, N >= 1.
-        - radius: `[]`, at least 0.
+        - distances: `[N]`, squared, at least 0, N >= 1; float64, float32, bfloat16 or float16.
+        - radius: `[]` or a number, at least 0.
         - output: `[]`.
 
+    pytorch-ood's loss of this name takes features and holds the centre; here `HypersphereHead` does.
+
     Raises:
-        ValueError: ν is out of range, or the distances are no `[N]`.
+        TypeError: An argument is no tensor of these dtypes, or ν no number.
+        ValueError: ν is out of range, an argument has the wrong shape or device or, on the CPU, is negative; another
+            device could not say so without waiting.
 
     Example:
         >>> import torch
@@ -38,37 +45,68 @@ class DeepSVDDLoss(nn.Module):
 
     def __init__(self, nu: float | None = None) -> None:
         super().__init__()
-        if nu is not None and not 0 < nu <= 1:
-            raise ValueError(f"nu (ν) must be in (0, 1], or None, got {nu}")
-        self.nu = nu
+        self.nu = None if nu is None else check_number("nu", nu, 0, 1, above_low=True)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(model)`."""
         return f"nu={self.nu}"
 
-    def forward(self, distances: Tensor, radius: Tensor | None = None) -> Tensor:
+    def forward(self, distances: Tensor, radius: Tensor | float | None = None) -> Tensor:
         """Return the scalar loss; shapes as in the class."""
         return self.with_per_sample(distances, radius)[0]
 
-    def with_per_sample(self, distances: Tensor, radius: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def with_per_sample(self, distances: Tensor, radius: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """Return the scalar loss and, `[N]` and detached, what each image adds to the mean, before 1/ν."""
-        if distances.dim() != 1 or len(distances) == 0:
-            raise ValueError(f"distances must be [N] with N >= 1, got shape {tuple(distances.shape)}")
+        _check_distances(distances)
         if self.nu is None:
             return distances.mean(), distances.detach()
         if radius is None:
             raise ValueError("radius must be given for the soft boundary, got none")
-        outside = (distances - radius.square()).clamp_min(0)
-        return radius.square() + outside.mean() / self.nu, outside.detach()
+        squared = _checked_radius(radius, distances).square()
+        outside = (distances - squared).clamp_min(0)
+        return squared + outside.mean() / self.nu, outside.detach()
 
     @torch.no_grad()
     def radius_of(self, distances: Tensor) -> Tensor:
-        """The radius that leaves a share ν of the images outside, at most: the least that minimises the soft loss.
+        """Return the radius that leaves a share ν of the images outside, at most.
+
+        It is the least that minimises the soft loss.
 
         Raises:
-            ValueError: The boundary is hard.
+            TypeError: As in the class.
+            ValueError: The boundary is hard, or as in the class.
         """
         if self.nu is None:
             raise ValueError("radius_of needs a soft boundary, nu is None")
+        _check_distances(distances)
         inside = len(distances) - int(self.nu * len(distances))
         return distances.sort().values[inside - 1].sqrt() if inside > 0 else distances.new_zeros(())
+
+
+def _check_distances(distances: Tensor) -> None:
+    check_tensor("distances", distances, LOGIT_DTYPES)
+    if distances.dim() != 1 or len(distances) == 0:
+        raise ValueError(
+            f"distances must be [N] with N >= 1, squared distances of features to the centre as HypersphereHead gives "
+            f"them, got shape {tuple(distances.shape)}"
+        )
+    _check_not_negative("distances", distances)
+
+
+def _checked_radius(radius: Tensor | float, distances: Tensor) -> Tensor:
+    if not isinstance(radius, Tensor):
+        return distances.new_tensor(check_number("radius", radius, 0))
+    check_tensor("radius", radius, LOGIT_DTYPES)
+    if radius.dim() != 0:
+        raise ValueError(f"radius must be a number or of shape (), got shape {tuple(radius.shape)}")
+    if radius.device != distances.device:
+        raise ValueError(f"radius must be on {distances.device} like distances, got {radius.device}")
+    _check_not_negative("radius", radius)
+    return radius
+
+
+def _check_not_negative(name: str, values: Tensor) -> None:
+    # Looking would wait for another device, and break the graph of a compiled function. NaN makes a loss of NaN.
+    looks = values.device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed())
+    if looks and bool((values < 0).any()):
+        raise ValueError(f"{name} must be >= 0, got {float(values.min()):g}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.ops._validation import Reduction, check_number
 from fastood.ops.outlier_loss import LossKind, LossSettings
-from fastood.ops.weighted_uniformity import Reduction
 
 
 class EnergyMarginLoss(MixedBatchLoss):
     r"""Cross-entropy, and squared hinges on the energy of in-distribution and of background rows.
+
+    Warning: pytorch-ood 0.4 gives this name to another loss, that of SCONE (Bai et al. 2023); its
+    `EnergyRegularizedLoss` is this one, here as well under the arguments it has there.
 
     With E = -logsumexp(v),
 
@@ -23,8 +24,8 @@ class EnergyMarginLoss(MixedBatchLoss):
         weight: λ of both hinges; the paper uses 0.1.
         margin_id: m_in: the energy below which an in-distribution row costs nothing more. The authors' scripts use
             -23 for CIFAR-10 and -27 for CIFAR-100; it depends on K and on the network.
-        margin_background: m_out, above `margin_id`: the energy above which a background row costs nothing; theirs is
-            -5.
+        margin_background: m_out, at least `margin_id`: the energy above which a background row costs nothing; theirs
+            is -5.
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
         check_finite: As in `MixedBatchLoss`.
 
@@ -54,13 +55,13 @@ class EnergyMarginLoss(MixedBatchLoss):
         check_finite: bool = False,
     ) -> None:
         super().__init__(weight, reduction, check_finite=check_finite)
-        if not (math.isfinite(margin_id) and math.isfinite(margin_background) and margin_id < margin_background):
+        self.margin_id = check_number("margin_id", margin_id)
+        self.margin_background = check_number("margin_background", margin_background)
+        if self.margin_id > self.margin_background:
             raise ValueError(
-                f"margin_id must be below margin_background (in-distribution rows have the lower energy) and both "
-                f"finite, got {margin_id} and {margin_background}"
+                f"margin_id must be at most margin_background (in-distribution rows have the lower energy), "
+                f"got {self.margin_id} and {self.margin_background}"
             )
-        self.margin_id = float(margin_id)
-        self.margin_background = float(margin_background)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(model)`."""
@@ -75,6 +76,38 @@ class EnergyMarginLoss(MixedBatchLoss):
             self.margin_background,
             by_weight=self.reduction == "weighted_mean",
         )
+
+
+class EnergyRegularizedLoss(EnergyMarginLoss):
+    r"""`EnergyMarginLoss` under pytorch-ood's name, with its arguments and defaults.
+
+    With `reduction="mean"` its values are pytorch-ood's, which takes the two means apart as well.
+
+    Args:
+        alpha: λ, `weight` of `EnergyMarginLoss`.
+        margin_in: m_in, its `margin_id`.
+        margin_out: m_out, its `margin_background`. The two defaults are those of Liu et al. 2020, section 4.1.
+        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
+        check_finite: As in `MixedBatchLoss`.
+
+    Example:
+        >>> import torch
+        >>> from fastood.losses import EnergyRegularizedLoss
+        >>> criterion = EnergyRegularizedLoss(alpha=0.1, margin_in=-25.0, margin_out=-7.0)
+        >>> criterion(torch.tensor([[24.0, -9.0], [8.0, -9.0]]), torch.tensor([0, -1]))  # λ · (1² + 1²)
+        tensor(0.2000)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        margin_in: float = -25.0,
+        margin_out: float = -7.0,
+        reduction: Reduction = "weighted_mean",
+        *,
+        check_finite: bool = False,
+    ) -> None:
+        super().__init__(alpha, margin_in, margin_out, reduction, check_finite=check_finite)
 
 
 class EnergyLoss(MixedBatchLoss):

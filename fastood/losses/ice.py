@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.ops._validation import Reduction
 from fastood.ops.outlier_loss import LossKind, LossSettings
-from fastood.ops.weighted_uniformity import Reduction
 
 
 class ICELoss(MixedBatchLoss):

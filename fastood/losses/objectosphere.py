@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
-from fastood.losses.mixed_batch import check_trade_off
+from fastood.losses.arguments import Numbers
 from fastood.losses.outlier_exposure import OutlierExposureLoss
-from fastood.ops._validation import LOGIT_DTYPES, compute_dtype
-from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments, outlier_loss
-from fastood.ops.weighted_uniformity import Reduction
+from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_number, check_tensor, compute_dtype
+from fastood.ops.outlier_loss import LossKind, LossSettings
+from fastood.ops.outlier_terms import reduced_loss
+
+
+class EntropicOpenSetLoss(OutlierExposureLoss):
+    r"""Cross-entropy on in-distribution rows, KL(uniform ‖ predicted) on background rows, both in full.
+
+        in-distribution   -log f_y                                     background   KL(uniform ‖ f)
+
+    Dhamija et al. 2018, eq. 1: `OutlierExposureLoss` with a weight of 1. The paper and pytorch-ood's loss of this name
+    have `+ log K` in the background term, and one mean over all rows.
+
+    Args:
+        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
+        check_finite: As in `MixedBatchLoss`.
+
+    Example:
+        >>> import torch
+        >>> from fastood.losses import EntropicOpenSetLoss
+        >>> EntropicOpenSetLoss(reduction="none")(torch.zeros(2, 4), torch.tensor([0, -1]))  # log 4, and no divergence
+        tensor([1.3863, 0.0000])
+    """
+
+    def __init__(self, reduction: Reduction = "weighted_mean", *, check_finite: bool = False) -> None:
+        super().__init__(1.0, reduction, check_finite=check_finite)
 
 
 class ObjectosphereLoss(nn.Module):
@@ -26,13 +47,17 @@ class ObjectosphereLoss(nn.Module):
         - The paper averages over all rows of a batch; here each kind has a mean of its own, like every loss of this
           library, so that the trade-off does not depend on the mix.
         - ‖z‖ has no slope at zero; it is taken as zero there.
+        - Where μ is 0 the features count nothing, also where they are infinite.
 
     Args:
         min_magnitude: ξ > 0, the length beyond which the features of an in-distribution row cost nothing. It depends on
             the network; there is no default.
-        magnitude_weight: μ >= 0, of both magnitude terms; depends on the network as well.
+        magnitude_weight: μ >= 0, of both magnitude terms; depends on the network as well, no default either.
         weight: λ >= 0, of the whole background mean; 1 in the paper.
         reduction: As in `MixedBatchLoss`, where most shapes and errors are, too.
+        alpha: `magnitude_weight` under pytorch-ood's name; one of the two. There it is the first of the arguments
+            without a name.
+        xi: `min_magnitude` under pytorch-ood's name; one of the two.
         check_finite: As in `MixedBatchLoss`.
 
     Shape:
@@ -58,63 +83,66 @@ class ObjectosphereLoss(nn.Module):
 
     def __init__(
         self,
-        min_magnitude: float,
-        magnitude_weight: float,
+        min_magnitude: float | None = None,
+        magnitude_weight: float | None = None,
         weight: float = 1.0,
         reduction: Reduction = "weighted_mean",
         *,
+        alpha: float | None = None,
+        xi: float | None = None,
         check_finite: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < min_magnitude < math.inf:
-            raise ValueError(f"min_magnitude must be finite and > 0, got {min_magnitude}")
-        self.min_magnitude = float(min_magnitude)
-        self.magnitude_weight = check_trade_off(magnitude_weight, "magnitude_weight")
+        least = _one_of("min_magnitude", min_magnitude, "xi", xi)
+        factor = _one_of("magnitude_weight", magnitude_weight, "alpha", alpha)
+        self.min_magnitude = check_number("min_magnitude", least, 0, above_low=True)
+        self.magnitude_weight = check_number("magnitude_weight", factor, 0)
         self.entropic = OutlierExposureLoss(weight, reduction, check_finite=check_finite)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(model)`."""
         return f"min_magnitude={self.min_magnitude}, magnitude_weight={self.magnitude_weight}"
 
-    def forward(self, logits: Tensor, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """Return the scalar loss; shapes as in the class."""
-        (entropic, _), (magnitude, _) = self._parts(logits, features, targets, sample_weight)
-        return entropic.add(magnitude, alpha=self.magnitude_weight)
+    def forward(
+        self, logits: Tensor, features: Tensor, targets: Numbers, sample_weight: Numbers | None = None
+    ) -> Tensor:
+        """Return the loss; shapes as in the class."""
+        return self.with_per_sample(logits, features, targets, sample_weight)[0]
 
     def with_per_sample(
-        self, logits: Tensor, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+        self, logits: Tensor, features: Tensor, targets: Numbers, sample_weight: Numbers | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the scalar loss and, `[N]` and detached, the loss of each row as above, before λ and any weight."""
-        (entropic, of_logits), (magnitude, of_features) = self._parts(logits, features, targets, sample_weight)
-        return (
-            entropic.add(magnitude, alpha=self.magnitude_weight),
-            of_logits.add(of_features, alpha=self.magnitude_weight),
-        )
-
-    def _parts(
-        self, logits: Tensor, features: Tensor, targets: Tensor, sample_weight: Tensor | None
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Loss and losses of the rows, on the logits and on the features."""
+        """Return the loss and, `[N]` and detached, the loss of each row as above, before λ and any weight."""
         _check_features(features, logits)
-        on_logits = self.entropic.with_per_sample(logits, targets, sample_weight)
-        dtype = compute_dtype(features.dtype)
-        weight = None if sample_weight is None else sample_weight.to(dtype).contiguous()
+        flat, rows = self.entropic._rows(logits, targets, sample_weight)
+        entropic, of_logits = self.entropic._with_per_sample(logits, flat, rows)
+        factor = self.magnitude_weight
+        if factor == 0:
+            return entropic, of_logits
         settings = LossSettings(
             LossKind.MAGNITUDE,
             self.entropic.weight,
             self.min_magnitude,
             by_weight=self.entropic.reduction == "weighted_mean",
         )
-        return on_logits, outlier_loss(features, RowArguments(targets.contiguous(), weight), settings)
+        if rows.weight is not None:
+            rows = rows._replace(weight=rows.weight.to(compute_dtype(features.dtype)))
+        magnitude, of_features = reduced_loss(features, rows, settings, self.entropic.reduction)
+        return entropic.add(magnitude, alpha=factor), of_logits.add(of_features, alpha=factor)
+
+
+def _one_of(name: str, value: float | None, alias: str, other: float | None) -> float:
+    if (value is None) == (other is None):
+        raise TypeError(f"{name} or {alias} must be given, got {'neither' if value is None else 'both'}")
+    return value if value is not None else other  # type: ignore[return-value]
 
 
 def _check_features(features: Tensor, logits: Tensor) -> None:
-    if not isinstance(features, Tensor):
-        raise TypeError(f"features must be a torch.Tensor, got {type(features).__name__}")
-    if features.dtype not in LOGIT_DTYPES:
-        raise TypeError(f"features must be float64, float32, bfloat16 or float16, got {features.dtype}")
-    if not isinstance(logits, Tensor) or logits.dim() == 0:
+    check_tensor("features", features, LOGIT_DTYPES)
+    if not isinstance(logits, Tensor) or logits.dim() < 2:
         return  # the check of logits says so
+    if logits.dim() != 2:
+        raise ValueError(f"logits must be [N, K] beside features [N, d], got shape {tuple(logits.shape)}")
     if features.dim() != 2 or features.shape[0] != logits.shape[0] or features.shape[1] < 1:
         raise ValueError(
             f"features must be [N, d] with N = {logits.shape[0]} like the rows of logits and d >= 1, "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.ops._validation import Reduction
 from fastood.ops.outlier_loss import LossKind, LossSettings
-from fastood.ops.weighted_uniformity import Reduction
 
 
 class OutlierExposureLoss(MixedBatchLoss):
@@ -20,9 +20,13 @@ class OutlierExposureLoss(MixedBatchLoss):
     (`fastood.ops.weighted_uniformity`).
     A logit of -inf makes the loss of a background row +inf.
 
+    pytorch-ood's loss of this name keeps `+ log K`, and its `"mean"` is one over all rows, which lets the mix of the
+    batch decide the trade-off; the gradient is that of `OutlierExposureLoss(reduction="sum")` over the number of rows.
+
     Args:
         weight: α, the factor of the background term. Both papers use 0.5.
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
+        alpha: `weight` under pytorch-ood's name; one of the two.
         check_finite: As in `MixedBatchLoss`.
 
     Example:
@@ -44,9 +48,16 @@ class OutlierExposureLoss(MixedBatchLoss):
     """
 
     def __init__(
-        self, weight: float = 0.5, reduction: Reduction = "weighted_mean", *, check_finite: bool = False
+        self,
+        weight: float = 0.5,
+        reduction: Reduction = "weighted_mean",
+        *,
+        alpha: float | None = None,
+        check_finite: bool = False,
     ) -> None:
-        super().__init__(weight, reduction, check_finite=check_finite)
+        if alpha is not None and weight != 0.5:
+            raise TypeError(f"weight and alpha are one setting, got both: {weight} and {alpha}")
+        super().__init__(weight if alpha is None else alpha, reduction, check_finite=check_finite)
 
     def settings(self) -> LossSettings:
         """Return what the kernel needs to know."""

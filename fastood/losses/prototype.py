@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from fastood.losses.mixed_batch import check_targets
-from fastood.ops._validation import compute_dtype
+from fastood.losses.arguments import Numbers, as_targets
+from fastood.ops._transforms import is_transformed
+from fastood.ops._validation import LOGIT_DTYPES, check_tensor, compute_dtype
 
 
 class PrototypeLoss(nn.Module):
@@ -20,12 +22,12 @@ class PrototypeLoss(nn.Module):
     Shape:
         - features: `[N, d]`, float64, float32, bfloat16 or float16.
         - prototypes: `[K, J, d]`, J of each class, on the device of `features`.
-        - targets: `[N]`, int64, a class in `0 … K - 1`, or below zero for background.
+        - targets: `[N]`, a class in `0 … K - 1`, or below zero for background; types as in `MixedBatchLoss`.
         - output: `[]`, float64 for float64 features, else float32; zero without in-distribution rows.
 
     Raises:
-        TypeError: An argument is of another dtype.
-        ValueError: An argument has the wrong shape or device.
+        TypeError: An argument is of another type or dtype.
+        ValueError: An argument has the wrong shape or device, or a target is not below K.
 
     Example:
         >>> import torch
@@ -35,29 +37,27 @@ class PrototypeLoss(nn.Module):
         tensor(3.)
     """
 
-    def forward(self, features: Tensor, prototypes: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, features: Tensor, prototypes: Tensor, targets: Numbers) -> Tensor:
         """Return the scalar loss; shapes as in the class."""
         return self.with_per_sample(features, prototypes, targets)[0]
 
-    def with_per_sample(self, features: Tensor, prototypes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def with_per_sample(self, features: Tensor, prototypes: Tensor, targets: Numbers) -> tuple[Tensor, Tensor]:
         """Return the scalar loss and, `[N]` and detached, each row's squared distance, 0 for background."""
-        _check(features, prototypes, targets)
+        labels = _checked(features, prototypes, targets)
         dtype = compute_dtype(features.dtype)
-        known = targets >= 0
-        # Background is left out rather than weighted by 0, which would make NaN of what is infinite.
-        own = prototypes[targets[known]].to(dtype)
-        nearest = (features[known].to(dtype)[:, None] - own).square().sum(dim=2).amin(dim=1)
-        per_sample = nearest.new_zeros(len(targets))
-        per_sample[known] = nearest.detach()
-        return nearest.sum() / max(1, len(nearest)), per_sample
+        known = labels >= 0
+        # Background takes part as zeros, and by torch.where: times 0 what is infinite would be NaN.
+        rows = torch.where(known[:, None], features.to(dtype), 0.0)
+        own = prototypes[labels.clamp(min=0)].to(dtype)
+        nearest = (rows[:, None] - own).square().sum(dim=2).amin(dim=1)
+        per_sample = torch.where(known, nearest, 0.0)
+        return per_sample.sum() / known.sum().clamp(min=1), per_sample.detach()
 
 
-def _check(features: Tensor, prototypes: Tensor, targets: Tensor) -> None:
-    for name, value in (("features", features), ("prototypes", prototypes)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be floating-point, got {value.dtype}")
+def _checked(features: Tensor, prototypes: Tensor, targets: Numbers) -> Tensor:
+    """Return the targets as the loss wants them, or raise."""
+    check_tensor("features", features, LOGIT_DTYPES)
+    check_tensor("prototypes", prototypes, LOGIT_DTYPES)
     if features.dim() != 2:
         raise ValueError(f"features must be [N, d], got shape {tuple(features.shape)}")
     if prototypes.dim() != 3 or prototypes.shape[2] != features.shape[1] or 0 in prototypes.shape:
@@ -67,4 +67,12 @@ def _check(features: Tensor, prototypes: Tensor, targets: Tensor) -> None:
         )
     if prototypes.device != features.device:
         raise ValueError(f"prototypes must be on {features.device} like features, got {prototypes.device}")
-    check_targets(targets, features, "features")
+    labels = as_targets(targets, features, "features")
+    # An index out of range would stop a CUDA device for good, so that this waits for it.
+    if not (torch.compiler.is_compiling() or is_transformed() or labels.is_meta or labels.numel() == 0):
+        largest = int(labels.max())
+        if largest >= prototypes.shape[0]:
+            raise ValueError(
+                f"targets must be below K = {prototypes.shape[0]} (or negative: background), got {largest}"
+            )
+    return labels

@@ -1,0 +1,131 @@
+"""What losses take of targets and weights: tensors, arrays and lists, in the form that the ops want."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastood.ops._validation import LOGIT_DTYPES, check_finite_weight, check_tensor, compute_dtype
+
+Numbers = Tensor | npt.NDArray[Any] | Sequence[float]
+"""Labels or weights as people have them: a tensor, an array or a list."""
+
+_INTEGERS = (torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_dense_logits(logits: Tensor) -> None:
+    """Raise unless `logits` is a floating-point `[N, K]` or `[N, K, ...]` tensor with at least one class."""
+    check_tensor("logits", logits, LOGIT_DTYPES)
+    if logits.dim() < 2 or logits.shape[1] < 1:
+        raise ValueError(f"logits must be [N, K] or [N, K, ...] with K >= 1, got shape {tuple(logits.shape)}")
+
+
+def as_targets(targets: object, logits: Tensor, name: str = "logits") -> Tensor:
+    """Return `targets` as int64 of the shape that the logits leave, `[N]` or `[N, ...]`, or raise.
+
+    Args:
+        targets: Integers, or float32 or float64 numbers that are whole, which looks at their values and so waits for
+            the device; as a tensor, an array or a list. An array or a list is put on the device of `logits`.
+        logits: `[N, K]` or `[N, K, ...]`.
+        name: What `logits` are called, for the message.
+
+    Example:
+        >>> as_targets([0.0, -1.0], torch.zeros(2, 5))
+        tensor([ 0, -1])
+    """
+    targets = _as_tensor("targets", targets, logits.device)
+    wanted = logits.shape[:1] + logits.shape[2:]
+    if targets.shape != wanted:
+        raise ValueError(f"targets must have shape {tuple(wanted)} like the rows of {name}, got {tuple(targets.shape)}")
+    if targets.device != logits.device:
+        raise ValueError(f"targets must be on {logits.device} like {name}, got {targets.device}")
+    if targets.dtype in (torch.float64, torch.float32):
+        targets = targets.detach()
+        # Beyond 2^53 float64 has no odd numbers.
+        whole = (targets == targets.round()) & (targets.abs() <= 2.0**53)
+        if not bool(whole.all()):
+            bad = float(targets[~whole][0])
+            raise ValueError(f"targets must be whole numbers, got {bad}")
+    elif targets.dtype not in (torch.int64, *_INTEGERS):
+        # float16 and bfloat16 round labels above 2048 and 256.
+        raise TypeError(
+            f"targets must be int64 or a smaller integer dtype, or whole numbers in float32 or float64, "
+            f"got {targets.dtype}"
+        )
+    return targets.to(torch.int64).contiguous()
+
+
+def as_sample_weight(
+    weight: object,
+    logits: Tensor,
+    targets: Tensor,
+    by_weight: bool,
+    *,
+    check_finite: bool = False,
+    name: str = "sample_weight",
+) -> Tensor:
+    """Return `weight` in the dtype that a loss of `logits` is computed in, or raise.
+
+    Args:
+        weight: Numbers, as a tensor, an array or a list. An array or a list is put on the device of `logits`.
+        logits: `[N, K]` or `[N, K, ...]`.
+        targets: As `as_targets` returns them.
+        by_weight: Whether only the ratios of the weights of in-distribution rows, and of those of background rows,
+            matter. Then float64 weights of any scale keep them.
+        check_finite: Refuse NaN, infinite and negative weights. Waits for the device.
+        name: What the weights are called, for the message.
+
+    Example:
+        >>> as_sample_weight([1e300, 3e300], torch.zeros(2, 5), torch.tensor([0, 1]), True)
+        tensor([0.1867, 0.5600])
+    """
+    weight = _as_tensor(name, weight, logits.device)
+    if weight.dtype not in (*LOGIT_DTYPES, torch.int64, *_INTEGERS, torch.bool):
+        raise TypeError(f"{name} must be floating-point or integers, got {weight.dtype}")
+    if weight.shape != targets.shape:
+        raise ValueError(
+            f"{name} must have shape {tuple(targets.shape)} like the rows of logits, got {tuple(weight.shape)}"
+        )
+    if weight.device != logits.device:
+        raise ValueError(f"{name} must be on {logits.device} like logits, got {weight.device}")
+    if check_finite:
+        check_finite_weight(weight, name)
+    dtype = compute_dtype(logits.dtype)
+    if not weight.is_floating_point():
+        weight = weight.to(torch.float64)
+    if weight.dtype == torch.float64 != dtype and by_weight and weight.numel() > 0:
+        weight = _rescaled(weight, targets < 0)
+    return weight.to(dtype).contiguous()
+
+
+def _rescaled(weight: Tensor, background: Tensor) -> Tensor:
+    """Return float64 weights over a power of two for each kind of row, at most one: float32 has no room for all."""
+    size = weight.detach().abs()
+    largest = torch.where(
+        background, torch.where(background, size, 0.0).amax(), torch.where(background, 0.0, size).amax()
+    )
+    # The exponent is arbitrary where the largest is infinite or NaN, which it leaves as they are; so does it zero.
+    exponent = torch.frexp(torch.where(largest.isfinite(), largest, 1.0)).exponent.clamp(-1000, 1000)
+    return weight * torch.exp2(-exponent.to(torch.float64))
+
+
+def _as_tensor(name: str, value: object, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return check_tensor(name, value)
+    if isinstance(value, (np.ndarray, np.generic, list, tuple)):
+        try:
+            if not isinstance(value, np.ndarray):
+                tensor = torch.as_tensor(value)
+                # float32 is PyTorch's choice for lists of floats; they are float64.
+                return torch.as_tensor(value, dtype=torch.float64 if tensor.is_floating_point() else None).to(device)
+            # A copy of native byte order and positive strides, which PyTorch wants.
+            array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+            return torch.from_numpy(array).to(device)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise TypeError(f"{name} must hold numbers that a tensor can hold: {error}") from error
+    raise TypeError(f"{name} must be a tensor, an array or a list, got {type(value).__name__}")
