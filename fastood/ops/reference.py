@@ -182,7 +182,8 @@ def row_factors(
         >>> row_factors(torch.zeros(2, 3), torch.tensor([1, -1]), None, 0.5, torch.float32)
         tensor([1.0000, 0.5000])
     """
-    of_kind = torch.full((logits.shape[0],), background_weight, dtype=dtype, device=logits.device)
+    # Through float64: a λ beyond float32 is infinite there, not an error.
+    of_kind = torch.full((logits.shape[0],), background_weight, dtype=torch.float64, device=logits.device).to(dtype)
     if targets is not None:
         of_kind = torch.where(targets < 0, of_kind, 1.0)
     # Without λ a background row adds nothing, also where its weight is infinite.
