@@ -4,6 +4,15 @@ import torch
 from torch import Tensor
 
 from fastood.ops import logit_scores
+from fastood.ops._validation import LOGIT_DTYPES, check_integer, check_tensor
+
+_FLOAT8 = (
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def max_softmax_score(logits: Tensor) -> Tensor:
@@ -89,7 +98,7 @@ def reject_sum_score(logits: Tensor, num_reject: int) -> Tensor:
         >>> reject_sum_score(logits, num_reject=2)
         tensor([  -8.3070, 1999.3069], dtype=torch.float64)
     """
-    _check_reject(logits, num_reject)
+    num_reject = _check_reject(logits, num_reject)
     return logit_scores(logits.to(torch.float64), num_reject=num_reject, scores=["reject"])["reject"]
 
 
@@ -103,7 +112,7 @@ def reject_max_score(logits: Tensor, num_reject: int) -> Tensor:
         >>> reject_max_score(torch.tensor([[0.0, 0.0, 1.0, 0.0]]), num_reject=2)
         tensor([-0.0986], dtype=torch.float64)
     """
-    _check_reject(logits, num_reject)
+    num_reject = _check_reject(logits, num_reject)
     v = _float64(logits)
     largest, position = v[:, -num_reject:].max(dim=1, keepdim=True)
     others = v.scatter(1, position + v.shape[1] - num_reject, -torch.inf)
@@ -126,7 +135,7 @@ def reject_weighted_score(logits: Tensor, num_reject: int, weights: Tensor) -> T
         >>> reject_weighted_score(torch.tensor([[0.0, 0.0, 1.0, 0.0]]), num_reject=2, weights=torch.tensor([2.0, 1.0]))
         tensor([0.2526], dtype=torch.float64)
     """
-    _check_reject(logits, num_reject)
+    num_reject = _check_reject(logits, num_reject)
     _check_weights(weights, num_reject)
     v, w = _float64(logits), weights.to(logits.device, torch.float64)
     w = w / w.max()
@@ -148,7 +157,7 @@ def reject_entropy_score(logits: Tensor, num_reject: int) -> Tensor:
         >>> reject_entropy_score(torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 9.0, 0.0]]), num_reject=2)
         tensor([-0.6931, -0.0012], dtype=torch.float64)
     """
-    _check_reject(logits, num_reject)
+    num_reject = _check_reject(logits, num_reject)
     return -_score(logits[:, -num_reject:], "entropy")
 
 
@@ -163,7 +172,7 @@ def reject_entropy_difference_score(logits: Tensor, num_reject: int) -> Tensor:
         >>> reject_entropy_difference_score(torch.zeros(1, 4), num_reject=3)
         tensor([-1.0986], dtype=torch.float64)
     """
-    _check_reject(logits, num_reject)
+    num_reject = _check_reject(logits, num_reject)
     return _score(logits[:, :-num_reject], "entropy") - _score(logits[:, -num_reject:], "entropy")
 
 
@@ -179,7 +188,7 @@ def reject_combined_score(logits: Tensor, num_reject: int, weights: Tensor) -> T
         >>> reject_combined_score(torch.zeros(1, 4), num_reject=2, weights=torch.tensor([1.0, 0.5, 0.0, 0.0]))
         tensor([0.3750], dtype=torch.float64)
     """
-    _check_reject(logits, num_reject)
+    num_reject = _check_reject(logits, num_reject)
     _check_weights(weights, num_reject + 2)
     w = weights.to(logits.device, torch.float64)
     h_in, h_out = (_score(part, "entropy") for part in (logits[:, :-num_reject], logits[:, -num_reject:]))
@@ -192,15 +201,18 @@ def _float64(logits: Tensor) -> Tensor:
     return v.masked_fill((v.isnan() | (v == torch.inf)).any(dim=1, keepdim=True), torch.nan)
 
 
-def _check_reject(logits: Tensor, num_reject: int) -> None:
+def _check_reject(logits: Tensor, num_reject: int) -> int:
     _check_logits(logits)
-    if not 1 <= num_reject < logits.shape[1]:
+    count = check_integer("num_reject", num_reject)
+    if not 1 <= count < logits.shape[1]:
         raise ValueError(
-            f"num_reject must be at least 1 and below {logits.shape[1]}, the number of logits, got {num_reject}"
+            f"num_reject must be at least 1 and below {logits.shape[1]}, the number of logits, got {count}"
         )
+    return count
 
 
 def _check_weights(weights: Tensor, count: int) -> None:
+    check_tensor("weights", weights, (*LOGIT_DTYPES, *_INTEGERS), values=True)
     if weights.shape != (count,):
         raise ValueError(f"weights must have shape ({count},), got {tuple(weights.shape)}")
     if not (torch.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()):
@@ -213,7 +225,8 @@ def _score(logits: Tensor, name: str) -> Tensor:
 
 
 def _check_logits(logits: Tensor) -> None:
-    if not logits.is_floating_point():
+    check_tensor("logits", logits)
+    if logits.dtype not in (*LOGIT_DTYPES, *_FLOAT8):
         raise TypeError(f"logits must be a floating-point tensor, got {logits.dtype}")
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must have shape [N, K] with K >= 1, got {list(logits.shape)}")

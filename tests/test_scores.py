@@ -1,11 +1,14 @@
 """Detection scores against their definition."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from fastood.scores import max_softmax_score
+from fastood.scores import energy_score, max_logit_score, max_softmax_score, reject_sum_score
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -35,6 +38,33 @@ def test_range_and_ties():
 def test_a_row_that_is_not_finite_scores_nan(bad: float):
     score = max_softmax_score(torch.tensor([[0.0, bad], [0.0, 1.0]]))
     assert score.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("score", [max_softmax_score, max_logit_score, energy_score, lambda v: reject_sum_score(v, 1)])
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (np.zeros((2, 3)), r"logits must be a torch.Tensor, got ndarray: pass torch.as_tensor\(logits\)"),
+        ([[0.0, 1.0]], "logits must be a torch.Tensor, got list"),
+        (1.0, "logits must be a torch.Tensor, got float$"),
+        (torch.eye(3).to_sparse(), "logits must be a dense tensor, got layout torch.sparse_coo"),
+        (torch.zeros(2, 3, dtype=torch.complex64), "logits must be a floating-point tensor, got torch.complex64"),
+        (torch.zeros(2, 3, dtype=torch.bool), "logits must be a floating-point tensor, got torch.bool"),
+        (
+            torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged),
+            "logits must be a dense tensor, got a",
+        ),
+    ],
+)
+def test_what_is_no_tensor_of_logits_is_named(score: Callable[[object], Tensor], logits: object, message: str):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        score(logits)
+
+
+def test_float8_and_meta_logits():
+    logits = torch.tensor([[1.0, 2.0], [0.0, -4.0]])
+    assert torch.equal(energy_score(logits.to(torch.float8_e4m3fn)), energy_score(logits))
+    assert energy_score(logits.to("meta")).shape == (2,)
 
 
 def test_errors():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from fastood.scores import (
 )
 
 WEIGHTS = torch.tensor([0.5, 3.0, 0.0])
+FLOATS = torch.tensor([2.0, 1.0])
 ALL_WEIGHTS = torch.tensor([0.5, 3.0, 0.0, 2.0, 0.25])
 SCORES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "sum": reject_sum_score,
@@ -83,6 +85,16 @@ def test_errors_name_the_argument():
             reject_max_score(logits, bad)
     with pytest.raises(TypeError, match="logits must be a floating-point tensor"):
         reject_sum_score(logits.long(), 2)
+    for bad, error in ((True, TypeError), (1.0, TypeError), ("2", TypeError), (None, TypeError), (10**400, ValueError)):
+        with pytest.raises(error, match=r"^num_reject must be"):
+            reject_max_score(logits, bad)
+    assert torch.equal(reject_max_score(logits, np.int64(2)), reject_max_score(logits, 2))
+    assert torch.equal(reject_weighted_score(logits, 2, torch.tensor([2, 1])), reject_weighted_score(logits, 2, FLOATS))
+    for weights in ([2.0, 1.0], np.ones(2), torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse()):
+        with pytest.raises(TypeError, match=r"^weights must be"):
+            reject_weighted_score(logits, 2, weights)
+    with pytest.raises(ValueError, match=r"^weights must be on a device that holds its values"):
+        reject_weighted_score(logits, 2, torch.ones(2, device="meta"))
     with pytest.raises(ValueError, match=r"weights must have shape \(2,\), got \(3,\)"):
         reject_weighted_score(logits, 2, torch.ones(3))
     with pytest.raises(ValueError, match=r"weights must have shape \(4,\), got \(2,\)"):

@@ -19,13 +19,13 @@ it is log K less something below the last digit of log K).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastood.ops._validation import check_logits, compute_dtype
+from fastood.ops._validation import check_integer, check_logits, check_number, compute_dtype
 
 SCORES = ("msp", "max_logit", "energy", "entropy", "kl_uniform", "gen")
 """The scores of any classifier, in the order of `Score` of csrc/logit_scores/math.h; after them comes `reject`."""
@@ -50,15 +50,17 @@ torch.library.register_fake("fastood::logit_scores", _fake)
 torch.library.register_vmap("fastood::logit_scores", _vmap)
 
 
-def _check_settings(logits: Tensor, num_reject: int, gen_gamma: float, gen_top: int | None) -> None:
+def _checked_settings(logits: Tensor, num_reject: int, gen_gamma: float, gen_top: int | None) -> tuple[int, float, int]:
+    """Return the settings as the op takes them, or raise."""
+    num_reject = check_integer("num_reject", num_reject)
     if not 0 <= num_reject < logits.shape[1]:
         raise ValueError(
             f"num_reject must be at least 0 and below {logits.shape[1]}, the number of logits, got {num_reject}"
         )
-    if not 0 < gen_gamma < float("inf"):
-        raise ValueError(f"gen_gamma must be above 0 and finite, got {gen_gamma}")
-    if gen_top is not None and gen_top < 1:
-        raise ValueError(f"gen_top must be at least 1, or None for all classes, got {gen_top}")
+    gamma = check_number("gen_gamma", gen_gamma, 0, above_low=True)
+    # Zero means all to the op; so does anything above the number of classes, and an int64 has to hold it.
+    top = 0 if gen_top is None else min(check_integer("gen_top", gen_top, 1), 2**31)
+    return num_reject, gamma, top
 
 
 def _names(scores: Sequence[str] | None, num_reject: int) -> tuple[str, ...]:
@@ -66,8 +68,9 @@ def _names(scores: Sequence[str] | None, num_reject: int) -> tuple[str, ...]:
     known = (*SCORES, "reject") if num_reject > 0 else SCORES
     if scores is None:
         return known
-    if isinstance(scores, str):
-        raise TypeError(f"scores must be a sequence of names, got the string {scores!r}")
+    if isinstance(scores, str) or not isinstance(scores, Collection):
+        got = f"the string {scores!r}" if isinstance(scores, str) else type(scores).__name__
+        raise TypeError(f"scores must be a sequence of names, got {got}")
     if "reject" in scores and num_reject == 0:
         raise ValueError('scores must not hold "reject" where there are no reject classes: num_reject is 0')
     unknown = [name for name in scores if name not in known]
@@ -100,11 +103,13 @@ def logit_scores(
             classes, `reject`; None for all. `gen` costs more than all others together.
 
     Returns:
-        Name to `[N]`, in the order above; float64 for float64 logits, float32 for all others, without gradient. Higher
-        means more out-of-distribution for each. A single class scores -inf by `msp`.
+        Name to `[N]`, in the order above; float64 for float64 logits, float32 for all others, without gradient, also
+        under torch.func, where `vmap` works and `grad` finds zeros. Higher means more out-of-distribution for each. A
+        single class scores -inf by `msp`.
 
     Raises:
-        TypeError: `logits` is not a tensor of the dtypes above, or `scores` is a string.
+        TypeError: `logits` is not a dense tensor of the dtypes above, `scores` is no sequence of names, or a setting
+            is no number.
         ValueError: An argument has the wrong shape or value.
 
     Example:
@@ -116,8 +121,8 @@ def logit_scores(
         tensor([-40.0000,  -2.4076])
     """
     check_logits(logits)
-    _check_settings(logits, num_reject, gen_gamma, gen_top)
+    num_reject, gamma, top = _checked_settings(logits, num_reject, gen_gamma, gen_top)
     names = _names(scores, num_reject)
     mask = sum(_MASK_BITS[name] for name in names)
-    found = _logit_scores(logits.detach(), mask, num_reject, gen_gamma, gen_top or 0)
+    found = _logit_scores(logits.detach(), mask, num_reject, gamma, top)
     return dict(zip(names, found.unbind(), strict=True))
