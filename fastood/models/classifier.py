@@ -7,6 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+MAX_DEPTH = 2000
+"""Layers of the deepest network that is built; the deepest published residual network has 1,202."""
+
 
 class Classifier(nn.Module, ABC):
     """A network split into `features` and `head`, so that a method can replace either.

@@ -7,7 +7,8 @@ which DenseNet-40-12 has not; they drop activations after one convolution of two
 import torch
 from torch import Tensor, nn
 
-from fastood.models.classifier import Classifier, initialize
+from fastood.models.classifier import MAX_DEPTH, Classifier, initialize
+from fastood.ops._arguments import shown
 
 
 class DenseLayer(nn.Module):
@@ -93,6 +94,8 @@ def check_dense_shape(depth: int, growth: int, *, bottleneck: bool) -> None:
         ValueError: If it is none.
     """
     step = _depth_step(bottleneck=bottleneck)
+    if depth > MAX_DEPTH:
+        raise ValueError(f"depth must be at most {MAX_DEPTH}, got {shown(depth)}")
     if depth < step + 4 or (depth - 4) % step != 0:
         raise ValueError(f"depth must be {step}n + 4 with n >= 1 ({step + 4}, {2 * step + 4}, …), got {depth}")
     if growth < 1:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fastood.models.classifier import Classifier, initialize
+from fastood.models.classifier import MAX_DEPTH, Classifier, initialize
+from fastood.ops._arguments import shown
 
 
 class WideBlock(nn.Module):
@@ -91,6 +92,8 @@ def check_shape(depth: int, widen: int) -> None:
     Raises:
         ValueError: If it is none.
     """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"depth must be at most {MAX_DEPTH}, got {shown(depth)}")
     if depth < 10 or (depth - 4) % 6 != 0:
         raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, 40, …), got {depth}")
     if widen < 1:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import as_real, shown
 from fastood.ops.score_keys import check_both_keys, check_per_row, check_range
 
 _AREAS = 4  # kRates of csrc/detection_metrics/math.h
@@ -173,7 +174,11 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 def checked_rates(tpr: Sequence[float]) -> list[float]:
     """The rates as a list; raise unless all are in (0, 1]."""
-    rates = [float(rate) for rate in tpr]
+    try:
+        given = list(tpr)
+    except TypeError:
+        raise TypeError(f"tpr must be a sequence of rates, such as (0.95,), got {shown(tpr)}") from None
+    rates = [as_real("tpr", rate, wanted="a sequence of rates") for rate in given]
     wrong = [rate for rate in rates if not 0 < rate <= 1]
     if wrong:
         raise ValueError(f"tpr must hold rates above 0 and at most 1, got {wrong[0]}")

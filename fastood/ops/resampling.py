@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import allocating, as_integer, shown
 from fastood.ops.ranking_statistics import RankingStatistics, checked_rates, statistics_shape, unpack
 from fastood.ops.score_keys import MAX_COUNT, check_both_keys, check_per_row, check_range
 
@@ -20,7 +21,6 @@ Scheme = Literal["multinomial", "poisson", "subset"]
 """How sets are resampled; see `resampling_counts`."""
 
 _SCHEMES = {"multinomial": 0, "poisson": 1, "subset": 2}  # Resampling of csrc/detection_metrics/random.h
-_INT64 = range(-(2**63), 2**63)
 # Counts of a chunk of replicates, in bytes: on the CPU, for each thread, so few that the C library hands out the same
 # memory again, where it maps larger pieces anew and faults on every page; on CUDA so many that launches do not matter.
 _THREAD_CHUNK_BYTES = 2 << 20
@@ -89,7 +89,7 @@ def resampled_statistics(
         all of them.
 
     Raises:
-        TypeError: Keys that are no int32 or int64 tensors, or differ in dtype.
+        TypeError: Keys that are no int32 or int64 tensors, or differ in dtype; a number that is no integer.
         ValueError: Arguments of the wrong shape, device or range.
         RuntimeError: On the CPU, rows of keys that do not ascend.
 
@@ -103,19 +103,21 @@ def resampled_statistics(
     """
     check_both_keys(id_keys, ood_keys, dim=1)
     rates = checked_rates(tpr)
+    _check_scheme(scheme)
     if scheme == "subset" and id_size is None and ood_size is None:
         raise ValueError('id_size or ood_size must be given with scheme "subset": without them nothing is drawn')
+    id_size = _checked_size(scheme, id_size, len(id_keys), "id_size")
+    ood_size = _checked_size(scheme, ood_size, len(ood_keys), "ood_size")
+    id_repeats = _checked_repeats(id_repeats, len(id_keys), "id_repeats")
+    ood_repeats = _checked_repeats(ood_repeats, len(ood_keys), "ood_repeats")
     samples = (
-        _Samples(0, len(id_keys), scheme, id_size, "id_size", id_index, "id_index", id_repeats),
-        _Samples(1, len(ood_keys), scheme, ood_size, "ood_size", ood_index, "ood_index", ood_repeats),
+        _Samples(0, len(id_keys), scheme, id_size, id_index, "id_index", id_repeats),
+        _Samples(1, len(ood_keys), scheme, ood_size, ood_index, "ood_index", ood_repeats),
     )
-    for name, keys, repeats in (("id_repeats", id_keys, id_repeats), ("ood_repeats", ood_keys, ood_repeats)):
-        most = MAX_COUNT // max(len(keys), 32)  # no Poisson count reaches 32
-        if not 1 <= repeats <= most:
-            raise ValueError(f"{name} must be in [1, {most}] for {len(keys)} scores, got {repeats}")
     for of_class in samples:
         of_class.check(id_keys.device)
-    _check_seed_and_replicates(seed, replicates)
+    seed = _checked_seed(seed)
+    replicates, _ = _checked_replicates(replicates, 0)
     chunk = _replicates_at_once(4 * (len(id_keys) + len(ood_keys)), id_keys.device)
     found = [
         _weighted_ranking_statistics(
@@ -163,6 +165,7 @@ def resampling_counts(
         int32 `[R, count]`.
 
     Raises:
+        TypeError: A number is no integer; NumPy's and tensors of one element are.
         ValueError: An argument is out of range.
 
     Example:
@@ -171,13 +174,14 @@ def resampling_counts(
         >>> resampling_counts(6, seed=0, stream=0, replicates=2, scheme="subset", size=4).sum(1)
         tensor([4, 4])
     """
-    if not 0 <= count <= MAX_COUNT:
-        raise ValueError(f"count must be in [0, 2^31), got {count}")
-    _check_seed_and_replicates(seed, replicates, first_replicate)
-    if not 0 <= stream < 2**32:
-        raise ValueError(f"stream must be in [0, 2^32), got {stream}")
-    _check_size(scheme, size, count, "size")
-    counts = torch.empty(replicates, count, dtype=torch.int32, device=device)
+    count = as_integer("count", count, 0, MAX_COUNT, wanted="an int in [0, 2^31)")
+    seed = _checked_seed(seed)
+    replicates, first_replicate = _checked_replicates(replicates, first_replicate)
+    stream = as_integer("stream", stream, 0, 2**32 - 1, wanted="an int in [0, 2^32)")
+    _check_scheme(scheme)
+    size = _checked_size(scheme, size, count, "size")
+    with allocating(f"replicates {replicates} of count {count}"):
+        counts = torch.empty(replicates, count, dtype=torch.int32, device=device)
     kept = count if size is None else size
     _resampling_counts(counts, seed, stream, first_replicate, _SCHEMES[scheme], kept)
     return counts
@@ -191,13 +195,11 @@ class _Samples:
     count: int
     scheme: Scheme
     size: int | None
-    size_name: str
     index: Tensor | None
     index_name: str
     repeats: int
 
     def check(self, device: torch.device) -> None:
-        _check_size(self.scheme, self.size, self.count, self.size_name)
         check_per_row(self.index, self.index_name, (self.count,), device)
         if self.index is not None:
             check_range(self.index, self.index_name, self.count - 1)
@@ -231,17 +233,33 @@ def _replicates_at_once(replicate_bytes: int, device: torch.device) -> int:
     return max(1, _CUDA_CHUNK_BYTES // max(1, replicate_bytes))
 
 
-def _check_seed_and_replicates(seed: int, replicates: int, first: int = 0) -> None:
-    if seed not in _INT64:
-        raise ValueError(f"seed must be an int64, got {seed}")
-    if replicates < 1 or first < 0 or first + replicates > 2**32:
-        raise ValueError(f"replicates must be at least 1 and numbered below 2^32, got {replicates} from {first} on")
+def _checked_seed(seed: int) -> int:
+    return as_integer("seed", seed, -(2**63), 2**63 - 1, wanted="an int64")
 
 
-def _check_size(scheme: Scheme, size: int | None, count: int, name: str) -> None:
-    if scheme not in _SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}, got {scheme!r}")
-    if size is not None and scheme != "subset":
-        raise ValueError(f'{name} must be None unless scheme is "subset", got {size} with {scheme!r}')
-    if size is not None and not 0 <= size <= count:
-        raise ValueError(f"{name} must be in [0, {count}], the number of samples, got {size}")
+def _checked_replicates(replicates: int, first: int) -> tuple[int, int]:
+    replicates = as_integer("replicates", replicates, 1, wanted="at least 1 and an int")
+    first = as_integer("first_replicate", first, 0)
+    if first + replicates > 2**32:
+        raise ValueError(
+            f"replicates must be numbered below 2^32, got {shown(replicates)} from first_replicate {shown(first)} on"
+        )
+    return replicates, first
+
+
+def _checked_repeats(repeats: int, count: int, name: str) -> int:
+    most = MAX_COUNT // max(count, 32)  # no Poisson count reaches 32
+    return as_integer(name, repeats, 1, most, wanted=f"in [1, {most}] for {count} scores")
+
+
+def _check_scheme(scheme: Scheme) -> None:
+    if not isinstance(scheme, str) or scheme not in _SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}, got {shown(scheme)}")
+
+
+def _checked_size(scheme: Scheme, size: int | None, count: int, name: str) -> int | None:
+    if size is None:
+        return None
+    if scheme != "subset":
+        raise ValueError(f'{name} must be None unless scheme is "subset", got {shown(size)} with {scheme!r}')
+    return as_integer(name, size, 0, count, wanted=f"in [0, {count}], the number of samples")

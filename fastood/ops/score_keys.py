@@ -55,7 +55,7 @@ def sort_scores(scores: Tensor, counts: Tensor | None = None) -> Tensor:
         raise ValueError(f"scores must be [..., N] with N < 2^31, got shape {tuple(scores.shape)}")
     check_per_row(counts, "counts", scores.shape[:-1], scores.device)
     rows = scores.detach().reshape(scores.shape[:-1].numel(), scores.shape[-1]).contiguous()
-    row_counts = None if counts is None else counts.reshape(-1)
+    row_counts = None if counts is None else counts.reshape(-1).contiguous()
     if row_counts is not None:
         check_range(row_counts, "counts", rows.shape[1])
     keys: Tensor = _sort_scores(rows, row_counts)
@@ -80,6 +80,8 @@ def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def _check_tensor(tensor: Tensor, name: str) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {tensor.layout}: pass it through .to_dense()")
 
 
 def _check_keys(keys: Tensor, name: str) -> None:

@@ -1,0 +1,140 @@
+"""Plain arguments from what callers have: numbers of Python, NumPy and tensors of one element, and generators."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_SHOWN = 40
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed", "bad_alloc")
+
+
+def as_integer(name: str, value: object, low: int, high: int | None = None, *, wanted: str = "") -> int:
+    """Return an integer argument as a Python int.
+
+    Args:
+        name: Of the argument, for the error.
+        value: Anything with `__index__`, such as a NumPy integer or an integer tensor of one element; no bool.
+        low: Smallest value allowed.
+        high: Largest value allowed; None for any.
+        wanted: What to say is wanted, where that is not the range.
+
+    Raises:
+        TypeError: `value` is no integer.
+        ValueError: `value` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> as_integer("replicates", np.int64(3), 1), as_integer("replicates", torch.tensor(4), 1)
+        (3, 4)
+    """
+    wanted = wanted or (f"an int >= {low}" if high is None else f"an int in {low} … {high}")
+    if is_bool(value) or (isinstance(value, Tensor) and (value.is_meta or value.numel() != 1)):
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}") from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
+    return number
+
+
+def as_real(name: str, value: object, *, wanted: str = "a real number") -> float:
+    """Return a real argument as a Python float; the decimal that was typed where it is of a narrower type.
+
+    Args:
+        name: Of the argument, for the error.
+        value: A Python or NumPy number, or a real tensor of one element; no bool.
+        wanted: What to say is wanted.
+
+    Returns:
+        The number; infinity for an integer beyond the floats.
+
+    Raises:
+        TypeError: `value` is no number.
+
+    Example:
+        >>> import numpy as np
+        >>> as_real("tpr", np.float32(0.95)), float(np.float32(0.95))
+        (0.95, 0.949999988079071)
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and not (value.is_meta or value.is_complex()):
+        value = _scalar_of(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, np.floating):
+        return float(str(value))  # float32's 0.95 is not float64's: what prints alike is meant
+    if is_bool(value) or isinstance(value, (Tensor, np.ndarray, str, bytes, bytearray, complex, np.complexfloating)):
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}") from None
+
+
+def check_generator(generator: torch.Generator, device: torch.device | None = None, *, like: str = "") -> None:
+    """Raise unless draws can come from the generator.
+
+    Args:
+        generator: A `torch.Generator`; there is no default, so that no draw depends on PyTorch's global state.
+        device: Where draws are made; None for the generator's own device.
+        like: What lives there, for the error.
+    """
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if device is not None and generator.device.type != device.type:
+        raise ValueError(f"generator must be on {device.type}{like}, got {generator.device.type}")
+
+
+@contextmanager
+def allocating(what: str) -> Iterator[None]:
+    """Turn an allocator's refusal into a MemoryError that names the argument which asked for so much.
+
+    Args:
+        what: The argument and its value, such as "batch_size 10".
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises no type of its own
+        words = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in _NO_MEMORY):
+            raise MemoryError(f"{what} needs more memory than there is") from error
+        raise
+
+
+def is_bool(value: object) -> bool:
+    """Tell whether `value` is a truth value of Python, NumPy or PyTorch."""
+    return isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+
+
+def shown(value: object) -> str:
+    """Return the repr of a wrong argument, short: integers of a thousand digits and tensors are not printed whole.
+
+    Example:
+        >>> shown(10**400), shown(torch.ones(2, 3)), shown("x")
+        ('an int of 401 digits', 'a Tensor of shape (2, 3)', "'x'")
+    """
+    if isinstance(value, Tensor) and value.numel() != 1 or isinstance(value, np.ndarray) and value.size != 1:
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return f"an int of {math.floor(abs(value).bit_length() * math.log10(2)) + 1} digits"
+    try:
+        text = repr(value)
+    except Exception:  # a foreign type's own repr must not hide the error that names the argument
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN - 1]}…"
+
+
+def _scalar_of(value: Tensor) -> Any:
+    value = value.detach().cpu().reshape(())
+    return value.numpy()[()] if value.dtype in (torch.float32, torch.float16) else value.item()
