@@ -179,7 +179,7 @@ def test_scores_with_a_gradient_are_read_without_it():
         (torch.tensor([1.0, nan]), torch.tensor([1.0]), ValueError, "id_scores holds 1 NaN among its 2"),
         (torch.tensor([1.0]), torch.tensor([nan]), ValueError, "ood_scores holds 1 NaN"),
         (torch.tensor(1.0), torch.ones(2), ValueError, r"id_scores must .*got shape \(\)"),
-        ([1.0], torch.ones(2), TypeError, "id_scores must be a torch.Tensor, got list"),
+        (["a"], torch.ones(2), TypeError, "id_scores must be a torch.Tensor, an array or numbers, got list"),
         (torch.ones(2, dtype=torch.complex64), torch.ones(2), TypeError, "must be real"),
         (torch.ones(2), torch.ones(2).double(), TypeError, "one dtype, got torch.float32 and torch.float64"),
     ],

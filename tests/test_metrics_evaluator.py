@@ -108,7 +108,7 @@ def test_nothing_is_an_error():
     [
         ((torch.tensor([nan, 1.0]), torch.tensor([1, -1])), ValueError, "scores holds 1 NaN among its 2"),
         ((torch.ones(2), torch.ones(3, dtype=torch.long)), ValueError, r"y must have shape \(2,\) as scores"),
-        ((torch.ones(2), torch.ones(2)), TypeError, r"y must hold integer labels, got torch.float32"),
+        ((torch.ones(2), torch.tensor([1.0, 0.5])), ValueError, r"y must hold whole numbers as labels, got 0.5"),
         ((torch.ones(2).to(torch.complex64), torch.tensor([1, -1])), TypeError, r"scores must be"),
     ],
 )

@@ -44,8 +44,17 @@ def test_autc_is_the_area_under_the_mean_of_both_error_rates():
 
 
 def test_autc_of_scores_without_a_scale_is_nan():
-    assert isnan(autc(torch.ones(3), torch.ones(2)))
-    assert isnan(autc(torch.tensor([0.0, -inf]), torch.ones(2)))
+    with pytest.warns(UserWarning, match="autc is NaN: scores that are all equal"):
+        assert isnan(autc(torch.ones(3), torch.ones(2)))
+    with pytest.warns(UserWarning, match="autc is NaN: scores with an infinite one"):
+        assert isnan(autc(torch.tensor([0.0, -inf]), torch.ones(2)))
+
+
+def test_autc_of_scores_far_apart() -> None:
+    far = torch.tensor([1.7e308, 1.7e308, 1.7e308], dtype=torch.float64)
+    assert autc(-far, far) == 0
+    assert autc(far, -far) == 1
+    assert autc(torch.zeros(1, dtype=torch.float64), torch.tensor([5e-324], dtype=torch.float64)) == 0
 
 
 def test_bad_arguments_are_errors():

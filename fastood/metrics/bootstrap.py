@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
 
 from fastood.metrics import jackknife
 from fastood.metrics.counts import ThresholdCounts, count_at_thresholds
-from fastood.metrics.delong import check_same_images
+from fastood.metrics.delong import checked_pairs
+from fastood.metrics.inputs import Values
 from fastood.metrics.intervals import (
     AnyInterval,
     BootstrapResult,
@@ -20,13 +20,24 @@ from fastood.metrics.intervals import (
     difference_of,
     interval_of,
 )
-from fastood.metrics.validation import Positive, RankedPair, check_choice, check_tpr, decimal_fraction, ranked_pair
+from fastood.metrics.validation import (
+    Positive,
+    RankedPair,
+    check_choice,
+    checked_between,
+    checked_pair,
+    checked_positive,
+    checked_tpr,
+    decimal_fraction,
+    ranked,
+)
+from fastood.ops._arguments import as_integer, check_generator
 from fastood.ops.detection_metrics import RankingStatistics, resampled_statistics, sort_scores
 
 
 def bootstrap_metrics(
-    id_scores: Tensor,
-    ood_scores: Tensor,
+    id_scores: Values,
+    ood_scores: Values,
     *,
     generator: torch.Generator,
     replicates: int = 1000,
@@ -64,7 +75,7 @@ def bootstrap_metrics(
         scores: 1,000 images without an error are not known to be without.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype; a `generator` that is none.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; another argument out of range;
             a Poisson replicate without any image of a class.
 
@@ -75,13 +86,15 @@ def bootstrap_metrics(
         >>> round(found.estimate, 2), round(found.low, 2), round(found.high, 2)
         (0.77, 0.73, 0.81)
     """
-    _check_settings(replicates, level, method, resampling, tpr, positive)
+    replicates, level, tpr = _checked_settings(replicates, level, method, resampling, tpr, positive)
+    check_generator(generator)
+    id_scores, ood_scores = checked_pair(id_scores, ood_scores)
     if method == "bca" and min(len(id_scores), len(ood_scores)) < 2:
         raise ValueError(
             f'method "bca" leaves each score out once and needs 2 of each class, got {len(id_scores)} ID and '
             f"{len(ood_scores)} OOD"
         )
-    pair = ranked_pair(id_scores, ood_scores)
+    pair = ranked(id_scores, ood_scores)
     repeats = _repeats(ood_per_id, len(id_scores), len(ood_scores))
     if method == "bca" and ood_per_id is not None:
         raise ValueError(f'ood_per_id must be None for method "bca", got {ood_per_id}')
@@ -95,10 +108,10 @@ def bootstrap_metrics(
 
 
 def bootstrap_differences(
-    id_scores: Tensor,
-    ood_scores: Tensor,
-    other_id_scores: Tensor,
-    other_ood_scores: Tensor,
+    id_scores: Values,
+    ood_scores: Values,
+    other_id_scores: Values,
+    other_ood_scores: Values,
     *,
     generator: torch.Generator,
     replicates: int = 1000,
@@ -138,17 +151,19 @@ def bootstrap_differences(
         >>> found.low > 0, round(found.p_value, 3)
         (True, 0.002)
     """
-    _check_settings(replicates, level, "percentile", resampling, tpr, positive)
-    check_same_images(id_scores, ood_scores, other_id_scores, other_ood_scores)
-    pairs = ranked_pair(id_scores, ood_scores), ranked_pair(other_id_scores, other_ood_scores)
-    repeats = _repeats(ood_per_id, len(id_scores), len(ood_scores))
+    replicates, level, tpr = _checked_settings(replicates, level, "percentile", resampling, tpr, positive)
+    check_generator(generator)
+    first_scores, second_scores = checked_pairs(id_scores, ood_scores, other_id_scores, other_ood_scores)
+    pairs = ranked(*first_scores), ranked(*second_scores)
+    id_count, ood_count = (len(scores) for scores in first_scores)
+    repeats = _repeats(ood_per_id, id_count, ood_count)
     # Bad arguments have raised by now: the generator moves only for a call that draws.
     resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive, repeats)
     (first, first_drawn), (second, second_drawn) = map(resample, pairs)
     differences = {
         name: difference_of(first[name] - second[name], first_drawn[name] - second_drawn[name], level) for name in first
     }
-    return resample.result(differences, level, "percentile", len(id_scores), len(ood_scores))
+    return resample.result(differences, level, "percentile", id_count, ood_count)
 
 
 @dataclass(frozen=True)
@@ -246,8 +261,7 @@ def _repeats(ood_per_id: float | None, id_count: int, ood_count: int) -> tuple[i
     """How often ID and OOD images count, for `ood_per_id` OOD images to one ID image; None for as many as there are."""
     if ood_per_id is None:
         return 1, 1
-    if not (isfinite(ood_per_id) and ood_per_id > 0):
-        raise ValueError(f"ood_per_id must be a finite number above 0, or None, got {ood_per_id}")
+    ood_per_id = checked_positive("ood_per_id", ood_per_id, otherwise=", or None")
     wanted = decimal_fraction(ood_per_id) * id_count / ood_count
     # The larger number over the smaller: rounding to a denominator of 1,000 moves it by less than 0.1 %.
     if wanted >= 1:
@@ -261,14 +275,14 @@ def _seed_from(generator: torch.Generator) -> int:
     return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
 
 
-def _check_settings(
+def _checked_settings(
     replicates: int, level: float, method: IntervalMethod, resampling: Resampling, tpr: float, positive: Positive
-) -> None:
-    if replicates < 2:
-        raise ValueError(f"replicates must be at least 2, got {replicates}")
-    if not (isfinite(level) and 0 < level < 1):
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+) -> tuple[int, float, float]:
+    """Replicates, level and TPR as plain numbers."""
+    replicates = as_integer("replicates", replicates, 2, wanted="at least 2")
+    replicates = as_integer("replicates", replicates, 2, 2**32 - 1, wanted="below 2^32")
+    level = checked_between("level", level)
     check_choice("method", method, IntervalMethod)
     check_choice("resampling", resampling, Resampling)
-    check_tpr(tpr)
     check_choice("positive", positive, Positive)
+    return replicates, level, checked_tpr(tpr)

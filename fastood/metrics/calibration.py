@@ -1,19 +1,27 @@
 """Thresholds for deployment: how many in-distribution images a detector may flag, promised from held-out ones."""
 
 from dataclasses import dataclass
-from math import ceil, exp, floor, inf, isfinite, lgamma, log, log1p
+from math import ceil, exp, floor, inf, lgamma, log, log1p
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from fastood.metrics.validation import Positive, check_choice, check_scores, check_tpr, decimal_fraction
+from fastood.metrics.inputs import Values, as_scores
+from fastood.metrics.validation import (
+    Positive,
+    check_choice,
+    checked_between,
+    checked_scores,
+    checked_tpr,
+    decimal_fraction,
+)
 
 _FORMAT = 1
 
 
-def threshold_at_tpr(scores: Tensor, *, tpr: float = 0.95, positive: Positive = "id") -> float:
+def threshold_at_tpr(scores: Values, *, tpr: float = 0.95, positive: Positive = "id") -> float:
     """The strictest threshold at which a share of one class's scores is on its side.
 
     Args:
@@ -27,18 +35,18 @@ def threshold_at_tpr(scores: Tensor, *, tpr: float = 0.95, positive: Positive = 
         that of these N images; for a promise about others see `ScoreCalibration`.
 
     Raises:
-        TypeError: Scores that are no tensor, or complex.
+        TypeError: Scores that are no numbers, or complex; `tpr` that is no number.
         ValueError: Scores that are empty, not 1-D or hold NaN; `tpr` or `positive` out of range.
 
     Example:
         >>> threshold_at_tpr(torch.arange(100))
         94.0
     """
-    check_scores("scores", scores)
-    check_tpr(tpr)
+    scores = checked_scores("scores", scores)
+    tpr = checked_tpr(tpr)
     check_choice("positive", positive, Positive)
     count = ceil(decimal_fraction(tpr) * len(scores))
-    return float(scores.kthvalue(count if positive == "id" else len(scores) + 1 - count).values)
+    return float(scores.sort().values[count - 1 if positive == "id" else len(scores) - count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,27 +66,31 @@ class ScoreCalibration:
     """
 
     id_scores: Tensor
-    """[N] held-out ID scores, higher = more OOD; kept sorted, as float64."""
+    """[N] held-out ID scores, higher = more OOD: a tensor, an array or a list; kept sorted, as a float64 tensor."""
 
     def __post_init__(self) -> None:
-        check_scores("id_scores", self.id_scores)
-        object.__setattr__(self, "id_scores", self.id_scores.detach().double().sort().values)
+        scores = checked_scores("id_scores", self.id_scores)
+        object.__setattr__(self, "id_scores", scores.double().sort().values)
 
-    def p_values(self, scores: Tensor) -> Tensor:
+    def p_values(self, scores: Values) -> Tensor:
         """(1 + held-out scores ≥ score) / (N + 1): small for OOD images, and uniform or larger for ID images.
 
         Args:
-            scores: Scores of any shape, on the device of the held-out ones.
+            scores: Scores of any shape, on the device of the held-out ones; arrays and lists are moved there.
 
         Returns:
             float64 of the same shape, in [1 / (N + 1), 1].
 
         Raises:
-            ValueError: A score is NaN.
+            TypeError: Scores that are no numbers, or complex.
+            ValueError: A score is NaN, or the scores are on another device.
         """
-        if scores.is_floating_point() and scores.isnan().any():
+        found = as_scores("scores", scores)
+        if isinstance(scores, Tensor) and found.device != self.id_scores.device:
+            raise ValueError(f"scores must be on {self.id_scores.device} like id_scores, got {found.device}")
+        if found.is_floating_point() and found.isnan().any():
             raise ValueError("scores must not hold NaN: it has no p-value")
-        below = torch.searchsorted(self.id_scores, scores.detach().double().contiguous())
+        below = torch.searchsorted(self.id_scores, found.to(self.id_scores.device).double().contiguous())
         count = len(self.id_scores)
         return (1 + count - below).double() / (count + 1)
 
@@ -96,17 +108,15 @@ class ScoreCalibration:
             held-out scores for the promise.
 
         Raises:
+            TypeError: An argument is no number.
             ValueError: An argument out of range.
         """
-        if not (isfinite(fpr) and 0 < fpr < 1):
-            raise ValueError(f"fpr must lie in (0, 1), got {fpr}")
+        fpr = checked_between("fpr", fpr)
         count = len(self.id_scores)
         if confidence is None:
             rank = floor(decimal_fraction(fpr) * (count + 1))
-        elif not (isfinite(confidence) and 0 < confidence < 1):
-            raise ValueError(f"confidence must lie in (0, 1), or be None, got {confidence}")
         else:
-            rank = _tolerance_rank(count, fpr, confidence)
+            rank = _tolerance_rank(count, fpr, checked_between("confidence", confidence))
         return inf if rank == 0 else float(self.id_scores[count - rank])
 
     def save(self, path: Path | str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastood.metrics.inputs import Values
 from fastood.metrics.validation import Positive, check_choice, ranked_pair
 from fastood.ops.detection_metrics import keys_to_scores, roc_counts, sort_scores
 
@@ -31,7 +32,7 @@ class ThresholdCounts:
     """Images of the other class, N."""
 
 
-def count_at_thresholds(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood") -> ThresholdCounts:
+def count_at_thresholds(id_scores: Values, ood_scores: Values, *, positive: Positive = "ood") -> ThresholdCounts:
     """Counts true and false positives at every distinct score.
 
     Args:
@@ -44,7 +45,7 @@ def count_at_thresholds(id_scores: Tensor, ood_scores: Tensor, *, positive: Posi
         The counts, on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; an unknown
             `positive`.
 
@@ -55,6 +56,7 @@ def count_at_thresholds(id_scores: Tensor, ood_scores: Tensor, *, positive: Posi
     """
     check_choice("positive", positive, Positive)
     pair = ranked_pair(id_scores, ood_scores)
+    id_count, ood_count = len(pair.id_scores), len(pair.ood_scores)
     found = roc_counts(sort_scores(pair.id_scores), sort_scores(pair.ood_scores))
     thresholds = pair.thresholds(keys_to_scores(found.keys))
     if positive == "ood":
@@ -63,16 +65,16 @@ def count_at_thresholds(id_scores: Tensor, ood_scores: Tensor, *, positive: Posi
             thresholds=thresholds,
             true_positives=found.ood,
             false_positives=found.id,
-            positives=len(ood_scores),
-            negatives=len(id_scores),
+            positives=ood_count,
+            negatives=id_count,
         )
     return ThresholdCounts(
         positive=positive,
         thresholds=thresholds.flip(0),
-        true_positives=_at_most(found.id, len(id_scores)),
-        false_positives=_at_most(found.ood, len(ood_scores)),
-        positives=len(id_scores),
-        negatives=len(ood_scores),
+        true_positives=_at_most(found.id, id_count),
+        false_positives=_at_most(found.ood, ood_count),
+        positives=id_count,
+        negatives=ood_count,
     )
 
 

@@ -1,13 +1,14 @@
 """ROC and precision–recall curves: every distinct score is one point, nothing dropped or interpolated."""
 
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 
 import torch
 from torch import Tensor
 
 from fastood.metrics.counts import count_at_thresholds
-from fastood.metrics.validation import Positive
+from fastood.metrics.inputs import Values
+from fastood.metrics.validation import Positive, checked_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class PrCurve:
     """float64 [T + 1]; first +inf (OOD positive) or −inf (ID positive)."""
 
 
-def roc_curve(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood") -> RocCurve:
+def roc_curve(id_scores: Values, ood_scores: Values, *, positive: Positive = "ood") -> RocCurve:
     """Traces the ROC curve.
 
     Args:
@@ -48,7 +49,7 @@ def roc_curve(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "oo
         are ranked exactly, but their thresholds are rounded.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; an unknown
             `positive`.
 
@@ -66,7 +67,7 @@ def roc_curve(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "oo
 
 
 def pr_curve(
-    id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood", ood_per_id: float | None = None
+    id_scores: Values, ood_scores: Values, *, positive: Positive = "ood", ood_per_id: float | None = None
 ) -> PrCurve:
     """Traces the precision–recall curve.
 
@@ -83,7 +84,7 @@ def pr_curve(
         T + 1 points for T distinct scores, float64, on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; `positive` or
             `ood_per_id` out of range.
 
@@ -92,8 +93,8 @@ def pr_curve(
         >>> curve.recall.tolist(), curve.precision[1:].tolist()
         ([0.0, 0.5, 1.0, 1.0], [1.0, 0.6666666666666666, 0.5])
     """
-    if ood_per_id is not None and not (isfinite(ood_per_id) and ood_per_id > 0):
-        raise ValueError(f"ood_per_id must be a finite number above 0, got {ood_per_id}")
+    if ood_per_id is not None:
+        ood_per_id = checked_positive("ood_per_id", ood_per_id)
     counts = count_at_thresholds(id_scores, ood_scores, positive=positive)
     true_positives = counts.true_positives.to(torch.float64)
     false_positives = counts.false_positives.to(torch.float64)

@@ -6,7 +6,8 @@ from math import copysign, erfc, inf, sqrt
 import torch
 from torch import Tensor
 
-from fastood.metrics.validation import ranked_pair
+from fastood.metrics.inputs import Values, as_scores
+from fastood.metrics.validation import checked_pair, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class DelongTest:
     """Two-sided, of the normal approximation; 1 for detectors that rank alike."""
 
 
-def delong_estimate(id_scores: Tensor, ood_scores: Tensor) -> DelongEstimate:
+def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
     """Standard error of the AUROC from the placements of each score in the other set.
 
     A placement is the share of the other set that a score is on the right side of, ties as ½; the AUROC is the mean of
@@ -40,7 +41,7 @@ def delong_estimate(id_scores: Tensor, ood_scores: Tensor) -> DelongEstimate:
         ood_scores: [M] OOD scores, M ≥ 2, same dtype and device.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype.
         ValueError: Fewer than two scores of a class; scores not 1-D, with NaN, or on different devices.
 
     Example:
@@ -48,19 +49,19 @@ def delong_estimate(id_scores: Tensor, ood_scores: Tensor) -> DelongEstimate:
         >>> round(estimate.auroc, 4), round(estimate.std, 4)
         (0.8333, 0.2357)
     """
-    placements = _placements(id_scores, ood_scores)
+    placements = _placements(*checked_pair(id_scores, ood_scores))
     variance = sum(float(part.var()) / len(part) for part in placements)
     return DelongEstimate(auroc=float(placements[1].mean()), std=sqrt(variance))
 
 
-def delong_test(id_scores: Tensor, ood_scores: Tensor, other_id_scores: Tensor, other_ood_scores: Tensor) -> DelongTest:
+def delong_test(id_scores: Values, ood_scores: Values, other_id_scores: Values, other_ood_scores: Values) -> DelongTest:
     """Tests whether two detectors of the same images have the same AUROC.
 
     Args:
         id_scores: [N] in-distribution scores of the first detector, N ≥ 2.
         ood_scores: [M] OOD scores of the first detector, M ≥ 2.
         other_id_scores: [N] scores of the second detector, of the same images in the same order.
-        other_ood_scores: [M] likewise.
+        other_ood_scores: [M] scores of the second detector, of the same OOD images in the same order.
 
     Raises:
         TypeError: As `delong_estimate`.
@@ -74,9 +75,8 @@ def delong_test(id_scores: Tensor, ood_scores: Tensor, other_id_scores: Tensor, 
         >>> delong_test(*scores, *noisy).p_value < 1e-6
         True
     """
-    check_same_images(id_scores, ood_scores, other_id_scores, other_ood_scores)
-    first = _placements(id_scores, ood_scores)
-    second = _placements(other_id_scores, other_ood_scores)
+    pair, other = checked_pairs(id_scores, ood_scores, other_id_scores, other_ood_scores)
+    first, second = _placements(*pair), _placements(*other)
     difference = float(first[1].mean() - second[1].mean())
     std = sqrt(sum(float((one - two).var()) / len(one) for one, two in zip(first, second, strict=True)))
     # Without any spread a difference is either nothing or certain.
@@ -84,23 +84,33 @@ def delong_test(id_scores: Tensor, ood_scores: Tensor, other_id_scores: Tensor, 
     return DelongTest(difference=difference, std=std, p_value=erfc(abs(z) / sqrt(2)))
 
 
-def check_same_images(id_scores: Tensor, ood_scores: Tensor, other_id_scores: Tensor, other_ood_scores: Tensor) -> None:
-    """Refuses scores of two detectors that cannot be of the same images.
+def checked_pairs(
+    id_scores: Values, ood_scores: Values, other_id_scores: Values, other_ood_scores: Values
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the scores of two detectors of the same images as tensors.
 
     Raises:
-        ValueError: Different shapes.
+        TypeError: As `checked_pair`, of either detector.
+        ValueError: As `checked_pair`, or different shapes.
     """
-    for name, one, two in (
-        ("other_id_scores", id_scores, other_id_scores),
-        ("other_ood_scores", ood_scores, other_ood_scores),
+    for name, values, other_values in (
+        ("id_scores", id_scores, other_id_scores),
+        ("ood_scores", ood_scores, other_ood_scores),
     ):
+        one, two = as_scores(name, values), as_scores(f"other_{name}", other_values)
         if one.shape != two.shape:
-            raise ValueError(f"{name} must be of the same images, shape {tuple(one.shape)}, got {tuple(two.shape)}")
+            raise ValueError(
+                f"other_{name} must be of the same images, shape {tuple(one.shape)}, got {tuple(two.shape)}"
+            )
+    return (
+        checked_pair(id_scores, ood_scores),
+        checked_pair(other_id_scores, other_ood_scores, names=("other_id_scores", "other_ood_scores")),
+    )
 
 
 def _placements(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
     """Float64 [N] and [M]: the share of OOD scores above each ID score, and of ID scores below each OOD score."""
-    pair = ranked_pair(id_scores, ood_scores)
+    pair = ranked(id_scores, ood_scores)
     for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
         if len(scores) < 2:
             raise ValueError(f"{name} must hold at least 2 scores for a variance, got {len(scores)}")

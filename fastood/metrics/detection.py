@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.counts import count_at_thresholds
+from fastood.metrics.inputs import Values
 from fastood.metrics.rules import AuprKind, FprRule, area_under_pr, operating_point
-from fastood.metrics.validation import Positive, RankedPair, check_choice, check_tpr, ranked_pair
+from fastood.metrics.validation import Positive, RankedPair, check_choice, checked_pair, checked_tpr, ranked
 from fastood.ops.detection_metrics import RankingStatistics, ranking_statistics, sort_scores
 
 _CLASSES: tuple[Positive, Positive] = ("ood", "id")
@@ -62,8 +63,8 @@ class DetectionMetrics:
 
 
 def detection_metrics(
-    id_scores: Tensor,
-    ood_scores: Tensor,
+    id_scores: Values,
+    ood_scores: Values,
     *,
     tpr: float = 0.95,
     positive: Positive = "ood",
@@ -79,8 +80,8 @@ def detection_metrics(
 
     Args:
         id_scores: [..., N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
-            allowed. Leading dimensions broadcast against those of `ood_scores`; ID scores shared by many OOD
-            sets are sorted once.
+            allowed; a tensor, an array or a list, as everywhere in this package. Leading dimensions broadcast
+            against those of `ood_scores`; ID scores shared by many OOD sets are sorted once.
         ood_scores: [..., M] OOD scores, same dtype and device.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class. "ood": Li & Vasconcelos 2020, Hendrycks 2019, OpenOOD v1.5.
@@ -92,7 +93,7 @@ def detection_metrics(
         The metrics as fractions: floats for two 1-D sets, else float64 tensors on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype; `tpr` that is no number.
         ValueError: Scores that are empty, of shapes that do not broadcast, hold NaN or lie on different devices;
             `tpr`, `positive`, `rule` or `aupr_kind` out of range; no threshold for the rule.
 
@@ -104,11 +105,12 @@ def detection_metrics(
         >>> detection_metrics(id_scores, torch.tensor([[0.6, 0.9], [0.0, 0.5]])).auroc
         tensor([0.8750, 0.3750], dtype=torch.float64)
     """
-    check_tpr(tpr)
+    tpr = checked_tpr(tpr)
     check_choice("positive", positive, Positive)
     check_choice("rule", rule, FprRule)
     check_choice("aupr_kind", aupr_kind, AuprKind)
-    pair = ranked_pair(id_scores, ood_scores, batched=True)
+    id_scores, ood_scores = checked_pair(id_scores, ood_scores, batched=True)
+    pair = ranked(id_scores, ood_scores)
     shape = _common_shape(id_scores, ood_scores)
     ranking = _ranking(pair, shape, tpr)
     fpr = ranking.fpr_ood if positive == "ood" else ranking.fpr_id
@@ -121,9 +123,7 @@ def detection_metrics(
         "threshold": pair.thresholds(threshold[:, 0]),
         "detection_error": ranking.detection_error,
     }
-    id_rows, ood_rows = (
-        scores.detach().expand(*(shape or (1,)), -1).flatten(0, -2) for scores in (id_scores, ood_scores)
-    )
+    id_rows, ood_rows = (scores.expand(*(shape or (1,)), -1).flatten(0, -2) for scores in (id_scores, ood_scores))
     if rule != "first":
         values |= _points(id_rows, ood_rows, tpr=tpr, positive=positive, rule=rule)
     if aupr_kind != "average_precision":
@@ -148,7 +148,7 @@ def detection_metrics(
     )
 
 
-def auroc(id_scores: Tensor, ood_scores: Tensor) -> float | Tensor:
+def auroc(id_scores: Values, ood_scores: Values) -> float | Tensor:
     """P(OOD score > ID score) + ½ P(equal): arguments, errors and shape as in `detection_metrics`.
 
     Example:
@@ -158,7 +158,7 @@ def auroc(id_scores: Tensor, ood_scores: Tensor) -> float | Tensor:
     return detection_metrics(id_scores, ood_scores).auroc
 
 
-def average_precision(id_scores: Tensor, ood_scores: Tensor, *, positive: Positive = "ood") -> float | Tensor:
+def average_precision(id_scores: Values, ood_scores: Values, *, positive: Positive = "ood") -> float | Tensor:
     """Σ (Rₙ − Rₙ₋₁) Pₙ of the positive class: arguments, errors and shape as in `detection_metrics`.
 
     Example:
@@ -169,8 +169,8 @@ def average_precision(id_scores: Tensor, ood_scores: Tensor, *, positive: Positi
 
 
 def fpr_at_tpr(
-    id_scores: Tensor,
-    ood_scores: Tensor,
+    id_scores: Values,
+    ood_scores: Values,
     *,
     tpr: float = 0.95,
     positive: Positive = "ood",

@@ -1,33 +1,47 @@
 """Metrics of a test set that comes in batches, possibly on several processes."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.distributed import exchange
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
+from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label, has_dtype, in_dtype
 from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.rules import AuprKind, FprRule
-from fastood.metrics.validation import Positive, check_choice, check_tpr
+from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr
+from fastood.ops._arguments import shown
 
 
 class DetectionEvaluator:
-    """Collects scores and labels batch by batch; every metric is exact, as of one call with all of them.
+    """Metrics of scores and labels that come batch by batch, exact as those of one call with all of them.
 
-    `update(scores, y)`, `compute()` and `reset()` are those of `pytorch_ood.utils.OODMetrics`, which this replaces
-    without its sigmoid. AUPR is average precision; `aupr_kind="trapezoid"` gives the area that pytorch-ood gives.
+    `update(scores, y)`, `compute()` and `reset()` are those of `pytorch_ood.metrics.OODMetrics` (before pytorch-ood
+    0.4: `pytorch_ood.utils.OODMetrics`), which this replaces. In its place:
+
+        - AUROC and FPR are equal to the last digits.
+        - AUPR-IN and AUPR-OUT are average precision; `aupr_kind="trapezoid"` gives pytorch-ood's trapezoids, mostly
+          some tenths of a per cent higher.
+        - AUTC is of the scores as they are. fastood's detectors score by log-odds where pytorch-ood has a probability
+          (`MaxSoftmax`), and AUTC alone of these metrics depends on the scale: compare it within one library.
+        - ACC is over all ID rows, and OSCR comes with it.
+        - Its `fpr_at` is `tpr`, its `labels` are `y`. Scores keep their dtype; labels may be floats.
 
     Args:
+        device: Where scores are kept; None for the device of the first batch, as pytorch-ood 0.4 has it.
+        mode: "classification", where every value of any shape is one example, is all there is. "segmentation" of
+            pytorch-ood before 0.4, the mean over images of metrics of each, takes one evaluator an image.
+        void_label: Label of rows to leave out, such as the unlabelled pixels of a segmentation.
         tpr: True-positive rate at which the FPR is read, in (0, 1].
         positive: The positive class of the FPR.
         rule: Where the FPR is read.
         aupr_kind: How the AUPR is taken.
-        void_label: Label of rows to leave out, such as the unlabelled pixels of a segmentation.
-        device: Where scores are kept.
 
     Raises:
+        TypeError: `tpr` is no number, or `void_label` no integer.
         ValueError: An argument out of range.
 
     Example:
@@ -42,15 +56,21 @@ class DetectionEvaluator:
 
     def __init__(
         self,
+        device: torch.device | str | None = "cpu",
+        mode: Literal["classification"] = "classification",
+        void_label: int | None = None,
         *,
         tpr: float = 0.95,
         positive: Positive = "ood",
         rule: FprRule = "first",
         aupr_kind: AuprKind = "average_precision",
-        void_label: int | None = None,
-        device: torch.device | str = "cpu",
     ) -> None:
-        check_tpr(tpr)
+        if mode != "classification":
+            raise ValueError(
+                f'mode must be "classification", got {shown(mode)}: for the mean over images, take one evaluator an '
+                "image and average what they compute; for all pixels together, leave mode out"
+            )
+        tpr = checked_tpr(tpr)
         check_choice("positive", positive, Positive)
         check_choice("rule", rule, FprRule)
         check_choice("aupr_kind", aupr_kind, AuprKind)
@@ -58,79 +78,128 @@ class DetectionEvaluator:
         self.positive: Positive = positive
         self.rule: FprRule = rule
         self.aupr_kind: AuprKind = aupr_kind
-        self.void_label = void_label
-        self.device = torch.device(device)
+        self.void_label = checked_void_label(void_label)
+        self.device = None if device is None else torch.device(device)
         self._id_scores: list[Tensor] = []
         self._ood_scores: list[Tensor] = []
         self._correct: list[Tensor] = []
         self._dtype: torch.dtype | None = None
 
-    def update(self, scores: Tensor, y: Tensor, predictions: Tensor | None = None) -> Self:
-        """Adds a batch.
+    def update(self, scores: Values, y: Values, predictions: Values | None = None) -> Self:
+        """Add a batch, of tensors, arrays, lists or single numbers.
 
         Args:
             scores: Scores of any shape, higher = more OOD; bool, integer or floating point, the same dtype every time.
-            y: Integer labels of the same shape; below 0 is OOD.
+                A list takes the dtype of the scores before, and is float64 without any.
+            y: Labels of the same shape, integers or whole numbers; below 0 is OOD.
             predictions: Predicted classes of the same shape; given every time or never. With them `compute` has the
                 accuracy and the OSCR.
 
         Raises:
-            TypeError: Scores of another dtype than before, or complex; labels that are no integers.
-            ValueError: Shapes that differ; NaN; predictions that come and go. Nothing is added then.
+            TypeError: Scores of another dtype than before, or complex; labels or predictions that are no numbers.
+            ValueError: Shapes that differ; NaN; labels or predictions that are no whole numbers; predictions that come
+                and go. Nothing is added then.
         """
-        self._check_batch(scores, y, predictions)
-        self._dtype = scores.dtype
-        kept = torch.ones_like(y, dtype=torch.bool) if self.void_label is None else y != self.void_label
-        is_ood = (y < 0) & kept
-        is_id = (y >= 0) & kept
-        self._id_scores.append(scores.detach()[is_id].to(self.device))
-        self._ood_scores.append(scores.detach()[is_ood].to(self.device))
-        if predictions is not None:
-            self._correct.append((predictions == y)[is_id].to(self.device))
+        found = as_scores("scores", scores)
+        if self._dtype is not None and not has_dtype(scores):
+            found = in_dtype("scores", found, self._dtype)
+        labels = as_labels("y", y).to(found.device)
+        predicted = None if predictions is None else as_labels("predictions", predictions).to(found.device)
+        for name, values in (("y", labels), ("predictions", predicted)):
+            if values is not None and values.shape != found.shape:
+                raise ValueError(f"{name} must have shape {tuple(found.shape)} as scores, got {tuple(values.shape)}")
+        self._check_like_before(found.dtype, predicted is not None)
+        check_no_nan("scores", found)
+
+        self._dtype = found.dtype
+        device = self.device or (self._id_scores[0].device if self._id_scores else found.device)
+        kept = torch.ones_like(labels, dtype=torch.bool) if self.void_label is None else labels != self.void_label
+        is_ood = (labels < 0) & kept
+        is_id = (labels >= 0) & kept
+        self._id_scores.append(found[is_id].to(device))
+        self._ood_scores.append(found[is_ood].to(device))
+        if predicted is not None:
+            self._correct.append((predicted == labels)[is_id].to(device))
         return self
 
     def merge(self, other: "DetectionEvaluator") -> Self:
-        """Adds what another evaluator collected; shards merged in any order give the metrics of all at once.
+        """Add what another evaluator collected; shards merged in any order give the metrics of all at once.
+
+        An evaluator without a batch adds nothing; merged with itself, one has every score twice.
 
         Raises:
-            TypeError: Scores of another dtype.
-            ValueError: Only one of both has predictions.
+            TypeError: `other` is no DetectionEvaluator, or has scores of another dtype.
+            ValueError: Only one of both has predictions. Nothing is added then.
         """
-        if other._dtype is not None:
-            self._check_like_before(other._dtype, bool(other._correct))
-            self._dtype = other._dtype
-        self._id_scores.extend(scores.to(self.device) for scores in other._id_scores)
-        self._ood_scores.extend(scores.to(self.device) for scores in other._ood_scores)
-        self._correct.extend(correct.to(self.device) for correct in other._correct)
+        if not isinstance(other, DetectionEvaluator):
+            raise TypeError(f"other must be a DetectionEvaluator, got {type(other).__name__}")
+        if other._dtype is None:
+            return self
+        self._check_like_before(other._dtype, bool(other._correct))
+        self._dtype = other._dtype
+        device = self.device or (self._id_scores or other._id_scores)[0].device
+        for own, parts in (
+            (self._id_scores, other._id_scores),
+            (self._ood_scores, other._ood_scores),
+            (self._correct, other._correct),
+        ):
+            # The list is complete before the first of it is added: `other` may be this evaluator, or share its lists.
+            own.extend([part.to(device) for part in parts])
         return self
 
     def gather(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Exchanges scores between processes, after which every process has those of all, in the order of their ranks.
+        """Exchange scores between processes, after which every process has those of all, in the order of their ranks.
+
+        A process without a batch adds nothing. Call it once, when every process has seen its share: a second call would
+        count every score again.
 
         Args:
             group: The processes; all of them if not given. Without an initialised process group nothing happens.
+
+        Raises:
+            TypeError: Scores of another dtype on another process; said on every one, which keeps its own scores.
+            ValueError: Predictions on some processes only, likewise; or this process is not in `group`.
         """
         if not dist.is_initialized():
             return self
-        shares = [DetectionEvaluator()] * dist.get_world_size(group)
-        dist.all_gather_object(shares, DetectionEvaluator().merge(self), group=group)  # merged to the CPU
+        told = exchange((self._dtype, bool(self._correct)), group)
+        first = next((rank for rank, (dtype, _) in enumerate(told) if dtype is not None), 0)
+        for rank, (dtype, has_predictions) in enumerate(told):
+            if dtype is None:
+                continue
+            if dtype != told[first][0]:
+                raise TypeError(
+                    f"scores must have one dtype on all processes, got {told[first][0]} on rank {first} and {dtype} on "
+                    f"rank {rank}"
+                )
+            if has_predictions != told[first][1]:
+                with_them, without = (rank, first) if has_predictions else (first, rank)
+                raise ValueError(
+                    "predictions must be given on all processes or on none, got them on rank "
+                    f"{with_them} and not on rank {without}"
+                )
         total = DetectionEvaluator()
-        for share in shares:
+        for share in exchange(DetectionEvaluator().merge(self), group):  # merged to the CPU
             total.merge(share)
-        return self.reset().merge(total)
+        device = self.device or (self._id_scores[0].device if self._id_scores else None)
+        self.reset().merge(total)
+        if device is not None:
+            for parts in (self._id_scores, self._ood_scores, self._correct):
+                parts[:] = [part.to(device) for part in parts]
+        return self
 
     @property
     def id_scores(self) -> Tensor:
-        """[N] in-distribution scores so far."""
+        """In-distribution scores so far, `[N]`."""
         return self._joined(self._id_scores)
 
     @property
     def ood_scores(self) -> Tensor:
-        """[M] OOD scores so far."""
+        """OOD scores so far, `[M]`."""
         return self._joined(self._ood_scores)
 
     def metrics(self) -> DetectionMetrics:
-        """All metrics with what they depend on.
+        """Return all metrics with what they depend on.
 
         Raises:
             ValueError: No score of one class so far; no threshold for the rule.
@@ -151,7 +220,7 @@ class DetectionEvaluator:
         )
 
     def compute(self) -> dict[str, float]:
-        """The metrics under pytorch-ood's names, as fractions.
+        """Return the metrics under pytorch-ood's names, as fractions.
 
         Returns:
             AUROC, AUTC, AUPR-IN, AUPR-OUT and FPR95TPR (another number at another `tpr`); with predictions also ACC
@@ -175,26 +244,12 @@ class DetectionEvaluator:
         return found
 
     def reset(self) -> Self:
-        """Forgets all scores."""
+        """Forget all scores."""
         self._id_scores, self._ood_scores, self._correct, self._dtype = [], [], [], None
         return self
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts)) if parts else torch.empty(0, device=self.device)
-
-    def _check_batch(self, scores: Tensor, y: Tensor, predictions: Tensor | None) -> None:
-        if scores.is_complex():
-            raise TypeError(f"scores must be real, got {scores.dtype}")
-        if y.is_floating_point() or y.is_complex():
-            raise TypeError(f"y must hold integer labels, got {y.dtype}")
-        for name, values in (("y", y), ("predictions", predictions)):
-            if values is not None and values.shape != scores.shape:
-                raise ValueError(f"{name} must have shape {tuple(scores.shape)} as scores, got {tuple(values.shape)}")
-        self._check_like_before(scores.dtype, predictions is not None)
-        if scores.is_floating_point() and scores.isnan().any():
-            raise ValueError(
-                f"scores holds {int(scores.isnan().sum())} NaN among its {scores.numel()}; NaN has no rank"
-            )
 
     def _check_like_before(self, dtype: torch.dtype, has_predictions: bool) -> None:
         if self._dtype is None:

@@ -8,8 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.distributed import check_alike, exchange
 from fastood.metrics.counts import gains
-from fastood.metrics.validation import Positive, check_choice, check_tpr, decimal_fraction
+from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label
+from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr, decimal_fraction
+from fastood.ops._arguments import as_integer
 
 _KEY_BITS = 32
 
@@ -73,10 +76,8 @@ class HistogramEvaluator:
     """
 
     def __init__(self, *, bits: int = 20, void_label: int | None = None, device: torch.device | str = "cpu") -> None:
-        if not 10 <= bits <= 24:
-            raise ValueError(f"bits must be 10 to 24, got {bits}")
-        self.bits = bits
-        self.void_label = void_label
+        self.bits = bits = as_integer("bits", bits, 10, 24, wanted="10 to 24")
+        self.void_label = checked_void_label(void_label)
         self._counts = torch.zeros(2, 1 << bits, dtype=torch.int64, device=device)
 
     @property
@@ -89,27 +90,24 @@ class HistogramEvaluator:
         """int64 [2^bits] OOD scores of each bin."""
         return self._counts[1]
 
-    def update(self, scores: Tensor, y: Tensor) -> Self:
-        """Counts a batch.
+    def update(self, scores: Values, y: Values) -> Self:
+        """Count a batch.
 
         Args:
-            scores: Floating-point scores of any shape, higher = more OOD.
-            y: Integer labels of the same shape; below 0 is OOD.
+            scores: Floating-point scores of any shape, higher = more OOD; a tensor, an array or a list.
+            y: Labels of the same shape, integers or whole numbers; below 0 is OOD.
 
         Raises:
-            TypeError: Scores that are not floating point, labels that are no integers.
-            ValueError: Shapes that differ; NaN. Nothing is counted then.
+            TypeError: Scores that are not floating point, labels that are no numbers.
+            ValueError: Shapes that differ; NaN; a label that is no whole number. Nothing is counted then.
         """
+        scores, y = as_scores("scores", scores), as_labels("y", y)
         if not scores.is_floating_point():
             raise TypeError(f"scores must be floating point, got {scores.dtype}")
-        if y.is_floating_point() or y.is_complex():
-            raise TypeError(f"y must hold integer labels, got {y.dtype}")
         if y.shape != scores.shape:
             raise ValueError(f"y must have shape {tuple(scores.shape)} as scores, got {tuple(y.shape)}")
-        if scores.isnan().any():
-            nan_count = int(scores.isnan().sum())
-            raise ValueError(f"scores holds {nan_count} NaN among its {scores.numel()} scores; NaN has no rank")
-        scores, y = scores.detach().to(self._counts.device).reshape(-1), y.to(self._counts.device).reshape(-1)
+        check_no_nan("scores", scores)
+        scores, y = scores.to(self._counts.device).reshape(-1), y.to(self._counts.device).reshape(-1)
         if self.void_label is not None:
             kept = y != self.void_label
             scores, y = scores[kept], y[kept]
@@ -119,19 +117,29 @@ class HistogramEvaluator:
         return self
 
     def merge(self, other: "HistogramEvaluator") -> Self:
-        """Adds the counts of another evaluator.
+        """Add the counts of another evaluator; itself counts twice.
 
         Raises:
+            TypeError: `other` is no HistogramEvaluator.
             ValueError: Another number of bits.
         """
+        if not isinstance(other, HistogramEvaluator):
+            raise TypeError(f"other must be a HistogramEvaluator, got {type(other).__name__}")
         if other.bits != self.bits:
             raise ValueError(f"other must have {self.bits} bits, got {other.bits}")
         self._counts += other._counts.to(self._counts.device)
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Sums the counts of all processes; without an initialised process group nothing happens."""
+        """Sum the counts of all processes; without an initialised process group nothing happens.
+
+        Call it once, when every process has seen its share: a second call would count every score again.
+
+        Raises:
+            ValueError: Another number of bits on another process, said on every one, or this process is not in `group`.
+        """
         if dist.is_initialized():
+            check_alike("bits", exchange(self.bits, group))
             dist.all_reduce(self._counts, group=group)
         return self
 
@@ -150,7 +158,7 @@ class HistogramEvaluator:
         Raises:
             ValueError: No score of one class so far; an argument out of range.
         """
-        check_tpr(tpr)
+        tpr = checked_tpr(tpr)
         check_choice("positive", positive, Positive)
         id_counts, ood_counts = self._counts[:, self._counts.any(0)]
         id_count, ood_count = int(id_counts.sum()), int(ood_counts.sum())

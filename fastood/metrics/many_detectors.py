@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
+from fastood.metrics.inputs import Values, as_scores
 from fastood.metrics.protocol import (
     Protocol,
     ProtocolName,
     ProtocolResult,
-    check_sets,
+    checked_sets,
     draw_index,
     protocol_of,
     summarise,
 )
+from fastood.metrics.validation import check_one_dtype
+from fastood.ops._arguments import check_generator
 
 
 def evaluate_detectors(
-    id_scores: Tensor,
-    ood_scores: Mapping[str, Tensor],
+    id_scores: Values,
+    ood_scores: Mapping[str, Values],
     *,
     protocol: Protocol | ProtocolName = "li2020",
     generator: torch.Generator,
@@ -49,14 +52,19 @@ def evaluate_detectors(
         >>> round(good["shifted"].auroc.mean, 2), round(useless["shifted"].auroc.mean, 2)
         (0.92, 0.5)
     """
-    if id_scores.dim() != 2 or len(id_scores) == 0:
-        raise ValueError(f"id_scores must be [D, N] with D of at least 1, got shape {tuple(id_scores.shape)}")
+    shape = as_scores("id_scores", id_scores).shape
+    if len(shape) != 2 or shape[0] == 0:
+        raise ValueError(f"id_scores must be [D, N] with D of at least 1, got shape {tuple(shape)}")
     protocol = protocol_of(protocol)
-    needed = check_sets(id_scores, ood_scores, protocol)
+    check_generator(generator)
+    sets, needed = checked_sets(id_scores, ood_scores, protocol, batched=True)
+    for name, (_, scores) in sets.items():
+        if scores.dim() != 2 or len(scores) != shape[0]:
+            raise ValueError(f"ood_scores[{name!r}] must have {shape[0]} rows as id_scores, got {len(scores)}")
+    check_one_dtype("ood_scores", (scores for _, scores in sets.values()))
+    of_id = next(iter(sets.values()))[0]
     drawn: dict[str, Tensor] = {}
-    for name, scores in ood_scores.items():
-        if scores.shape[0] != len(id_scores):
-            raise ValueError(f"ood_scores[{name!r}] must have {len(id_scores)} rows as id_scores, got {len(scores)}")
+    for name, (_, scores) in sets.items():
         if needed is None:
             drawn[name] = scores[:, None]
         else:
@@ -66,7 +74,7 @@ def evaluate_detectors(
     for count in dict.fromkeys(scores.shape[-1] for scores in drawn.values()):
         names = [name for name, scores in drawn.items() if scores.shape[-1] == count]
         metrics = detection_metrics(
-            id_scores[:, None, None],
+            of_id[:, None, None],
             torch.stack([drawn[name] for name in names], 1),
             tpr=protocol.tpr,
             positive=protocol.positive,
@@ -76,7 +84,7 @@ def evaluate_detectors(
         found |= {name: _at(metrics, (slice(None), position)) for position, name in enumerate(names)}
     return [
         {name: summarise(_at(found[name], (detector,)), protocol) for name in ood_scores}
-        for detector in range(len(id_scores))
+        for detector in range(shape[0])
     ]
 
 

@@ -1,15 +1,16 @@
 """Metrics of open-set recognition, where it matters too whether an accepted image is classified correctly."""
 
-from math import nan
-
-import torch
-from torch import Tensor
+from math import isfinite, nan
+from warnings import warn
 
 from fastood.metrics.detection import detection_metrics
-from fastood.metrics.validation import check_comparable, check_correct, check_scores
+from fastood.metrics.inputs import Values
+from fastood.metrics.validation import checked_correct, checked_pair
+
+_WIDE = 1e290
 
 
-def oscr(id_scores: Tensor, ood_scores: Tensor, *, correct: Tensor) -> float:
+def oscr(id_scores: Values, ood_scores: Values, *, correct: Values) -> float:
     """Area under the open-set classification rate curve (Dhamija et al. 2018).
 
     The curve is the share of ID images accepted and classified correctly against the share of OOD images accepted,
@@ -25,22 +26,22 @@ def oscr(id_scores: Tensor, ood_scores: Tensor, *, correct: Tensor) -> float:
         The area, in [0, accuracy].
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype; `correct` not bool.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype; `correct` not bool.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; another shape of `correct`.
 
     Example:
+        >>> import torch
         >>> oscr(torch.tensor([0.1, 0.2]), torch.tensor([0.3]), correct=torch.tensor([True, False]))
         0.5
     """
-    _check_pair(id_scores, ood_scores)
-    check_correct(correct, id_scores)
-    right = id_scores[correct]
+    id_scores, ood_scores = checked_pair(id_scores, ood_scores)
+    right = id_scores[checked_correct(correct, id_scores)]
     if not len(right):
         return 0.0
     return float(detection_metrics(right, ood_scores).auroc) * (len(right) / len(id_scores))
 
 
-def autc(id_scores: Tensor, ood_scores: Tensor) -> float:
+def autc(id_scores: Values, ood_scores: Values) -> float:
     """Area under the threshold curve (Humblot-Renaux et al. 2023): lower is better.
 
     Scores of both sets are scaled together to [0, 1]; the mean of FPR and FNR is then integrated over thresholds,
@@ -52,26 +53,31 @@ def autc(id_scores: Tensor, ood_scores: Tensor) -> float:
         ood_scores: [M] OOD scores, same dtype and device.
 
     Returns:
-        The area, in [0, 1]; NaN where scores are all equal or infinite, which cannot be scaled.
+        The area, in [0, 1]; NaN, with a warning, where scores are all equal or one is infinite: these cannot be
+        scaled.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices.
 
     Example:
+        >>> import torch
         >>> autc(torch.tensor([0.0, 1.0]), torch.tensor([3.0, 4.0]))
         0.125
     """
-    _check_pair(id_scores, ood_scores)
+    id_scores, ood_scores = (scores.double() for scores in checked_pair(id_scores, ood_scores))
     low = min(float(id_scores.min()), float(ood_scores.min()))
-    width = max(float(id_scores.max()), float(ood_scores.max())) - low
-    if not 0 < width < torch.inf:
+    high = max(float(id_scores.max()), float(ood_scores.max()))
+    if not (isfinite(low) and isfinite(high)):
+        warn("autc is NaN: scores with an infinite one cannot be scaled to [0, 1]", stacklevel=2)
         return nan
-    id_mean, ood_mean = (float((scores.double() - low).mean()) / width for scores in (id_scores, ood_scores))
+    if low == high:
+        warn("autc is NaN: scores that are all equal cannot be scaled to [0, 1]", stacklevel=2)
+        return nan
+    if high - low < _WIDE:
+        id_mean, ood_mean = (float((scores - low).mean()) / (high - low) for scores in (id_scores, ood_scores))
+    else:
+        # The width, or a sum of scores, may be beyond the floats though every score is finite.
+        width = high / 2 - low / 2
+        id_mean, ood_mean = (float(((scores / 2 - low / 2) / width).mean()) for scores in (id_scores, ood_scores))
     return (id_mean + 1 - ood_mean) / 2
-
-
-def _check_pair(id_scores: Tensor, ood_scores: Tensor) -> None:
-    check_scores("id_scores", id_scores)
-    check_scores("ood_scores", ood_scores)
-    check_comparable("id_scores", id_scores, "ood_scores", ood_scores)

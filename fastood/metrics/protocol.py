@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import floor, isfinite
+from math import floor
 from statistics import fmean, pstdev
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,17 +11,23 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
+from fastood.metrics.inputs import Values
 from fastood.metrics.rules import AuprKind, FprRule
 from fastood.metrics.validation import (
     Positive,
     check_choice,
-    check_comparable,
-    check_scores,
-    check_tpr,
+    checked_pair,
+    checked_positive,
+    checked_scores,
+    checked_tpr,
     decimal_fraction,
 )
+from fastood.ops._arguments import as_integer, check_generator, shown
 
 ProtocolName = Literal["li2020", "oe2019", "energy2020", "odin", "openood_v15", "wu2023"]
+
+MAX_REPEATS = 1_000_000
+"""Draws of a protocol, each of which permutes an OOD set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,7 @@ class Protocol:
     ood_fraction: float | None = 0.2
     """OOD images drawn per ID test image, rounded down; above 0. None takes all images of a set."""
     repeats: int = 5
-    """Independent draws of each OOD set; at least 1, and 1 where all images are taken."""
+    """Independent draws of each OOD set; 1 to `MAX_REPEATS`, and 1 where all images are taken."""
     tpr: float = 0.95
     """True-positive rate at which the false-positive rate is read, in (0, 1]."""
     positive: Positive = "ood"
@@ -52,16 +58,21 @@ class Protocol:
     """How the area under the precision–recall curve is taken."""
 
     def __post_init__(self) -> None:
-        if self.ood_fraction is not None and not (isfinite(self.ood_fraction) and self.ood_fraction > 0):
-            raise ValueError(f"ood_fraction must be a finite number above 0, or None, got {self.ood_fraction}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        numbers = {
+            "repeats": as_integer("repeats", self.repeats, 1, MAX_REPEATS),
+            "tpr": checked_tpr(self.tpr),
+        }
+        if self.ood_fraction is not None:
+            numbers["ood_fraction"] = checked_positive("ood_fraction", self.ood_fraction, otherwise=", or None")
+        for field, value in numbers.items():
+            object.__setattr__(self, field, value)
         if self.ood_fraction is None and self.repeats > 1:
             raise ValueError(f"repeats must be 1 where ood_fraction is None, every set whole, got {self.repeats}")
-        check_tpr(self.tpr)
         check_choice("positive", self.positive, Positive)
         check_choice("rule", self.rule, FprRule)
         check_choice("aupr_kind", self.aupr_kind, AuprKind)
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a str, got {shown(self.name)}")
         named = _SETTINGS.get(self.name, {})
         changed = [field for field, value in named.items() if getattr(self, field) != value]
         if changed:
@@ -80,6 +91,7 @@ class Protocol:
         """
         if self.ood_fraction is None:
             return None
+        id_count = as_integer("id_count", id_count, 0)
         count = floor(decimal_fraction(self.ood_fraction) * id_count)
         if count < 1:
             raise ValueError(f"ood_fraction {self.ood_fraction} of {id_count} ID images leaves no OOD image")
@@ -152,8 +164,8 @@ class ProtocolResult:
 
 
 def evaluate_protocol(
-    id_scores: Tensor,
-    ood_scores: Mapping[str, Tensor],
+    id_scores: Values,
+    ood_scores: Mapping[str, Values],
     *,
     protocol: Protocol | ProtocolName = "li2020",
     generator: torch.Generator,
@@ -173,7 +185,8 @@ def evaluate_protocol(
         Set name → result, in the order of `ood_scores`.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype; `ood_scores` that is no mapping; a
+            `generator` that is none.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; no OOD set; an OOD
             set smaller than the protocol needs; an unknown protocol.
 
@@ -186,10 +199,10 @@ def evaluate_protocol(
         (100, 5, 0.92)
     """
     protocol = protocol_of(protocol)
-    check_scores("id_scores", id_scores)
-    needed = check_sets(id_scores, ood_scores, protocol)
+    check_generator(generator)
+    sets, needed = checked_sets(id_scores, ood_scores, protocol)
     results = {}
-    for name, scores in ood_scores.items():
+    for name, (id_scores, scores) in sets.items():
         if needed is None:
             drawn = scores.unsqueeze(0)
         else:
@@ -210,33 +223,44 @@ def protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
     """A protocol, or that of a name."""
     if isinstance(protocol, Protocol):
         return protocol
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be a Protocol or one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be a Protocol or one of {', '.join(PROTOCOLS)}, got {shown(protocol)}")
     return PROTOCOLS[protocol]
 
 
-def check_sets(id_scores: Tensor, ood_scores: Mapping[str, Tensor], protocol: Protocol) -> int | None:
-    """Raise unless a protocol can be followed with these scores, of one detector `[N]` or of several `[D, N]`.
+def checked_sets(
+    id_scores: Values, ood_scores: Mapping[str, Values], protocol: Protocol, *, batched: bool = False
+) -> tuple[dict[str, tuple[Tensor, Tensor]], int | None]:
+    """Return what a protocol is followed with, or raise.
 
     All sets are checked before the first draw: a failed call must not advance the generator.
 
+    Args:
+        id_scores: Of one detector `[N]`, or of several `[D, N]`.
+        ood_scores: Set name → scores.
+        protocol: The protocol.
+        batched: Whether the scores are those of several detectors.
+
     Returns:
-        OOD images in each draw; None for all.
+        Set name → ID and OOD scores, in a dtype that they share, and the OOD images in each draw, None for all.
     """
+    count = checked_scores("id_scores", id_scores, batched=batched).shape[-1]
+    if not isinstance(ood_scores, Mapping):
+        raise TypeError(f'ood_scores must be a mapping such as {{"textures": scores}}, got {type(ood_scores).__name__}')
     if not ood_scores:
         raise ValueError("ood_scores names no OOD set")
-    count = id_scores.shape[-1]
     needed = protocol.ood_count(count)
-    for name, scores in ood_scores.items():
+    sets = {}
+    for name, values in ood_scores.items():
         argument = f"ood_scores[{name!r}]"
-        check_scores(argument, scores, batched=id_scores.dim() > 1)
-        check_comparable("id_scores", id_scores, argument, scores)
+        of_id, scores = checked_pair(id_scores, values, names=("id_scores", argument), batched=batched)
+        sets[name] = of_id, scores
         if needed is not None and scores.shape[-1] < needed:
             raise ValueError(
                 f"{argument} has {scores.shape[-1]} images, but protocol {protocol.name!r} draws {needed} of them "
                 f"without replacement ({protocol.ood_fraction:g} × {count} ID images)"
             )
-    return needed
+    return sets, needed
 
 
 def draw_index(size: int, count: int, repeats: int, generator: torch.Generator) -> Tensor:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
 
-from fastood.metrics.validation import check_comparable, check_correct, check_scores
+from fastood.metrics.inputs import Values
+from fastood.metrics.validation import check_one_dtype, checked_correct, checked_pair, checked_positive, checked_scores
+from fastood.ops._arguments import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,10 @@ class RiskCoverageCurve:
 
 
 def risk_coverage_curve(
-    id_scores: Tensor,
+    id_scores: Values,
     *,
-    correct: Tensor,
-    ood_scores: Sequence[Tensor] = (),
+    correct: Values,
+    ood_scores: Sequence[Values] = (),
     ood_per_id: float | None = None,
 ) -> RiskCoverageCurve:
     """Traces risk and coverage of a classifier that rejects what scores above a threshold.
@@ -58,7 +59,8 @@ def risk_coverage_curve(
         A point for each distinct score, float64, on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype; `correct` not bool.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype; `correct` not bool; `ood_scores` that is
+            no list of sets.
         ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; another shape of `correct`; an
             `ood_per_id` that is not finite and above 0, or has no OOD scores to go with.
 
@@ -70,17 +72,22 @@ def risk_coverage_curve(
         >>> round(curve.aurc, 4)
         0.3333
     """
-    check_scores("id_scores", id_scores)
-    check_correct(correct, id_scores)
-    for number, scores in enumerate(ood_scores):
-        check_scores(f"ood_scores[{number}]", scores)
-        check_comparable("id_scores", id_scores, f"ood_scores[{number}]", scores)
-    if ood_per_id is not None and not (ood_scores and isfinite(ood_per_id) and ood_per_id > 0):
-        wanted = "a finite number above 0" if ood_scores else "None without ood_scores"
-        raise ValueError(f"ood_per_id must be {wanted}, got {ood_per_id}")
+    of_id = checked_scores("id_scores", id_scores)
+    correct = checked_correct(correct, of_id)
+    if not isinstance(ood_scores, (list, tuple)):
+        raise TypeError(f"ood_scores must be a list of OOD sets, got {type(ood_scores).__name__}")
+    sets = []
+    for number, values in enumerate(ood_scores):
+        of_id, scores = checked_pair(id_scores, values, names=("id_scores", f"ood_scores[{number}]"))
+        sets.append(scores)
+    check_one_dtype("ood_scores", sets)
+    if ood_per_id is not None:
+        if not sets:
+            raise ValueError(f"ood_per_id must be None without ood_scores, got {shown(ood_per_id)}")
+        ood_per_id = checked_positive("ood_per_id", ood_per_id)
 
-    rank = _rankable(id_scores)
-    ood = [_rankable(scores) for scores in ood_scores]
+    rank = _rankable(of_id)
+    ood = [_rankable(scores) for scores in sets]
     thresholds = torch.unique(torch.cat([rank, *ood]))
     accepted = _count_up_to(rank, thresholds)
     wrong = _count_up_to(rank[~correct], thresholds)

@@ -1,11 +1,15 @@
 """What can be ranked, and how every dtype becomes floats without a tie made or lost."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 from math import isfinite
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+from fastood.metrics.inputs import Values, as_flags, as_scores, has_dtype, in_dtype
+from fastood.ops._arguments import as_real, shown
 
 Positive = Literal["ood", "id"]
 """The class whose detection is measured: most papers take OOD, some (energy, ODIN, Mahalanobis) take ID."""
@@ -29,8 +33,8 @@ class RankedPair(NamedTuple):
         return values.double() if self.table is None else self.table[values.long()].double()
 
 
-def ranked_pair(id_scores: Tensor, ood_scores: Tensor, *, batched: bool = False) -> RankedPair:
-    """Checks two sets of scores and converts them to floats, exactly.
+def ranked_pair(id_scores: Values, ood_scores: Values, *, batched: bool = False) -> RankedPair:
+    """Check two sets of scores and convert them to floats, exactly.
 
     Args:
         id_scores: [N] scores, higher = more OOD, N ≥ 1; bool, integer or floating point, no NaN.
@@ -38,13 +42,14 @@ def ranked_pair(id_scores: Tensor, ood_scores: Tensor, *, batched: bool = False)
         batched: Whether both may have leading dimensions.
 
     Raises:
-        TypeError: Scores that are no tensors, are complex, or differ in dtype.
+        TypeError: Scores that are no numbers, are complex, or differ in dtype.
         ValueError: Scores that are empty, of a wrong shape, hold NaN or lie on different devices.
     """
-    check_scores("id_scores", id_scores, batched=batched)
-    check_scores("ood_scores", ood_scores, batched=batched)
-    check_comparable("id_scores", id_scores, "ood_scores", ood_scores)
-    id_scores, ood_scores = id_scores.detach(), ood_scores.detach()
+    return ranked(*checked_pair(id_scores, ood_scores, batched=batched))
+
+
+def ranked(id_scores: Tensor, ood_scores: Tensor) -> RankedPair:
+    """Convert two checked sets of scores to floats, exactly."""
     if id_scores.dtype in _EXACT_IN_FLOAT32:
         return RankedPair(id_scores.float(), ood_scores.float(), None)
     if id_scores.dtype in _EXACT_IN_FLOAT64:
@@ -57,22 +62,67 @@ def ranked_pair(id_scores: Tensor, ood_scores: Tensor, *, batched: bool = False)
     return RankedPair(id_ranks.view(id_scores.shape), ood_ranks.view(ood_scores.shape), table)
 
 
-def check_scores(name: str, scores: Tensor, *, batched: bool = False) -> None:
-    """Refuses what cannot be ranked.
+def checked_pair(
+    id_scores: Values,
+    ood_scores: Values,
+    *,
+    names: tuple[str, str] = ("id_scores", "ood_scores"),
+    batched: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return both sets as tensors that can be ranked together.
 
     Args:
-        name: The argument's name, for the error message.
-        scores: [N] bool, integer or floating-point scores, N ≥ 1, no NaN.
+        id_scores: In-distribution scores; a list takes the dtype of the other set.
+        ood_scores: OOD scores, likewise.
+        names: Of the arguments, for the error.
         batched: Whether leading dimensions are allowed.
 
     Raises:
-        TypeError: Not a tensor, or complex.
+        TypeError: No numbers, complex, or another dtype; one number rounded to two precisions would no longer tie.
+        ValueError: Empty, of a wrong shape, holding NaN, or on another device.
+    """
+    one, other = (
+        checked_scores(name, values, batched=batched)
+        for name, values in zip(names, (id_scores, ood_scores), strict=True)
+    )
+    if one.dtype != other.dtype:
+        if not has_dtype(ood_scores):
+            other = in_dtype(names[1], other, one.dtype if has_dtype(id_scores) else torch.float64)
+        if not has_dtype(id_scores):
+            one = in_dtype(names[0], one, other.dtype)
+    check_comparable(names[0], one, names[1], other)
+    return one, other
+
+
+def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise for two sets of scores between which ties are not exact, or which lie on different devices.
+
+    Raises:
+        TypeError: Different dtypes; one number rounded to two precisions would no longer tie.
+        ValueError: Different devices.
+    """
+    if scores.dtype != other.dtype:
+        raise TypeError(
+            f"{name} and {other_name} must share one dtype, got {scores.dtype} and {other.dtype}: a number rounded to "
+            "two precisions does not tie"
+        )
+    if scores.device != other.device:
+        raise ValueError(f"{name} and {other_name} must share one device, got {scores.device} and {other.device}")
+
+
+def checked_scores(name: str, values: Values, *, batched: bool = False) -> Tensor:
+    """Return scores as a tensor that can be ranked.
+
+    Args:
+        name: The argument's name, for the error message.
+        values: [N] bool, integer or floating-point scores, N ≥ 1, no NaN.
+        batched: Whether leading dimensions are allowed.
+
+    Raises:
+        TypeError: No numbers, or complex.
         ValueError: Empty, of a wrong shape, or holding NaN.
     """
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(scores).__name__}")
-    if scores.is_complex():
-        raise TypeError(f"{name} must be real, got {scores.dtype}")
+    scores = as_scores(name, values)
     if batched and scores.ndim == 0:
         raise ValueError(f"{name} must have shape [..., N], got shape ()")
     if not batched and scores.ndim != 1:
@@ -81,61 +131,75 @@ def check_scores(name: str, scores: Tensor, *, batched: bool = False) -> None:
         raise ValueError(f"{name} is empty; a metric needs at least one score of each class")
     if not scores.numel():
         raise ValueError(f"{name} must hold at least one set of scores, got shape {tuple(scores.shape)}")
-    if scores.is_floating_point() and scores.amax().isnan():  # NaN is the maximum wherever there is one
+    check_no_nan(name, scores)
+    return scores
+
+
+def check_one_dtype(name: str, sets: Iterable[Tensor]) -> None:
+    """Raise TypeError for sets of scores that differ in dtype, each of which a list of ID scores could stand beside."""
+    dtypes = list(dict.fromkeys(scores.dtype for scores in sets))
+    if len(dtypes) > 1:
+        raise TypeError(f"{name} must be sets of one dtype, got {' and '.join(map(str, dtypes))}")
+
+
+def check_no_nan(name: str, scores: Tensor) -> None:
+    """Raise ValueError for scores that hold NaN."""
+    # NaN is the maximum wherever there is one.
+    if scores.numel() and scores.is_floating_point() and scores.amax().isnan():
         nan_count = int(scores.isnan().sum())
         raise ValueError(f"{name} holds {nan_count} NaN among its {scores.numel()} scores; NaN has no rank")
 
 
-def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuses two sets of scores between which ties are not exact, or which lie on different devices.
-
-    Raises:
-        TypeError: Different dtypes; one number rounded to two precisions would no longer tie.
-        ValueError: Different devices.
-    """
-    if scores.dtype != other.dtype:
-        raise TypeError(f"{name} and {other_name} must share one dtype, got {scores.dtype} and {other.dtype}")
-    if scores.device != other.device:
-        raise ValueError(f"{name} and {other_name} must share one device, got {scores.device} and {other.device}")
-
-
-def check_correct(correct: Tensor, id_scores: Tensor) -> None:
-    """Refuses what does not say of each ID image whether it was classified correctly.
+def checked_correct(correct: Values, id_scores: Tensor) -> Tensor:
+    """Return what says of each ID image whether it was classified correctly.
 
     Raises:
         TypeError: Not bool.
         ValueError: Another shape than the scores.
     """
-    if correct.dtype != torch.bool:
-        raise TypeError(f"correct must be bool, got {correct.dtype}")
-    if correct.shape != id_scores.shape:
-        raise ValueError(f"correct must have shape {tuple(id_scores.shape)} as id_scores, got {tuple(correct.shape)}")
+    flags = as_flags("correct", correct)
+    if flags.shape != id_scores.shape:
+        raise ValueError(f"correct must have shape {tuple(id_scores.shape)} as id_scores, got {tuple(flags.shape)}")
+    return flags.to(id_scores.device)
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
-    """Refuses a value that is none of a `Literal`'s.
-
-    Raises:
-        ValueError: An unknown value.
-    """
+    """Raise ValueError for a value that is none of a `Literal`'s."""
     known = get_args(choices)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         words = [f'"{choice}"' for choice in known]
-        raise ValueError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {value!r}")
+        raise ValueError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {shown(value)}")
 
 
-def check_tpr(tpr: float) -> None:
-    """Refuses what is no true-positive rate.
+def checked_tpr(tpr: float) -> float:
+    """Return a true-positive rate as a float.
 
     Raises:
+        TypeError: `tpr` is no number.
         ValueError: `tpr` outside (0, 1].
     """
-    if not (isfinite(tpr) and 0 < tpr <= 1):
-        raise ValueError(f"tpr must lie in (0, 1], got {tpr}")
+    return checked_between("tpr", tpr, high_allowed=True)
+
+
+def checked_between(name: str, value: object, *, high_allowed: bool = False) -> float:
+    """Return a share as a float; raise TypeError for no number, ValueError outside (0, 1), or (0, 1] if allowed."""
+    interval = "(0, 1]" if high_allowed else "(0, 1)"
+    number = as_real(name, value, wanted=f"a number in {interval}")
+    if not (0 < number < 1 or (high_allowed and number == 1)):
+        raise ValueError(f"{name} must lie in {interval}, got {shown(value)}")
+    return number
+
+
+def checked_positive(name: str, value: object, *, otherwise: str = "") -> float:
+    """Return a finite number above 0 as a float; raise TypeError for no number, ValueError for another."""
+    number = as_real(name, value, wanted=f"a finite number above 0{otherwise}")
+    if not (isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a finite number above 0{otherwise}, got {shown(value)}")
+    return number
 
 
 def decimal_fraction(value: float) -> Fraction:
-    """The number that was typed: 0.1 becomes 1/10, not its binary neighbour, so that 0.1 · 100 is 10.
+    """Return the number that was typed: 0.1 becomes 1/10, not its binary neighbour, so that 0.1 · 100 is 10.
 
     Example:
         >>> decimal_fraction(0.95)

@@ -124,7 +124,7 @@ def shown(value: object) -> str:
         >>> shown(10**400), shown(torch.ones(2, 3)), shown("x")
         ('an int of 401 digits', 'a Tensor of shape (2, 3)', "'x'")
     """
-    if isinstance(value, Tensor) and value.numel() != 1 or isinstance(value, np.ndarray) and value.size != 1:
+    if (isinstance(value, Tensor) and value.numel() != 1) or (isinstance(value, np.ndarray) and value.size != 1):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return f"an int of {math.floor(abs(value).bit_length() * math.log10(2)) + 1} digits"
