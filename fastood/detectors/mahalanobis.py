@@ -17,6 +17,7 @@ from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.perturbation import perturbed
 from fastood.detectors.storage import read_detector, write_detector
+from fastood.distributed import check_alike, exchange
 from fastood.heads import GaussianStatistics
 from fastood.heads.checks import check_features
 from fastood.heads.covariance import Shrinkage
@@ -160,15 +161,28 @@ class MahalanobisDetector(Detector):
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> MahalanobisDetector:
         """Add what all processes have fitted with `partial_fit`; call it once, as `GaussianStatistics.all_reduce`.
 
+        A process that has fitted nothing adds nothing, and afterwards holds what the others have.
+
         Raises:
-            ValueError: The shrinkage is "ledoit_wolf", as in `partial_fit`.
-            RuntimeError: Nothing has been fitted in this process, or there is no process group.
+            ValueError: The shrinkage is "ledoit_wolf", as in `partial_fit`; the processes differ in a setting or in the
+                width of the features. All processes say so, and none has changed.
+            RuntimeError: Nothing has been fitted in any process, or there is no process group.
         """
+        seen = None if self.statistics is None else (self.statistics.num_features, self.statistics.means.device.type)
+        told = exchange((asdict(self.settings), seen), group)
+        for name in asdict(self.settings):
+            check_alike(name, [settings[name] for settings, _ in told])
         self._refuse_two_passes("all_reduce")
-        if self.statistics is None:
+        fitted = [seen for _, seen in told if seen is not None]
+        if not fitted:
             raise RuntimeError(_NOT_FITTED)
-        self.statistics.all_reduce(group)
-        self._fitted = None
+        statistics = self.statistics
+        if statistics is None:
+            width, device = fitted[0]
+            per_class = self.settings.covariance == "per_class"
+            statistics = GaussianStatistics(width, per_class=per_class, device=device)
+        statistics.all_reduce(group)
+        self.statistics, self._fitted = statistics, None
         return self
 
     def predict(self, x: Tensor) -> Tensor:

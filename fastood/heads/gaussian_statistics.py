@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood._extras import needed_for
+from fastood.distributed import check_alike, exchange
 from fastood.heads.checks import check_features, check_finite_rows, check_labels
 from fastood.heads.covariance import Shrinkage, add_lower_product, cholesky_factor, shrink, shrinkage_share
 
@@ -116,11 +117,14 @@ class GaussianStatistics:
         return self
 
     def merge(self, other: GaussianStatistics) -> GaussianStatistics:
-        """Add the rows that `other` has seen; it stays as it is.
+        """Add the rows that `other` has seen; it stays as it is. Merged with itself, one has every row twice.
 
         Raises:
+            TypeError: `other` is no GaussianStatistics.
             ValueError: The widths or `per_class` differ, or `other` has more classes than this one takes.
         """
+        if not isinstance(other, GaussianStatistics):
+            raise TypeError(f"other must be GaussianStatistics, got {type(other).__name__}")
         if (other.num_features, other.per_class) != (self.num_features, self.per_class):
             raise ValueError(f"other must have the width and the per_class of {self}, got {other}")
         if self._limit is not None and other.num_classes > self._limit:
@@ -142,23 +146,36 @@ class GaussianStatistics:
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> GaussianStatistics:
         """Add the rows that all processes of `group` have seen; afterwards each holds the same.
 
-        Call it once, when every process has seen its share: a second call would count every row again.
+        Call it once, when every process has seen its share: a second call would count every row again. A process that
+        has seen none adds nothing.
 
         Raises:
             RuntimeError: No process group has been set up.
+            ValueError: The processes differ in width or `per_class`, one has more classes than another takes, or this
+                process is not in `group`. All processes say so, and none has changed.
         """
-        classes = torch.tensor(self.num_classes, device=self.means.device)
-        dist.all_reduce(classes, dist.ReduceOp.MAX, group)
-        self._grow(int(classes))
+        told = exchange((self.num_features, self.per_class, self.num_classes, self._limit), group)
+        check_alike("num_features", [width for width, *_ in told])
+        check_alike("per_class", [per_class for _, per_class, *_ in told])
+        classes = max(classes for *_, classes, _ in told)
+        for rank, (*_, limit) in enumerate(told):
+            if limit is not None and limit < classes:
+                raise ValueError(
+                    f"num_classes must be the same on every process, got {limit} on rank {rank} and labels up to "
+                    f"{classes - 1} on another"
+                )
+        self._grow(classes)
         counts, sums = self.counts.clone(), self.means * self.counts[:, None]
         dist.all_reduce(counts, group=group)
         dist.all_reduce(sums, group=group)
         means = sums / counts.clamp_min(1)[:, None]
-        # What this process adds to the sum of squares about the common means.
+        # What this process adds to the sum of squares about the common means, beside what it had: where an exchange
+        # fails, its own statistics are whole.
+        total = GaussianStatistics.from_state_dict(self.state_dict(), device=self.means.device)
         shift = (self.means - means) * self.counts.double().sqrt()[:, None]
-        self._add_products(shift, shift, torch.arange(self.num_classes, device=self.means.device))
-        dist.all_reduce(self._scatter, group=group)
-        self.counts, self.means = counts, means
+        total._add_products(shift, shift, torch.arange(self.num_classes, device=self.means.device))
+        dist.all_reduce(total._scatter, group=group)
+        self.counts, self.means, self._scatter = counts, means, total._scatter
         return self
 
     def covariance(self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None) -> Tensor:
