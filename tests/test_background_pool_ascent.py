@@ -186,8 +186,8 @@ def test_weights_are_taken_over(generator: torch.Generator) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             BackgroundPool.from_weights(bad)
-    with pytest.raises(TypeError, match=r"weights must be a torch\.Tensor, got list"):
-        BackgroundPool.from_weights([1.0])
+    with pytest.raises(TypeError, match=r"weights must be a torch\.Tensor, an array or numbers, got dict"):
+        BackgroundPool.from_weights({0: 1.0})
 
 
 def test_a_state_that_does_not_fit_changes_nothing(generator: torch.Generator) -> None:

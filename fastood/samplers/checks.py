@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from os import PathLike
 from typing import NoReturn
@@ -10,59 +11,96 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from fastood.ops import _arguments as arguments
 from fastood.ops import background_pool as ops
+from fastood.ops._arguments import as_integer, as_real, shown
+from fastood.ops._arrays import Values, as_tensor
 from fastood.samplers.softplus import OMEGA_MAX
 
+MAX_COUNT = 2**40
+"""Examples of a pool, of a batch and bins of a histogram at most: a thousand times the largest pool that was tried."""
+WEIGHT_MIN = 1e-30
+"""Smallest weight that a pool begins with; `OMEGA_MIN` is that of one which has learnt."""
 
-def check_options(num_examples: int, epsilon: float, momentum: float, initial_weight: float) -> None:
-    """Raise ValueError unless a pool can be made of these."""
-    if isinstance(num_examples, bool) or not isinstance(num_examples, int) or num_examples < 1:
-        raise ValueError(f"num_examples must be an int >= 1, got {num_examples!r}")
+
+def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, *, wanted: str = "") -> int:
+    """Return an integer argument, NumPy's too, as a Python int; raise ValueError for anything else."""
+    try:
+        return as_integer(name, value, low, high, wanted=wanted or f"an int >= {low}")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except ValueError:
+        if wanted or operator.index(value) < low:  # type: ignore[arg-type]
+            raise
+        raise ValueError(f"{name} must be at most {high}, got {shown(value)}") from None
+
+
+def checked_options(
+    num_examples: int, epsilon: float, momentum: float, initial_weight: float
+) -> tuple[int, float, float, float]:
+    """Return these as plain numbers, or raise.
+
+    Raises:
+        TypeError: A number is none.
+        ValueError: A pool cannot be made of these.
+    """
+    num_examples = integer("num_examples", num_examples)
+    epsilon, momentum = as_real("epsilon", epsilon), as_real("momentum", momentum)
+    initial_weight = as_real("initial_weight", initial_weight)
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-    if not 1e-30 <= initial_weight <= OMEGA_MAX:
+    if not WEIGHT_MIN <= initial_weight <= OMEGA_MAX:
         raise ValueError(f"initial_weight must be in [1e-30, 1e6], got {initial_weight}")
+    return num_examples, epsilon, momentum, initial_weight
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise ValueError unless a batch can have this many examples."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+def checked_rate(rate: float) -> float:
+    """Return the γ of a selection as a float; raise TypeError for no number, ValueError outside (0, 1]."""
+    number = as_real("rate", rate)
+    if not 0 < number <= 1:
+        raise ValueError(f"rate must be in (0, 1], got {shown(rate)}")
+    return number
 
 
 def check_generator(generator: torch.Generator, device: torch.device) -> None:
     """Raise unless draws on this device can come from the generator."""
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator.device.type != device.type:
-        raise ValueError(f"generator must be on {device.type} like the pool, got {generator.device.type}")
+    arguments.check_generator(generator, device, like=" like the pool")
+
+
+def _check_tensor(name: str, tensor: object) -> None:
+    """Raise TypeError unless `tensor` is a dense tensor that holds data."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "on the meta device" if tensor.is_meta else f"of layout {tensor.layout}"
+        raise TypeError(f"{name} must be a dense tensor that holds data, got one {kind}")
 
 
 def check_index(index: Tensor, *, empty: bool = False) -> None:
     """Raise unless `index` is int64 `[B]`; its values are for the op to check."""
-    if not isinstance(index, Tensor):
-        raise TypeError(f"index must be a torch.Tensor, got {type(index).__name__}")
+    _check_tensor("index", index)
     if index.dtype != torch.int64:
         raise TypeError(f"index must be int64, got {index.dtype}")
     if index.dim() != 1 or (index.numel() == 0 and not empty):
         raise ValueError(f"index must be [B] with B >= {0 if empty else 1}, got shape {tuple(index.shape)}")
 
 
-def check_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str, *, empty: bool = False) -> None:
-    """Raise unless dtypes, shapes and options of a step are right; values are for the op to check."""
+def checked_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str, *, empty: bool = False) -> float:
+    """Return `lr` as a float; raise unless dtypes, shapes and options of a step are right. Values the op checks."""
     check_index(index, empty=empty)
-    if not isinstance(per_sample_loss, Tensor):
-        raise TypeError(f"per_sample_loss must be a torch.Tensor, got {type(per_sample_loss).__name__}")
+    _check_tensor("per_sample_loss", per_sample_loss)
     if not per_sample_loss.is_floating_point():
         raise TypeError(f"per_sample_loss must be floating-point, got {per_sample_loss.dtype}")
     if per_sample_loss.shape != index.shape:
         raise ValueError(f"per_sample_loss must have shape {tuple(index.shape)}, got {tuple(per_sample_loss.shape)}")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be finite and > 0, got {lr}")
-    if mode not in ("exact", "sparse"):
-        raise ValueError(f'mode must be "exact" or "sparse", got {mode!r}')
+    rate = as_real("lr", lr, wanted="finite and > 0")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"lr must be finite and > 0, got {shown(lr)}")
+    if not isinstance(mode, str) or mode not in ("exact", "sparse"):
+        raise ValueError(f'mode must be "exact" or "sparse", got {shown(mode)}')
+    return rate
 
 
 def raise_for_status(
@@ -108,24 +146,68 @@ def check_losses(index: Tensor, loss: Tensor) -> None:
         raise_for_status(ops.BAD_LOSS, int(bad.nonzero()[0]), index, loss, 0.0, 0)
 
 
-def check_weights(weights: Tensor) -> None:
-    """Raise unless a pool can begin with these weights."""
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"weights must be a torch.Tensor, got {type(weights).__name__}")
-    if weights.dim() != 1 or weights.numel() == 0:
-        raise ValueError(f"weights must be [N] with N >= 1, got shape {tuple(weights.shape)}")
-    allowed = (weights == 0) | ((weights >= 1e-30) & (weights <= OMEGA_MAX))
-    if not bool(allowed.all()):
-        first = int((~allowed).nonzero()[0])
-        raise ValueError(f"weights must each be 0 or in [1e-30, 1e6], got {float(weights[first])} at position {first}")
+def checked_weights(weights: Values) -> Tensor:
+    """Return weights that a pool can begin with, float64 `[N]`, each 0 or in [1e-30, 1e6].
+
+    Where some are not in this range, all are multiplied by a power of two: their ratios stay to the last bit. It brings
+    the largest weight to 1 or little below, and higher, up to 1e6, where the smallest asks for it.
+
+    Args:
+        weights: `[N]`, N >= 1; real, finite and >= 0.
+
+    Raises:
+        TypeError: `weights` is no tensor, array or list of numbers.
+        ValueError: `weights` is not 1-D or is empty; a weight is negative, NaN or infinite, or so small beside the
+            largest that the pool cannot hold both.
+
+    Example:
+        >>> checked_weights([2e9, 0, 1e9]).tolist()
+        [0.9313225746154785, 0.0, 0.46566128730773926]
+    """
+    try:
+        given = as_tensor("weights", weights)
+    except TypeError:
+        # Python integers beyond int64 are weights, too.
+        if not isinstance(weights, (list, tuple)) or not any(type(w) is int and abs(w) >= 2**63 for w in weights):
+            raise
+        given = torch.tensor([as_real("weights", weight) for weight in weights], dtype=torch.float64)
+    if given.dim() != 1 or given.numel() == 0:
+        raise ValueError(f"weights must be [N] with N >= 1, got shape {tuple(given.shape)}")
+    found = given.double()
+    wrong = ~((found >= 0) & (found < math.inf))
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise ValueError(f"weights must each be finite and >= 0, got {float(found[first])} at position {first}")
+    present = found[found > 0]
+    if present.numel() == 0:
+        return found
+    low, high = (float(value) for value in present.aminmax())
+    if low >= WEIGHT_MIN and high <= OMEGA_MAX:
+        return found
+    (share, of_high), of_low = math.frexp(high), math.frexp(low)[1]
+    most_share, of_most = math.frexp(OMEGA_MAX)
+    most = of_most - of_high - (share > most_share)
+    exponent = min(max(-of_high, math.frexp(WEIGHT_MIN)[1] + 1 - of_low), most)
+    if math.ldexp(low, exponent) < WEIGHT_MIN / 2:
+        first = int((found == low).nonzero()[0])
+        raise ValueError(
+            f"weights must be 0 or at least 1e-36 of the largest, {high}: got {low} at position {first}, which float32 "
+            "cannot keep beside it. Such an example is drawn less than once in 1e36 draws: give it weight 0"
+        )
+    # Two steps: the power itself may be beyond the floats.
+    half = exponent // 2
+    return found * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
 
 
 def check_state(state: Mapping[str, Tensor], num_examples: int) -> None:
     """Raise unless `state` holds what a pool of this size can load."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
     for name in ("omega", "velocity"):
         if name not in state:
-            raise KeyError(f"state must hold 'omega' and 'velocity', got {sorted(state)}")
+            raise KeyError(f"state must hold 'omega' and 'velocity', got {sorted(map(str, state))}")
         tensor = state[name]
+        _check_tensor(f"state[{name!r}]", tensor)
         if tensor.shape != (num_examples,) or tensor.dtype != torch.float32:
             raise ValueError(
                 f"state[{name!r}] must be float32 of shape ({num_examples},), "
@@ -135,6 +217,8 @@ def check_state(state: Mapping[str, Tensor], num_examples: int) -> None:
         if math.isnan(low) or high == math.inf or (low == -math.inf and name == "velocity"):
             raise ValueError(f"state[{name!r}] must be finite, got NaN or infinity")
     scale = state.get("scale")
+    if scale is not None:
+        _check_tensor("state['scale']", scale)
     if scale is not None and (scale.shape != (4,) or scale.dtype != torch.float64):
         raise ValueError(f"state['scale'] must be float64 of shape (4,), got {scale.dtype} of {tuple(scale.shape)}")
 
@@ -160,6 +244,6 @@ def check_file(path: str | PathLike[str], state: Mapping[str, Tensor], options: 
         if state["omega"].dim() != 1:
             raise ValueError("omega is not 1-D")
         check_state(state, state["omega"].numel())
-        check_options(state["omega"].numel(), float(options["epsilon"]), float(options["momentum"]), 1.0)
+        checked_options(state["omega"].numel(), float(options["epsilon"]), float(options["momentum"]), 1.0)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a background pool: {error}") from error

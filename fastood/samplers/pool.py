@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
+from fastood.ops._arguments import allocating
+from fastood.ops._arrays import Values
 from fastood.samplers import checks
 from fastood.samplers.distinct import draw_distinct
 from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
@@ -52,7 +54,9 @@ class BackgroundPool(PoolViews):
         device: Where weights live and indices are drawn.
 
     Raises:
-        ValueError: An argument is out of range.
+        TypeError: A number is none.
+        ValueError: An argument is out of range, or `num_examples` no int.
+        MemoryError: A pool of this size does not fit.
 
     Example:
         >>> import torch
@@ -74,35 +78,43 @@ class BackgroundPool(PoolViews):
         initial_weight: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        checks.check_options(num_examples, epsilon, momentum, initial_weight)
-        self.epsilon = float(epsilon)
-        self.momentum = float(momentum)
-        self._state = PoolState.uniform(num_examples, inverse_softplus(initial_weight), self.epsilon, device)
+        num_examples, self.epsilon, self.momentum, initial_weight = checks.checked_options(
+            num_examples, epsilon, momentum, initial_weight
+        )
+        with allocating(f"num_examples {num_examples}"):
+            self._state = PoolState.uniform(num_examples, inverse_softplus(initial_weight), self.epsilon, device)
 
     @classmethod
     def from_weights(
-        cls, weights: Tensor, *, epsilon: float = 1.0, momentum: float = 0.9, device: torch.device | str | None = None
+        cls, weights: Values, *, epsilon: float = 1.0, momentum: float = 0.9, device: torch.device | str | None = None
     ) -> BackgroundPool:
-        """A pool that begins with these weights, where `torch.utils.data.WeightedRandomSampler` would take them.
+        """Return a pool that begins with these weights, where `torch.utils.data.WeightedRandomSampler` would take them.
+
+        Draws and importance depend on ratios of weights alone. So weights of any scale are taken, in which the smallest
+        above 0 is at least 1e-36 of the largest: where one is outside [1e-30, 1e6], all are multiplied by a power of
+        two, which changes no ratio, and `weights` gives them so multiplied. (A step of `ascend`, at ε below 1, then
+        starts from these.) Each weight is kept to 5e-6 of its value or closer, which is what ω has in float32.
 
         Args:
-            weights: `[N]`, each 0 or in [1e-30, 1e6]. An example of weight 0 is never drawn and never learns.
+            weights: `[N]`, finite and >= 0: a tensor of any real dtype, an array or a list, such as class counts. An
+                example of weight 0 is never drawn and never learns.
             epsilon: As for the class; the default draws by the weights as they are.
             momentum: As for the class.
             device: As for the class; None for that of `weights`.
 
         Raises:
-            TypeError: `weights` is no tensor.
-            ValueError: `weights` is not 1-D, empty, all zero, or has a value that is out of range.
+            TypeError: `weights` is no tensor, array or list of numbers.
+            ValueError: `weights` is not 1-D, empty or all zero; a weight is negative, NaN or infinite, or below 1e-36
+                of the largest.
 
         Example:
             >>> pool = BackgroundPool.from_weights(torch.tensor([0.0, 3.0, 0.0]))
             >>> pool.sample(4, generator=torch.Generator())[0].tolist()
             [1, 1, 1, 1]
         """
-        checks.check_weights(weights)
-        pool = cls(weights.numel(), epsilon=epsilon, momentum=momentum, device=device or weights.device)
-        omega = inverse_softplus_of(weights.detach().double()).float()
+        found = checks.checked_weights(weights)
+        pool = cls(found.numel(), epsilon=epsilon, momentum=momentum, device=found.device if device is None else device)
+        omega = inverse_softplus_of(found).float()
         pool._state = pool._state.take(omega, None, pool.epsilon)
         return pool
 
@@ -159,15 +171,17 @@ class BackgroundPool(PoolViews):
 
         Raises:
             TypeError: `generator` is none.
+            MemoryError: A batch of this size does not fit.
             ValueError: `generator` is on another device; `batch_size` is no int or below 1; distinct draws are more
                 than the examples with weight, or shall be stratified.
         """
-        checks.check_batch_size(batch_size)
+        batch_size = checks.integer("batch_size", batch_size)
         state = self._state
         checks.check_generator(generator, state.omega.device)
         if not replacement:
             return self._sample_distinct(batch_size, generator=generator, stratified=stratified)
-        uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
+        with allocating(f"batch_size {batch_size}"):
+            uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
         if not stratified:
             return ops.pool_draw(state.omega, state.masses, state.stats, uniform, self.epsilon)  # type: ignore[no-any-return]
         strata = torch.arange(batch_size, dtype=torch.float64, device=self.device)
@@ -239,12 +253,14 @@ class BackgroundPool(PoolViews):
             ValueError: Empty batch, shapes that differ, an index outside `0 … N - 1`, a loss that is negative, NaN or
                 infinite, `lr` out of range, a step beyond float32, or ε = 1. The pool is unchanged then.
         """
-        checks.check_ascent(index, per_sample_loss, lr, mode)
+        lr = checks.checked_ascent(index, per_sample_loss, lr, mode)
         checks.check_learns(self.epsilon)
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
 
     def shard(self, rank: int, world_size: int, *, group: ProcessGroup | None = None) -> ShardedBackgroundPool:
-        """The slice of this pool that one of several processes owns; the pool itself is not needed any more.
+        """Return the slice of this pool that one of several processes owns; the pool itself is not needed any more.
+
+        Every process of the group calls it with the same pool.
 
         Args:
             rank: Of this process in the group.
@@ -252,7 +268,9 @@ class BackgroundPool(PoolViews):
             group: As `torch.distributed` knows it; None for the default one.
 
         Raises:
-            ValueError: `rank` or `world_size` are not those of the group, or there are more processes than examples.
+            RuntimeError: No process group has been set up.
+            ValueError: `rank` or `world_size` are not those of the group, the pools of the processes differ, or there
+                are more processes than examples; on every process.
         """
         from fastood.samplers.sharded import shard
 

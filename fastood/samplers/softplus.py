@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastood.ops._arguments import as_real
+
 OMEGA_MIN, OMEGA_MAX = -80.0, 1e6
 """ω is kept in this range. softplus(-80) = 2e-35 is still a normal float32: no weight becomes zero for good. A million
 is far beyond what pools of any size learn, and leaves float32 room for a step. An example without weight has ω = -inf.
@@ -18,12 +20,24 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def inverse_softplus(w: float) -> float:
-    """The `x` with `softplus(x) == w`, for `w > 0`."""
+    """Return the `x` with `softplus(x) == w`.
+
+    Raises:
+        TypeError: `w` is no number.
+        ValueError: `w` is negative, NaN or infinite.
+
+    Example:
+        >>> inverse_softplus(100.0), inverse_softplus(0.0)
+        (100.0, -inf)
+    """
+    w = as_real("w", w)
+    if not 0 <= w < torch.inf:
+        raise ValueError(f"w must be finite and >= 0, got {w}")
     return float(inverse_softplus_of(torch.tensor(w, dtype=torch.float64)))
 
 
 def inverse_softplus_of(w: Tensor) -> Tensor:
-    """The same for a tensor of `w >= 0`, in its dtype; -inf for 0.
+    """Return the `x` with `softplus(x) == w` for each of a tensor of `w >= 0`, in its dtype; -inf for 0.
 
     Example:
         >>> inverse_softplus_of(torch.tensor([0.0, 100.0], dtype=torch.float64)).tolist()

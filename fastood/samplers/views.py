@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
+from fastood.ops._arguments import allocating
 from fastood.samplers import checks, selection
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
@@ -23,6 +24,11 @@ class PoolViews:
     def device(self) -> torch.device:
         """Where the weights live."""
         return self._state.omega.device
+
+    @property
+    def drawable(self) -> int:
+        """Examples with weight: as many can be drawn without replacement."""
+        return self._state.drawable
 
     @property
     def weights(self) -> Tensor:
@@ -45,8 +51,7 @@ class PoolViews:
             TypeError: `generator` is none.
             ValueError: `rate` is outside (0, 1], or `generator` on another device.
         """
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must be in (0, 1], got {rate}")
+        rate = checks.checked_rate(rate)
         checks.check_generator(generator, self.device)
         expected = rate * len(self)
         factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
@@ -60,19 +65,19 @@ class PoolViews:
         Raises:
             ValueError: `k` is outside `1 … N`.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self):
-            raise ValueError(f"k must be an int in 1 … {len(self)}, got {k!r}")
+        k = checks.integer("k", k, 1, len(self), wanted=f"an int in 1 … {len(self)}")
         return selection.heaviest(self._state.omega, k)
 
     def histogram(self, bins: int = 50) -> tuple[Tensor, Tensor]:
         """How the weights are spread: counts int64 `[bins]` and edges float64 `[bins + 1]`, logarithmic in the weight.
 
         Raises:
-            ValueError: `bins` is below 1.
+            ValueError: `bins` is no int, or below 1.
+            MemoryError: So many bins do not fit.
         """
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"bins must be an int >= 1, got {bins!r}")
-        return selection.log_histogram(self._state.omega, bins)
+        bins = checks.integer("bins", bins)
+        with allocating(f"bins {bins}"):
+            return selection.log_histogram(self._state.omega, bins)
 
     def effective_sample_size(self) -> float:
         """`(Σ w)² / Σ w²`, between 1 (one example holds all the weight) and N (all are equal). Waits for the device."""

@@ -1,0 +1,84 @@
+"""Numbers as users have them – tensors, arrays, lists – as dense tensors, without a value changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastood.ops._arguments import shown
+
+Values: TypeAlias = Tensor | npt.ArrayLike | Sequence[Tensor]
+"""A dense tensor on any device, a NumPy array or what turns into one, a list of numbers or of tensors, a number."""
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_FLOAT8 = (
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.float8_e8m0fnu,
+)
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, *UNSIGNED)
+
+
+def as_tensor(name: str, values: Values) -> Tensor:
+    """Return real numbers as a dense tensor without a gradient; 8-bit floats become float32, which holds them exactly.
+
+    Args:
+        name: The argument's name, for the error.
+        values: Bool, integer or floating-point numbers of any shape.
+
+    Raises:
+        TypeError: `values` is no tensor, array or list of numbers, or is complex, sparse, nested or quantised.
+        ValueError: `values` holds no data (a meta tensor), has gaps (a masked array) or rows of unequal length.
+    """
+    tensor = values if isinstance(values, Tensor) else _from_array_like(name, values)
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be real, got {tensor.dtype}")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
+    if tensor.is_meta:
+        raise ValueError(f"{name} must hold data, got a tensor on the meta device")
+    if tensor.dtype in _FLOAT8:
+        return tensor.detach().float()
+    if tensor.dtype not in (torch.bool, *_FLOATS, *_INTEGERS):
+        raise TypeError(f"{name} must be bool, integer or floating point, got {tensor.dtype}")
+    return tensor.detach()
+
+
+def _from_array_like(name: str, values: object) -> Tensor:
+    wanted = f"{name} must be a torch.Tensor, an array or numbers"
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
+        try:
+            return torch.stack(cast("list[Tensor]", list(values)))
+        except RuntimeError as error:
+            raise ValueError(f"{name} must hold tensors of one shape and device, which can be stacked") from error
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{name} must have no masked values: pass .compressed()")
+    if values is None or isinstance(values, (str, bytes, dict, set, frozenset)):
+        raise TypeError(f"{wanted}, got {type(values).__name__}")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{wanted} in rows of one length, got {shown(values)}") from error
+    except Exception as error:  # whatever a foreign type's __array__ raises
+        raise TypeError(f"{wanted}, got {type(values).__name__}") from error
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name} must be real, got {array.dtype}")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{wanted}, got {type(values).__name__} of {array.dtype}")
+    # PyTorch takes the machine's byte order, positive strides and memory that may be written to.
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def has_dtype(values: Values) -> bool:
+    """Tell whether `values` has a dtype of its own: a list of Python numbers takes that of what it stands beside."""
+    if isinstance(values, (list, tuple)):
+        return bool(values) and all(isinstance(value, (Tensor, np.generic)) for value in values)
+    return isinstance(values, Tensor) or hasattr(values, "dtype")

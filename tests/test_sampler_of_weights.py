@@ -1,0 +1,278 @@
+"""A pool in place of WeightedRandomSampler: the same weights in, the same law out, and one loader line."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from scipy.stats import chisquare
+from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
+
+from fastood.samplers import BackgroundPool, BackgroundPoolSampler, inverse_softplus
+
+F64 = torch.float64
+SCALES = [
+    [1e9, 3e9, 0.0, 6e9],
+    [1e-35, 3e-35, 0.0, 6e-35],
+    [1e-100, 3e-100, 0.0, 6e-100],
+    [1e300, 3e300, 0.0, 6e300],
+    [5e-324, 15e-324, 0.0, 30e-324],
+    [2_000_000, 6_000_000, 0, 12_000_000],
+    [10**30, 3 * 10**30, 0, 6 * 10**30],
+    np.array([1.0, 3.0, 0.0, 6.0], dtype=np.float32),
+    np.array([1, 3, 0, 6], dtype=np.uint64),
+    torch.tensor([1, 3, 0, 6]),
+    torch.tensor([1.0, 3.0, 0.0, 6.0], dtype=torch.bfloat16),
+    (1, 3, 0, 6),
+]
+
+
+@pytest.mark.parametrize("weights", SCALES, ids=[str(number) for number in range(len(SCALES))])
+@pytest.mark.parametrize("epsilon", [1.0, 0.5])
+def test_only_ratios_matter(weights: Sequence[float], epsilon: float) -> None:
+    pool = BackgroundPool.from_weights(weights, epsilon=epsilon)
+    want = BackgroundPool.from_weights(torch.tensor([1.0, 3.0, 0.0, 6.0], dtype=F64), epsilon=epsilon)
+    torch.testing.assert_close(pool.weights / pool.weights[0], want.weights / want.weights[0], rtol=2e-5, atol=0)
+    index = torch.tensor([0, 1, 3])
+    torch.testing.assert_close(pool.importance(index), want.importance(index), rtol=2e-5, atol=0)
+    draws = [p.sample(4000, generator=torch.Generator().manual_seed(1))[0] for p in (pool, want)]
+    assert float((draws[0] != draws[1]).double().mean()) < 0.002  # at the edges between examples alone
+
+
+def test_weights_within_the_range_are_kept_as_they_are() -> None:
+    weights = torch.tensor([1e-30, 1.0, 1e6, 0.0], dtype=F64)
+    torch.testing.assert_close(BackgroundPool.from_weights(weights).weights, weights, rtol=5e-6, atol=0)
+
+
+@pytest.mark.parametrize("low", [1e-300, 1e-40, 1e-6, 1.0, 1e20, 1e250])
+def test_thirty_six_orders_of_magnitude_are_kept(low: float) -> None:
+    weights = torch.tensor([low, 7 * low, 0.0, 1e36 * low], dtype=F64)
+    found = BackgroundPool.from_weights(weights).weights
+    assert found[2] == 0
+    torch.testing.assert_close(found / found[3], weights / weights[3], rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match=r"at least 1e-36 of the largest, .* at position 0, .* give it weight 0"):
+        BackgroundPool.from_weights(torch.tensor([low, 4e36 * low], dtype=F64))
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ([1.0, -1.0], ValueError, "got -1.0 at position 1"),
+        ([math.inf, 1.0], ValueError, "got inf at position 0"),
+        ([10**400, 1], ValueError, "got inf at position 0"),
+        (np.array([1.0, math.nan]), ValueError, "got nan at position 1"),
+        ([[1.0, 2.0]], ValueError, r"weights must be \[N\] with N >= 1, got shape \(1, 2\)"),
+        ([], ValueError, r"got shape \(0,\)"),
+        ([0, 0], ValueError, "every example has weight zero"),
+        ("abc", TypeError, "weights must be a torch.Tensor, an array or numbers, got str"),
+        ([None, 1.0], TypeError, "weights must be"),
+        (torch.ones(2, dtype=torch.complex64), TypeError, "weights must be real"),
+        (torch.ones(2, device="meta"), ValueError, "weights must hold data"),
+        (torch.ones(2).to_sparse(), TypeError, "weights must be a dense tensor"),
+    ],
+)
+def test_what_are_no_weights(weights: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        BackgroundPool.from_weights(weights)
+
+
+def test_a_device_of_number_zero_is_a_device() -> None:
+    wanted = []
+
+    class Pool(BackgroundPool):
+        def __init__(self, num_examples: int, *, device: object, **options: float) -> None:
+            wanted.append(device)
+            super().__init__(num_examples, **options)
+
+    Pool.from_weights([1.0], device=0)
+    Pool.from_weights([1.0])
+    assert wanted == [0, torch.device("cpu")]
+    with pytest.raises(RuntimeError):
+        BackgroundPool.from_weights([1.0], device="")
+
+
+WEIGHTS = [1.0, 5.0, 0.0, 2.0, 8.0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_draws_by_the_law_of_a_weighted_random_sampler(num_workers: int) -> None:
+    pool = BackgroundPool.from_weights(WEIGHTS)
+    sampler = BackgroundPoolSampler(pool, 100, np.int64(40), generator=torch.Generator().manual_seed(0))
+    assert isinstance(sampler, Sampler)
+    loader = DataLoader(torch.arange(5), batch_sampler=sampler, num_workers=num_workers)
+    assert len(loader) == len(sampler) == 40
+    epochs = [torch.cat(list(loader)) for _ in range(2)]
+    assert not torch.equal(*epochs)  # the generator goes on
+    drawn = torch.cat(epochs)
+    counts = torch.bincount(drawn, minlength=5).double()
+    assert counts.sum() == 8000
+    assert counts[2] == 0
+    present = [0, 1, 3, 4]
+    share = torch.tensor(WEIGHTS, dtype=F64)[present] / sum(WEIGHTS)
+    assert chisquare(counts[present], 8000 * share).pvalue > 1e-3
+    peer = WeightedRandomSampler(WEIGHTS, 8000, generator=torch.Generator().manual_seed(0))
+    theirs = torch.bincount(torch.tensor(list(peer)), minlength=5).double()
+    assert ((counts - theirs).abs() < 6 * (8000 * share.max()).sqrt()).all()
+
+
+@pytest.mark.parametrize(("num_samples", "sizes"), [(3, [2, 1]), (4, [2, 2]), (1, [1])])
+@pytest.mark.parametrize("replacement", [True, False])
+def test_an_epoch_in_examples(num_samples: int, sizes: list[int], replacement: bool) -> None:
+    sampler = BackgroundPoolSampler(
+        BackgroundPool.from_weights(WEIGHTS),
+        2,
+        generator=torch.Generator().manual_seed(0),
+        num_samples=num_samples,
+        replacement=replacement,
+    )
+    for _ in range(20):
+        batches = list(sampler)
+        assert [len(batch) for batch in batches] == sizes
+        assert len(sampler) == len(sizes)
+        drawn = [index for batch in batches for index in batch]
+        assert 2 not in drawn
+        assert replacement or len(set(drawn)) == num_samples
+
+
+def test_draws_without_replacement_follow_the_law_of_a_weighted_random_sampler() -> None:
+    """Pairs of distinct examples: P(i, j) = w_i / W · w_j / (W - w_i)."""
+    generator = torch.Generator().manual_seed(0)
+    pool = BackgroundPool.from_weights([1, 2, 5])
+    sampler = BackgroundPoolSampler(pool, 1, generator=generator, num_samples=2, replacement=False)
+    pairs = [tuple(index for batch in sampler for index in batch) for _ in range(4000)]
+    w, total = (1, 2, 5), 8
+    want = {(i, j): w[i] / total * w[j] / (total - w[i]) for i in range(3) for j in range(3) if i != j}
+    assert chisquare([pairs.count(pair) for pair in want], [4000 * p for p in want.values()]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "num_batches or num_samples must be given, and not both, got None and None"),
+        ({"num_batches": 2, "num_samples": 2}, ValueError, "and not both, got 2 and 2"),
+        ({"num_batches": 10**400}, ValueError, "num_batches must be at most"),
+        ({"num_samples": 0}, ValueError, "num_samples must be an int >= 1, got 0"),
+        ({"num_samples": 5, "replacement": False}, ValueError, "at most the 4 examples with weight .* got 5"),
+        ({"num_samples": 2, "replacement": "no"}, TypeError, "replacement must be a bool, got 'no'"),
+        ({"num_samples": 2, "batch_size": 1.5}, ValueError, "batch_size must be an int >= 1, got 1.5"),
+        ({"num_samples": 2, "generator": 3}, TypeError, r"generator must be a torch\.Generator, got int"),
+        ({"num_samples": 2, "pool": WEIGHTS}, TypeError, "pool must be a BackgroundPool, .* got list"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    call = {"pool": BackgroundPool.from_weights(WEIGHTS), "batch_size": 2, "generator": torch.Generator(), **arguments}
+    with pytest.raises(error, match=message):
+        BackgroundPoolSampler(**call)
+
+
+@pytest.mark.parametrize("wrong", [-1, "x", math.nan, None, True, 1.5])
+def test_staleness_is_of_whole_workers(wrong: object) -> None:
+    with pytest.raises(ValueError, match="num_workers must be an int >= 0, got"):
+        BackgroundPoolSampler.max_staleness(num_workers=wrong)
+    with pytest.raises(ValueError, match="prefetch_factor must be an int >= 1, got"):
+        BackgroundPoolSampler.max_staleness(num_workers=2, prefetch_factor=wrong)
+
+
+def test_sizes_are_numpy_integers_and_no_allocator_answers() -> None:
+    pool = BackgroundPool(np.int64(5))
+    generator = torch.Generator().manual_seed(0)
+    assert len(pool.sample(torch.tensor(3), generator=generator)[0]) == 3
+    assert len(pool.histogram(np.int32(4))[0]) == 4
+    assert len(pool.top(np.uint8(2))) == 2
+    for call, message in (
+        (lambda n: BackgroundPool(n), "num_examples"),
+        (lambda n: pool.sample(n, generator=generator), "batch_size"),
+        (lambda n: pool.histogram(n), "bins"),
+    ):
+        for size in (10**18, 10**400):
+            with pytest.raises(ValueError, match=f"{message} must be at most"):
+                call(size)
+        with pytest.raises(MemoryError, match=f"{message} 1000000000000 needs more memory than there is"):
+            call(10**12)
+
+
+@pytest.mark.parametrize(
+    ("w", "error"), [(-1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("x", TypeError)]
+)
+def test_inverse_softplus_of_what_no_softplus_is(w: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="w must be"):
+        inverse_softplus(w)
+
+
+def test_tensors_without_data_and_states_that_are_none() -> None:
+    pool = BackgroundPool(5)
+    meta = torch.zeros(2, dtype=torch.int64, device="meta")
+    with pytest.raises(TypeError, match="index must be a dense tensor that holds data"):
+        pool.importance(meta)
+    with pytest.raises(TypeError, match="per_sample_loss must be a dense tensor"):
+        pool.ascend(torch.tensor([0, 1]), torch.ones(2).to_sparse(), lr=1.0)
+    with pytest.raises(TypeError, match="state must be a mapping"):
+        pool.load_state_dict([1])
+    with pytest.raises(TypeError, match=r"state\['omega'\] must be a torch.Tensor, got list"):
+        pool.load_state_dict({"omega": [0.0], "velocity": [0.0]})
+    for lr in (10**400, "x", None):
+        with pytest.raises((TypeError, ValueError), match="lr must be finite and > 0"):
+            pool.ascend(torch.tensor([0]), torch.ones(1), lr=lr)
+
+
+def differing_processes(rank: int, rendezvous: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    try:
+        whole = BackgroundPool(20)
+        for pool, message in (
+            (BackgroundPool(20 + rank), "num_examples must be the same on every process, got 20 on rank 0 and 21"),
+            (BackgroundPool(20, epsilon=0.5 + rank / 4), "epsilon must be the same on every process"),
+            (BackgroundPool(20, initial_weight=1 + rank), "sums over the pool's weights must be the same"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                pool.shard(rank, 2)
+        with pytest.raises(ValueError, match="rank must be that of the process" if rank else "rank 1 cannot take its"):
+            whole.shard(0, 2)
+
+        part = whole.shard(rank, 2)
+        generator = torch.Generator().manual_seed(rank)
+        before = generator.get_state()
+        with pytest.raises(ValueError, match="the state of generator must be the same on every process"):
+            part.sample(6, generator=generator)
+        with pytest.raises(ValueError, match="the state of generator must be the same on every process"):
+            part.select(0.5, generator=generator)
+        assert torch.equal(generator.get_state(), before)
+        generator.manual_seed(0)
+        with pytest.raises(ValueError, match="batch_size must be the same on every process, got 6 on rank 0 and 7 on"):
+            part.sample(6 + rank, generator=generator)
+        with pytest.raises(
+            TypeError if rank else ValueError, match="generator must be" if rank else "of sample .* rank 1"
+        ):
+            part.sample(6, generator=None if rank else generator)
+        index, _ = part.sample(6, generator=generator)
+        drawn = torch.tensor(len(index))
+        dist.all_reduce(drawn)
+        assert drawn == 6
+
+        state = part.state_dict()
+        with pytest.raises(
+            ValueError, match=r"lr must be the same on every process, got 1\.0 on rank 0 and 2\.0 on rank 1"
+        ):
+            part.ascend(index, torch.ones(len(index)), lr=1.0 + rank)
+        with pytest.raises(ValueError, match="mode must be the same on every process, got exact on rank 0 and sparse"):
+            part.ascend(index, torch.ones(len(index)), lr=1.0, mode=("exact", "sparse")[rank])
+        assert all(torch.equal(state[name], tensor) for name, tensor in part.state_dict().items())
+
+        sampler = BackgroundPoolSampler(whole, 2, 3, generator=torch.Generator().manual_seed(rank))
+        with pytest.warns(UserWarning, match="each of 2 processes draws .* seed them with the rank"):
+            list(sampler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            list(sampler)  # once is enough
+    finally:
+        dist.destroy_process_group()
+
+
+def test_processes_that_differ_all_raise(tmp_path: Path) -> None:
+    mp.spawn(differing_processes, args=(str(tmp_path / "rendezvous"),), nprocs=2)
