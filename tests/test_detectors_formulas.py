@@ -26,7 +26,7 @@ from fastood.detectors import (
     ReAct,
     ViM,
 )
-from fastood.detectors import knn as knn_module
+from fastood.detectors import neighbours as neighbours_module
 from fastood.detectors.quantile import float32_quantile
 from fastood.detectors.row_detector import CHUNK_ROWS
 
@@ -95,7 +95,7 @@ def test_kl_matching(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("k", [1, 7, 300])
 def test_knn(k: int, normalize: bool, rows: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn_module, "BANK_TILE", 100)
+    monkeypatch.setattr(neighbours_module, "TILE_NUMBERS", 100 * WIDTH)
     train, labels, new = rows
     found = KNN(k=k, normalize=normalize).fit_features(train, labels).predict_features(new)
     bank, queries = train[:-2].double(), new.double()

@@ -7,22 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.neighbours import NeighbourSearch
 from fastood.detectors.row_detector import Batches, RowDetector, State
-
-BANK_TILE = 8192
-"""Training rows compared at a time: with a chunk of 1024 rows 32 MiB of products."""
-SPARE = 8
-"""Neighbours beyond k that are measured exactly: products in float32 may swap those that are about equally far."""
-EXACT_NUMBERS = 1 << 22
-"""Differences to candidates taken at a time: 32 MiB in float64."""
 
 
 class KNN(RowDetector):
     """Distance of a feature to its k-th nearest training feature, both of length 1 (Sun et al. 2022, eq. 3).
 
-    Training features are kept in float32. Candidates come from products of tiles, never rows by all training rows;
-    their distances are taken in float64 from the differences. faiss, which the paper's code and OpenOOD use, gives
-    squared distances; OpenOOD adds 1e-10 to the quotient instead of the length.
+    Distances are right to ten digits, whatever the features have in common (an offset, a narrow cone, duplicates), and
+    the same under autocast: see `fastood.detectors.neighbours`. Training features are kept as they come, in float32
+    where that holds them exactly (as it does features in bfloat16, float16 and float32) and else in float64, and are
+    compared by tiles, never rows by all training rows. faiss, which the paper's code and OpenOOD use, gives squared
+    distances in float32; OpenOOD adds 1e-10 to the length that it divides by.
 
     Args:
         model: Maps inputs to features, or has a layer that does; None for `fit_features` and `predict_features` alone.
@@ -56,9 +52,10 @@ class KNN(RowDetector):
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
         self.normalize = normalize
+        self._search: NeighbourSearch | None = None
 
     def _fitted(self, batches: Batches) -> State:
-        bank = torch.cat([self._prepared(rows).float() for rows, _ in batches()])
+        bank = torch.cat([_narrowed(rows) for rows, _ in batches()])
         if len(bank) < self.k:
             raise ValueError(
                 f"k must be at most the number of rows with a label of 0 or above, {len(bank)}, got {self.k}"
@@ -66,33 +63,27 @@ class KNN(RowDetector):
         return {"bank": bank}
 
     def _score(self, rows: Tensor) -> Tensor:
-        rows = self._prepared(rows)
-        candidates = self._candidates(rows.float())
-        at_once = max(1, EXACT_NUMBERS // (candidates.shape[1] * rows.shape[1]))
-        parts = zip(torch.split(rows, at_once), torch.split(candidates, at_once), strict=True)
-        return torch.cat([self._exact(some, of_some) for some, of_some in parts])
+        rows = F.normalize(rows) if self.normalize else rows
+        finite = rows.isfinite().all(1)
+        if bool(finite.all()):
+            return self._neighbours().kth_distances(rows, self.k)
+        # An infinite row is infinitely far; its direction, and that of one with NaN, is not a number.
+        found = torch.where(rows.isinf().any(1), torch.inf, torch.nan).double()
+        found[finite] = self._neighbours().kth_distances(rows[finite], self.k)
+        return found
 
-    def _candidates(self, rows: Tensor) -> Tensor:
-        """Indices `[n, k + SPARE]` of the nearest training rows, as far as float32 tells them apart."""
+    def _neighbours(self) -> NeighbourSearch:
+        """Of the bank that there is now: lengths and norms are found at the first score."""
         bank = self._state["bank"]
-        wanted = min(self.k + SPARE, len(bank))
-        nearest, index = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
-        for start in range(0, len(bank), BANK_TILE):
-            tile = bank[start : start + BANK_TILE]
-            # Squared distances less |row|², which is the same for all.
-            distances = torch.addmm(tile.square().sum(1), rows, tile.mT, alpha=-2)
-            found, at = distances.topk(min(wanted, len(tile)), largest=False)
-            nearest, index = torch.cat([nearest, found], 1), torch.cat([index, at + start], 1)
-            nearest, at = nearest.topk(min(wanted, nearest.shape[1]), largest=False)
-            index = index.gather(1, at)
-        return index
-
-    def _exact(self, rows: Tensor, candidates: Tensor) -> Tensor:
-        differences = rows[:, None] - self._state["bank"][candidates]
-        return differences.square().sum(2).kthvalue(self.k).values.sqrt()
-
-    def _prepared(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows) if self.normalize else rows
+        if self._search is None or self._search.bank is not bank:
+            self._search = NeighbourSearch(bank, normalize=self.normalize)
+        return self._search
 
     def _width(self) -> int | None:
         return self._state["bank"].shape[1] if self._state else None
+
+
+def _narrowed(rows: Tensor) -> Tensor:
+    """Rows in float32 where that changes none of them."""
+    narrow = rows.float()
+    return narrow if torch.equal(narrow.double(), rows) else rows
