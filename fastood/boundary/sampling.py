@@ -86,10 +86,11 @@ class LowDensityGaussian:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
         self.candidates = candidates
         # Features that no image of a class activates are constant; shrinkage gives them a variance.
-        try:
-            self._factor = statistics.cholesky("oas").float()
-        except ValueError as error:
-            raise ValueError(f"sampling gaussian needs classes that spread: {error}; uniform does not") from None
+        if not bool(statistics.covariance().diagonal().any()):
+            raise ValueError(
+                "sampling gaussian needs classes that spread: no feature varies within one; uniform does not"
+            )
+        self._factor = statistics.cholesky("oas").float()
         self._means = statistics.means.float()
 
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:

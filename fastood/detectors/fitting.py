@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from fastood.detectors.perturbation import check_perturbation
 from fastood.heads import GaussianStatistics
 from fastood.heads.checks import check_features, check_finite_rows, check_labels, check_width
 from fastood.heads.covariance import Shrinkage, check_shrinkage
+from fastood.heads.gaussian_statistics import resolution_of
 
 # Rows scored or normalised at a time: with 2048 features 16 MiB in float64.
 CHUNK_ROWS = 1024
@@ -41,6 +42,14 @@ class MahalanobisSettings:
     def two_passes(self) -> bool:
         """Whether fitting takes a second pass over the data."""
         return self.shrinkage == "ledoit_wolf"
+
+    def check_passes(self, loader: Iterable[Any]) -> None:
+        """Raise where a loader can be gone through once, and fitting takes two passes."""
+        if self.two_passes and iter(loader) is loader:
+            raise ValueError(
+                f'loader must be one that can be gone through twice for shrinkage="ledoit_wolf", got '
+                f'{type(loader).__name__}; "oas" takes one pass'
+            )
 
     def prepared(self, features: Tensor) -> Tensor:
         """Rows in float64, of length 1 where asked for; differentiable."""
@@ -72,6 +81,8 @@ class Fitting:
             self.statistics = GaussianStatistics(width, per_class=per_class, device=features.device)
         for rows, of_rows in self._chunks(features, labels):
             self.statistics.partial_fit(rows, of_rows)
+        # They were brought to float64 for it, which makes them no finer.
+        self.statistics.resolution = max(self.statistics.resolution, resolution_of(features.dtype))
 
     def add_again(self, features: Tensor, labels: Tensor) -> None:
         """The second pass, over the same rows."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastood.heads import GaussianStatistics
-from fastood.heads.covariance import Shrinkage, cholesky_factor
+from fastood.heads.covariance import Shrinkage
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
 
@@ -55,7 +55,8 @@ class GaussianClasses:
         marginal = None
         if relative:
             covariance = statistics.marginal_covariance(shrinkage, fourth_moment=fourth.marginal if fourth else None)
-            marginal = statistics.marginal_mean, cholesky_factor(covariance, name="the covariance of all classes")
+            name = "the covariance of all classes"
+            marginal = statistics.marginal_mean, statistics.factor_of(covariance, name=name, shrinkage=shrinkage)
         return cls(index=index, means=statistics.means[index], factors=factors, marginal=marginal)
 
     def distances(self, features: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def _class_factor(
     covariance = statistics.class_covariance(
         index, shrinkage, fourth_moment=fourth.within[index] if fourth is not None else None
     )
-    return cholesky_factor(covariance, name=f"the covariance of class {index}")
+    return statistics.factor_of(covariance, name=f"the covariance of class {index}", shrinkage=shrinkage)
 
 
 def _deviance(features: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -32,8 +32,9 @@ class MahalanobisDetector(Detector):
     Choices that papers and libraries differ in:
         - The covariance is divided by the number of rows, the shared one and that of `relative` alike, so that their
           distances are on one scale.
-        - It is factorised, not inverted with something added: a singular one is an error that names the feature, with
-          `shrinkage` as the remedy.
+        - It is factorised, not inverted with something added: a singular one, or one with features that are constant
+          but for rounding (see `GaussianStatistics`), is an error that names them, with `shrinkage` as the remedy.
+          Features after a ReLU are often constant; `build_detectors` takes "oas", which gives them a variance.
         - A class without rows is left out; with `relative` and one class every score is of no use, but defined.
         - With one covariance per class the score is `min_k (z - m_k)^T Σ_k^-1 (z - m_k) + log det Σ_k`, twice the
           negative log-density: bare distances would favour the class with the largest covariance.
@@ -118,6 +119,7 @@ class MahalanobisDetector(Detector):
         Raises:
             ValueError: There is no model, or as in `fit_features`. What was fitted before is then still there.
         """
+        self.settings.check_passes(loader)
         fitting = Fitting(self.settings)
         for inputs, labels, *_ in loader:
             fitting.add(self.extract(inputs), labels)

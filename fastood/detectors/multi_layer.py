@@ -63,6 +63,7 @@ class MultiLayerMahalanobisDetector:
         Raises:
             ValueError: As in `MahalanobisDetector.fit`. What was fitted before is then still there.
         """
+        self._settings.check_passes(loader)
         fits = [Fitting(self._settings) for _ in self.feature_layers]
         for inputs, labels, *_ in loader:
             for fit, features in zip(fits, self.extract(inputs), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -13,6 +14,9 @@ Shrinkage: TypeAlias = float | Literal["oas", "ledoit_wolf"] | None
 # A feature of which the ones before it leave less than this share of its variance unexplained is, to float64, a linear
 # combination of them: rounding leaves up to d · 2e-16 of a share that is truly zero.
 MIN_UNEXPLAINED = 1e-12
+# A feature that came in 32 bits or less and deviates by less than this share of its own mean, or of the features' root
+# mean square deviation, is what float32 left of a constant: networks compute their features side by side in float32.
+DUST = torch.finfo(torch.float32).eps
 # Only the blocks of X^T X on and below the diagonal are computed: at 2048 features 1.4 times as fast as all of them, at
 # 512 1.2 times, where blocks of half the width gain less.
 BLOCK_COLUMNS = 256
@@ -42,7 +46,8 @@ def shrinkage_share(
         α in [0, 1], that of `sklearn.covariance.OAS` or `LedoitWolf` with `assume_centered=True`.
 
     Raises:
-        ValueError: `shrinkage` is none of these, or "ledoit_wolf" lacks the fourth moment.
+        ValueError: `shrinkage` is none of these, or "ledoit_wolf" lacks the fourth moment, or that is not one of these
+            rows: not finite, or less than their variances allow.
     """
     check_shrinkage(shrinkage)
     if shrinkage is None or not isinstance(shrinkage, str):
@@ -61,7 +66,14 @@ def shrinkage_share(
             'shrinkage="ledoit_wolf" needs fourth_moment, the sum of |x - mean|⁴, which takes a second pass over the'
             ' rows: GaussianStatistics.fourth_moment. "oas" needs none'
         )
-    noise = (float(fourth_moment) / count - square) / (d * count)
+    fourth = float(fourth_moment) / count
+    # The mean of |x|⁴ is at least the square of that of |x|², which is at least the sum of Σ's squares.
+    if not square * (1 - 1e-6) <= fourth < math.inf:
+        raise ValueError(
+            f"fourth_moment must be finite and at least {square * count:.6g}, as the covariance of its {count} rows "
+            f"implies, got {fourth * count:.6g}"
+        )
+    noise = (fourth - square) / (d * count)
     return max(0.0, min(noise, distance)) / distance
 
 
@@ -72,7 +84,7 @@ def shrink(covariance: Tensor, share: float) -> Tensor:
     return shrunk
 
 
-def cholesky_factor(covariance: Tensor, *, name: str = "covariance") -> Tensor:
+def cholesky_factor(covariance: Tensor, *, name: str = "covariance", shrinkage: Shrinkage = None) -> Tensor:
     """The lower-triangular L with `L L^T = Σ`, or an error that says which features are in the way.
 
     Whether Σ is singular does not depend on the features' units here: it is scaled to unit variances first.
@@ -80,6 +92,7 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance") -> Tensor:
     Args:
         covariance: Σ, float64 `[d, d]`, symmetric.
         name: What Σ is called in an error.
+        shrinkage: What Σ was shrunk by, which an error does not advise again.
 
     Returns:
         L, float64 `[d, d]`.
@@ -97,7 +110,7 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance") -> Tensor:
     variance = covariance.diagonal()
     constant = (~(variance > 0)).nonzero().flatten().tolist()
     if constant:
-        raise ValueError(f"{name} is singular: {_named(constant)} constant within the classes. {_REMEDY}")
+        raise ValueError(f"{name} is singular: {_named(constant)} constant within the classes. {_remedy(shrinkage)}")
     deviation = variance.sqrt()
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(covariance / deviation / deviation[:, None])
@@ -108,12 +121,62 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance") -> Tensor:
         first = int(info) - 1 if int(info) > 0 else dependent[0]
         raise ValueError(
             f"{name} is singular: feature {first} is a linear combination of those before it, to float64 precision "
-            f"(as when there are more features than rows less classes). {_REMEDY}"
+            f"(as when there are more features than rows less classes). {_remedy(shrinkage)}"
         )
     return factor * deviation[:, None]
 
 
-_REMEDY = 'Pass shrinkage="oas", or a small share such as shrinkage=1e-6'
+def check_no_dust(
+    covariance: Tensor, *, resolution: float = DUST, name: str = "covariance", shrinkage: Shrinkage = None
+) -> None:
+    """Raise where features that vary do so by less than is resolved beside the others, naming them.
+
+    Such as the outputs of dead units, which differ by 1e-33: whitened to a variance of 1, what is rounding would have
+    as much of a vote as any other feature. Features of other units than those of one network cannot be told apart from
+    it: whoever has them divides them by their deviations.
+
+    Args:
+        covariance: Σ of features, float64 `[d, d]`.
+        resolution: Share of the root mean square deviation below which a deviation is rounding.
+        name: What Σ is called in an error.
+        shrinkage: What Σ was shrunk by, which the error does not advise again.
+
+    Raises:
+        ValueError: A deviation is above 0 and below that.
+
+    Example:
+        >>> import torch
+        >>> variances = torch.tensor([1.0, 1.0, 1e-17], dtype=torch.float64)
+        >>> check_no_dust(variances.diag())  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: covariance is nearly singular: feature 2 is all but constant within the classes, with ...
+    """
+    variance = covariance.diagonal()
+    typical = float(variance.mean())
+    dust = ((variance > 0) & (variance < resolution**2 * typical)).nonzero().flatten().tolist()
+    if dust:
+        raise ValueError(
+            f"{name} is nearly singular: {_named(dust)} all but constant within the classes, with a deviation below "
+            f"{resolution:.2g} of the root mean square of all, {math.sqrt(typical):.3g}: rounding, which would count "
+            f"as much as any feature. {_remedy(shrinkage)}, or leave such features out; features in other units are to "
+            "be divided by their deviations"
+        )
+
+
+def _remedy(shrinkage: Shrinkage) -> str:
+    """What to do about a singular covariance, other than what was done."""
+    if shrinkage is None or shrinkage == 0:
+        return 'Pass shrinkage="oas", or a small share such as shrinkage=1e-6'
+    if isinstance(shrinkage, str):
+        return (
+            f"shrinkage={shrinkage!r} does not help, as it comes out as a share of 0, or no feature varies: pass a "
+            "share such as shrinkage=1e-3, or give more rows of each class"
+        )
+    return (
+        f"shrinkage={shrinkage!r} does not help, as it is too small a share, or no feature varies: pass a larger one, "
+        "or give more rows of each class"
+    )
 
 
 def _named(features: list[int]) -> str:

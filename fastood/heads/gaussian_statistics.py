@@ -12,7 +12,16 @@ from torch import Tensor
 from fastood._extras import needed_for
 from fastood.distributed import check_alike, exchange
 from fastood.heads.checks import check_features, check_finite_rows, check_labels
-from fastood.heads.covariance import Shrinkage, add_lower_product, cholesky_factor, shrink, shrinkage_share
+from fastood.heads.covariance import (
+    DUST,
+    Shrinkage,
+    add_lower_product,
+    check_no_dust,
+    cholesky_factor,
+    shrink,
+    shrinkage_share,
+)
+from fastood.heads.statistics_checks import check_class_index, check_label_range, check_state, fourth_moment_sum
 
 # Rows that are made float64 at a time: 4 MiB of 512 features, and enough for the products to run at full speed.
 CHUNK_ROWS = 1024
@@ -34,15 +43,22 @@ class GaussianStatistics:
     whoever uses the means leaves it out. Covariances are divided by the number of rows (maximum likelihood), the shared
     one and the marginal one alike, so that distances by either are on one scale.
 
+    A feature that within the classes deviates by less than its own rounding (1.2e-7 of its mean where features came in
+    float32 or less, 1e-13 in float64) is constant: its covariances are 0. One that deviates by less than this share of
+    what all do is refused by `cholesky`.
+
     Args:
         num_features: Width d.
-        num_classes: K; labels must be below it. None starts without classes and grows with the labels.
+        num_classes: K; labels must be below it. None starts without classes and grows with the labels, to 65,536 (4,096
+            where `per_class`) or the number of rows, whichever is more: a stray label must not take all memory.
         per_class: Keep a sum of squares for each class, d² numbers each, rather than for all together.
         device: Where the sums are kept and computed.
 
     Attributes:
         counts: int64 `[K]`, rows of each class.
         means: float64 `[K, d]`.
+        resolution: Share of a feature's mean, or of the deviation of all features, below which a deviation is
+            rounding, by the dtypes of the rows so far: 1.2e-7 or 1e-13.
 
     Raises:
         ValueError: A number is out of range.
@@ -71,6 +87,7 @@ class GaussianStatistics:
             raise ValueError(f"num_classes must be at least 1, or None to grow with the labels, got {num_classes}")
         self.num_features = num_features
         self.per_class = per_class
+        self.resolution = CONSTANT_SPREAD
         self._limit = num_classes
         classes = num_classes or 0
         self.counts = torch.zeros(classes, dtype=torch.int64, device=device)
@@ -112,6 +129,7 @@ class GaussianStatistics:
         if len(labels) == 0:
             return self
         self._grow(int(labels.max()) + 1)
+        self.resolution = max(self.resolution, resolution_of(features.dtype))
         for rows, classes in zip(torch.split(features, CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True):
             self._add(rows.to(self.means), classes.to(self.means.device))
         return self
@@ -130,6 +148,7 @@ class GaussianStatistics:
         if self._limit is not None and other.num_classes > self._limit:
             raise ValueError(f"other must have at most {self._limit} classes, got {other.num_classes}")
         self._grow(other.num_classes)
+        self.resolution = max(self.resolution, other.resolution)
         present = other.counts.nonzero().flatten().to(self.means.device)
         if self.per_class:
             self._scatter[present] += other._scatter.to(self.means.device)[present]
@@ -197,13 +216,14 @@ class GaussianStatistics:
     def class_covariance(
         self, index: int, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None
     ) -> Tensor:
-        """The covariance of one class, likewise, where they are kept (`per_class`).
+        """The covariance of one class, where they are kept (`per_class`); arguments as in `covariance`.
 
         Raises:
-            ValueError: They are not kept, or the class has no rows.
+            ValueError: They are not kept, `index` is not one of 0…K-1, or the class has no rows.
         """
         if not self.per_class:
             raise ValueError("there are no covariances of single classes: per_class is False")
+        check_class_index(index, self.num_classes)
         return self._shrunk(self._scatter[index], int(self.counts[index]), shrinkage, fourth_moment, f"class {index}")
 
     @property
@@ -248,15 +268,26 @@ class GaussianStatistics:
         """L with L L^T = `covariance(shrinkage)`, float64 `[d, d]`.
 
         Raises:
-            ValueError: The covariance is singular: a feature is constant, or there are more features than rows less
-                classes. The error names the first such feature; shrinkage is the remedy.
+            ValueError: The covariance is singular: a feature is constant but for rounding, or there are more features
+                than rows less classes. The error names the features; shrinkage is the remedy.
         """
-        return cholesky_factor(self.covariance(shrinkage, fourth_moment=fourth_moment))
+        return self.factor_of(self.covariance(shrinkage, fourth_moment=fourth_moment), shrinkage=shrinkage)
+
+    def factor_of(self, covariance: Tensor, *, name: str = "covariance", shrinkage: Shrinkage = None) -> Tensor:
+        """L with L L^T = Σ for a covariance of these features; errors as in `cholesky`, which call Σ by its name."""
+        check_no_dust(covariance, resolution=self.resolution, name=name, shrinkage=shrinkage)
+        return cholesky_factor(covariance, name=name, shrinkage=shrinkage)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All there is, as tensors; not copied."""
-        per_class = torch.tensor(self.per_class)
-        return {"counts": self.counts, "means": self.means, "scatter": self._scatter, "per_class": per_class}
+        per_class, resolution = torch.tensor(self.per_class), torch.tensor(self.resolution, dtype=torch.float64)
+        return {
+            "counts": self.counts,
+            "means": self.means,
+            "scatter": self._scatter,
+            "per_class": per_class,
+            "resolution": resolution,
+        }
 
     @classmethod
     def from_state_dict(
@@ -265,20 +296,15 @@ class GaussianStatistics:
         """Statistics as they were when `state_dict` was called; from now on they grow with the labels.
 
         Raises:
-            ValueError: A tensor is missing, or their shapes do not belong together.
+            TypeError: A tensor is of another dtype, or none.
+            ValueError: A tensor is missing, their shapes do not belong together, or they hold what no rows add up to: a
+                count below 0, NaN or infinity, or a sum of squares below 0.
         """
-        missing = {"counts", "means", "scatter", "per_class"} - set(state)
-        if missing:
-            raise ValueError(
-                f"state must hold counts, means, scatter and per_class, lacks {', '.join(sorted(missing))}"
-            )
+        check_state(state)
         counts, means, scatter = state["counts"], state["means"], state["scatter"]
-        classes, d = means.shape
-        per_class = bool(state["per_class"])
-        if counts.shape != (classes,) or scatter.shape != (classes if per_class else 1, d, d):
-            shapes = [tuple(t.shape) for t in (counts, means, scatter)]
-            raise ValueError(f"counts, means and scatter must be [K], [K, d] and [1 or K, d, d], got {shapes}")
-        made = cls(d, per_class=per_class, device=device)
+        made = cls(means.shape[1], per_class=bool(state["per_class"]), device=device)
+        if "resolution" in state:
+            made.resolution = float(state["resolution"])
         made.counts = counts.to(device, torch.int64, copy=True)
         made.means = means.to(device, torch.float64, copy=True)
         made._scatter = scatter.to(device, torch.float64, copy=True)
@@ -307,8 +333,9 @@ class GaussianStatistics:
         check_finite_rows(features, kept)
         if not bool(kept.all()):
             features, labels = features[kept], labels[kept]
-        if self._limit is not None and len(labels) > 0 and int(labels.max()) >= self._limit:
-            raise ValueError(f"labels must be below num_classes = {self._limit}, got {int(labels.max())}")
+        if len(labels) > 0:
+            largest, rows = int(labels.max()), self.count + len(labels)
+            check_label_range(largest, self._limit, rows=rows, known=self.num_classes, per_class=self.per_class)
         return features, labels
 
     def _grow(self, classes: int) -> None:
@@ -358,9 +385,13 @@ class GaussianStatistics:
         if count == 0:
             raise ValueError(f"{whose} must have seen at least one row, got none")
         covariance = (scatter.tril() + scatter.tril(-1).mT) / count
-        constant = covariance.diagonal() <= (CONSTANT_SPREAD * self.means.abs().amax(0)).square()
+        constant = covariance.diagonal() <= (self.resolution * self.means.abs().amax(0)).square()
         covariance[constant] = 0
         covariance[:, constant] = 0
-        if isinstance(fourth_moment, Tensor):
-            fourth_moment = float(fourth_moment.sum())
-        return shrink(covariance, shrinkage_share(covariance, count, shrinkage, fourth_moment))
+        fourth = None if fourth_moment is None else fourth_moment_sum(fourth_moment, self.num_classes)
+        return shrink(covariance, shrinkage_share(covariance, count, shrinkage, fourth))
+
+
+def resolution_of(dtype: torch.dtype) -> float:
+    """Share of its mean below which a feature's deviation is rounding, where it came in this dtype."""
+    return CONSTANT_SPREAD if dtype == torch.float64 else DUST

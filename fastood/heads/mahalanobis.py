@@ -193,6 +193,7 @@ class CholeskyMahalanobisHead(nn.Module):
         covariance: Covariance = "full",
         rank: int | None = None,
         shrinkage: Shrinkage = None,
+        fourth_moment: Tensor | float | None = None,
         mean_distance: float | None = 1.0,
         min_scale: float | None = None,
         device: torch.device | str | None = None,
@@ -206,6 +207,7 @@ class CholeskyMahalanobisHead(nn.Module):
                 correlations (probabilistic PCA).
             rank: As in the class.
             shrinkage: As in `GaussianStatistics.covariance`.
+            fourth_moment: As in `GaussianStatistics.covariance`, for "ledoit_wolf".
             mean_distance: What -h of the own class shall be on average. By the fitted covariance it is d, where exp(h)
                 is 0 for every feature there is; so Σ is enlarged by `d / mean_distance`. None leaves Σ as it is, which
                 makes h twice the log-density of Gaussian discriminant analysis, up to a constant.
@@ -214,8 +216,8 @@ class CholeskyMahalanobisHead(nn.Module):
             dtype: As in the class.
 
         Raises:
-            ValueError: A class has no rows, Σ is singular (the error names a feature; shrinkage is the remedy), or a
-                setting is out of range.
+            ValueError: A class has no rows, Σ is singular but for rounding (the error names features; shrinkage is the
+                remedy), or a setting is out of range.
 
         Example:
             >>> import torch
@@ -231,7 +233,10 @@ class CholeskyMahalanobisHead(nn.Module):
         if mean_distance is not None and not 0 < mean_distance < math.inf:
             raise ValueError(f"mean_distance must be above 0 and finite, or None, got {mean_distance}")
         d = statistics.num_features
-        matrix = statistics.covariance(shrinkage).cpu() * (1.0 if mean_distance is None else d / mean_distance)
+        matrix = statistics.covariance(shrinkage, fourth_moment=fourth_moment).cpu()
+        # Here the error knows what the shrinkage was.
+        statistics.factor_of(matrix if covariance == "full" else matrix.diagonal().diag(), shrinkage=shrinkage)
+        matrix = matrix * (1.0 if mean_distance is None else d / mean_distance)
         shared = LearntCovariance.of_matrix(
             matrix, kind=covariance, rank=rank, min_scale=min_scale, device=device, dtype=_checked_dtype(dtype)
         )
@@ -241,6 +246,8 @@ class CholeskyMahalanobisHead(nn.Module):
     def from_features(cls, features: Tensor, labels: Tensor, **settings: Any) -> CholeskyMahalanobisHead:
         """As `from_statistics`, of features `[N, d]` and int64 labels `[N]`; rows with a label below 0 are skipped."""
         statistics = GaussianStatistics(check_width(features), device=features.device).partial_fit(features, labels)
+        if settings.get("shrinkage") == "ledoit_wolf":
+            settings.setdefault("fourth_moment", statistics.fourth_moment(features, labels))
         return cls.from_statistics(statistics, **settings)
 
     @classmethod
