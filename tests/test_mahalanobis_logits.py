@@ -163,6 +163,17 @@ def test_a_bad_row_stays_in_its_row(value: float, device: str) -> None:
     assert torch.equal(got[others], want[others])
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_bad_row_of_a_diagonal_scale(value: float, device: str) -> None:
+    """An infinite feature is infinitely far, or nobody can say how far."""
+    features, means = torch.zeros(2, 3, device=device), torch.eye(3, device=device)
+    features[0, 1] = value
+    got = mahalanobis_logits(features, means, torch.ones(3, device=device))
+    far = got[0].isnan() if math.isnan(value) else got[0].isnan() | got[0].eq(-math.inf)
+    assert far.all()
+    assert got[1].eq(-1).all()
+
+
 def test_ties_go_to_the_first_class(device: str) -> None:
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], device=device)
     logits, nearest = mahalanobis_logits_and_nearest(torch.zeros(2, 2, device=device), means, torch.ones(2).to(device))
@@ -214,7 +225,12 @@ def test_reduced_features_are_computed_in_float32(dtype: torch.dtype, device: st
         ({"features": [[1.0]]}, TypeError, "features must be a torch.Tensor, got list"),
         ({"features": torch.zeros(5, 3, dtype=torch.int64)}, TypeError, "features must be float64, .*got torch.int64"),
         ({"features": torch.zeros(5, 3).double()}, TypeError, "means must be torch.float64 beside features"),
-        ({"means": torch.zeros(2, 3).half()}, TypeError, "means must be torch.float32 .*got torch.float16"),
+        ({"means": torch.zeros(2, 3).long()}, TypeError, "means must be float64, float32, .*got torch.int64"),
+        (
+            {"means": torch.zeros(2, 3).half(), "features": torch.zeros(5, 3).double()},
+            TypeError,
+            "means must be .*float16",
+        ),
         ({"scale_tril": torch.eye(3).double()}, TypeError, "scale_tril must be torch.float32 like means"),
         ({"features": torch.zeros(5)}, ValueError, r"features must be \[N, 3\] beside means .*got shape \(5,\)"),
         ({"means": torch.zeros(2, 4)}, ValueError, r"features must be \[N, 4\] beside means .*got shape \(5, 3\)"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastood.ops._validation import LOGIT_DTYPES, compute_dtype
+
 
 def check_features(features: Tensor, num_features: int | None = None, name: str = "features") -> None:
     """Raise unless `features` is a floating-point `[N, d]` tensor, of this width where one is given."""
@@ -12,6 +14,8 @@ def check_features(features: Tensor, num_features: int | None = None, name: str 
         raise TypeError(f"{name} must be a torch.Tensor, got {type(features).__name__}")
     if not features.is_floating_point():
         raise TypeError(f"{name} must be floating-point, got {features.dtype}")
+    if features.dtype not in LOGIT_DTYPES:
+        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {features.dtype}")
     width = "d" if num_features is None else num_features
     if features.dim() != 2 or features.shape[1] == 0 or num_features not in (None, features.shape[1]):
         raise ValueError(f"{name} must be [N, {width}], got shape {tuple(features.shape)}")
@@ -21,6 +25,16 @@ def check_width(features: Tensor) -> int:
     """The width d of `features`, or an error as in `check_features`."""
     check_features(features)
     return features.shape[1]
+
+
+def check_head_features(features: Tensor, parameter: Tensor) -> None:
+    """Raise unless `features` are `[N, d]` for a parameter `[..., d]`, in 16 bits or what it is computed in."""
+    check_features(features, parameter.shape[-1])
+    computed = compute_dtype(parameter.dtype)
+    if features.dtype not in (torch.bfloat16, torch.float16, computed):
+        raise TypeError(f"features must be {computed}, bfloat16 or float16, got {features.dtype}")
+    if features.device != parameter.device:
+        raise ValueError(f"features must be on {parameter.device} like the head, got {features.device}")
 
 
 def check_labels(labels: Tensor, features: Tensor) -> None:

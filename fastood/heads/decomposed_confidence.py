@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastood.heads.checks import check_head_features
+from fastood.ops._validation import compute_dtype, widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
 Similarity = Literal["inner", "euclidean", "cosine"]
@@ -38,8 +40,9 @@ class DecomposedConfidenceHead(nn.Module):
         norm: BN, over the batch in training mode, which so needs two rows or more.
 
     Shape:
-        - features: `[N, d]`.
-        - output: `[N, K]`.
+        - features: `[N, d]`, in the dtype of the parameters, or bfloat16 or float16.
+        - output: `[N, K]`, in the dtype of the parameters; float32 where those are bfloat16 or float16. Under autocast,
+          too, it is computed in float32: in 16 bits confident rows have the same cosine.
 
     Raises:
         ValueError: A setting is out of range.
@@ -87,17 +90,53 @@ class DecomposedConfidenceHead(nn.Module):
         return {"weight", "bias"}
 
     def class_scores(self, features: Tensor) -> Tensor:
-        """h, `[N, K]`; its largest is the class, as g is the same for all."""
-        if self.similarity == "euclidean":
-            return mahalanobis_logits(features, self.weight, self.weight.new_ones(self.weight.shape[1]))
-        if self.similarity == "cosine":
-            return F.linear(F.normalize(features), F.normalize(self.weight))
-        return F.linear(features, self.weight, self.bias)
+        """h, `[N, K]`; its largest is the class, as g is the same for all.
+
+        Raises:
+            TypeError: `features` is of another dtype.
+            ValueError: It has another shape or device.
+        """
+        check_head_features(features, self.weight)
+        weight = widened(self.weight)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(weight.dtype)
+            if self.similarity == "euclidean":
+                return mahalanobis_logits(features, weight, weight.new_ones(weight.shape[1]))
+            if self.similarity == "cosine":
+                return F.linear(F.normalize(features), F.normalize(weight))
+            return F.linear(features, weight, None if self.bias is None else widened(self.bias))
 
     def gate_logits(self, features: Tensor) -> Tensor:
-        """What g is the sigmoid of, `[N]`: ranks alike, and keeps apart what the sigmoid rounds to 1."""
-        logits: Tensor = self.norm(self.gate(features)).squeeze(1)
-        return logits
+        """What g is the sigmoid of, `[N]`: ranks alike, and keeps apart what the sigmoid rounds to 1.
+
+        Raises:
+            TypeError, ValueError: As in `class_scores`.
+        """
+        check_head_features(features, self.weight)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(compute_dtype(self.weight.dtype))
+            if self.gate.weight.dtype == features.dtype:
+                logits: Tensor = self.norm(self.gate(features))
+            else:
+                gated = F.linear(features, widened(self.gate.weight), widened(self.gate.bias))
+                logits = self._normalized(gated)
+            return logits.squeeze(1)
+
+    def _normalized(self, gated: Tensor) -> Tensor:
+        """`norm` of 16 bits, computed in float32."""
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        mean, variance = widened(norm.running_mean), widened(norm.running_var)
+        weight, bias = widened(norm.weight), widened(norm.bias)
+        found = F.batch_norm(gated, mean, variance, weight, bias, norm.training, norm.momentum or 0.0, norm.eps)
+        if norm.training:
+            with torch.no_grad():
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(variance)
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.add_(1)
+        return found
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `[N, K]` of features `[N, d]`."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastood.heads.checks import check_features
+from fastood.ops._validation import widened
 
 MIN_COORDINATE = 0.1
 """No coordinate of the centre is nearer to 0, the authors' code: weights of 0 would put every image there."""
@@ -26,8 +27,8 @@ class HypersphereHead(nn.Module):
         radius: R, float32 `[]`; 0 until `DeepSVDDLoss` or somebody else sets it.
 
     Shape:
-        - features: `[N, d]`.
-        - output: `[N]`.
+        - features: `[N, d]`, floating-point.
+        - output: `[N]`, float64 for float64 features, else float32, in which 16-bit features and centres are computed.
 
     Raises:
         ValueError: `in_features` is out of range.
@@ -71,6 +72,14 @@ class HypersphereHead(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
-        """Squared distances `[N]` of features `[N, d]` to the centre."""
-        distances: Tensor = (features - self.center).square().sum(dim=1)
+        """Squared distances `[N]` of features `[N, d]` to the centre.
+
+        Raises:
+            TypeError: `features` is not floating-point.
+            ValueError: It has another shape or device.
+        """
+        check_features(features, len(self.center))
+        if features.device != self.center.device:
+            raise ValueError(f"features must be on {self.center.device} like the centre, got {features.device}")
+        distances: Tensor = (widened(features) - widened(self.center)).square().sum(dim=1)
         return distances

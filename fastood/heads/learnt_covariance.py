@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastood.heads.covariance import ridge_for_condition
 from fastood.heads.parametrization import COVARIANCES, Covariance, parameters_of, scale_tril_of
+from fastood.ops._validation import widened
 
 # Of the squared length of a feature, in units of its scale, the share that each column of W adds at first. Not nothing:
 # at W = 0 its gradient is zero.
@@ -88,10 +89,14 @@ class LearntCovariance(nn.Module):
 
     @property
     def scale_tril(self) -> Tensor:
-        """L, `[d, d]` lower-triangular, or its diagonal `[d]` where it has no more; differentiable."""
+        """L, `[d, d]` lower-triangular, or its diagonal `[d]` where it has no more; differentiable.
+
+        In the dtype of the parameters, or float32 where they have 16 bits.
+        """
         off = self.loadings if self.correlation is None else self.correlation
+        wide = None if off is None else widened(off)
         with torch.autocast(self.log_scale.device.type, enabled=False):
-            return scale_tril_of(self.kind, self.min_scale, self.log_scale, off)
+            return scale_tril_of(self.kind, widened(self.min_scale), widened(self.log_scale), wide)
 
     @property
     def matrix(self) -> Tensor:

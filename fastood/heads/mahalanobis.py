@@ -14,6 +14,7 @@ from fastood.heads.gaussian_statistics import GaussianStatistics
 from fastood.heads.learnt_covariance import LearntCovariance
 from fastood.heads.linear_equivalent import isotropic_scale, means_of_linear
 from fastood.heads.parametrization import Covariance
+from fastood.ops._validation import LOGIT_DTYPES, check_logits
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
 
@@ -57,7 +58,8 @@ class CholeskyMahalanobisHead(nn.Module):
 
     Shape:
         - features: `[N, d]`, in the dtype of the parameters; bfloat16 and float16 as well, autocast or not.
-        - output: `[N, K]`, at most 0, in the dtype of the parameters.
+        - output: `[N, K]`, at most 0, in the dtype of the parameters; float32 where those are bfloat16 or float16, as
+          after `model.bfloat16()`: all is computed in float32 then, for 16 bits are too few for exp(h).
 
     Raises:
         ValueError: A setting is out of range.
@@ -140,12 +142,16 @@ class CholeskyMahalanobisHead(nn.Module):
             `[N]`, differentiable.
 
         Raises:
-            ValueError: Both are given, or neither.
+            TypeError: `logits` are not floating-point.
+            ValueError: Both are given, or neither, or `logits` are no `[N, K]`.
         """
         if features is not None and logits is None:
             logits = self(features)
         elif logits is None or features is not None:
             raise ValueError("confidence takes either features or logits, got both or neither")
+        check_logits(logits)
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must be [N, {self.num_classes}], got shape {tuple(logits.shape)}")
         return logits.amax(1).exp()
 
     def log_det(self) -> Tensor:
@@ -285,17 +291,29 @@ class CholeskyMahalanobisHead(nn.Module):
             dtype: As in the class.
 
         Raises:
-            TypeError: `linear` is no `nn.Linear`.
-            ValueError: A shape does not fit, or `scale_tril` has a diagonal that is not above 0.
+            TypeError: `linear` is no `nn.Linear`, or a tensor is not floating-point.
+            ValueError: A shape does not fit, a number is not finite, `feature_scale` is not above 0, or `scale_tril`
+                has a diagonal that is not.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
+        if not isinstance(feature_scale, (int, float)) or not 0 < feature_scale < math.inf:
+            raise ValueError(f"feature_scale must be above 0 and finite, got {feature_scale!r}")
+        for name, tensor in (
+            ("linear.weight", linear.weight),
+            ("linear.bias", linear.bias),
+            ("scale_tril", scale_tril),
+            ("center", center),
+        ):
+            _check_finite(name, tensor)
         weight, d = linear.weight.detach().double().cpu(), linear.in_features
         bias = torch.zeros(len(weight)).double() if linear.bias is None else linear.bias.detach().double().cpu()
         if scale_tril is None:
             scale_tril = isotropic_scale(weight, feature_scale) * torch.eye(d, dtype=torch.float64)
         if scale_tril.shape != (d, d):
             raise ValueError(f"scale_tril must be [{d}, {d}], got shape {tuple(scale_tril.shape)}")
+        if not bool((scale_tril.diagonal() > 0).all()):
+            raise ValueError(f"scale_tril must have a diagonal above 0, got {float(scale_tril.diagonal().min()):.3g}")
         center = torch.zeros(d) if center is None else center
         if center.shape != (d,):
             raise ValueError(f"center must be [{d}], got shape {tuple(center.shape)}")
@@ -334,6 +352,17 @@ class CholeskyMahalanobisHead(nn.Module):
 def _check_classes(num_classes: int) -> None:
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+
+
+def _check_finite(name: str, tensor: Tensor | None) -> None:
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in LOGIT_DTYPES:
+        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastood.ops._validation import widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
 
@@ -38,8 +39,9 @@ class PrototypeHead(nn.Module):
         prototypes: `[K, J, d]`.
 
     Shape:
-        - features: `[N, d]`, in the dtype of the prototypes, or bfloat16 or float16.
-        - output: `[N, K]`, in the dtype of the prototypes; at most `log J`.
+        - features: `[N, d]`, in the dtype of the prototypes, or bfloat16 or float16, autocast or not.
+        - output: `[N, K]`, at most `log J`, in the dtype of the prototypes; float32 where those are bfloat16 or
+          float16, as after `model.bfloat16()`: all is computed in float32 then.
 
     Raises:
         ValueError: A setting is out of range.
@@ -90,7 +92,7 @@ class PrototypeHead(nn.Module):
 
     def distances(self, features: Tensor) -> Tensor:
         """Squared distances `[N, K, J]` of features `[N, d]` to every prototype."""
-        flat = self.prototypes.flatten(0, 1)
+        flat = widened(self.prototypes.flatten(0, 1))
         unit = flat.new_ones(flat.shape[1])
         return -mahalanobis_logits(features, flat, unit).view(-1, *self.prototypes.shape[:2])
 

@@ -185,6 +185,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype that it is computed in: float32 for bfloat16 and float16, else its own."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
 def check_logits(logits: Tensor) -> None:
     """Raise unless `logits` is a floating-point `[N, K]` tensor with at least one class."""
     check_tensor("logits", logits, LOGIT_DTYPES)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastood.ops import mahalanobis_reference as reference
 from fastood.ops._transforms import is_transformed
-from fastood.ops._validation import LOGIT_DTYPES, require_same_device
+from fastood.ops._validation import LOGIT_DTYPES, compute_dtype, require_same_device, widened
 
 _forward = torch.ops.fastood.mahalanobis_logits.default
 _backward = torch.ops.fastood._mahalanobis_logits_backward.default
@@ -111,13 +111,15 @@ def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> T
     Args:
         features: z `[N, d]`, N >= 0, d >= 1. float64, float32, bfloat16 or float16; the last two are computed in
             float32, also under autocast.
-        means: m `[K, d]`, K >= 1, float32, or float64 for float64 features.
-        scale_tril: L, in the dtype of `means`: `[d, d]` lower-triangular with a diagonal above 0, of which the strict
-            upper triangle is not read and has gradient 0; or `[d]`, the diagonal of an L that is nothing else.
+        means: m `[K, d]`, K >= 1, float32, or float64 for float64 features; bfloat16 and float16 are computed in
+            float32, and get a gradient in their own dtype.
+        scale_tril: L, in the dtype that `means` are computed in, or in 16 bits beside float32: `[d, d]`
+            lower-triangular with a diagonal above 0, of which the strict upper triangle is not read and has gradient 0;
+            or `[d]`, the diagonal of an L that is nothing else.
 
     Returns:
-        logits h `[N, K]`, at most 0, in the dtype of `means`. A NaN or infinite feature makes its own row NaN; a NaN
-        or infinite mean makes all of them NaN.
+        logits h `[N, K]`, at most 0, in the dtype that `means` are computed in. A NaN feature makes its own row NaN, an
+        infinite one too or, where L is `[d]`, -inf. A NaN or infinite mean makes all of them NaN.
 
     Raises:
         TypeError: An argument is not a tensor of these dtypes.
@@ -149,6 +151,7 @@ def mahalanobis_logits_and_nearest(features: Tensor, means: Tensor, scale_tril: 
         (tensor([[-1., -1., -2.]]), tensor([0]))
     """
     _check(features, means, scale_tril)
+    means, scale_tril = widened(means), widened(scale_tril)
     if is_transformed():
         return _by_reference(features.to(means.dtype), means, scale_tril)
     try:
@@ -171,10 +174,14 @@ def _check(features: Tensor, means: Tensor, scale_tril: Tensor) -> None:
     if features.dtype not in LOGIT_DTYPES:
         raise TypeError(f"features must be float64, float32, bfloat16 or float16, got {features.dtype}")
     wanted = torch.float64 if features.dtype == torch.float64 else torch.float32
-    if means.dtype != torch.float64 and means.dtype != wanted:
+    for name, tensor in (("means", means), ("scale_tril", scale_tril)):
+        if tensor.dtype not in LOGIT_DTYPES:
+            raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+    computed = compute_dtype(means.dtype)
+    if computed != torch.float64 and computed != wanted:
         raise TypeError(f"means must be {wanted} beside features of {features.dtype}, got {means.dtype}")
-    if scale_tril.dtype != means.dtype:
-        raise TypeError(f"scale_tril must be {means.dtype} like means, got {scale_tril.dtype}")
+    if compute_dtype(scale_tril.dtype) != computed:
+        raise TypeError(f"scale_tril must be {computed} like means, got {scale_tril.dtype}")
     if means.dim() != 2 or means.shape[0] < 1 or means.shape[1] < 1:
         raise ValueError(f"means must be [K, d] with K, d >= 1, got shape {tuple(means.shape)}")
     dim = means.shape[1]
