@@ -110,7 +110,7 @@ def test_layers_that_give_no_features() -> None:
     x = torch.zeros(2, 4)
     with pytest.raises(ValueError, match=r"layer 'tokens' must put out \[N, d\] or .*, got shape \(2, 3, 4\)"):
         FeatureExtractor(Awkward(), ["tokens"])(x)
-    with pytest.raises(ValueError, match="layer 'pair' must put out a tensor, got tuple"):
+    with pytest.raises(TypeError, match="layer 'pair' must put out a tensor, got tuple of 2: pass a function"):
         FeatureExtractor(Awkward(), ["pair"])(x)
     with pytest.raises(ValueError, match="layer 'unused' did not run in the forward pass"):
         FeatureExtractor(Awkward(), ["unused"])(x)

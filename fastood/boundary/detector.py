@@ -71,9 +71,12 @@ class BoundaryAwareDetector(HeadDetector):
         self.boundary = asdict(made)
         self.seed = seed
 
-    @torch.enable_grad()
     def _fitted(self, batches: Batches) -> State:
         bank = FeatureBank.collect(batches()).to(self.head.weight.device)
+        with torch.enable_grad(), torch.autocast(bank.features.device.type, enabled=False):
+            return self._trained(bank)
+
+    def _trained(self, bank: FeatureBank) -> State:
         settings = BoundarySettings(**self.boundary)
         draws = torch.Generator().manual_seed(self.seed)
         discriminator, generator = build_gan(self.head.in_features, self.head.out_features, settings, generator=draws)
@@ -90,7 +93,8 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _score(self, rows: Tensor) -> Tensor:
         logits = self._logits(rows)
-        return boundary_score(logits, self._discriminator()(rows.float(), logits.argmax(1)))
+        with torch.autocast(rows.device.type, enabled=False):
+            return boundary_score(logits, self._discriminator()(rows.float(), logits.argmax(1)))
 
     def _discriminator(self) -> ConditionalDiscriminator:
         settings = BoundarySettings(**self.boundary)

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
+from fastood.detectors.model_calls import Inputs
+
 Reads = Literal["logits", "features", "inputs"]
 
 NOT_FITTED = "the detector has not been fitted: call fit or fit_features first"
@@ -29,13 +31,17 @@ class Detector(ABC):
     reads: ClassVar[Reads]
     needs_fit: ClassVar[bool]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         """`predict`."""
         return self.predict(x)
 
     @abstractmethod
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Fit to batches `(inputs, labels, ...)`, instead of what was there.
+        """Fit to batches, instead of what was there.
+
+        Args:
+            loader: Of batches `(inputs, labels, ...)`, or of mappings that hold the model's keyword arguments and the
+                labels, under "labels" or "label". Labels are int64 `[N]`.
 
         Raises:
             TypeError, ValueError: There is no model, or something does not fit; what was fitted before is then still
@@ -47,8 +53,12 @@ class Detector(ABC):
         """Fit to what the detector `reads`, with labels int64 `[N]`; as `fit` otherwise."""
 
     @abstractmethod
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Inputs) -> Tensor:
         """Scores float64 `[N]` of inputs, higher for out-of-distribution.
+
+        Args:
+            x: A tensor, or a mapping with the model's keyword arguments. Inside `torch.inference_mode()` the scores are
+                those outside of it.
 
         Raises:
             TypeError, ValueError: There is no model, or it puts out what the detector cannot read.

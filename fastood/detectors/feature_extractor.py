@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-Model = Callable[[Tensor], Tensor]
+from fastood.detectors.model_calls import (
+    Inputs,
+    call,
+    check_model,
+    eager,
+    layers_of,
+    original_name,
+    unwrapped,
+    without_ddp,
+)
+from fastood.detectors.model_calls import (
+    Model as Model,
+)
 
 
 class FeatureExtractor:
     """Call a model and return what some of its layers put out.
 
     The model runs in evaluation mode and is left as it was found: each module in its own mode, without hooks. Outputs
-    `[N, C, H, W]` become their spatial mean `[N, C]`, as Lee et al. 2018 take them.
+    `[N, C, H, W]` become their spatial mean `[N, C]`, as Lee et al. 2018 take them. Inputs are moved to the model's
+    device and cast to the dtype of its parameters; a mapping becomes its keyword arguments.
 
     Args:
         model: Anything that maps a batch of inputs to a tensor: a module, a method of one such as `model.features`,
-            or, in whatever mode it is, another callable. With `layers` it must be an `nn.Module`.
-        layers: Names as in `model.named_modules()`; None for the output of the model itself. Of a layer that runs more
-            than once the last output counts.
+            or, in whatever mode it is, another callable. With `layers` it must be an `nn.Module`, of which wrappers of
+            `torch.compile`, DataParallel and DistributedDataParallel are taken off: it then runs uncompiled, in this
+            process alone. An object or mapping that the model puts out counts as the tensor "logits" in it or, for
+            features, "pooler_output".
+        layers: Names as in `named_modules()` of the unwrapped model; None for the output of the model itself. Of a
+            layer that runs more than once the last output counts.
         pooled: Whether outputs `[N, C, H, W]` become their spatial mean; if not they are an error, as for logits.
 
     Raises:
-        TypeError: `model` cannot be called, or has layers to name but is no `nn.Module`.
+        TypeError: `model` cannot be called, or has layers to name but is no `nn.Module`, or a ScriptModule.
         ValueError: A layer does not exist; the message lists those that do.
 
     Example:
@@ -38,31 +53,25 @@ class FeatureExtractor:
     """
 
     def __init__(self, model: Model, layers: Sequence[str] | None = None, *, pooled: bool = True) -> None:
-        if not callable(model):
-            raise TypeError(f"model must be callable, got {type(model).__name__}")
+        check_model(model)
         if layers is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module to have layers by name, got {type(model).__name__}")
         if isinstance(layers, str) or (layers is not None and len(layers) == 0):
             raise ValueError(f"layers must be a sequence of one or more names, or None, got {layers!r}")
-        self.model = model
+        self.model = without_ddp(model) if layers is None else unwrapped(model)
         self.layers = None if layers is None else tuple(layers)
         self.pooled = pooled
-        self._modules: list[nn.Module] = []
-        if layers is not None:
-            assert isinstance(model, nn.Module)
-            known = dict(model.named_modules())
-            unknown = [name for name in layers if name not in known or name == ""]
-            if unknown:
-                names = ", ".join(name for name in known if name)
-                raise ValueError(f"the model has no layer {', '.join(map(repr, unknown))}; it has {names or 'none'}")
-            self._modules = [known[name] for name in layers]
+        self._modules = [] if layers is None else _layers(self.model, layers)
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
+    def __call__(self, x: Inputs) -> list[Tensor]:
         """Features of a batch, one tensor `[N, d]` for each layer; differentiable where gradients are on.
 
         Raises:
+            TypeError: `x` is no tensor or mapping, or a layer puts out no tensor.
             ValueError: A layer did not run, or put out something else than `[N, d]` or `[N, C, H, W]`.
         """
+        if self.layers is None:
+            return [as_features(call(self.model, x), "the model", pooled=self.pooled)]
         found: dict[int, object] = {}
 
         def keep(position: int) -> Callable[[nn.Module, object, object], None]:
@@ -70,57 +79,74 @@ class FeatureExtractor:
 
         hooks = [module.register_forward_hook(keep(i)) for i, module in enumerate(self._modules)]
         try:
-            with evaluating(self.model):
-                output = self.model(x.to(device_of(self.model, x)))
+            assert isinstance(self.model, nn.Module)
+            with eager(self.model):
+                call(self.model, x)
         finally:
             for hook in hooks:
                 hook.remove()
-        if self.layers is None:
-            return [as_features(output, "the model", pooled=self.pooled)]
         for i, name in enumerate(self.layers):
             if i not in found:
-                raise ValueError(f"layer {name!r} did not run in the forward pass of the model")
+                raise ValueError(f"layer {name!r} did not run in the forward pass of the model{_reason(self.model)}")
         return [as_features(found[i], f"layer {name!r}", pooled=self.pooled) for i, name in enumerate(self.layers)]
 
-    def single(self, x: Tensor) -> Tensor:
+    def single(self, x: Inputs) -> Tensor:
         """Features of the first layer, or of the model; as a call otherwise."""
         return self(x)[0]
 
 
 def as_features(output: object, whose: str, *, pooled: bool = True) -> Tensor:
-    """`[N, d]` of what a layer puts out: itself or, if pooled, the spatial mean of `[N, C, H, W]`."""
-    if not isinstance(output, Tensor):
-        raise ValueError(f"{whose} must put out a tensor, got {type(output).__name__}")
-    if output.dim() == 4 and pooled:
-        return output.mean(dim=(2, 3))
-    if output.dim() != 2:
+    """Return `[N, d]` of what a layer puts out: itself or, if pooled, the spatial mean of `[N, C, H, W]`.
+
+    A tuple of one tensor counts as that tensor, an object or mapping as its "logits" or, if pooled, "pooler_output".
+    """
+    tensor = tensor_in(output, whose, "pooler_output" if pooled else "logits")
+    if tensor.dim() == 4 and pooled:
+        return tensor.mean(dim=(2, 3))
+    if tensor.dim() != 2:
         wanted = "[N, d] or [N, C, H, W]" if pooled else "[N, K]"
-        raise ValueError(f"{whose} must put out {wanted}, got shape {tuple(output.shape)}")
-    return output
+        raise ValueError(f"{whose} must put out {wanted}, got shape {tuple(tensor.shape)}")
+    return tensor
 
 
-def _module_of(model: Model) -> nn.Module | None:
-    """The module that is called, itself or by a method of it."""
-    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
+def tensor_in(output: object, whose: str, field: str) -> Tensor:
+    """Return the tensor that a layer or model puts out, or an error that says what it put out instead."""
+    if isinstance(output, tuple | list) and len(output) == 1:
+        output = output[0]
+    found = output.get(field) if isinstance(output, Mapping) else getattr(output, field, None)
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(found, Tensor):
+        return found
+    said = type(output).__name__
+    if isinstance(output, Mapping):
+        said += f" with {', '.join(map(str, output))}"
+    elif isinstance(output, tuple | list):
+        said += f" of {len(output)}"
+    raise TypeError(
+        f"{whose} must put out a tensor, got {said}: pass a function that returns the tensor wanted, "
+        "such as lambda x: model(x)[0], or name a layer that puts one out"
+    )
 
 
-def device_of(model: Model, x: Tensor) -> torch.device:
-    """Where the model's first parameter is, or else the input."""
-    module = _module_of(model)
-    first = None if module is None else next(module.parameters(), None)
-    return x.device if first is None else first.device
+def _layers(model: Model, names: Sequence[str]) -> list[nn.Module]:
+    """Return the layers of these names, or an error that lists those that there are."""
+    assert isinstance(model, nn.Module)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "layers of a ScriptModule cannot be watched: pass the module that it was made of, or a function that puts "
+            "out features, without layers"
+        )
+    known = layers_of(model)
+    # Wrappers call what they hold "module".
+    names = [name if original_name(name) in known else name.removeprefix("module.") for name in names]
+    unknown = [name for name in names if name == "" or original_name(name) not in known]
+    if unknown:
+        listed = ", ".join(name for name in known if name)
+        raise ValueError(f"the model has no layer {', '.join(map(repr, unknown))}; it has {listed or 'none'}")
+    return [known[original_name(name)] for name in names]
 
 
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode; every module gets its own mode back."""
-    module = _module_of(model)
-    training = [] if module is None else [m for m in module.modules() if m.training]
-    try:
-        if module is not None:
-            module.eval()
-        yield
-    finally:
-        for one in training:
-            one.training = True
+def _reason(model: Model) -> str:
+    is_program = isinstance(model, torch.fx.GraphModule)
+    return ", an exported program or graph, which does not call its layers" if is_program else ""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastood.detectors.checks import check_rows
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.perturbation import check_perturbation
 from fastood.heads import GaussianStatistics
-from fastood.heads.checks import check_features, check_finite_rows, check_labels, check_width
+from fastood.heads.checks import check_finite_rows, check_labels
 from fastood.heads.covariance import Shrinkage, check_shrinkage
 from fastood.heads.gaussian_statistics import resolution_of
 
@@ -43,14 +44,6 @@ class MahalanobisSettings:
         """Whether fitting takes a second pass over the data."""
         return self.shrinkage == "ledoit_wolf"
 
-    def check_passes(self, loader: Iterable[Any]) -> None:
-        """Raise where a loader can be gone through once, and fitting takes two passes."""
-        if self.two_passes and iter(loader) is loader:
-            raise ValueError(
-                f'loader must be one that can be gone through twice for shrinkage="ledoit_wolf", got '
-                f'{type(loader).__name__}; "oas" takes one pass'
-            )
-
     def prepared(self, features: Tensor) -> Tensor:
         """Rows in float64, of length 1 where asked for; differentiable."""
         features = features.double()
@@ -72,13 +65,12 @@ class Fitting:
 
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Add rows `[N, d]` with labels `[N]`, below zero to skip; nothing has changed after an error."""
-        width = check_width(features) if self.statistics is None else self.statistics.num_features
-        check_features(features, width)
+        check_rows(features, None if self.statistics is None else self.statistics.num_features)
         labels = _beside(labels, features)
         check_finite_rows(features, labels >= 0)
         if self.statistics is None:
             per_class = self.settings.covariance == "per_class"
-            self.statistics = GaussianStatistics(width, per_class=per_class, device=features.device)
+            self.statistics = GaussianStatistics(features.shape[1], per_class=per_class, device=features.device)
         for rows, of_rows in self._chunks(features, labels):
             self.statistics.partial_fit(rows, of_rows)
         # They were brought to float64 for it, which makes them no finer.

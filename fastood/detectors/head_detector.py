@@ -58,6 +58,7 @@ class HeadDetector(RowDetector):
         write_detector(path, {**self._state, **self._head_tensors()}, said)
 
     @classmethod
+    @torch.inference_mode(False)
     def load(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
         """Read what `save` wrote; without model and head the head is that of the file.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastood.detectors.feature_extractor import FeatureExtractor, Model, as_features, device_of, evaluating
+from fastood.detectors.feature_extractor import FeatureExtractor, as_features, tensor_in
+from fastood.detectors.model_calls import Inputs, Model, call, check_model, eager, layers_of, module_of, unwrapped
 from fastood.heads.checks import check_features
 
 
@@ -21,11 +22,11 @@ class SplitModel(Protocol):
         """From features to logits."""
         ...
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """Features `[N, d]` and logits `[N, K]` of a batch; differentiable where gradients are on."""
         ...
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Inputs) -> Tensor:
         """The features of a batch alone."""
         ...
 
@@ -33,7 +34,7 @@ class SplitModel(Protocol):
 class LinearHeadModel:
     """Call a model and return what its linear head is given and puts out: features `[N, d]` and logits `[N, K]`.
 
-    The model runs in evaluation mode and is left as it was found, as by `FeatureExtractor`.
+    The model runs in evaluation mode, unwrapped and uncompiled, and is left as it was found, as by `FeatureExtractor`.
 
     Args:
         model: The network, or what maps inputs to features.
@@ -58,29 +59,32 @@ class LinearHeadModel:
     """
 
     def __init__(self, model: Model, feature_layer: str | None = None, *, head: nn.Linear | None = None) -> None:
-        self.model = model
+        check_model(model)
+        self.model = unwrapped(model)
         self._is_found = head is None
-        self.head = find_linear_head(model) if head is None else check_head(head)
-        self._extract = FeatureExtractor(model, None if feature_layer is None else [feature_layer])
+        self.head = find_linear_head(self.model) if head is None else check_head(head)
+        self._extract = FeatureExtractor(self.model, None if feature_layer is None else [feature_layer])
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """Features and logits of a batch; differentiable where gradients are on.
 
         Raises:
+            TypeError: `x` is no tensor or mapping, or the model puts out none.
             ValueError: The head is given no `[N, d]`, or was found in the model and does not put out what that does.
         """
         if self._extract.layers is not None:
             return self._apply_head(self._extract.single(x))
-        with evaluating(self.model), watched(self.head) as passed:
-            output = self.model(x.to(device_of(self.model, x)))
-        if self._is_found and (not passed or output is not passed[-1][1]):
+        module = module_of(self.model)
+        with nullcontext() if module is None else eager(module), watched(self.head) as passed:
+            output = call(self.model, x)
+        if self._is_found and (not passed or tensor_in(output, "the model", "logits") is not passed[-1][1]):
             raise ValueError(
                 f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not put out what the model "
                 "does: pass the layer that makes the logits as head="
             )
         return given_and_put_out(passed) if passed else self._apply_head(as_features(output, "the model"))
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Inputs) -> Tensor:
         """The features of a batch alone."""
         return self(x)[0]
 
@@ -93,7 +97,11 @@ class LinearHeadModel:
 def watched(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
     """What a layer is given and puts out, one pair for each time that it runs."""
     passed: list[tuple[object, object]] = []
-    hook = head.register_forward_hook(lambda module, inputs, output: passed.append((inputs[0], output)))
+
+    def keep(module: nn.Module, args: tuple[object, ...], named: dict[str, object], output: object) -> None:
+        passed.append((args[0] if args else next(iter(named.values()), None), output))
+
+    hook = head.register_forward_hook(keep, with_kwargs=True)
     try:
         yield passed
     finally:
@@ -145,5 +153,4 @@ def head_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _name(model: Model, wanted: nn.Module) -> str:
     assert isinstance(model, nn.Module)
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    return names[wanted]
+    return {module: name for name, module in layers_of(model).items()}[wanted]

@@ -12,14 +12,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.detectors.base import Detector
+from fastood.detectors.batches import labelled_batches, require_repeatable
+from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
+from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import perturbed
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.distributed import check_alike, exchange
 from fastood.heads import GaussianStatistics
-from fastood.heads.checks import check_features
 from fastood.heads.covariance import Shrinkage
 
 
@@ -107,6 +109,8 @@ class MahalanobisDetector(Detector):
         said = [f"{name}={value!r}" for name, value in asdict(self.settings).items() if value != defaults[name]]
         return f"MahalanobisDetector({', '.join([*said, repr(self.statistics or 'not fitted')])})"
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> MahalanobisDetector:
         """Fit to the features of batches `(inputs, labels, ...)`, instead of what was there.
 
@@ -119,15 +123,17 @@ class MahalanobisDetector(Detector):
         Raises:
             ValueError: There is no model, or as in `fit_features`. What was fitted before is then still there.
         """
-        self.settings.check_passes(loader)
+        require_repeatable(loader, self.settings.two_passes)
         fitting = Fitting(self.settings)
-        for inputs, labels, *_ in loader:
+        for inputs, labels in labelled_batches(loader):
             fitting.add(self.extract(inputs), labels)
         if self.settings.two_passes:
-            for inputs, labels, *_ in loader:
+            for inputs, labels in labelled_batches(loader):
                 fitting.add_again(self.extract(inputs), labels)
         return self._take(fitting)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fit_features(self, features: Tensor, labels: Tensor) -> MahalanobisDetector:
         """Fit to features, instead of what was there.
 
@@ -149,6 +155,8 @@ class MahalanobisDetector(Detector):
             fitting.add_again(features, labels)
         return self._take(fitting)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def partial_fit(self, features: Tensor, labels: Tensor) -> MahalanobisDetector:
         """Add features to what was fitted; arguments and errors as in `fit_features`.
 
@@ -160,6 +168,8 @@ class MahalanobisDetector(Detector):
         self.statistics, self._fitted = fitting.statistics, None
         return self
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> MahalanobisDetector:
         """Add what all processes have fitted with `partial_fit`; call it once, as `GaussianStatistics.all_reduce`.
 
@@ -187,7 +197,7 @@ class MahalanobisDetector(Detector):
         self.statistics, self._fitted = statistics, None
         return self
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Inputs) -> Tensor:
         """Scores float64 `[N]` of inputs, higher for out-of-distribution.
 
         Raises:
@@ -222,7 +232,7 @@ class MahalanobisDetector(Detector):
         found[:, fitted.index] = torch.cat([self._distances(chunk) for chunk in chunks])
         return found
 
-    def perturbed(self, x: Tensor, extract: Callable[[Tensor], Tensor]) -> Tensor:
+    def perturbed(self, x: Inputs, extract: Callable[[Tensor], Tensor]) -> Tensor:
         """Inputs after the step that `epsilon` asks for; `extract` gives the features of inputs, differentiably."""
 
         def score(x: Tensor) -> Tensor:
@@ -231,7 +241,7 @@ class MahalanobisDetector(Detector):
         return perturbed(x, score, self.settings.epsilon, self.settings.input_std)
 
     @torch.no_grad()
-    def extract(self, x: Tensor) -> Tensor:
+    def extract(self, x: Inputs) -> Tensor:
         """Features `[N, d]` of inputs, as the detector takes them from the model.
 
         Raises:
@@ -248,6 +258,7 @@ class MahalanobisDetector(Detector):
         write_detector(path, self.state_dict(), {"settings": asdict(self.settings)})
 
     @classmethod
+    @torch.inference_mode(False)
     def load(
         cls, path: str | Path, model: Model | None = None, feature_layer: str | None = None
     ) -> MahalanobisDetector:
@@ -271,6 +282,7 @@ class MahalanobisDetector(Detector):
             state |= {"fourth_within": self._fourth.within, "fourth_marginal": self._fourth.marginal}
         return state
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned.
 
@@ -285,7 +297,7 @@ class MahalanobisDetector(Detector):
             fourth = FourthMoments(within=state["fourth_within"], marginal=state["fourth_marginal"])
         self.statistics, self._fourth, self._fitted = made, fourth, None
 
-    def _extract(self, x: Tensor) -> Tensor:
+    def _extract(self, x: Inputs) -> Tensor:
         if self._extractor is None:
             raise ValueError("the detector has no model: use fit_features and predict_features, or pass one")
         return self._extractor(x)[0]
@@ -304,16 +316,21 @@ class MahalanobisDetector(Detector):
         if self.statistics is None:
             raise RuntimeError(_NOT_FITTED)
         if self._fitted is None:
-            fitting = Fitting(self.settings, self.statistics)
-            fitting.fourth = self._fourth
-            self._fitted = fitting.classes()
+            self._fitted = self._factorised(self.statistics)
         return self._fitted
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _factorised(self, statistics: GaussianStatistics) -> GaussianClasses:
+        fitting = Fitting(self.settings, statistics)
+        fitting.fourth = self._fourth
+        return fitting.classes()
 
     def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
         """A few rows at a time, or an error."""
         if self.statistics is None:
             raise RuntimeError(_NOT_FITTED)
-        check_features(features, self.statistics.num_features)
+        check_rows(features, self.statistics.num_features)
         return torch.split(features.detach(), CHUNK_ROWS)
 
     def _distances(self, features: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from fastood._extras import needed_for
+from fastood.detectors.batches import labelled_batches, require_repeatable
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import Fitting
 from fastood.detectors.mahalanobis import MahalanobisDetector
+from fastood.detectors.model_calls import Inputs
 from fastood.detectors.storage import read_detector, write_detector
 
 
@@ -57,24 +59,28 @@ class MultiLayerMahalanobisDetector:
         self._layers: list[MahalanobisDetector] = []
         self.weights = torch.ones(len(feature_layers), dtype=torch.float64)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> MultiLayerMahalanobisDetector:
         """Fit every layer to batches `(inputs, labels, ...)` in one pass (two for "ledoit_wolf"), weights as they are.
 
         Raises:
             ValueError: As in `MahalanobisDetector.fit`. What was fitted before is then still there.
         """
-        self._settings.check_passes(loader)
+        require_repeatable(loader, self._settings.two_passes)
         fits = [Fitting(self._settings) for _ in self.feature_layers]
-        for inputs, labels, *_ in loader:
+        for inputs, labels in labelled_batches(loader):
             for fit, features in zip(fits, self.extract(inputs), strict=True):
                 fit.add(features, labels)
         if self._settings.two_passes:
-            for inputs, labels, *_ in loader:
+            for inputs, labels in labelled_batches(loader):
                 for fit, features in zip(fits, self.extract(inputs), strict=True):
                     fit.add_again(features, labels)
         self._layers = [MahalanobisDetector.of_fitting(fit) for fit in fits]
         return self
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fit_weights(self, loader: Iterable[Any], *, regularization: float = 1.0) -> MultiLayerMahalanobisDetector:
         """Learn the weights of the layers by logistic regression on standardised scores (scikit-learn).
 
@@ -93,7 +99,7 @@ class MultiLayerMahalanobisDetector:
             from sklearn.linear_model import LogisticRegression
 
         scores, background = [], []
-        for inputs, labels, *_ in loader:
+        for inputs, labels in labelled_batches(loader):
             scores.append(self.layer_scores(inputs).cpu())
             background.append(labels < 0)
         if not scores or len(set(torch.cat(background).tolist())) < 2:
@@ -107,7 +113,7 @@ class MultiLayerMahalanobisDetector:
         self.weights = torch.from_numpy(model.coef_[0]).to(spread) / spread
         return self
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Inputs) -> Tensor:
         """Scores float64 `[N]` of inputs, higher for out-of-distribution.
 
         Raises:
@@ -116,7 +122,7 @@ class MultiLayerMahalanobisDetector:
         scores = self.layer_scores(x)
         return scores @ self.weights.to(scores.device)
 
-    def layer_scores(self, x: Tensor) -> Tensor:
+    def layer_scores(self, x: Inputs) -> Tensor:
         """The score of each layer, float64 `[N, L]`."""
         if len(self._layers) == 0:
             raise RuntimeError("the detector has not been fitted: call fit first")
@@ -128,7 +134,7 @@ class MultiLayerMahalanobisDetector:
         return torch.stack([layer.predict_features(of_layer) for layer, of_layer in pairs], 1)
 
     @torch.no_grad()
-    def extract(self, x: Tensor) -> list[Tensor]:
+    def extract(self, x: Inputs) -> list[Tensor]:
         """Features `[N, d]` of each layer."""
         return self._extractor(x)
 
@@ -142,6 +148,7 @@ class MultiLayerMahalanobisDetector:
         write_detector(path, tensors, {"settings": asdict(self._settings), "feature_layers": self.feature_layers})
 
     @classmethod
+    @torch.inference_mode(False)
     def load(cls, path: str | Path, model: Model) -> MultiLayerMahalanobisDetector:
         """Read what `save` wrote; the model is not in the file."""
         tensors, said = read_detector(path)
@@ -153,5 +160,5 @@ class MultiLayerMahalanobisDetector:
             made._layers.append(layer)
         return made
 
-    def _perturbed(self, x: Tensor, position: int) -> Tensor:
+    def _perturbed(self, x: Inputs, position: int) -> Tensor:
         return self._layers[position].perturbed(x, lambda x: self._extractor(x)[position])

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fastood.detectors.base import Detector
+from fastood.detectors.batches import labelled_batches
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.logits import check_positive
+from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import check_perturbation, perturbed, step_against
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.metrics import detection_metrics
@@ -77,8 +79,13 @@ class ODIN(Detector):
         """Nothing to fit."""
         return self
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Scores float64 `[N]` of inputs, higher for out-of-distribution: two forward passes and a backward one."""
+    def predict(self, x: Inputs) -> Tensor:
+        """Scores float64 `[N]` of inputs, higher for out-of-distribution: two forward passes and a backward one.
+
+        Raises:
+            TypeError: `x` is no floating-point tensor, though `epsilon` is above 0.
+            ValueError: The model is not differentiable at its inputs, or puts out no `[N, K]`.
+        """
         return self._predict(x, self.epsilon)
 
     def predict_features(self, features: Tensor) -> Tensor:
@@ -135,7 +142,7 @@ class ODIN(Detector):
             raise ValueError(f"{path} holds no ODIN but a {said.get('detector', 'Mahalanobis detector')}")
         return cls(model, **said["settings"])
 
-    def _predict(self, x: Tensor, epsilon: float) -> Tensor:
+    def _predict(self, x: Inputs, epsilon: float) -> Tensor:
         if epsilon > 0:
             x = perturbed(x, lambda x: self._loss(self._extract(x)), epsilon, self.input_std)
         with torch.no_grad():
@@ -148,7 +155,7 @@ class ODIN(Detector):
 
     def _merit(self, loader: Iterable[Any], epsilon: float) -> float:
         known, outliers = [], []
-        for x, labels, *_ in loader:
+        for x, labels in labelled_batches(loader):
             scores = self._predict(x, epsilon)
             is_outlier = (labels < 0).to(scores.device)
             known.append(scores[~is_outlier])

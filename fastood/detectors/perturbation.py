@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from fastood.detectors.model_calls import FLOATS, Inputs, check_inputs
 
 
 def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> None:
@@ -18,7 +21,7 @@ def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> Non
 
 
 def perturbed(
-    x: Tensor, score: Callable[[Tensor], Tensor], epsilon: float, input_std: Sequence[float] | None = None
+    x: Inputs, score: Callable[[Tensor], Tensor], epsilon: float, input_std: Sequence[float] | None = None
 ) -> Tensor:
     """`x - ε sign(∂ score / ∂x)`: one step towards a lower score (Lee et al. 2018, section 2.2; ODIN's idea).
 
@@ -34,16 +37,47 @@ def perturbed(
         Like `x`, without gradient.
 
     Raises:
-        ValueError: `input_std` has not one value for each channel.
+        TypeError: `x` is not floating-point.
+        ValueError: `input_std` has not one value for each channel, or the score has no gradient at the inputs.
 
     Example:
         >>> import torch
         >>> perturbed(torch.tensor([[1.0, -2.0]]), lambda x: x.square().sum(1), 0.25)
         tensor([[ 0.7500, -1.7500]])
     """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return step_against(x, score(x), epsilon, input_std)
+    with gradients():
+        x = leaf(x)
+        # A model may change what it is given, which autograd forbids for the inputs themselves.
+        return step_against(x, score(x.clone()), epsilon, input_std)
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Switch gradients on, also inside `torch.no_grad()` and `torch.inference_mode()`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        # Copies of weights that autocast made inside inference mode cannot be saved for a backward pass.
+        torch.clear_autocast_cache()
+        try:
+            yield
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved for backward" not in str(error):
+                raise
+            raise ValueError(
+                "model must not compute with tensors made inside torch.inference_mode(), which take no gradients: "
+                "make the model outside of it, or pass the nn.Module itself instead of a function"
+            ) from error
+
+
+def leaf(x: object) -> Tensor:
+    """Return the inputs as a tensor whose gradient can be taken, or an error that says why not."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+        said = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f"inputs must be one floating-point tensor to be moved along a gradient, got {said}: use a detector that "
+            "does not move inputs, or pass embeddings and the part of the model that takes them"
+        )
+    check_inputs(x)
+    return (x.detach().clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
 def step_against(
@@ -55,7 +89,15 @@ def step_against(
     retain_graph: bool = False,
 ) -> Tensor:
     """`perturbed` for whoever has the scores `[N]` of `x` already, with gradients on; arguments and errors as there."""
-    (gradient,) = torch.autograd.grad(scores.sum(), x, retain_graph=retain_graph)
+    gradient = None
+    if scores.requires_grad:
+        (gradient,) = torch.autograd.grad(scores.sum(), x, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "model must be differentiable at its inputs for them to be moved, but its output has no gradient there "
+            "(a detached, quantised or rounded input, or no_grad inside the model): use a detector that does not move "
+            "inputs"
+        )
     step = gradient.sign() * epsilon
     if input_std is not None:
         if x.dim() < 2 or x.shape[1] != len(input_std):

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from fastood.detectors.base import NOT_FITTED, Detector
+from fastood.detectors.batches import labelled_batches, require_repeatable
+from fastood.detectors.checks import check_rows
+from fastood.detectors.model_calls import Inputs
 from fastood.detectors.storage import read_detector, write_detector
-from fastood.heads.checks import check_features, check_finite_rows, check_labels
+from fastood.heads.checks import check_finite_rows, check_labels
 
 CHUNK_ROWS = 1024
 """Rows fitted or scored at a time: with 2048 features 16 MiB in float64."""
@@ -36,7 +39,7 @@ class RowDetector(Detector):
     two_passes: ClassVar[bool] = False
     """Whether fitting goes through the data more than once."""
 
-    def __init__(self, extract: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(self, extract: Callable[[Inputs], Tensor] | None) -> None:
         self._extract = extract
         self._state: State = {}
 
@@ -45,21 +48,24 @@ class RowDetector(Detector):
         said = [f"{name}={getattr(self, name)!r}" for name in self.settings]
         return f"{type(self).__name__}({', '.join(said)})"
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> Self:
         """Fit to batches `(inputs, labels, ...)`, instead of what was there; see `Detector.fit`."""
-        if self.two_passes and iter(loader) is loader:
-            raise ValueError(f"loader must be one that can be gone through twice, got {type(loader).__name__}")
+        require_repeatable(loader, self.two_passes)
         if self.needs_fit:
-            self._take(self._fitted(lambda: self._rows((self.extract(x), y) for x, y, *_ in loader)))
+            self._take(self._fitted(lambda: self._rows((self.extract(x), y) for x, y in labelled_batches(loader))))
         return self
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fit_features(self, features: Tensor, labels: Tensor) -> Self:
         """Fit to what the detector `reads`, `[N, d]`, with labels `[N]`; see `Detector.fit`."""
         if self.needs_fit:
             self._take(self._fitted(lambda: self._rows([(features, labels)])))
         return self
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Inputs) -> Tensor:
         """Scores float64 `[N]` of inputs, higher for out-of-distribution; see `Detector.predict`."""
         return self.predict_features(self.extract(x))
 
@@ -67,14 +73,14 @@ class RowDetector(Detector):
     def predict_features(self, features: Tensor) -> Tensor:
         """Scores float64 `[N]` of what the detector `reads`; NaN for a row that holds NaN."""
         self._require_fit()
-        check_features(features, self._width(), self.reads)
+        check_rows(features, self._width(), self.reads)
         home = self._home(features)
         return torch.cat(
             [self._score_or_nan(rows.to(home).double()) for rows in torch.split(features.detach(), CHUNK_ROWS)]
         )
 
     @torch.no_grad()
-    def extract(self, x: Tensor) -> Tensor:
+    def extract(self, x: Inputs) -> Tensor:
         """What the detector `reads` of inputs.
 
         Raises:
@@ -91,6 +97,7 @@ class RowDetector(Detector):
         write_detector(path, self._state, said)
 
     @classmethod
+    @torch.inference_mode(False)
     def load(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
         """Read what `save` wrote; the model, which is not in the file, is passed as to the constructor.
 
@@ -144,7 +151,7 @@ class RowDetector(Detector):
         count = 0
         width = self._width_to_fit()
         for rows, labels in batches:
-            check_features(rows, width, self.reads)
+            check_rows(rows, width, self.reads)
             width = rows.shape[1]
             if isinstance(labels, Tensor):
                 labels = labels.to(rows.device)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from fastood.detectors.base import Detector
+from fastood.detectors.base import NOT_FITTED, Detector
+from fastood.detectors.batches import labelled_batches
+from fastood.detectors.checks import check_rows
 from fastood.detectors.linear_head import SplitModel
 from fastood.detectors.mahalanobis import MahalanobisDetector
+from fastood.detectors.model_calls import Inputs
 from fastood.detectors.odin import ODIN
+from fastood.detectors.perturbation import gradients, leaf
+from fastood.heads.checks import check_labels
 
 
 class DetectorSuite:
@@ -21,9 +27,16 @@ class DetectorSuite:
     first forward pass is the common one. Detectors read logits or penultimate features; what they have as a model of
     their own is not called.
 
+    A detector that fails (ViM on fewer rows than features, ODIN on token ids) is left out with a warning until the next
+    fit, and the others go on. What is wrong with the data or the model, whatever the detector, is an error at once.
+
     Args:
         model: The network, taken apart at its linear head.
         detectors: By name, as `build_detectors` makes them or of your own.
+
+    Attributes:
+        detectors: By name.
+        failed: Those left out since the last fit, each name with its error.
 
     Raises:
         ValueError: There is no detector, or one perturbs or reads inputs without being an `ODIN`.
@@ -50,15 +63,22 @@ class DetectorSuite:
                 raise ValueError(f"detectors must not perturb inputs, but for ODIN; {name!r} has an epsilon above 0")
         self.model = model
         self.detectors = dict(detectors)
+        self.failed: dict[str, Exception] = {}
+        self._widths: dict[str, int] = {}
 
+    @torch.inference_mode(False)
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Fit all to batches `(inputs, labels, ...)` that pass the network once; errors as in `Detector.fit`.
+        """Fit all to batches that pass the network once; batches and errors as in `Detector.fit`.
 
         Features and logits are kept in float32 in the meantime, beside the model: N × (d + K).
+
+        Raises:
+            TypeError, ValueError: A batch is none with labels, or the model gives no features and logits of it.
+            ExceptionGroup: As `fit_outputs`.
         """
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
         with torch.no_grad():
-            for x, labels, *_ in loader:
+            for x, labels in labelled_batches(loader):
                 features, logits = self.model(x)
                 collected.append((features.float(), logits.float(), labels.to(features.device)))
         if not collected:
@@ -67,37 +87,106 @@ class DetectorSuite:
         return self.fit_outputs(features, logits, labels)
 
     def fit_outputs(self, features: Tensor, logits: Tensor, labels: Tensor) -> Self:
-        """Fit all to penultimate features `[N, d]` and logits `[N, K]`, with labels int64 `[N]`."""
-        for detector in self.detectors.values():
+        """Fit all to penultimate features `[N, d]` and logits `[N, K]`, with labels int64 `[N]`.
+
+        A detector whose fit fails is left out: `failed` holds its error, and a warning says it.
+
+        Raises:
+            TypeError, ValueError: A tensor is not of that shape and dtype, or no label is 0 or above.
+            ExceptionGroup: Every detector failed; it holds the errors, in the order of `detectors`.
+        """
+        check_rows(features)
+        check_rows(logits, name="logits")
+        check_labels(labels, features)
+        check_labels(labels.to(logits.device), logits)
+        if not bool((labels >= 0).any()):
+            raise ValueError("there must be at least one row with a label of 0 or above to fit to, got none")
+        self.failed = {}
+        reading = {"features": features, "logits": logits}
+        self._widths = {name: rows.shape[1] for name, rows in reading.items()}
+        for name, detector in self.detectors.items():
             if detector.needs_fit:
-                detector.fit_features(logits if detector.reads == "logits" else features, labels)
+                try:
+                    detector.fit_features(reading[detector.reads], labels)
+                except Exception as error:
+                    self._leave_out(name, error)
         return self
 
-    def predict(self, x: Tensor) -> dict[str, Tensor]:
-        """Scores float64 `[N]` of inputs by name; errors as in `Detector.predict`."""
+    def predict(self, x: Inputs) -> dict[str, Tensor]:
+        """Scores float64 `[N]` of inputs by name, of all detectors but those that have `failed`.
+
+        Raises:
+            TypeError, ValueError: As in `Detector.predict`.
+            RuntimeError: A detector has not been fitted.
+            ExceptionGroup: Every detector failed.
+        """
         features, logits, of_moved = self.forward(x)
         scores = self.predict_outputs(features, logits) | of_moved
-        return {name: scores[name] for name in self.detectors}
+        return {name: scores[name] for name in self.detectors if name in scores}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def forward(self, x: Inputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Features, logits, and the scores of those that perturb inputs: all that takes the network."""
-        stepping = {name: found for name, found in self.detectors.items() if isinstance(found, ODIN)}
-        if not stepping:
+        stepping = {name: found for name, found in self._working().items() if isinstance(found, ODIN)}
+        start = self._leaf(x, stepping) if stepping else None
+        if start is None:
             with torch.no_grad():
                 return *self.model(x), {}
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            features, logits = self.model(x)
-            moved = {name: found.moved(x, logits) for name, found in stepping.items()}
+        moved = {}
+        with gradients():
+            features, logits = self.model(start.clone())
+            for name, found in stepping.items():
+                try:
+                    moved[name] = found.moved(start, logits)
+                except (TypeError, ValueError) as error:
+                    self._leave_out(name, error)
         with torch.no_grad():
-            scores = {name: found.score_logits(self.model(moved[name])[1]) for name, found in stepping.items()}
+            scores = {name: stepping[name].score_logits(self.model(of_one)[1]) for name, of_one in moved.items()}
         return features.detach(), logits.detach(), scores
 
     def predict_outputs(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Scores of penultimate features and logits, of all detectors but those that perturb inputs."""
+        """Scores of penultimate features and logits, of all detectors but those that perturb inputs or have `failed`.
+
+        Raises:
+            TypeError, ValueError: A tensor is not `[N, d]` or `[N, K]`, as wide as what was fitted.
+            RuntimeError: A detector has not been fitted.
+            ExceptionGroup: Every detector failed.
+        """
+        check_rows(features, self._widths.get("features"))
+        check_rows(logits, self._widths.get("logits"), "logits")
         reading = {"features": features, "logits": logits}
-        return {
-            name: found.predict_features(reading[found.reads])
-            for name, found in self.detectors.items()
-            if found.reads != "inputs"
-        }
+        scores = {}
+        for name, found in self._working().items():
+            if found.reads != "inputs":
+                try:
+                    scores[name] = found.predict_features(reading[found.reads])
+                except torch.OutOfMemoryError as error:
+                    error.add_note(f"in detector {name!r} of the suite")
+                    raise
+                except Exception as error:
+                    if str(error) == NOT_FITTED:
+                        raise RuntimeError(f"{name}: {error}") from error
+                    self._leave_out(name, error)
+        return scores
+
+    def _working(self) -> dict[str, Detector]:
+        return {name: detector for name, detector in self.detectors.items() if name not in self.failed}
+
+    def _leaf(self, x: Inputs, stepping: Mapping[str, Detector]) -> Tensor | None:
+        """Return the inputs as a tensor that takes gradients; None, and nobody steps, where they are none."""
+        try:
+            with torch.inference_mode(False):
+                return leaf(x)
+        except TypeError as error:
+            for name in stepping:
+                self._leave_out(name, error)
+            return None
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.failed[name] = error
+        if len(self.failed) == len(self.detectors):
+            errors = [self.failed[name] for name in self.detectors]
+            if len(errors) == 1:
+                raise error
+            names = ", ".join(self.detectors)
+            raise ExceptionGroup(f"all detectors of the suite failed ({names})", errors)
+        warnings.warn(f"detector {name!r} is left out: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3)

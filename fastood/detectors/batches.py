@@ -1,0 +1,66 @@
+"""Batches of a loader, as detectors are fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastood.detectors.model_calls import LABEL_KEYS, Inputs
+
+_WANTED = "loader must give batches (inputs, labels, ...) or mappings with labels"
+_REMEDY = (
+    "labels are int64 [N], below zero for rows to skip; where there are none, "
+    "((x, torch.zeros(len(x), dtype=torch.int64)) for x in loader) takes all rows as of one class"
+)
+
+
+def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[Inputs, Tensor]]:
+    """Yield the inputs and labels of each batch of a loader.
+
+    Args:
+        loader: Of batches `(inputs, labels, ...)`, or of mappings, as Hugging Face's collators make them, that hold
+            the labels under "labels" or "label"; the rest are the model's keyword arguments.
+
+    Raises:
+        TypeError: A batch is something else, or has no labels.
+
+    Example:
+        >>> import torch
+        >>> batch = {"input_ids": torch.zeros(2, 5, dtype=torch.int64), "labels": torch.tensor([0, 1])}
+        >>> [(list(inputs), labels) for inputs, labels in labelled_batches([batch])]
+        [(['input_ids'], tensor([0, 1]))]
+    """
+    if isinstance(loader, Tensor | Mapping) or not isinstance(loader, Iterable):
+        raise TypeError(f"loader must go through batches, got a {type(loader).__name__}: put it into a list")
+    for batch in loader:
+        if isinstance(batch, Mapping):
+            yield _of_mapping(batch)
+        elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) >= 2:
+            yield batch[0], _checked(batch[1])
+        else:
+            said = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise TypeError(f"{_WANTED}, got a {type(batch).__name__}{said} without labels: {_REMEDY}")
+
+
+def require_repeatable(loader: Iterable[Any], two_passes: bool) -> None:
+    """Raise where a fit takes two passes over a loader that gives its batches only once."""
+    if two_passes and isinstance(loader, Iterator):
+        raise ValueError(
+            f"loader must be one that can be gone through twice, got {type(loader).__name__}: pass a DataLoader or a list"
+        )
+
+
+def _of_mapping(batch: Mapping[str, Any]) -> tuple[Inputs, Tensor]:
+    keys = [key for key in LABEL_KEYS if key in batch]
+    if len(keys) != 1:
+        names = ", ".join(map(repr, batch))
+        raise TypeError(f"{_WANTED}, got a {type(batch).__name__} with {names}: one of 'labels', 'label' is wanted")
+    return {key: value for key, value in batch.items() if key != keys[0]}, _checked(batch[keys[0]])
+
+
+def _checked(labels: object) -> Tensor:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
+    return labels

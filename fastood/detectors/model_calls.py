@@ -1,0 +1,168 @@
+"""How detectors call a model: unwrapped where layers are watched, in evaluation mode, in its dtype, on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[..., Any]
+Inputs = Tensor | Mapping[str, Any]
+"""A batch: one tensor, or the keyword arguments that the model is called with."""
+
+LABEL_KEYS = ("labels", "label")
+"""Keys of the labels in a batch that is a mapping; the model is called with the others."""
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Floating dtypes that PyTorch computes in."""
+_COMPILED = "_orig_mod"
+
+
+def module_of(model: Model) -> nn.Module | None:
+    """Return the module that is called, itself or by a method of it; None for another callable."""
+    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def check_model(model: Model) -> None:
+    """Raise TypeError unless `model` can be called."""
+    if isinstance(model, torch.export.ExportedProgram):
+        raise TypeError("model must be callable, got an ExportedProgram: pass program.module()")
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {type(model).__name__}")
+
+
+def without_ddp(model: Model) -> Model:
+    """Return the module in a DistributedDataParallel, whose own call is a collective one; any other model as it is."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def unwrapped(model: Model) -> Model:
+    """Return the module in `torch.compile`, DataParallel and DistributedDataParallel; any other model as it is.
+
+    Hooks on layers are ignored by compiled code that has run before, and run once per device in a DataParallel.
+    """
+    while isinstance(model, nn.Module):
+        if _COMPILED in model._modules:
+            model = model.get_submodule(_COMPILED)
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            break
+    return model
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of an unwrapped module by name, those inside compiled submodules by their original names."""
+    return {original_name(name): module for name, module in model.named_modules()}
+
+
+def original_name(name: str) -> str:
+    """Return a layer's name without the parts that `torch.compile` adds.
+
+    Example:
+        >>> original_name("_orig_mod.stages.1._orig_mod.conv")
+        'stages.1.conv'
+    """
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def call(model: Model, x: Inputs) -> Any:
+    """Call a model in evaluation mode, which is taken back afterwards; differentiable where gradients are on.
+
+    Tensors are moved to the device of the model's first parameter and, where all of its floating-point parameters are
+    of one dtype, floating-point tensors are cast to that. A mapping becomes the model's keyword arguments, without
+    labels.
+
+    Raises:
+        TypeError: `x` is neither a tensor nor a mapping.
+        ValueError: A tensor has no values (device meta), or no batch dimension.
+    """
+    check_inputs(x)
+    module = module_of(model)
+    with evaluating(model), _differentiable(module):
+        if isinstance(x, Tensor):
+            return model(_beside(x, module))
+        arguments = {str(name): value for name, value in x.items() if name not in LABEL_KEYS}
+        return model(
+            **{n: _beside(value, module) if isinstance(value, Tensor) else value for n, value in arguments.items()}
+        )
+
+
+def check_inputs(x: object) -> None:
+    """Raise unless `x` is a batch that a model can be called with; errors as in `call`."""
+    if not isinstance(x, Tensor | Mapping):
+        raise TypeError(
+            f"inputs must be a torch.Tensor, or a mapping with the model's keyword arguments, got {type(x).__name__}: "
+            "make a tensor of it, by torch.as_tensor or torch.stack"
+        )
+    for tensor in [x] if isinstance(x, Tensor) else [value for value in x.values() if isinstance(value, Tensor)]:
+        if tensor.is_meta:
+            raise ValueError("inputs must have values, got a tensor on the meta device, which has none")
+    if isinstance(x, Tensor) and x.dim() == 0:
+        raise ValueError("inputs must be a batch [N, ...], got a tensor without dimensions")
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Switch to evaluation mode; every module gets its own mode back.
+
+    An exported program has no mode to switch: it computes what it did when it was exported.
+    """
+    module = module_of(model)
+    training = [] if module is None else [m for m in module.modules() if m.training]
+    try:
+        if module is not None:
+            try:
+                module.eval()
+            except NotImplementedError:  # torch.export's modules refuse to be switched
+                training = []
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+@contextmanager
+def eager(module: nn.Module) -> Iterator[None]:
+    """Run what is compiled inside a module as it was written, so that hooks on its layers run."""
+    is_compiled = any(_COMPILED in m._modules or m._compiled_call_impl is not None for m in module.modules())
+    with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+        yield
+
+
+def _beside(x: Tensor, module: nn.Module | None) -> Tensor:
+    """Return `x` on the device of the module's first parameter, in the dtype of its parameters."""
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        x = x.clone()  # which a model may change in place
+    if module is None:
+        return x
+    parameters = list(module.parameters())
+    kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    dtype = kinds.pop() if len(kinds) == 1 and x.dtype in FLOATS else x.dtype
+    return x.to(parameters[0].device if parameters else x.device, dtype if dtype in FLOATS else x.dtype)
+
+
+@contextmanager
+def _differentiable(module: nn.Module | None) -> Iterator[None]:
+    """Where gradients are on, put copies in place of weights that were made inside `torch.inference_mode()`.
+
+    Autograd cannot save those.
+    """
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    if module is not None and torch.is_grad_enabled():
+        for one in module.modules():
+            if isinstance(one, torch.jit.ScriptModule):
+                continue
+            tables: tuple[dict[str, Any], dict[str, Any]] = one._parameters, one._buffers
+            for table in tables:
+                replaced += [(table, name, t) for name, t in table.items() if t is not None and t.is_inference()]
+    try:
+        for table, name, tensor in replaced:
+            table[name] = tensor.detach().clone()
+        yield
+    finally:
+        for table, name, tensor in replaced:
+            table[name] = tensor
