@@ -233,7 +233,7 @@ def test_heads_that_do_not_fit(generator: torch.Generator) -> None:
     with pytest.raises(TypeError, match=r"model must be an nn\.Module to find its head, got function: pass head="):
         ReAct(lambda x: x)
     with pytest.raises(TypeError, match=r"head must be an nn\.Linear, got Conv2d"):
-        ReAct(head=nn.Conv2d(3, 3, 1))
+        ViM(head=nn.Conv2d(3, 3, 1))
     with pytest.raises(ValueError, match="ReAct needs the linear head: pass head="):
         ReAct()
     for kind in (lambda: ReAct(None, "fc", head=model.head), lambda: KNN(None, "fc")):

@@ -1,6 +1,7 @@
 """Detectors fitted to what an arm's network says of the training images, and judged on the test images."""
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -17,22 +18,21 @@ from fastood.detector_evaluation.cache import OutputsCache, fingerprint_of
 from fastood.detector_evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.head_detector import HeadDetector
-from fastood.detectors.linear_head import SplitModel, check_head
+from fastood.detectors.registry import Build, builder
 from fastood.metrics import Protocol, evaluate_detectors
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run
 from fastood.training.arm import Arm
 from fastood.training.trained_network import Outputs
 
-JUDGED: Mapping[str, Callable[[SplitModel], Detector]] = {
-    **DETECTORS,
-    "bal": lambda model: BoundaryAwareDetector(model.features, head=check_head(model.head)),
-}
+JUDGED: Mapping[str, Build] = {**DETECTORS, "bal": builder("bal", BoundaryAwareDetector)}
 """Detectors by name: those of `fastood.detectors`, and BAL, which trains a GAN on the features."""
 SCHEMA = 1
 """Version of the layout of detectors.json."""
 CHOICE_IMAGES = 256
 """Images of either kind that ODIN's ε is chosen on."""
+_FAILURES = (TypeError, ValueError, RuntimeError)
+"""Errors of a detector that does not go with a network or its features, in linear algebra, too."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,10 +138,15 @@ def _score_arm(
         why = dict.fromkeys(names, str(error))
         return DetectorScores(label=arm.label, settings={}, skipped=why, id_scores=none, ood_scores={})
     fitted, skipped = fitted_detectors(model, names, train, task.id_train.labels)
-    if "odin" in fitted:
-        assert isinstance(fitted["odin"], ODIN)
-        _choose_step(fitted["odin"], model, task, run.config.seed)
-    outputs, scores = {"id_train": train}, {}
+    odin = fitted.get("odin")
+    if isinstance(odin, ODIN):
+        try:
+            _choose_step(odin, model, task, run.config.seed)
+        except _FAILURES as error:
+            skipped["odin"] = str(error)
+            del fitted["odin"]
+    outputs: dict[str, Outputs] = {"id_train": train}
+    scores: dict[str, dict[str, Tensor]] = {}
     suite = DetectorSuite(model, fitted) if fitted else None
     for name, images in image_sets(task).items():
         if name == "id_train":
@@ -155,12 +160,16 @@ def _score_arm(
             scores[name] = _scores(suite, outputs[name], of_moved, network.device)
     if known is None:
         cache.write(outputs)
+    failed = {} if suite is None else suite.failed
+    judged = [name for name in fitted if name not in failed]
+    # A detector that failed on one set is left out of all.
+    stacked = {name: torch.stack([of_set[d] for d in judged]) for name, of_set in scores.items() if judged}
     return DetectorScores(
         label=arm.label,
-        settings={name: repr(detector) for name, detector in fitted.items()},
-        skipped=skipped,
-        id_scores=scores.pop("id_test", none),
-        ood_scores={name.removeprefix("ood/"): of_set for name, of_set in scores.items()},
+        settings={name: repr(fitted[name]) for name in judged},
+        skipped=skipped | {name: str(error) for name, error in failed.items()},
+        id_scores=stacked.pop("id_test", none),
+        ood_scores={name.removeprefix("ood/"): of_set for name, of_set in stacked.items()},
     )
 
 
@@ -180,7 +189,7 @@ def fitted_detectors(
                 )
             if detector.needs_fit:
                 detector.fit_features(reading[detector.reads], labels.to(device))
-        except (TypeError, ValueError) as error:
+        except _FAILURES as error:
             skipped[name] = str(error)
         else:
             fitted[name] = detector
@@ -198,8 +207,12 @@ def _choose_step(detector: ODIN, model: ArmNetwork, task: DetectionTask, seed: i
     detector.choose_epsilon(batches)
 
 
-def _scores(suite: DetectorSuite, outputs: Outputs, of_moved: Mapping[str, Tensor], device: torch.device) -> Tensor:
-    """float64 `[D, N]` on the CPU, in the suite's order."""
+def _scores(
+    suite: DetectorSuite, outputs: Outputs, of_moved: Mapping[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """Return scores float64 `[N]` on the CPU by name, of the detectors that have not failed."""
     found = dict(of_moved)
-    found |= suite.predict_outputs(outputs.features.to(device), outputs.logits.to(device))
-    return torch.stack([found[name].double().cpu() for name in suite.detectors])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "detector .* is left out", RuntimeWarning)  # which the table's notes say
+        found |= suite.predict_outputs(outputs.features.to(device), outputs.logits.to(device))
+    return {name: scores.double().cpu() for name, scores in found.items()}

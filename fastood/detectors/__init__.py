@@ -1,6 +1,7 @@
 """Detectors on any trained model, fitted to its logits or features; a higher score is more out-of-distribution.
 
-Names and calls are those of pytorch-ood: `fit`, `fit_features`, `predict`, `predict_features`.
+Names and calls are those of pytorch-ood: `fit`, `fit_features`, `predict`, `predict_features`. Constructors take their
+own arguments, or those of pytorch-ood 0.4 by its names and in its order; where defaults differ, those here hold.
 """
 
 from fastood.detectors.activation import ASH, SCALE, ReAct
@@ -12,6 +13,7 @@ from fastood.detectors.knn import KNN
 from fastood.detectors.linear_head import LinearHeadModel
 from fastood.detectors.logits import GEN, EnergyBased, Entropy, KLMatching, MaxLogit, MaxSoftmax
 from fastood.detectors.mahalanobis import MahalanobisDetector
+from fastood.detectors.mahalanobis_variants import RMD, Mahalanobis, MahalanobisODIN, MultiMahalanobis
 from fastood.detectors.multi_layer import MultiLayerMahalanobisDetector
 from fastood.detectors.odin import ODIN
 from fastood.detectors.registry import DETECTORS, build_detectors, detector_names
@@ -26,6 +28,7 @@ __all__ = [
     "GEN",
     "KNN",
     "ODIN",
+    "RMD",
     "SCALE",
     "SHE",
     "Detector",
@@ -36,10 +39,13 @@ __all__ = [
     "GradNorm",
     "KLMatching",
     "LinearHeadModel",
+    "Mahalanobis",
     "MahalanobisDetector",
+    "MahalanobisODIN",
     "MaxLogit",
     "MaxSoftmax",
     "MultiLayerMahalanobisDetector",
+    "MultiMahalanobis",
     "ReAct",
     "ViM",
     "build_detectors",

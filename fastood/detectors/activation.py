@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastood.detectors.feature_extractor import Model
-from fastood.detectors.head_detector import HeadDetector, energy
+from fastood.detectors.function_head import FunctionHeadDetector
 from fastood.detectors.logits import check_share
+from fastood.detectors.model_calls import Model
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.quantile import float32_quantile
 from fastood.detectors.row_detector import Batches, State
 
+Head = Callable[[Tensor], Tensor]
+"""An `nn.Linear`, or another function from features to logits `[N, K]`."""
+Variant = Literal["s", "p", "b", "ash-s", "ash-p", "ash-b"]
 
-class ShapedFeatures(HeadDetector):
-    """`-logsumexp(W s(z) + b)` for a shape s of the features z."""
+
+class ShapedFeatures(FunctionHeadDetector):
+    """`-logsumexp(W s(z) + b)` for a shape s of the features z.
+
+    Args:
+        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
+        feature_layer: See there.
+        head: See there.
+        detector: Scores `[N]` of the logits `[N, K]` of s(z), in place of their energy; see `EnergyBased.score`.
+    """
+
+    def __init__(
+        self, model: Model | None, feature_layer: str | None, head: Head | None, detector: Head | None
+    ) -> None:
+        super().__init__(model, feature_layer, head=head)
+        self._detector = detector
+
+    def predict_feature_maps(self, feature_maps: Tensor) -> Tensor:
+        """`predict_features`, as pytorch-ood calls it."""
+        return self.predict_features(feature_maps)
+
+    def fit_feature_maps(self, feature_maps: Tensor, y: Tensor) -> Self:
+        """`fit_features`, as pytorch-ood calls it."""
+        return self.fit_features(feature_maps, y)
 
     def _score(self, rows: Tensor) -> Tensor:
-        return energy(self._logits(self._shaped(rows)))
+        return self._of_logits(self._logits(self._shaped(rows)))
 
     @abstractmethod
     def _shaped(self, rows: Tensor) -> Tensor:
@@ -33,13 +61,15 @@ class ReAct(ShapedFeatures):
     alone; pytorch-ood keeps every feature. Where the passes differ, by random augmentation, say, c is within 1 %.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
         feature_layer: See there.
         head: See there.
         percentile: Which quantile c is, at least 0 and below 1; the paper's is 0.9.
+        threshold: c itself, so that nothing has to be fitted, until `fit` finds another; None for the quantile.
+        detector: Scores `[N]` of the logits `[N, K]` of clipped features; None for their energy.
 
     Raises:
-        ValueError: `percentile` is out of range.
+        ValueError: A setting is out of range.
 
     Example:
         >>> import torch
@@ -56,23 +86,30 @@ class ReAct(ShapedFeatures):
     two_passes = True
     settings = ("percentile",)
 
+    @takes_pytorch_ood("head", "threshold", "percentile", "detector")
     def __init__(
         self,
         model: Model | None = None,
         feature_layer: str | None = None,
         *,
-        head: nn.Linear | None = None,
+        head: Head | None = None,
         percentile: float = 0.9,
+        threshold: float | None = None,
+        detector: Head | None = None,
     ) -> None:
-        super().__init__(model, feature_layer, head=head)
+        super().__init__(model, feature_layer, head, detector)
         self.percentile = check_share("percentile", percentile)
+        if threshold is not None:
+            if math.isnan(threshold):
+                raise ValueError("threshold must be a number, got nan")
+            self._state = {"threshold": torch.tensor(threshold, dtype=torch.float64)}
 
     def _fitted(self, batches: Batches) -> State:
         threshold = float32_quantile(lambda: (rows for rows, _ in batches()), self.percentile)
-        return {"threshold": torch.tensor(threshold, dtype=torch.float64, device=self.head.weight.device)}
+        return {"threshold": torch.tensor(threshold, dtype=torch.float64)}
 
     def _shaped(self, rows: Tensor) -> Tensor:
-        return rows.minimum(self._state["threshold"])
+        return rows.minimum(self._state["threshold"].to(rows.device))
 
 
 class ASH(ShapedFeatures):
@@ -88,11 +125,13 @@ class ASH(ShapedFeatures):
     Features should be non-negative, as after a ReLU.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
         feature_layer: See there.
         head: See there.
-        variant: "s", "p" or "b".
-        percentile: Share that becomes 0, at least 0 and below 1; the paper's for "s" on ImageNet is 0.9.
+        variant: "s", "p" or "b"; also "ash-s", "ash-p", "ash-b", as pytorch-ood calls them.
+        percentile: Share that becomes 0, at least 0 and below 1; the paper's for "s" on ImageNet is 0.9, of 2048
+            features. pytorch-ood's default is 0.65.
+        detector: Scores `[N]` of the logits `[N, K]` of shaped features; None for their energy.
 
     Raises:
         ValueError: A setting is out of range.
@@ -109,19 +148,21 @@ class ASH(ShapedFeatures):
 
     settings = ("variant", "percentile")
 
+    @takes_pytorch_ood("head", "variant", "percentile", "detector")
     def __init__(
         self,
         model: Model | None = None,
         feature_layer: str | None = None,
         *,
-        head: nn.Linear | None = None,
-        variant: Literal["s", "p", "b"] = "s",
+        head: Head | None = None,
+        variant: Variant = "s",
         percentile: float = 0.9,
+        detector: Head | None = None,
     ) -> None:
-        super().__init__(model, feature_layer, head=head)
-        if variant not in ("s", "p", "b"):
+        super().__init__(model, feature_layer, head, detector)
+        if variant not in get_args(Variant):
             raise ValueError(f'variant must be "s", "p" or "b", got {variant!r}')
-        self.variant: Literal["s", "p", "b"] = variant
+        self.variant = variant.removeprefix("ash-")
         self.percentile = check_share("percentile", percentile)
 
     def _shaped(self, rows: Tensor) -> Tensor:
@@ -139,11 +180,12 @@ class SCALE(ShapedFeatures):
     Like ASH-S without setting anything to 0. Features should be non-negative, as after a ReLU.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
         feature_layer: See there.
         head: See there.
         percentile: Share of each row's features that s2 leaves out, at least 0 and below 1; the paper's for ResNet-50
-            on ImageNet is 0.85.
+            on ImageNet is 0.85. pytorch-ood's default is 0.65.
+        detector: Scores `[N]` of the logits `[N, K]` of scaled features; None for their energy.
 
     Raises:
         ValueError: `percentile` is out of range.
@@ -159,15 +201,17 @@ class SCALE(ShapedFeatures):
 
     settings = ("percentile",)
 
+    @takes_pytorch_ood("head", "percentile", "detector")
     def __init__(
         self,
         model: Model | None = None,
         feature_layer: str | None = None,
         *,
-        head: nn.Linear | None = None,
+        head: Head | None = None,
         percentile: float = 0.85,
+        detector: Head | None = None,
     ) -> None:
-        super().__init__(model, feature_layer, head=head)
+        super().__init__(model, feature_layer, head, detector)
         self.percentile = check_share("percentile", percentile)
 
     def _shaped(self, rows: Tensor) -> Tensor:

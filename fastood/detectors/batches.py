@@ -47,9 +47,7 @@ def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[Inputs, Tensor]]:
 def require_repeatable(loader: Iterable[Any], two_passes: bool) -> None:
     """Raise where a fit takes two passes over a loader that gives its batches only once."""
     if two_passes and isinstance(loader, Iterator):
-        raise ValueError(
-            f"loader must be one that can be gone through twice, got {type(loader).__name__}: pass a DataLoader or a list"
-        )
+        raise ValueError(f"loader must be one that can be gone through twice, got {type(loader).__name__}: pass a list")
 
 
 def _of_mapping(batch: Mapping[str, Any]) -> tuple[Inputs, Tensor]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from fastood.detectors.feature_extractor import Model
-from fastood.detectors.head_detector import HeadDetector, energy
+from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.linear_head import head_logits
 from fastood.detectors.logits import check_share
+from fastood.detectors.model_calls import Model
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
 
 
@@ -26,6 +28,7 @@ class DICE(HeadDetector):
         head: See there.
         sparsity: Share p of the weights that become 0, at least 0 and below 1; in the paper 0.9 for CIFAR and 0.7 for
             ImageNet.
+        detector: Scores `[N]` of the logits `[N, K]` of the sparse head; None for their energy.
 
     Raises:
         ValueError: `sparsity` is out of range.
@@ -43,6 +46,7 @@ class DICE(HeadDetector):
     needs_fit = True
     settings = ("sparsity",)
 
+    @takes_pytorch_ood("w", "b", "p", "detector", p="sparsity")
     def __init__(
         self,
         model: Model | None = None,
@@ -50,8 +54,10 @@ class DICE(HeadDetector):
         *,
         head: nn.Linear | None = None,
         sparsity: float = 0.9,
+        detector: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(model, feature_layer, head=head)
+        self._detector = detector
         self.sparsity = check_share("sparsity", sparsity)
 
     def _fitted(self, batches: Batches) -> State:
@@ -67,4 +73,4 @@ class DICE(HeadDetector):
         return {"weight": torch.where(contribution > threshold, weight, 0.0)}
 
     def _score(self, rows: Tensor) -> Tensor:
-        return energy(head_logits(self.head, rows, self._state["weight"]))
+        return self._of_logits(head_logits(self.head, rows, self._state["weight"]))

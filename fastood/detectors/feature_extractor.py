@@ -70,8 +70,13 @@ class FeatureExtractor:
             TypeError: `x` is no tensor or mapping, or a layer puts out no tensor.
             ValueError: A layer did not run, or put out something else than `[N, d]` or `[N, C, H, W]`.
         """
+        names = ["the model"] if self.layers is None else [f"layer {name!r}" for name in self.layers]
+        return [as_features(out, name, pooled=self.pooled) for out, name in zip(self.outputs(x), names, strict=True)]
+
+    def outputs(self, x: Inputs) -> list[object]:
+        """Return what the layers, or the model, put out, as it is; errors as in a call."""
         if self.layers is None:
-            return [as_features(call(self.model, x), "the model", pooled=self.pooled)]
+            return [call(self.model, x)]
         found: dict[int, object] = {}
 
         def keep(position: int) -> Callable[[nn.Module, object, object], None]:
@@ -88,7 +93,7 @@ class FeatureExtractor:
         for i, name in enumerate(self.layers):
             if i not in found:
                 raise ValueError(f"layer {name!r} did not run in the forward pass of the model{_reason(self.model)}")
-        return [as_features(found[i], f"layer {name!r}", pooled=self.pooled) for i, name in enumerate(self.layers)]
+        return [found[i] for i in range(len(self.layers))]
 
     def single(self, x: Inputs) -> Tensor:
         """Features of the first layer, or of the model; as a call otherwise."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from fastood.detectors.feature_extractor import Model
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.logits import check_positive
+from fastood.detectors.model_calls import Model, unwrapped
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 
 
 class GradNorm(HeadDetector):
@@ -21,9 +24,11 @@ class GradNorm(HeadDetector):
         feature_layer: See there.
         head: See there.
         temperature: T, above 0.
+        param_filter: Says by a parameter's name whether its gradient is taken, as pytorch-ood does, whose default are
+            all parameters of the model. Only the weights of the head may be among them; None for those.
 
     Raises:
-        ValueError: `temperature` is out of range.
+        ValueError: `temperature` is out of range, or `param_filter` is true of other parameters.
 
     Example:
         >>> import torch
@@ -36,6 +41,7 @@ class GradNorm(HeadDetector):
 
     settings = ("temperature",)
 
+    @takes_pytorch_ood("param_filter", "micro_batch_size", "temperature")
     def __init__(
         self,
         model: Model | None = None,
@@ -43,9 +49,24 @@ class GradNorm(HeadDetector):
         *,
         head: nn.Linear | None = None,
         temperature: float = 1.0,
+        param_filter: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__(model, feature_layer, head=head)
+        if param_filter is not None:
+            self._check_filter(model, param_filter)
         self.temperature = check_positive("temperature", temperature)
+
+    def _check_filter(self, model: Model | None, param_filter: Callable[[str], bool]) -> None:
+        module = None if model is None else unwrapped(model)
+        if not isinstance(module, nn.Module):
+            raise ValueError("param_filter needs an nn.Module, whose parameters have names: leave it out")
+        taken = [name for name, _ in module.named_parameters() if param_filter(name)]
+        weight = [name for name, parameter in module.named_parameters() if parameter is self.head.weight]
+        if taken != weight:
+            raise ValueError(
+                f"param_filter must be true of the weights of the head alone ({', '.join(weight)}), whose gradient the "
+                f"score is the norm of, got {', '.join(taken) or 'none'}"
+            )
 
     def _score(self, rows: Tensor) -> Tensor:
         p = (self._logits(rows) / self.temperature).softmax(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ class HeadDetector(RowDetector):
 
     Args:
         model: The network, or what maps inputs to features; None for `fit_features` and `predict_features` alone.
+            Also by pytorch-ood's names: a detector takes the arguments of its class of the same name, in their order.
         feature_layer: As `LinearHeadModel` takes it; by default features are what the head is given.
         head: The layer from features to logits; None for the last `nn.Linear` of `model`.
 
@@ -33,6 +35,7 @@ class HeadDetector(RowDetector):
     def __init__(
         self, model: Model | None = None, feature_layer: str | None = None, *, head: nn.Linear | None = None
     ) -> None:
+        self._detector: Callable[[Tensor], Tensor] | None = None
         if model is None:
             if head is None:
                 raise ValueError(
@@ -52,8 +55,11 @@ class HeadDetector(RowDetector):
 
         Raises:
             RuntimeError: Nothing has been fitted.
+            ValueError: It scores logits by a function of the caller's.
         """
         self._require_fit()
+        if self._detector is not None:
+            raise ValueError("detector is a function, which a file cannot hold: save a detector without one")
         said = {"detector": type(self).__name__, "settings": {name: getattr(self, name) for name in self.settings}}
         write_detector(path, {**self._state, **self._head_tensors()}, said)
 
@@ -74,12 +80,15 @@ class HeadDetector(RowDetector):
         cls._check_written_by(path, said)
         stored = {name: tensors.pop(name) for name in _HEAD if name in tensors}
         if not args and "model" not in kwargs and kwargs.get("head") is None:
+            if not stored:
+                raise ValueError(f"{path} was written with a function as the head, which it does not hold: pass head=")
             kwargs["head"] = head_of(stored[_HEAD[0]], stored.get(_HEAD[1]))
         made = cls(*args, **(kwargs | said["settings"]))
         here = made._head_tensors()
         if here.keys() != stored.keys() or not all(torch.equal(here[name].cpu(), stored[name]) for name in stored):
             raise ValueError(f"{path} was written with another head than that of the model")
-        made._state = {name: tensor.to(made.head.weight.device) for name, tensor in tensors.items()}
+        device = next((tensor.device for tensor in here.values()), torch.device("cpu"))
+        made._state = {name: tensor.to(device) for name, tensor in tensors.items()}
         return made
 
     def _head_tensors(self) -> dict[str, Tensor]:
@@ -98,6 +107,16 @@ class HeadDetector(RowDetector):
     def _logits(self, features: Tensor) -> Tensor:
         """Logits float64 `[n, K]` of features float64 `[n, d]`."""
         return head_logits(self.head, features)
+
+    def _of_logits(self, logits: Tensor) -> Tensor:
+        """Scores float64 `[n]` of logits that were made of changed features: their energy, or what the caller wants."""
+        if self._detector is None:
+            return energy(logits)
+        scores = self._detector(logits)
+        if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
+            said = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(f"detector must map logits [N, K] to scores [N], a tensor, got {said}")
+        return scores.double()
 
 
 _HEAD = ("head.weight", "head.bias")

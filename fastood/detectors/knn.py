@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.neighbours import NeighbourSearch
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
 
 
@@ -41,6 +42,7 @@ class KNN(RowDetector):
     needs_fit = True
     settings = ("k", "normalize")
 
+    @takes_pytorch_ood("k", "normalize", n_neighbors="k")
     def __init__(
         self, model: Model | None = None, feature_layer: str | None = None, *, k: int = 50, normalize: bool = True
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ class SplitModel(Protocol):
         """From features to logits."""
         ...
 
-    def __call__(self, x: Inputs) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Any) -> tuple[Tensor, Tensor]:
         """Features `[N, d]` and logits `[N, K]` of a batch; differentiable where gradients are on."""
         ...
 
-    def features(self, x: Inputs) -> Tensor:
+    def features(self, x: Any) -> Tensor:
         """The features of a batch alone."""
         ...
 

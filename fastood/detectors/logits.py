@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
 from fastood.ops.logit_scores import logit_scores
 
@@ -21,8 +24,20 @@ class LogitsDetector(RowDetector):
 
     reads = "logits"
 
+    @takes_pytorch_ood()
     def __init__(self, model: Model | None = None) -> None:
         super().__init__(None if model is None else FeatureExtractor(model, pooled=False).single)
+
+    def fit_logits(self, logits: Tensor, labels: Tensor | None = None) -> Self:
+        """`fit_features`, as pytorch-ood calls it; labels of None take all rows."""
+        check_rows(logits, name="logits")
+        if labels is None:
+            labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return self.fit_features(logits, labels)
+
+    def predict_logits(self, logits: Tensor) -> Tensor:
+        """`predict_features`, as pytorch-ood calls it."""
+        return self.predict_features(logits)
 
     def _score_or_nan(self, rows: Tensor) -> Tensor:
         return self._score(rows)  # which knows of NaN, and of -inf for a masked class
@@ -33,6 +48,7 @@ class MaxSoftmax(LogitsDetector):
 
     Args:
         model: As `LogitsDetector` takes it.
+        temperature: T, above 0: p is the softmax of `v / T`.
 
     Example:
         >>> import torch
@@ -40,8 +56,20 @@ class MaxSoftmax(LogitsDetector):
         tensor([  0., -50.], dtype=torch.float64)
     """
 
+    settings = ("temperature",)
+
+    @takes_pytorch_ood("t", t="temperature")
+    def __init__(self, model: Model | None = None, *, temperature: float = 1.0) -> None:
+        super().__init__(model)
+        self.temperature = check_positive("temperature", temperature)
+
+    @staticmethod
+    def score(logits: Tensor, t: float = 1.0) -> Tensor:
+        """Scores float64 `[N]` of logits `[N, K]` at a temperature."""
+        return MaxSoftmax(temperature=t).predict_features(logits)
+
     def _score(self, rows: Tensor) -> Tensor:
-        return logit_scores(rows, scores=["msp"])["msp"]
+        return logit_scores(rows / self.temperature, scores=["msp"])["msp"]
 
 
 class MaxLogit(LogitsDetector):
@@ -55,6 +83,11 @@ class MaxLogit(LogitsDetector):
         >>> MaxLogit().predict_features(torch.tensor([[1.0, 3.0]]))
         tensor([-3.], dtype=torch.float64)
     """
+
+    @staticmethod
+    def score(logits: Tensor) -> Tensor:
+        """Scores float64 `[N]` of logits `[N, K]`."""
+        return MaxLogit().predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
         return logit_scores(rows, scores=["max_logit"])["max_logit"]
@@ -75,9 +108,15 @@ class EnergyBased(LogitsDetector):
 
     settings = ("temperature",)
 
+    @takes_pytorch_ood("t", t="temperature")
     def __init__(self, model: Model | None = None, *, temperature: float = 1.0) -> None:
         super().__init__(model)
         self.temperature = check_positive("temperature", temperature)
+
+    @staticmethod
+    def score(logits: Tensor, t: float = 1.0) -> Tensor:
+        """Scores float64 `[N]` of logits `[N, K]` at a temperature."""
+        return EnergyBased(temperature=t).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
         return self.temperature * logit_scores(rows / self.temperature, scores=["energy"])["energy"]
@@ -94,6 +133,11 @@ class Entropy(LogitsDetector):
         >>> Entropy().predict_features(torch.tensor([[0.0, 0.0]]))
         tensor([0.6931], dtype=torch.float64)
     """
+
+    @staticmethod
+    def score(logits: Tensor) -> Tensor:
+        """Scores float64 `[N]` of logits `[N, K]`."""
+        return Entropy().predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
         return logit_scores(rows, scores=["entropy"])["entropy"]
@@ -117,12 +161,18 @@ class GEN(LogitsDetector):
 
     settings = ("gamma", "top")
 
+    @takes_pytorch_ood("gamma", "M", M="top")
     def __init__(self, model: Model | None = None, *, gamma: float = 0.1, top: int | None = None) -> None:
         super().__init__(model)
         self.gamma = check_positive("gamma", gamma)
         if top is not None and top < 1:
             raise ValueError(f"top must be at least 1, or None for all classes, got {top}")
         self.top = top
+
+    @staticmethod
+    def score(logits: Tensor, gamma: float = 0.1, M: int | None = None) -> Tensor:
+        """Scores float64 `[N]` of logits `[N, K]`, by the M largest probabilities."""
+        return GEN(gamma=gamma, top=M).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
         return logit_scores(rows, gen_gamma=self.gamma, gen_top=self.top, scores=["gen"])["gen"]

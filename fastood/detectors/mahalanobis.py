@@ -19,6 +19,7 @@ from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import perturbed
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.distributed import check_alike, exchange
 from fastood.heads import GaussianStatistics
@@ -75,6 +76,7 @@ class MahalanobisDetector(Detector):
     reads = "features"
     needs_fit = True
 
+    @takes_pytorch_ood("eps", "norm_std", eps="epsilon", norm_std="input_std")
     def __init__(
         self,
         model: Model | None = None,

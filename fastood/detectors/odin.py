@@ -15,6 +15,7 @@ from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.logits import check_positive
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import check_perturbation, perturbed, step_against
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.metrics import detection_metrics
 from fastood.ops.logit_scores import logit_scores
@@ -53,6 +54,7 @@ class ODIN(Detector):
     reads = "inputs"
     needs_fit = False
 
+    @takes_pytorch_ood("criterion", "eps", "temperature", "norm_std", eps="epsilon", norm_std="input_std")
     def __init__(
         self,
         model: Model,

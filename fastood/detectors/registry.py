@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from fastood.detectors.activation import ASH, SCALE, ReAct
 from fastood.detectors.base import Detector
 from fastood.detectors.dice import DICE
 from fastood.detectors.gradnorm import GradNorm
+from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.knn import KNN
 from fastood.detectors.linear_head import SplitModel, check_head
 from fastood.detectors.logits import GEN, EnergyBased, Entropy, KLMatching, MaxLogit, MaxSoftmax
@@ -17,37 +20,72 @@ from fastood.detectors.odin import ODIN
 from fastood.detectors.she import SHE
 from fastood.detectors.vim import ViM
 
-Build = Callable[[SplitModel], Detector]
-"""Makes a detector of a model; an error says that the model has not what it takes."""
+Build = Callable[..., Detector]
+"""Makes a detector of a `SplitModel` and keyword settings; an error says that the model has not what it takes."""
+_FROM_MODEL = ("model", "feature_layer", "head")
 
 
-def _of_logits(kind: type[MaxSoftmax | MaxLogit | EnergyBased | Entropy | GEN | KLMatching]) -> Build:
-    return lambda model: kind(lambda x: model(x)[1])
+def build(
+    name: str, kind: type[Any], model: SplitModel, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Detector:
+    """Build a detector of a class, from what of the model it reads.
+
+    Args:
+        name: For errors.
+        kind: The class.
+        model: The network, taken apart at its head.
+        settings: Keyword arguments of the class.
+        defaults: Keyword arguments of the class where `settings` has none.
+
+    Raises:
+        TypeError: The class needs a linear head, and the model has another.
+        ValueError: The class has no such setting, or it is out of range.
+    """
+    known = [setting for setting in inspect.signature(kind).parameters if setting not in _FROM_MODEL]
+    unknown = [setting for setting in settings if setting not in known]
+    if unknown:
+        raise ValueError(
+            f"settings of {name} must be among its arguments ({', '.join(known) or 'none'}), got {', '.join(unknown)}"
+        )
+    arguments = {**defaults, **settings}
+    built: Detector
+    if issubclass(kind, HeadDetector):
+        built = kind(model.features, head=check_head(model.head), **arguments)
+    elif kind.reads == "features":
+        built = kind(model.features, **arguments)
+    else:
+        built = kind(lambda x: model(x)[1], **arguments)
+    return built
 
 
-def _of_head(kind: type[ReAct | ASH | SCALE | DICE | ViM | SHE | GradNorm]) -> Build:
-    return lambda model: kind(model.features, head=check_head(model.head))
+def builder(name: str, kind: type[Any], **defaults: Any) -> Build:
+    """Return what builds a detector of a class by `build`, with these defaults."""
+    return lambda model, **settings: build(name, kind, model, settings, defaults)
 
+
+# Features after a ReLU are often 0 throughout in some directions, where nothing but shrinkage helps.
+_SHRUNK = {"shrinkage": "oas"}
 
 DETECTORS: Mapping[str, Build] = MappingProxyType(
     {
-        "msp": _of_logits(MaxSoftmax),
-        "max-logit": _of_logits(MaxLogit),
-        "energy": _of_logits(EnergyBased),
-        "entropy": _of_logits(Entropy),
-        "gen": _of_logits(GEN),
-        "klm": _of_logits(KLMatching),
-        "odin": lambda model: ODIN(lambda x: model(x)[1]),
-        # Features after a ReLU are often 0 throughout in some directions, where nothing but shrinkage helps.
-        "mahalanobis": lambda model: MahalanobisDetector(model.features, shrinkage="oas"),
-        "knn": lambda model: KNN(model.features),
-        "vim": _of_head(ViM),
-        "react": _of_head(ReAct),
-        "ash": _of_head(ASH),
-        "scale": _of_head(SCALE),
-        "dice": _of_head(DICE),
-        "she": _of_head(SHE),
-        "gradnorm": _of_head(GradNorm),
+        "msp": builder("msp", MaxSoftmax),
+        "max-logit": builder("max-logit", MaxLogit),
+        "energy": builder("energy", EnergyBased),
+        "entropy": builder("entropy", Entropy),
+        "gen": builder("gen", GEN),
+        "klm": builder("klm", KLMatching),
+        "odin": builder("odin", ODIN),
+        "mahalanobis": builder("mahalanobis", MahalanobisDetector, **_SHRUNK),
+        "relative-mahalanobis": builder("relative-mahalanobis", MahalanobisDetector, relative=True, **_SHRUNK),
+        "normalized-mahalanobis": builder("normalized-mahalanobis", MahalanobisDetector, normalize=True, **_SHRUNK),
+        "knn": builder("knn", KNN),
+        "vim": builder("vim", ViM),
+        "react": builder("react", ReAct),
+        "ash": builder("ash", ASH),
+        "scale": builder("scale", SCALE),
+        "dice": builder("dice", DICE),
+        "she": builder("she", SHE),
+        "gradnorm": builder("gradnorm", GradNorm),
     }
 )
 """Name to how a detector is built with its defaults, in the order of tables."""
@@ -63,25 +101,38 @@ def detector_names() -> tuple[str, ...]:
     return tuple(DETECTORS)
 
 
-def build_detectors(model: SplitModel, names: Sequence[str] | None = None) -> dict[str, Detector]:
-    """Detectors by name, each of the same model.
+def build_detectors(
+    model: SplitModel,
+    names: Sequence[str] | None = None,
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Detector]:
+    """Build detectors by name, each of the same model.
 
     Args:
         model: The network, taken apart at its head.
         names: Which, each once; None for all.
+        settings: Keyword arguments of the detectors' classes, by name; for those left out, the defaults.
 
     Raises:
         TypeError: A detector needs a linear head, and the model has another.
-        ValueError: A name is unknown or there twice, or there is none.
+        ValueError: A name is unknown, repeated, or not among those to build; there is none; a setting is unknown or
+            out of range.
 
     Example:
         >>> import torch
         >>> from fastood.detectors import LinearHeadModel
-        >>> list(build_detectors(LinearHeadModel(torch.nn.Linear(4, 3)), ["knn", "msp"]))
-        ['knn', 'msp']
+        >>> model = LinearHeadModel(torch.nn.Linear(4, 3))
+        >>> build_detectors(model, ["knn", "ash"], settings={"ash": {"percentile": 0.65}})
+        {'knn': KNN(k=50, normalize=True), 'ash': ASH(variant='s', percentile=0.65)}
     """
     names = detector_names() if names is None else names
+    settings = {} if settings is None else settings
     unknown = [name for name in names if name not in DETECTORS]
-    if unknown or len(names) == 0 or len(set(names)) < len(names):
-        raise ValueError(f"names must be one or more of {', '.join(DETECTORS)}, each once, got {list(names)}")
-    return {name: DETECTORS[name](model) for name in names}
+    if isinstance(names, str) or unknown or len(names) == 0 or len(set(names)) < len(names):
+        given = repr(names) if isinstance(names, str) else list(names)
+        raise ValueError(f"names must be one or more of {', '.join(DETECTORS)}, each once, got {given}")
+    unused = [name for name in settings if name not in names]
+    if unused:
+        raise ValueError(f"settings must be of detectors to build ({', '.join(names)}), got {', '.join(unused)}")
+    return {name: DETECTORS[name](model, **settings.get(name, {})) for name in names}

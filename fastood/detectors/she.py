@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, float64
+from collections.abc import Callable
 
-from fastood.detectors.head_detector import HeadDetector
+from torch import Tensor
+
+from fastood.detectors.function_head import FunctionHeadDetector
+from fastood.detectors.model_calls import Model
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
 
 
-class SHE(HeadDetector):
+class SHE(FunctionHeadDetector):
     """`-z · S_k` of features z that the head takes for class k (Zhang et al. 2023, eq. 6).
 
     `S_k` is the mean feature of the training rows of class k that the head takes for it, too. A class without such a
@@ -16,7 +20,7 @@ class SHE(HeadDetector):
     are not negative can have otherwise.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
+        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
         feature_layer: See there.
         head: See there.
 
@@ -33,15 +37,28 @@ class SHE(HeadDetector):
 
     needs_fit = True
 
+    @takes_pytorch_ood("head")
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, feature_layer, head=head)
+
     def _fitted(self, batches: Batches) -> State:
-        weight = self.head.weight
-        total = weight.new_zeros(weight.shape, dtype=float64)
-        counts = total.new_zeros(len(total))
+        total: Tensor | None = None
         for rows, labels in batches():
-            taken_for = self._logits(rows).argmax(1)
+            logits = self._logits(rows)
+            if total is None:
+                total = rows.new_zeros(logits.shape[1], rows.shape[1])
+                counts = rows.new_zeros(len(total))
+            taken_for = logits.argmax(1)
             right = taken_for == labels
             total.index_add_(0, taken_for[right], rows[right])
             counts.index_add_(0, taken_for[right], right[right].double())
+        assert total is not None
         if not bool(counts.any()):
             raise ValueError("there must be at least one row that the head classifies correctly to fit to, got none")
         return {"patterns": total / counts.clamp_min(1)[:, None]}

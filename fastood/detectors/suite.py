@@ -74,7 +74,7 @@ class DetectorSuite:
 
         Raises:
             TypeError, ValueError: A batch is none with labels, or the model gives no features and logits of it.
-            ExceptionGroup: As `fit_outputs`.
+            ExceptionGroup: Every detector failed; a suite of one raises the error of that.
         """
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
         with torch.no_grad():
@@ -93,7 +93,7 @@ class DetectorSuite:
 
         Raises:
             TypeError, ValueError: A tensor is not of that shape and dtype, or no label is 0 or above.
-            ExceptionGroup: Every detector failed; it holds the errors, in the order of `detectors`.
+            ExceptionGroup: Every detector failed; a suite of one raises the error of that.
         """
         check_rows(features)
         check_rows(logits, name="logits")
@@ -110,6 +110,7 @@ class DetectorSuite:
                     detector.fit_features(reading[detector.reads], labels)
                 except Exception as error:
                     self._leave_out(name, error)
+        self._require_one()
         return self
 
     def predict(self, x: Inputs) -> dict[str, Tensor]:
@@ -118,10 +119,11 @@ class DetectorSuite:
         Raises:
             TypeError, ValueError: As in `Detector.predict`.
             RuntimeError: A detector has not been fitted.
-            ExceptionGroup: Every detector failed.
+            ExceptionGroup: Every detector has failed; a suite of one raises the error of that.
         """
         features, logits, of_moved = self.forward(x)
         scores = self.predict_outputs(features, logits) | of_moved
+        self._require_one()
         return {name: scores[name] for name in self.detectors if name in scores}
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -149,7 +151,6 @@ class DetectorSuite:
         Raises:
             TypeError, ValueError: A tensor is not `[N, d]` or `[N, K]`, as wide as what was fitted.
             RuntimeError: A detector has not been fitted.
-            ExceptionGroup: Every detector failed.
         """
         check_rows(features, self._widths.get("features"))
         check_rows(logits, self._widths.get("logits"), "logits")
@@ -171,6 +172,15 @@ class DetectorSuite:
     def _working(self) -> dict[str, Detector]:
         return {name: detector for name, detector in self.detectors.items() if name not in self.failed}
 
+    def _require_one(self) -> None:
+        """Raise where every detector has failed: the error of the only one, or a group of all."""
+        if self._working():
+            return
+        errors = [self.failed[name] for name in self.detectors]
+        if len(errors) == 1:
+            raise errors[0]
+        raise ExceptionGroup(f"all detectors of the suite failed ({', '.join(self.detectors)})", errors)
+
     def _leaf(self, x: Inputs, stepping: Mapping[str, Detector]) -> Tensor | None:
         """Return the inputs as a tensor that takes gradients; None, and nobody steps, where they are none."""
         try:
@@ -183,10 +193,4 @@ class DetectorSuite:
 
     def _leave_out(self, name: str, error: Exception) -> None:
         self.failed[name] = error
-        if len(self.failed) == len(self.detectors):
-            errors = [self.failed[name] for name in self.detectors]
-            if len(errors) == 1:
-                raise error
-            names = ", ".join(self.detectors)
-            raise ExceptionGroup(f"all detectors of the suite failed ({names})", errors)
         warnings.warn(f"detector {name!r} is left out: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3)

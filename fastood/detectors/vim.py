@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastood.detectors.feature_extractor import Model
 from fastood.detectors.head_detector import HeadDetector, energy
+from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
 
 
@@ -45,6 +46,7 @@ class ViM(HeadDetector):
     two_passes = True
     settings = ("principal",)
 
+    @takes_pytorch_ood("d", "w", "b", d="principal")
     def __init__(
         self,
         model: Model | None = None,
@@ -75,9 +77,10 @@ class ViM(HeadDetector):
             norms += ((rows - origin) @ residual).norm(dim=1).sum()
             lengths += (rows - origin).norm(dim=1).sum()
         if norms <= 1e-9 * lengths:
+            span = int(torch.linalg.matrix_rank(moment, hermitian=True))
             raise ValueError(
-                f"principal must leave directions that the training features have something of: {self.principal} of "
-                f"{width} leave none"
+                f"principal={self.principal} leaves no residual space: the training features span {span} of {width} "
+                f"dimensions; pass a principal below {span}, or fit to more rows"
             )
         return {"residual": residual, "alpha": logits / norms}
 

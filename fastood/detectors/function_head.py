@@ -1,0 +1,107 @@
+"""Detectors of features whose head may be any function of them, as pytorch-ood's `backbone` and `head` are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from fastood.detectors.feature_extractor import FeatureExtractor, as_features, tensor_in
+from fastood.detectors.head_detector import HeadDetector
+from fastood.detectors.model_calls import Inputs, Model, call
+from fastood.detectors.row_detector import RowDetector
+
+
+class FunctionHeadDetector(HeadDetector):
+    """A detector that needs no weights of the head, only what it makes of features.
+
+    With a head that is no `nn.Linear` features are what the model puts out, not pooled: maps `[N, C, H, W]` are
+    flattened, changed or measured, and given back to the head in their shape and dtype.
+
+    Args:
+        model: As `HeadDetector` takes it or, with another head, what maps inputs to the features that the head takes.
+        feature_layer: Name of the layer whose output is the features.
+        head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
+            `nn.Linear` of `model`.
+    """
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        feature_layer: str | None = None,
+        *,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._function = None if isinstance(head, nn.Linear) else head
+        self._shape: tuple[int, ...] | None = None
+        self._dtype = torch.float32
+        if head is None or isinstance(head, nn.Linear):
+            super().__init__(model, feature_layer, head=head)
+            return
+        if not callable(head):
+            raise TypeError(f"head must be an nn.Linear or another function of features, got {type(head).__name__}")
+        if model is None and feature_layer is not None:
+            raise ValueError(f"feature_layer needs a model, got {feature_layer!r} without one")
+        self.head = head  # type: ignore[assignment]  # whose weights the overridden methods do without
+        self._detector = None
+        layers = None if feature_layer is None else [feature_layer]
+        RowDetector.__init__(self, None if model is None else _Maps(FeatureExtractor(model, layers)))
+
+    @torch.no_grad()
+    def extract(self, x: Inputs) -> Tensor:
+        """Features `[N, d]` of inputs, flattened; as `RowDetector.extract` otherwise."""
+        return self._flattened(super().extract(x))
+
+    @torch.inference_mode(False)
+    def fit_features(self, features: Tensor, labels: Tensor) -> Self:
+        """Fit to features `[N, d]` or, with a function as head, what that takes; see `Detector.fit`."""
+        return super().fit_features(self._flattened(features), labels)
+
+    def predict_features(self, features: Tensor) -> Tensor:
+        """Scores float64 `[N]` of features `[N, d]` or, with a function as head, of what that takes."""
+        return super().predict_features(self._flattened(features))
+
+    def _flattened(self, features: Tensor) -> Tensor:
+        if self._function is None or not isinstance(features, Tensor) or features.dim() < 2:
+            return features
+        self._dtype = features.dtype
+        if features.dim() > 2 or self._shape is None or features.shape[1] != torch.Size(self._shape).numel():
+            self._shape = tuple(features.shape[1:])
+        return features.flatten(1)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        if self._function is None:
+            return super()._logits(features)
+        assert self._shape is not None
+        maps = features.to(self._dtype).reshape(-1, *self._shape)
+        try:
+            logits = call(self._function, maps)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"the head must take features of shape {tuple(maps.shape)}, but fails: {error}") from error
+        return as_features(logits, "the head", pooled=False).double()
+
+    def _head_tensors(self) -> dict[str, Tensor]:
+        return super()._head_tensors() if self._function is None else {}
+
+    def _width(self) -> int | None:  # type: ignore[override]
+        return super()._width() if self._function is None else None
+
+    def _width_to_fit(self) -> int | None:  # type: ignore[override]
+        return super()._width_to_fit() if self._function is None else None
+
+    def _home(self, rows: Tensor) -> torch.device:
+        return super()._home(rows) if self._function is None else rows.device
+
+
+class _Maps:
+    """What a model or layer puts out, as it is."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self._extractor = extractor
+
+    def __call__(self, x: Inputs) -> Tensor:
+        return tensor_in(self._extractor.outputs(x)[0], "the model", "pooler_output")
