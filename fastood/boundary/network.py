@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
 from fastood.boundary.settings import BoundarySettings
-from fastood.models import Classifier
+
+if TYPE_CHECKING:  # since the models' package imports torchvision
+    from fastood.models import Classifier
 
 
 class BoundaryAwareNetwork(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastood.boundary.frame import FeatureFrame
-from fastood.models.classifier import initialize
+from fastood.initialization import initialize
 
 Conditioning = Literal["distance", "projection", "concatenation"]
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastood.initialization import initialize as initialize
+
 MAX_DEPTH = 2000
 """Layers of the deepest network that is built; the deepest published residual network has 1,202."""
 
@@ -41,24 +43,6 @@ class Classifier(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of float images `[N, C, H, W]`."""
         return self.forward_outputs(images)[0]
-
-
-def initialize(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw every weight: He for convolutions (He et al. 2015, fan-out), Xavier for linear layers; biases become 0.
-
-    Args:
-        model: Changed in place.
-        generator: Source of every draw, on the CPU; None takes PyTorch's global one.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 @contextmanager
