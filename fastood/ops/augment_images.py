@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from fastood.ops._validation import check_integer, check_number, check_tensor, require_same_device
+
 OUTPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_CHANNEL_SCALES = 16  # kMaxScales of csrc/image_augment/math.h
+MAX_PADDING = 1 << 16  # kMaxPadding
 
 _augment_images = torch.ops.fastood.augment_images.default
 
@@ -26,6 +28,7 @@ def _fake(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
+    require_same_device(images, index, rows, columns, flip)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     shape = (index.shape[0], *images.shape[1:])
     return torch.empty(shape, dtype=dtype, device=images.device, memory_format=memory_format)
@@ -61,7 +64,7 @@ def augment_images(
         rows: int64 `[B]`, first row of each crop in the padded image, 0…2·padding; `padding` is the middle.
         columns: int64 `[B]`, first column likewise.
         flip: bool `[B]`, whether to mirror left and right.
-        padding: Zero pixels on each side before the crop, 0 or larger.
+        padding: Zero pixels on each side before the crop, 0…65536.
         mean: In units of 0…1; a number, or one for each of at most 16 channels.
         std: Above 0 in float32, likewise.
         dtype: Of the result: float32, or bfloat16 or float16, rounded from it.
@@ -83,8 +86,7 @@ def augment_images(
         [[[[1.0, 0.0], [3.0, 2.0]]]]
     """
     _check_images(images)
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, got {padding}")
+    padding = check_integer("padding", padding, 0, MAX_PADDING)
     per_image = (("index", index, torch.int64), ("rows", rows, torch.int64), ("columns", columns, torch.int64))
     for name, tensor, wanted in (*per_image, ("flip", flip, torch.bool)):
         _check_per_image(tensor, name, wanted, index, images)
@@ -116,19 +118,13 @@ def augment_images(
 
 
 def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, got {images.dtype}")
+    check_tensor("images", images, [torch.uint8])
     if images.ndim != 4:
         raise ValueError(f"images must have shape [N, C, H, W], got {list(images.shape)}")
 
 
 def _check_per_image(tensor: Tensor, name: str, dtype: torch.dtype, index: Tensor, images: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+    check_tensor(name, tensor, [dtype])
     if tensor.ndim != 1:
         raise ValueError(f"{name} must have shape [B], got {list(tensor.shape)}")
     if tensor.shape != index.shape:
@@ -138,13 +134,12 @@ def _check_per_image(tensor: Tensor, name: str, dtype: torch.dtype, index: Tenso
 
 
 def _numbers(value: float | Sequence[float], name: str, channels: int) -> list[float]:
-    numbers = [float(value)] if isinstance(value, (int, float)) else [float(number) for number in value]
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    numbers = [check_number(name, number) for number in several]
     if len(numbers) not in (1, channels):
         raise ValueError(f"{name} must be a number or {channels}, one per channel, got {len(numbers)}")
     if len(numbers) > MAX_CHANNEL_SCALES:
         raise ValueError(f"{name} must be a number or at most {MAX_CHANNEL_SCALES}, got {len(numbers)}")
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"{name} must be finite, got {value}")
     return numbers
 
 

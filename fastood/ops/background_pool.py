@@ -3,7 +3,8 @@
 State and layout are in csrc/background_pool/layout.h, the maths of one example in math.h beside it. `omega` float32
 `[N]` gives the weights `w = softplus(ω)` and masses `p = w^ε`; `masses` float64 holds the sums of a tree of 64 children
 per node; `stats` float64 `[7]` the totals `Z = Σ p`, `S = Σ w`, `Q = Σ w²`, the quantum each of them is rounded to, and
-a bound on every mass. These functions trust their arguments: `fastood.samplers.BackgroundPool` is what checks.
+a bound on every mass. These functions trust that masses and stats are those of omega: `fastood.samplers.BackgroundPool`
+is what checks. On the CPU a draw that they lead out of the pool is a RuntimeError, on CUDA it ends at the last example.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from fastood.ops._validation import require_same_device
 
 FAN_OUT = 64  # kFanOut of csrc/background_pool/layout.h
 STATS = 7  # kStats
@@ -87,18 +90,21 @@ def _sums_fake(omega: Tensor, epsilon: float) -> Tensor:
 
 
 def _build_fake(omega: Tensor, masses: Tensor, stats: Tensor, epsilon: float) -> None:
-    return None
+    require_same_device(omega, masses, stats)
 
 
 def _draw_fake(omega: Tensor, masses: Tensor, stats: Tensor, uniform: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    require_same_device(omega, masses, stats, uniform)
     return uniform.new_empty(uniform.shape, dtype=torch.int64), uniform.new_empty(uniform.shape, dtype=torch.float32)
 
 
 def _find_fake(omega: Tensor, masses: Tensor, stats: Tensor, target: Tensor, epsilon: float) -> Tensor:
+    require_same_device(omega, masses, stats, target)
     return target.new_empty(target.shape, dtype=torch.int64)
 
 
 def _importance_fake(omega: Tensor, stats: Tensor, index: Tensor, epsilon: float) -> Tensor:
+    require_same_device(omega, stats, index)
     return index.new_empty(index.shape, dtype=torch.float64)
 
 
@@ -115,6 +121,7 @@ def _ascend_fake(
     lr: float,
     sparse: bool,
 ) -> Tensor:
+    require_same_device(omega, velocity, masses, stats, index, loss, shared)
     return index.new_empty((2,))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood.ops._validation import LOGIT_DTYPES, compute_dtype
+from fastood.ops._validation import LOGIT_DTYPES, compute_dtype, require_same_device
 
 _forward = torch.ops.fastood.class_l1_nearest.default
 
@@ -21,6 +21,7 @@ _forward = torch.ops.fastood.class_l1_nearest.default
 def _fake(
     query: Tensor, query_classes: Tensor, query_order: Tensor, keys: Tensor, key_classes: Tensor, key_order: Tensor
 ) -> tuple[Tensor, Tensor]:
+    require_same_device(query, query_classes, query_order, keys, key_classes, key_order)
     rows = query.shape[0]
     return query.new_empty((rows,)), query_order.new_empty((rows,))
 

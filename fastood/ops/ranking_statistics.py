@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops._arguments import as_real, shown
+from fastood.ops._validation import require_same_device
 from fastood.ops.score_keys import check_both_keys, check_per_row, check_range
 
 _AREAS = 4  # kRates of csrc/detection_metrics/math.h
@@ -78,6 +79,7 @@ def _ranking_fake(
     ood_count: Tensor | None,
     tpr: Sequence[float],
 ) -> Tensor:
+    require_same_device(id_keys, ood_keys, id_row, id_count, ood_count)
     return id_keys.new_empty(statistics_shape(len(ood_keys), tpr), dtype=torch.float64)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops._arguments import allocating, as_integer, shown
+from fastood.ops._validation import require_same_device
 from fastood.ops.ranking_statistics import RankingStatistics, checked_rates, statistics_shape, unpack
 from fastood.ops.score_keys import MAX_COUNT, check_both_keys, check_per_row, check_range
 
@@ -33,6 +34,7 @@ _resampling_counts = torch.ops.fastood.resampling_counts.default
 def _weighted_fake(
     id_keys: Tensor, ood_keys: Tensor, id_weight: Tensor | None, ood_weight: Tensor | None, tpr: Sequence[float]
 ) -> Tensor:
+    require_same_device(id_keys, ood_keys, id_weight, ood_weight)
     weight = ood_weight if id_weight is None else id_weight
     assert weight is not None
     return id_keys.new_empty(statistics_shape(len(weight), tpr), dtype=torch.float64)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastood.ops._validation import LOGIT_DTYPES
+from fastood.ops._validation import LOGIT_DTYPES, require_same_device
 
 MAX_COUNT = 2**31 - 1  # kMaxCount of csrc/detection_metrics/math.h
 
@@ -18,6 +18,7 @@ _sort_scores = torch.ops.fastood.sort_scores.default
 
 
 def _sort_fake(scores: Tensor, counts: Tensor | None) -> Tensor:
+    require_same_device(scores, counts)
     return scores.new_empty(scores.shape, dtype=torch.int64 if scores.dtype == torch.float64 else torch.int32)
 
 
