@@ -55,6 +55,23 @@ void test_weights() {
   expect(removed.weight == 0 && removed.mass == 0, "an example without weight", removed.mass, 0);
 }
 
+// Every node that has children has a whole block of them at the next level; a draw held back at the last one stays inside.
+void test_nodes() {
+  for (const int64_t count : {1, 63, 64, 65, 4096, 4097, 64 * 64 * 64, 64 * 64 * 64 + 1, 1000000000}) {
+    const PoolLayout layout = pool_layout(count);
+    int64_t below = count;
+    for (int level = 0; level < layout.num_levels; ++level) {
+      const int64_t nodes = layout.num_nodes(level);
+      expect(nodes == (below + kFanOut - 1) / kFanOut, "nodes of a level", nodes, below);
+      expect(nodes <= layout.size[level], "nodes with padding", nodes, layout.size[level]);
+      if (level > 0) {
+        expect(nodes * kFanOut == layout.size[level - 1], "children of a level", nodes, layout.size[level - 1]);
+      }
+      below = nodes;
+    }
+  }
+}
+
 // dL/domega by the text-book form, in long double.
 void test_gradient() {
   const double mass_total = 900;
@@ -161,6 +178,7 @@ void test_layout() {
 
 int main() {
   test_weights();
+  test_nodes();
   test_gradient();
   for (const int64_t count : {1, 2, 63, 64, 65, 511, 512, 513, 4095, 4096}) {
     for (const float epsilon : {0.0f, 0.3f, 0.5f, 1.0f}) {

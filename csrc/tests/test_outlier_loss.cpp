@@ -267,6 +267,48 @@ void test_totals() {
   for (int j = 0; j < 4; ++j) expect(relative_error(got[j], want[j]) < 1e-14, "totals", got[j], want[j]);
 }
 
+// A row of infinite weight beside one of weight 1 and one of weight 0, of either kind and in both layouts: NaN is the
+// gradient of the first alone, as the loss is NaN. Background counts nothing without lambda.
+void test_infinite_weight(fastood::OutlierLoss loss, int64_t num_classes, double lambda) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const int64_t N = 6;
+  std::vector<float> logits(N * num_classes);
+  for (size_t j = 0; j < logits.size(); ++j) logits[j] = -0.5f - static_cast<float>(j * 7 % 5);
+  const bool rejects = loss == fastood::OutlierLoss::kRejectClass;
+  // Margins that no row is at rest behind.
+  const fastood::LossSettings settings{loss, lambda,          loss == fastood::OutlierLoss::kMagnitude ? 1e3 : -1e3,
+                                       1e3,  rejects ? 1 : 0, true};
+  const std::vector<int64_t> targets{0, 0, 0, -1, -1, -1};
+  const std::vector<float> weight{inf, 1, 0, 1, inf, 0};
+  const std::vector<float> uniform01(N, 0.5f);
+  std::vector<float> per_sample(N), stats(fastood::kRowStats * N), gradient(logits.size());
+  const fastood::LossRows<float> rows{logits.data(), num_classes,     N, num_classes, targets.data(),
+                                      weight.data(), uniform01.data()};
+  fastood::RowTotals id;
+  fastood::RowTotals background;
+  double factors[fastood::kNumFactors];
+  FASTOOD_CPU_DISPATCH(outlier_loss_forward<float>)(rows, settings, per_sample.data(), stats.data());
+  FASTOOD_CPU_DISPATCH(outlier_loss_totals<float>)(rows, true, per_sample.data(), &id, &background);
+  fastood::store_factors(settings, id, background, factors);
+  FASTOOD_CPU_DISPATCH(outlier_loss_backward<float>)
+  (rows, loss, stats.data(), factors[fastood::kFactorId], factors[fastood::kFactorBackground], gradient.data());
+  const double total = fastood::total_loss(settings, factors);
+  expect(std::isnan(total), "loss of an infinite weight", total, inf);
+  for (int64_t i = 0; i < N; ++i) {
+    bool any_nan = false;
+    bool any_slope = false;
+    for (int64_t k = 0; k < num_classes; ++k) {
+      const float g = gradient[i * num_classes + k];
+      any_nan = any_nan || std::isnan(g);
+      any_slope = any_slope || !(g == 0);
+    }
+    const bool counts = targets[i] >= 0 || lambda > 0;
+    const bool wanted = weight[i] == inf && counts;
+    expect(any_nan == wanted, "NaN gradient of an infinite weight", any_nan, wanted);
+    expect(wanted || !any_slope, "gradient beside an infinite weight", any_slope, 0);
+  }
+}
+
 void test_reduced_floats() {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const fastood::Float16 half{static_cast<uint16_t>(bits)};
@@ -301,6 +343,13 @@ int main() {
   test_special_rows();
   test_ice();
   test_totals();
+  for (int64_t loss = 0; loss < fastood::kNumLosses; ++loss) {
+    for (const int64_t num_classes : {4, 40}) {
+      for (const double lambda : {0.5, 0.0}) {
+        test_infinite_weight(static_cast<fastood::OutlierLoss>(loss), num_classes, lambda);
+      }
+    }
+  }
   test_reduced_floats();
   std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
