@@ -13,6 +13,7 @@ from fastood.ops._validation import (
     check_finite_values,
     check_number,
     check_reduction,
+    compute_dtype,
 )
 from fastood.ops.outlier_loss import LossSettings, RowArguments
 from fastood.ops.outlier_terms import reduced_loss, reduced_value_and_grad
@@ -137,14 +138,28 @@ class MixedBatchLoss(nn.Module, ABC):
         if not (
             isinstance(targets, Tensor)
             and targets.dtype == torch.int64
+            and targets.layout is torch.strided
+            and targets.dim() == 1
             and logits.dim() == 2
-            and targets.shape == logits.shape[:1]
+            and targets.size(0) == logits.size(0)
             and targets.device == logits.device
             and targets.is_contiguous()
         ):
             targets = as_targets(targets, logits)
-        weight = None
-        if sample_weight is not None:
+        weight: Tensor | None = None
+        if sample_weight is None:
+            pass
+        elif (
+            isinstance(sample_weight, Tensor)
+            and sample_weight.dtype == compute_dtype(logits.dtype)
+            and sample_weight.layout is torch.strided
+            and sample_weight.shape == targets.shape
+            and sample_weight.device == logits.device
+            and sample_weight.is_contiguous()
+            and not self.check_finite
+        ):
+            weight = sample_weight
+        else:
             by_weight = self.reduction == "weighted_mean"
             weight = as_sample_weight(sample_weight, logits, targets, by_weight, check_finite=self.check_finite)
         if self.check_finite:
