@@ -120,19 +120,26 @@ class ScoreCalibration:
         return inf if rank == 0 else float(self.id_scores[count - rank])
 
     def save(self, path: Path | str) -> None:
-        """Writes the scores to a file."""
+        """Write the scores to a file."""
         torch.save({"format": _FORMAT, "id_scores": self.id_scores.cpu()}, path)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Reads what `save` wrote; the scores are on the CPU.
+        """Read what `save` wrote; the scores are on the CPU.
 
         Raises:
-            ValueError: The file holds something else.
+            OSError: There is no such file, or it cannot be read.
+            ValueError: The file is damaged, or holds something else.
         """
-        content = torch.load(path, weights_only=True)
+        wrong = f"{path} is no file of ScoreCalibration.save"
+        try:
+            content = torch.load(path, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file is answered by whatever its first wrong byte leads to
+            raise ValueError(wrong) from error
         if not (isinstance(content, dict) and content.get("format") == _FORMAT and "id_scores" in content):
-            raise ValueError(f"{path} is no file of ScoreCalibration.save")
+            raise ValueError(wrong)
         return cls(content["id_scores"])
 
 

@@ -118,6 +118,6 @@ def _placements(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share_below(scores: Tensor, others: Tensor) -> Tensor:
-    ascending = others.sort().values
+    ascending, scores = others.sort().values, scores.contiguous()
     below, at_most = (torch.searchsorted(ascending, scores, right=right) for right in (False, True))
     return (below + at_most).double() / (2 * len(others))

@@ -86,10 +86,12 @@ def checked_pair(
         for name, values in zip(names, (id_scores, ood_scores), strict=True)
     )
     if one.dtype != other.dtype:
+        # Of two lists the one of integers that float64 does not hold decides: int64.
+        lists = not (has_dtype(id_scores) or has_dtype(ood_scores))
         if not has_dtype(ood_scores):
-            other = in_dtype(names[1], other, one.dtype if has_dtype(id_scores) else torch.float64)
+            other = in_dtype(names[1], other, torch.int64 if lists else one.dtype)
         if not has_dtype(id_scores):
-            one = in_dtype(names[0], one, other.dtype)
+            one = in_dtype(names[0], one, torch.int64 if lists else other.dtype)
     check_comparable(names[0], one, names[1], other)
     return one, other
 
