@@ -261,13 +261,10 @@ def test_labels_are_whole_numbers_of_any_kind() -> None:
         ([True, False], TypeError, "must hold integer labels, below 0 for OOD, got torch.bool"),
         (np.array([2**63, 1], dtype=np.uint64), ValueError, "must hold labels below 2.63"),
         (["cat", "dog"], TypeError, "must be a torch.Tensor, an array or numbers"),
-        (None, TypeError, "must be a torch.Tensor, an array or numbers"),
     ],
 )
 @pytest.mark.parametrize("argument", ["y", "predictions"])
 def test_what_are_no_labels_is_named(argument: str, labels: object, error: type[Exception], message: str) -> None:
-    if argument == "predictions" and labels is None:
-        return
     evaluator = DetectionEvaluator().update([0.0, 1.0], [0, -1], [0, 0])
     before = copy.deepcopy(evaluator).compute()
     batch = {"y": [0, -1], "predictions": [0, 0], argument: labels}
@@ -301,6 +298,14 @@ def test_batches_of_lists_go_with_tensors() -> None:
     assert evaluator.id_scores.dtype == torch.float32
     assert evaluator.compute()["AUROC"] == 1
     assert as_scores("scores", [1, 2]).dtype == torch.float64
+
+
+def test_an_empty_batch_adds_nothing() -> None:
+    for empty in ([], torch.empty(0), np.empty((0, 3), dtype=np.float64)):
+        labels = torch.empty(np.shape(empty))
+        evaluator = DetectionEvaluator().update(empty, labels).update(torch.tensor([0.0, 1.0]), [0, -1], [0, 0])
+        assert evaluator.update(empty, labels).compute()["ACC"] == 1
+        assert HistogramEvaluator().update([0.0, 1.0], [0, -1]).update(empty, labels).metrics().ood_count == 1
 
 
 def test_a_calibration_file_is_named(tmp_path: Path) -> None:

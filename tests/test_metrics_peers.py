@@ -74,12 +74,68 @@ def test_arguments_of_the_peer_before_0_4() -> None:
     evaluator = DetectionEvaluator("cpu", "classification", 5).update(scores, labels)
     assert evaluator.void_label == 5
     assert evaluator.metrics().id_count == 1
-    with pytest.raises(
-        ValueError, match=r'mode must be "classification", got .segmentation.: for the mean over images'
-    ):
-        DetectionEvaluator(mode="segmentation")
-    with pytest.raises(ValueError, match="mode must be"):
-        DetectionEvaluator(mode=3)
+    for wrong in (3, "pixels", None):
+        with pytest.raises(ValueError, match='mode must be "classification" or "segmentation", got'):
+            DetectionEvaluator(mode=wrong)
+
+
+def test_names_of_the_peer() -> None:
+    theirs, ours = peer(fpr_at=0.8), DetectionEvaluator(fpr_at=0.8)
+    for scores, labels, _ in batches(ties=False):
+        theirs.update(scores=scores, labels=labels)
+        ours.update(scores=scores, labels=labels)
+    assert ours.compute()["FPR80TPR"] == theirs.compute()["FPR80TPR"]
+    assert ours.tpr == 0.8
+    with pytest.raises(ValueError, match=r"fpr_at must lie in \(0, 1\], got 0"):
+        DetectionEvaluator(fpr_at=0)
+    for arguments in ({}, {"y": [0], "labels": [0]}):
+        with pytest.raises(TypeError, match="y must be given, or labels in its place, and not both"):
+            ours.update([0.5], **arguments)
+    with pytest.raises(ValueError, match="labels must hold whole numbers"):
+        ours.update([0.5], labels=[0.5])
+
+
+def images() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 3, (3, 8, 9), generator=generator)
+    return torch.randn(3, 8, 9, generator=generator) + (labels < 0), labels
+
+
+def test_a_segmentation_is_the_mean_over_images() -> None:
+    metrics = pytest.importorskip("pytorch_ood.metrics")
+    scores, labels = images()
+    theirs = metrics.OODPerImageSegmentationMetrics(void_label=2).update(scores, labels).compute()
+    ours = DetectionEvaluator(mode="segmentation", void_label=2, aupr_kind="trapezoid")
+    for part, of_part in zip(scores.split(2), labels.split(2), strict=True):
+        ours.update(part, of_part.float())
+    found = ours.compute()
+    shared = set(theirs) & set(found)
+    assert {"AUROC", "FPR95TPR"} <= shared
+    for name in shared:
+        assert found[name] == pytest.approx(theirs[name], abs=1e-12), name
+
+
+def test_images_of_a_segmentation_merge() -> None:
+    scores, labels = images()
+    whole = DetectionEvaluator(mode="segmentation").update(scores, labels)
+    parts = [DetectionEvaluator(mode="segmentation").update(scores[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    assert parts[0].merge(parts[1]).merge(parts[2]).compute() == whole.compute()
+    assert whole.merge(whole).compute() == pytest.approx(parts[0].compute(), abs=1e-15)
+    one_class = labels.clone()
+    one_class[1] = 0
+    with pytest.raises(ValueError, match="image 1 of 3: no OOD score"):
+        whole.update(scores, one_class)
+    with pytest.raises(ValueError, match=r"scores must be \[B, H, W\] with mode"):
+        whole.update(scores[0], labels[0])
+    with pytest.raises(ValueError, match="predictions must be None with mode"):
+        whole.update(scores, labels, labels)
+    assert whole.compute() == pytest.approx(parts[0].compute(), abs=1e-15)
+    with pytest.raises(ValueError, match="metrics of all pixels are not kept"):
+        whole.metrics()
+    with pytest.raises(ValueError, match="other must have the mode 'segmentation', got 'classification'"):
+        whole.merge(DetectionEvaluator().update(scores, labels))
+    with pytest.raises(ValueError, match="at least one image so far"):
+        whole.reset().compute()
 
 
 def test_no_device_is_that_of_the_first_batch() -> None:

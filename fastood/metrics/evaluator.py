@@ -7,13 +7,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastood.distributed import exchange
+from fastood.distributed import check_alike, exchange
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label, has_dtype, in_dtype
 from fastood.metrics.open_set import autc, oscr
+from fastood.metrics.per_image import mean_over_images, metrics_of_images
 from fastood.metrics.rules import AuprKind, FprRule
-from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr
-from fastood.ops._arguments import shown
+from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_between, checked_tpr
+
+Mode = Literal["classification", "segmentation"]
+"""Whether metrics are those of all values together, or the mean over images of those of each."""
 
 
 class DetectionEvaluator:
@@ -28,17 +31,19 @@ class DetectionEvaluator:
         - AUTC is of the scores as they are. fastood's detectors score by log-odds where pytorch-ood has a probability
           (`MaxSoftmax`), and AUTC alone of these metrics depends on the scale: compare it within one library.
         - ACC is over all ID rows, and OSCR comes with it.
-        - Its `fpr_at` is `tpr`, its `labels` are `y`. Scores keep their dtype; labels may be floats.
+        - Scores keep their dtype, and labels may be floats; arrays and lists are taken, too.
 
     Args:
         device: Where scores are kept; None for the device of the first batch, as pytorch-ood 0.4 has it.
-        mode: "classification", where every value of any shape is one example, is all there is. "segmentation" of
-            pytorch-ood before 0.4, the mean over images of metrics of each, takes one evaluator an image.
+        mode: "classification": every value of any shape is one example. "segmentation", as in pytorch-ood before 0.4:
+            batches are [B, H, W], and `compute` gives the mean over images of the metrics of each; for the metrics of
+            all pixels together leave it out.
         void_label: Label of rows to leave out, such as the unlabelled pixels of a segmentation.
         tpr: True-positive rate at which the FPR is read, in (0, 1].
         positive: The positive class of the FPR.
         rule: Where the FPR is read.
         aupr_kind: How the AUPR is taken.
+        fpr_at: pytorch-ood's name of `tpr`, in its place.
 
     Raises:
         TypeError: `tpr` is no number, or `void_label` no integer.
@@ -57,23 +62,21 @@ class DetectionEvaluator:
     def __init__(
         self,
         device: torch.device | str | None = "cpu",
-        mode: Literal["classification"] = "classification",
+        mode: Mode = "classification",
         void_label: int | None = None,
         *,
         tpr: float = 0.95,
         positive: Positive = "ood",
         rule: FprRule = "first",
         aupr_kind: AuprKind = "average_precision",
+        fpr_at: float | None = None,
     ) -> None:
-        if mode != "classification":
-            raise ValueError(
-                f'mode must be "classification", got {shown(mode)}: for the mean over images, take one evaluator an '
-                "image and average what they compute; for all pixels together, leave mode out"
-            )
-        tpr = checked_tpr(tpr)
+        check_choice("mode", mode, Mode)
+        tpr = checked_tpr(tpr) if fpr_at is None else checked_between("fpr_at", fpr_at, high_allowed=True)
         check_choice("positive", positive, Positive)
         check_choice("rule", rule, FprRule)
         check_choice("aupr_kind", aupr_kind, AuprKind)
+        self.mode: Mode = mode
         self.tpr = tpr
         self.positive: Positive = positive
         self.rule: FprRule = rule
@@ -83,9 +86,17 @@ class DetectionEvaluator:
         self._id_scores: list[Tensor] = []
         self._ood_scores: list[Tensor] = []
         self._correct: list[Tensor] = []
+        self._images: list[dict[str, float]] = []
         self._dtype: torch.dtype | None = None
 
-    def update(self, scores: Values, y: Values, predictions: Values | None = None) -> Self:
+    def update(
+        self,
+        scores: Values,
+        y: Values | None = None,
+        predictions: Values | None = None,
+        *,
+        labels: Values | None = None,
+    ) -> Self:
         """Add a batch, of tensors, arrays, lists or single numbers.
 
         Args:
@@ -93,33 +104,47 @@ class DetectionEvaluator:
                 A list takes the dtype of the scores before, and is float64 without any.
             y: Labels of the same shape, integers or whole numbers; below 0 is OOD.
             predictions: Predicted classes of the same shape; given every time or never. With them `compute` has the
-                accuracy and the OSCR.
+                accuracy and the OSCR. Not with mode "segmentation".
+            labels: pytorch-ood's name of `y`, in its place.
 
         Raises:
-            TypeError: Scores of another dtype than before, or complex; labels or predictions that are no numbers.
+            TypeError: Scores of another dtype than before, or complex; labels or predictions that are no numbers;
+                neither or both of `y` and `labels`.
             ValueError: Shapes that differ; NaN; labels or predictions that are no whole numbers; predictions that come
-                and go. Nothing is added then.
+                and go; an image without both classes, with mode "segmentation". Nothing is added then.
         """
+        if (y is None) == (labels is None):
+            raise TypeError("y must be given, or labels in its place, and not both")
+        if predictions is not None and self.mode == "segmentation":
+            raise ValueError('predictions must be None with mode "segmentation": pixels have no accuracy here')
         found = as_scores("scores", scores)
-        if self._dtype is not None and not has_dtype(scores):
+        if self._dtype is not None and not has_dtype(scores) and found.numel():
             found = in_dtype("scores", found, self._dtype)
-        labels = as_labels("y", y).to(found.device)
+        named, given = ("labels", labels) if y is None else ("y", y)
+        of_scores = as_labels(named, given).to(found.device)  # type: ignore[arg-type]
         predicted = None if predictions is None else as_labels("predictions", predictions).to(found.device)
-        for name, values in (("y", labels), ("predictions", predicted)):
+        for name, values in ((named, of_scores), ("predictions", predicted)):
             if values is not None and values.shape != found.shape:
                 raise ValueError(f"{name} must have shape {tuple(found.shape)} as scores, got {tuple(values.shape)}")
+        if found.numel() == 0:
+            return self  # nothing has a dtype, and nothing was predicted or not
         self._check_like_before(found.dtype, predicted is not None)
         check_no_nan("scores", found)
+        if self.mode == "segmentation":
+            self._images.extend(metrics_of_images(found, of_scores, self._of_image))
+            self._dtype = found.dtype
+            return self
 
         self._dtype = found.dtype
         device = self.device or (self._id_scores[0].device if self._id_scores else found.device)
-        kept = torch.ones_like(labels, dtype=torch.bool) if self.void_label is None else labels != self.void_label
-        is_ood = (labels < 0) & kept
-        is_id = (labels >= 0) & kept
+        is_ood, is_id = of_scores < 0, of_scores >= 0
+        if self.void_label is not None:
+            kept = of_scores != self.void_label
+            is_ood, is_id = is_ood & kept, is_id & kept
         self._id_scores.append(found[is_id].to(device))
         self._ood_scores.append(found[is_ood].to(device))
         if predicted is not None:
-            self._correct.append((predicted == labels)[is_id].to(device))
+            self._correct.append((predicted == of_scores)[is_id].to(device))
         return self
 
     def merge(self, other: "DetectionEvaluator") -> Self:
@@ -129,14 +154,19 @@ class DetectionEvaluator:
 
         Raises:
             TypeError: `other` is no DetectionEvaluator, or has scores of another dtype.
-            ValueError: Only one of both has predictions. Nothing is added then.
+            ValueError: Only one of both has predictions, or the modes differ. Nothing is added then.
         """
         if not isinstance(other, DetectionEvaluator):
             raise TypeError(f"other must be a DetectionEvaluator, got {type(other).__name__}")
         if other._dtype is None:
             return self
+        if other.mode != self.mode:
+            raise ValueError(f"other must have the mode {self.mode!r}, got {other.mode!r}")
         self._check_like_before(other._dtype, bool(other._correct))
         self._dtype = other._dtype
+        self._images.extend(list(other._images))
+        if self.mode == "segmentation":
+            return self
         device = self.device or (self._id_scores or other._id_scores)[0].device
         for own, parts in (
             (self._id_scores, other._id_scores),
@@ -158,13 +188,15 @@ class DetectionEvaluator:
 
         Raises:
             TypeError: Scores of another dtype on another process; said on every one, which keeps its own scores.
-            ValueError: Predictions on some processes only, likewise; or this process is not in `group`.
+            ValueError: Predictions on some processes only, or another mode, likewise; or this process is not in
+                `group`.
         """
         if not dist.is_initialized():
             return self
-        told = exchange((self._dtype, bool(self._correct)), group)
-        first = next((rank for rank, (dtype, _) in enumerate(told) if dtype is not None), 0)
-        for rank, (dtype, has_predictions) in enumerate(told):
+        told = exchange((self._dtype, bool(self._correct), self.mode), group)
+        check_alike("mode", [mode for *_, mode in told])
+        first = next((rank for rank, (dtype, *_) in enumerate(told) if dtype is not None), 0)
+        for rank, (dtype, has_predictions, _) in enumerate(told):
             if dtype is None:
                 continue
             if dtype != told[first][0]:
@@ -178,8 +210,8 @@ class DetectionEvaluator:
                     "predictions must be given on all processes or on none, got them on rank "
                     f"{with_them} and not on rank {without}"
                 )
-        total = DetectionEvaluator()
-        for share in exchange(DetectionEvaluator().merge(self), group):  # merged to the CPU
+        total = DetectionEvaluator(mode=self.mode)
+        for share in exchange(DetectionEvaluator(mode=self.mode).merge(self), group):  # merged to the CPU
             total.merge(share)
         device = self.device or (self._id_scores[0].device if self._id_scores else None)
         self.reset().merge(total)
@@ -202,8 +234,10 @@ class DetectionEvaluator:
         """Return all metrics with what they depend on.
 
         Raises:
-            ValueError: No score of one class so far; no threshold for the rule.
+            ValueError: The mode is "segmentation"; no score of one class so far; no threshold for the rule.
         """
+        if self.mode == "segmentation":
+            raise ValueError('metrics of all pixels are not kept with mode "segmentation": take compute')
         for name, label, parts in (("ID", ">= 0", self._id_scores), ("OOD", "< 0", self._ood_scores)):
             if not sum(map(len, parts)):
                 given = sum(map(len, self._id_scores + self._ood_scores))
@@ -227,8 +261,10 @@ class DetectionEvaluator:
             and OSCR.
 
         Raises:
-            ValueError: No score of one class so far; no threshold for the rule.
+            ValueError: No score of one class, or no image, so far; no threshold for the rule.
         """
+        if self.mode == "segmentation":
+            return mean_over_images(self._images)
         metrics = self.metrics()
         found = {
             "AUROC": float(metrics.auroc),
@@ -245,8 +281,19 @@ class DetectionEvaluator:
 
     def reset(self) -> Self:
         """Forget all scores."""
-        self._id_scores, self._ood_scores, self._correct, self._dtype = [], [], [], None
+        self._id_scores, self._ood_scores, self._correct, self._images, self._dtype = [], [], [], [], None
         return self
+
+    def _of_image(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
+        one = DetectionEvaluator(
+            None,
+            void_label=self.void_label,
+            tpr=self.tpr,
+            positive=self.positive,
+            rule=self.rule,
+            aupr_kind=self.aupr_kind,
+        )
+        return one.update(scores, labels).compute()
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts)) if parts else torch.empty(0, device=self.device)

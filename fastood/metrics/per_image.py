@@ -1,0 +1,42 @@
+"""Metrics of each image of a segmentation, whose pixels are the examples, and their mean over images."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from torch import Tensor
+
+
+def metrics_of_images(
+    scores: Tensor, labels: Tensor, compute: Callable[[Tensor, Tensor], dict[str, float]]
+) -> list[dict[str, float]]:
+    """Return the metrics of each image.
+
+    Args:
+        scores: `[B, H, W]`.
+        labels: `[B, H, W]`, below 0 for OOD.
+        compute: Gives the metrics of one image, by name.
+
+    Raises:
+        ValueError: Another shape; or an image without pixels of both classes, which is named.
+    """
+    if scores.dim() != 3:
+        raise ValueError(f'scores must be [B, H, W] with mode "segmentation", got shape {tuple(scores.shape)}')
+    found = []
+    for number, (image, of_image) in enumerate(zip(scores, labels, strict=True)):
+        try:
+            found.append(compute(image, of_image))
+        except ValueError as error:
+            raise ValueError(f"image {number} of {len(scores)}: {error}") from error
+    return found
+
+
+def mean_over_images(images: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric; raise ValueError without an image.
+
+    Example:
+        >>> mean_over_images([{"AUROC": 1.0}, {"AUROC": 0.5}])
+        {'AUROC': 0.75}
+    """
+    if not images:
+        raise ValueError("there must be at least one image so far, got none")
+    return {name: fmean(metrics[name] for metrics in images) for name in images[0]}
