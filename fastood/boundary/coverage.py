@@ -53,19 +53,20 @@ def generator_coverage(
         (True, True)
     """
     covered, spreads = [], []
-    for label in bank.classes.tolist():
-        rows = (bank.labels == label).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=draws)[:per_class].to(rows.device)]
-        if len(rows) < 2:
-            continue
-        noise = torch.randn(len(rows), generator.noise_dim, generator=draws).to(rows.device)
-        real = bank.standardized(bank.features[rows])
-        generated = bank.standardized(generator(noise, torch.full_like(rows, label)))
-        among = torch.cdist(real, real, p=1)
-        # The first of the sorted distances is a feature's own.
-        radius = among.sort(dim=1).values[:, min(nearest, len(rows) - 1)]
-        covered.append((torch.cdist(real, generated, p=1).amin(1) <= radius).double().mean())
-        spreads.append(_mean_distance(generated) / among.sum().div(len(rows) * (len(rows) - 1)).clamp_min(1e-12))
+    with torch.autocast(bank.features.device.type, enabled=False):
+        for label in bank.classes.tolist():
+            rows = (bank.labels == label).nonzero().flatten()
+            rows = rows[torch.randperm(len(rows), generator=draws)[:per_class].to(rows.device)]
+            if len(rows) < 2:
+                continue
+            noise = torch.randn(len(rows), generator.noise_dim, generator=draws).to(rows.device)
+            real = bank.standardized(bank.features[rows])
+            generated = bank.standardized(generator(noise, torch.full_like(rows, label)))
+            among = torch.cdist(real, real, p=1)
+            # The first of the sorted distances is a feature's own.
+            radius = among.sort(dim=1).values[:, min(nearest, len(rows) - 1)]
+            covered.append((torch.cdist(real, generated, p=1).amin(1) <= radius).double().mean())
+            spreads.append(_mean_distance(generated) / among.sum().div(len(rows) * (len(rows) - 1)).clamp_min(1e-12))
     if not covered:
         raise ValueError("bank must have a class with at least two features, got none")
     return GeneratorCoverage(coverage=float(torch.stack(covered).mean()), spread=float(torch.stack(spreads).mean()))

@@ -73,6 +73,7 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _fitted(self, batches: Batches) -> State:
         bank = FeatureBank.collect(batches()).to(self.head.weight.device)
+        # The caller may want autocast for the model that the batches come from; the rest is the detector's own.
         with torch.enable_grad(), torch.autocast(bank.features.device.type, enabled=False):
             return self._trained(bank)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastood.boundary.bank import FeatureBank
+from fastood.ops._validation import widened
 
 Axes = Literal["principal", "features"]
 
@@ -80,8 +81,13 @@ class FeatureFrame(nn.Module):
 
     def enter(self, features: Tensor) -> Tensor:
         """Features `[N, d]` in this frame: mean 0 and standard deviation 1 along each axis, over the bank."""
-        return (features - self.mean) @ self.axes / self.scale
+        # Under autocast the narrow axes, which are to be seen, would drown in the rounding of the wide ones.
+        with torch.autocast(self.axes.device.type, enabled=False):
+            inside = (widened(features) - widened(self.mean)) @ widened(self.axes) / widened(self.scale)
+            return inside.to(self.mean.dtype)
 
     def leave(self, coordinates: Tensor) -> Tensor:
         """The features `[N, d]` that have these coordinates."""
-        return (coordinates * self.scale) @ self.axes.mT + self.mean
+        with torch.autocast(self.axes.device.type, enabled=False):
+            outside = (widened(coordinates) * widened(self.scale)) @ widened(self.axes).mT + widened(self.mean)
+            return outside.to(self.mean.dtype)

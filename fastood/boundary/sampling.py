@@ -99,7 +99,8 @@ class LowDensityGaussian:
         # Before the factor is applied the density falls with the length alone.
         farthest = noise.square().sum(2).argmax(1)
         kept = noise[torch.arange(len(labels)), farthest].to(self._means.device)
-        return self._means[labels] + kept @ self._factor.mT
+        with torch.autocast(kept.device.type, enabled=False):
+            return self._means[labels] + kept @ self._factor.mT
 
 
 def step_down(x: Tensor, discriminate: Callable[[Tensor], Tensor], epsilon: Tensor) -> Tensor:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastood.detectors.feature_extractor import Model
 from fastood.detectors.head_detector import HeadDetector, energy
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
+
+LEAST_SHARE = 0.25
+"""Share that the largest logit has at least, on average, of its height above the mean logit, in an ordinary network: it
+is about 1 where cross-entropy, which does not move the mean logit, was minimised from weights around 0."""
+MOST_SHARE = 10.0
+"""Share that the largest logit has at most."""
 
 
 class ViM(HeadDetector):
@@ -17,6 +26,12 @@ class ViM(HeadDetector):
     The origin `o = -W^+ b` is where the head is blind to the bias, R spans what is beyond the D principal directions of
     the training features about it, and `α = Σ max_k v_k / Σ |R^T (z - o)|` brings the residual to the scale of logits.
     The score is the log of the paper's virtual probability over one minus it, which ranks alike and does not round.
+
+    α takes logits to be around 0, as those of a network trained by softmax cross-entropy are, whose mean over the
+    classes training does not move. Where the largest logits of training features are not above 0 by a quarter of what
+    they are above the mean of their row, as in networks trained by binary cross-entropy, with negative distances as
+    logits or a log-softmax in the head, α would be next to nothing or negative and the score turn round: a warning says
+    so, and the means over the classes are subtracted from W and b, which the softmax does not see.
 
     Fitting adds up one d × d matrix in float64 and takes its eigenvectors (`eigh`: OpenOOD calls the eigenvalue routine
     of non-symmetric matrices, whose results may be complex). α takes a second pass over the data.
@@ -64,34 +79,78 @@ class ViM(HeadDetector):
         self.principal = principal
 
     def _fitted(self, batches: Batches) -> State:
-        width, origin = self._width(), self._origin()
+        state, largest, spread = self._fitted_with(batches, centred=False)
+        if not largest >= LEAST_SHARE * spread:
+            if self.head.out_features == 1:
+                raise ValueError(
+                    f"ViM needs a logit that is above 0 on training features, got one of {largest:.3g} on average: a "
+                    "head of one class must have its largest logits in-distribution"
+                )
+            warnings.warn(
+                f"ViM: the largest logit of training features is {largest:.3g} on average, {spread:.3g} above the mean "
+                "logit of its row: by the paper's α the residual would count for next to nothing or the wrong way "
+                "round. Logits are taken less their mean over the classes, which no softmax can tell apart. Networks "
+                "trained with binary cross-entropy, negative distances as logits and a head that ends in log-softmax "
+                "have such logits; subtract the means over the classes from the head's weight and bias to choose it",
+                stacklevel=2,
+            )
+            state, _, _ = self._fitted_with(batches, centred=True)
+        elif spread > 0 and largest > MOST_SHARE * spread:
+            warnings.warn(
+                f"ViM: the largest logit of training features is {largest:.3g} on average, but {spread:.3g} above the "
+                "mean logit of its row: α, and with it the residual, is as large as what all logits have in common. "
+                "Subtract the means over the classes from the head's weight and bias, which no softmax can tell apart",
+                stacklevel=2,
+            )
+        return state
+
+    def _fitted_with(self, batches: Batches, *, centred: bool) -> tuple[State, float, float]:
+        """What is stored, the mean of the largest logits, and how far that is above the mean of all."""
+        weight, bias = self._weights(centred)
+        width, origin = self._width(), _origin(weight, bias)
         moment = origin.new_zeros(width, width)
         for rows, _ in batches():
-            centred = rows - origin
-            moment.addmm_(centred.mT, centred)
+            from_origin = rows - origin
+            moment.addmm_(from_origin.mT, from_origin)
         # Eigenvalues ascend: the first directions are those that training features have least of.
         residual = torch.linalg.eigh(moment).eigenvectors[:, : width - self.principal].contiguous()
-        logits, norms, lengths = (origin.new_zeros(()) for _ in range(3))
+        largest, everything, norms, lengths = (origin.new_zeros(()) for _ in range(4))
+        count = 0
         for rows, _ in batches():
-            logits += self._logits(rows).amax(1).sum()
-            norms += ((rows - origin) @ residual).norm(dim=1).sum()
-            lengths += (rows - origin).norm(dim=1).sum()
+            logits, from_origin = F.linear(rows, weight, bias), rows - origin
+            largest += logits.amax(1).sum()
+            everything += logits.mean(1).sum()
+            norms += (from_origin @ residual).norm(dim=1).sum()
+            lengths += from_origin.norm(dim=1).sum()
+            count += len(rows)
         if norms <= 1e-9 * lengths:
             span = int(torch.linalg.matrix_rank(moment, hermitian=True))
             raise ValueError(
                 f"principal={self.principal} leaves no residual space: the training features span {span} of {width} "
                 f"dimensions; pass a principal below {span}, or fit to more rows"
             )
-        return {"residual": residual, "alpha": logits / norms}
+        state = {"residual": residual, "alpha": largest / norms, "centred": torch.full_like(largest, centred)}
+        return state, float(largest) / count, float(largest - everything) / count
 
     def _score(self, rows: Tensor) -> Tensor:
-        residual = ((rows - self._origin()) @ self._state["residual"]).norm(dim=1)
-        score: Tensor = self._state["alpha"] * residual + energy(self._logits(rows))
+        centred = self._state.get("centred")  # files of earlier versions have none
+        weight, bias = self._weights(centred is not None and bool(centred))
+        residual = ((rows - _origin(weight, bias)) @ self._state["residual"]).norm(dim=1)
+        score: Tensor = self._state["alpha"] * residual + energy(F.linear(rows, weight, bias))
         return score
 
-    def _origin(self) -> Tensor:
+    def _weights(self, centred: bool) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the head in float64, less their means over the classes where asked for."""
         weight = self.head.weight.detach().double()
-        if self.head.bias is None:
-            return weight.new_zeros(self._width())
-        origin: Tensor = -(torch.linalg.pinv(weight) @ self.head.bias.detach().double())
-        return origin
+        bias = None if self.head.bias is None else self.head.bias.detach().double()
+        if centred:
+            weight = weight - weight.mean(0)
+            bias = None if bias is None else bias - bias.mean()
+        return weight, bias
+
+
+def _origin(weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return weight.new_zeros(weight.shape[1])
+    origin: Tensor = -(torch.linalg.pinv(weight) @ bias)
+    return origin

@@ -229,7 +229,8 @@ class GaussianStatistics:
     @property
     def marginal_mean(self) -> Tensor:
         """Mean of all rows whatever their class, float64 `[d]`; zeros where there are none."""
-        return (self.means * self.counts[:, None]).sum(0) / max(1, self.count)
+        anchor, between = self._between()
+        return anchor + between
 
     def marginal_covariance(
         self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None
@@ -238,9 +239,17 @@ class GaussianStatistics:
 
         What relative Mahalanobis distances (Ren et al. 2021) call the background; needs no sums of its own.
         """
-        between = (self.means - self.marginal_mean) * self.counts.double().sqrt()[:, None]
+        anchor, mean = self._between()
+        between = (self.means - anchor - mean) * self.counts.double().sqrt()[:, None]
         scatter = self._scatter.sum(0) + between.mT @ between
         return self._shrunk(scatter, self.count, shrinkage, fourth_moment)
+
+    def _between(self) -> tuple[Tensor, Tensor]:
+        """The mean of the largest class, and what the mean of all rows is beyond it: a common offset is gone there."""
+        if self.num_classes == 0:
+            return self.means.new_zeros(self.num_features), self.means.new_zeros(self.num_features)
+        anchor = self.means[self.counts.argmax()]
+        return anchor, ((self.means - anchor) * self.counts[:, None]).sum(0) / max(1, self.count)
 
     def fourth_moment(self, features: Tensor, labels: Tensor, *, marginal: bool = False) -> Tensor:
         """`Σ_n |x_n - m|⁴` of these rows about the means as they are now, for "ledoit_wolf".
