@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
+from fastood.detectors.assumptions import look_at_features, warn
 from fastood.detectors.function_head import FunctionHeadDetector
 from fastood.detectors.logits import check_share
 from fastood.detectors.model_calls import Model
@@ -46,7 +47,14 @@ class ShapedFeatures(FunctionHeadDetector):
         """`fit_features`, as pytorch-ood calls it."""
         return self.fit_features(feature_maps, y)
 
+    non_negative: ClassVar[bool] = False
+    """Whether features have to be."""
+    _looked = False
+
     def _score(self, rows: Tensor) -> Tensor:
+        if self.non_negative and not self._looked and len(rows) > 0:
+            self._looked = True
+            look_at_features(type(self).__name__, rows)
         return self._of_logits(self._logits(self._shaped(rows)))
 
     @abstractmethod
@@ -106,10 +114,19 @@ class ReAct(ShapedFeatures):
 
     def _fitted(self, batches: Batches) -> State:
         threshold = float32_quantile(lambda: (rows for rows, _ in batches()), self.percentile)
+        if threshold <= 0:
+            zeros = self._zeros(batches)
+            seen = f"features are clipped at {threshold:.3g}, as {zeros:.1%} are 0 or below: nothing is left of most"
+            warn("ReAct", seen, f"Set percentile above {zeros:.3f}, now {self.percentile}")
         return {"threshold": torch.tensor(threshold, dtype=torch.float64)}
 
     def _shaped(self, rows: Tensor) -> Tensor:
         return rows.minimum(self._state["threshold"].to(rows.device))
+
+    def _zeros(self, batches: Batches) -> float:
+        """The share of training features at 0 or below."""
+        counts = [(int((rows <= 0).sum()), rows.numel()) for rows, _ in batches()]
+        return sum(zeros for zeros, _ in counts) / sum(count for _, count in counts)
 
 
 class ASH(ShapedFeatures):
@@ -122,7 +139,7 @@ class ASH(ShapedFeatures):
         "p"  those kept as they are
         "b"  those kept become s1 / k
 
-    Features should be non-negative, as after a ReLU.
+    Features must be non-negative, as after a ReLU: where they are not, s1 / s2 is anything. The first score warns.
 
     Args:
         model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
@@ -147,6 +164,7 @@ class ASH(ShapedFeatures):
     """
 
     settings = ("variant", "percentile")
+    non_negative = True
 
     @takes_pytorch_ood("head", "variant", "percentile", "detector")
     def __init__(
@@ -177,7 +195,8 @@ class ASH(ShapedFeatures):
 class SCALE(ShapedFeatures):
     """Energy of features times `exp(s1 / s2)`, s1 the sum of all, s2 of the largest (Xu et al. 2024, eq. 6-7).
 
-    Like ASH-S without setting anything to 0. Features should be non-negative, as after a ReLU.
+    Like ASH-S without setting anything to 0. Features must be non-negative, as after a ReLU: where they are not,
+    s1 / s2 is anything. The first score warns.
 
     Args:
         model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
@@ -200,6 +219,7 @@ class SCALE(ShapedFeatures):
     """
 
     settings = ("percentile",)
+    non_negative = True
 
     @takes_pytorch_ood("head", "percentile", "detector")
     def __init__(

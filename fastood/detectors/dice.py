@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastood.detectors.assumptions import warn
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.linear_head import head_logits
 from fastood.detectors.logits import check_share
@@ -70,7 +71,11 @@ class DICE(HeadDetector):
         # Above the interpolated quantile are those above the number just below it.
         rank = math.floor(self.sparsity * (weight.numel() - 1)) + 1
         threshold = contribution.flatten().kthvalue(rank).values
-        return {"weight": torch.where(contribution > threshold, weight, 0.0)}
+        kept = contribution > threshold
+        if not bool(kept.any()):
+            seen = f"no weight contributes more than the quantile {self.sparsity}, {float(threshold):.3g}: none is kept"
+            warn("DICE", seen + ", and scores are all that of the bias", "Set a lower sparsity")
+        return {"weight": torch.where(kept, weight, 0.0)}
 
     def _score(self, rows: Tensor) -> Tensor:
         return self._of_logits(head_logits(self.head, rows, self._state["weight"]))

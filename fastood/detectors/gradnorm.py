@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from fastood.detectors.assumptions import look_at_logits
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.logits import check_positive
 from fastood.detectors.model_calls import Model, unwrapped
@@ -40,6 +41,7 @@ class GradNorm(HeadDetector):
     """
 
     settings = ("temperature",)
+    _looked = False
 
     @takes_pytorch_ood("param_filter", "micro_batch_size", "temperature")
     def __init__(
@@ -69,5 +71,7 @@ class GradNorm(HeadDetector):
             )
 
     def _score(self, rows: Tensor) -> Tensor:
+        if self.head.out_features == 1 and not self._looked:
+            self._looked = look_at_logits("GradNorm", rows[:, :1], "softmax")
         p = (self._logits(rows) / self.temperature).softmax(1)
         return -rows.abs().sum(1) * (p - 1 / p.shape[1]).abs().sum(1) / self.temperature

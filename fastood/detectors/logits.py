@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from fastood.detectors.assumptions import Reading, look_at_logits, look_at_sign
 from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
 from fastood.ops.logit_scores import logit_scores
 
+LOOKED_AT = 4096
+"""Training rows after which labels are compared to no more logits."""
+
 
 class LogitsDetector(RowDetector):
     """A detector of logits.
+
+    Rows that are probabilities, or of a single logit where the softmax is read, make the first score warn.
 
     Args:
         model: Maps inputs to logits; None for `fit_features` and `predict_features` alone, which take logits.
     """
 
     reads = "logits"
+    takes: ClassVar[Reading] = "softmax"
+    """Of logits."""
+    _looked = False
 
     @takes_pytorch_ood()
     def __init__(self, model: Model | None = None) -> None:
@@ -40,6 +49,8 @@ class LogitsDetector(RowDetector):
         return self.predict_features(logits)
 
     def _score_or_nan(self, rows: Tensor) -> Tensor:
+        if not self._looked:
+            self._looked = look_at_logits(type(self).__name__, rows, self.takes)
         return self._score(rows)  # which knows of NaN, and of -inf for a masked class
 
 
@@ -84,6 +95,8 @@ class MaxLogit(LogitsDetector):
         tensor([-3.], dtype=torch.float64)
     """
 
+    takes = "largest"
+
     @staticmethod
     def score(logits: Tensor) -> Tensor:
         """Scores float64 `[N]` of logits `[N, K]`."""
@@ -96,6 +109,8 @@ class MaxLogit(LogitsDetector):
 class EnergyBased(LogitsDetector):
     """Energy, `-T logsumexp(v / T)` (Liu et al. 2020, eq. 4).
 
+    Of log-probabilities it is 0 whatever they are: the first score warns of them.
+
     Args:
         model: As `LogitsDetector` takes it.
         temperature: T, above 0.
@@ -107,6 +122,7 @@ class EnergyBased(LogitsDetector):
     """
 
     settings = ("temperature",)
+    takes = "energy"
 
     @takes_pytorch_ood("t", t="temperature")
     def __init__(self, model: Model | None = None, *, temperature: float = 1.0) -> None:
@@ -183,6 +199,7 @@ class KLMatching(LogitsDetector):
 
     `d_k` is the mean softmax of the training rows that the model takes for class k, whatever their label; a class that
     it takes none for has no template. Where a template is exactly 0 a positive p is all but infinitely far from it.
+    Fitting warns where the labels are those of the least logits rather than of the largest.
 
     Args:
         model: As `LogitsDetector` takes it.
@@ -199,7 +216,11 @@ class KLMatching(LogitsDetector):
 
     def _fitted(self, batches: Batches) -> State:
         total: Tensor | None = None
-        for rows, _ in batches():
+        self._looked = False
+        seen: list[tuple[Tensor, Tensor]] = []
+        for rows, labels in batches():
+            if sum(len(some) for some, _ in seen) < LOOKED_AT:
+                seen.append((rows, labels))
             probabilities = rows.softmax(1)
             if total is None:
                 classes = rows.shape[1]
@@ -208,8 +229,9 @@ class KLMatching(LogitsDetector):
             total.index_add_(0, taken_for, probabilities)
             counts += torch.bincount(taken_for, minlength=classes)
         assert total is not None
-        seen = counts > 0
-        return {"templates": total[seen] / counts[seen, None]}
+        look_at_sign(type(self).__name__, *(torch.cat(parts) for parts in zip(*seen, strict=True)))
+        present = counts > 0
+        return {"templates": total[present] / counts[present, None]}
 
     def _score(self, rows: Tensor) -> Tensor:
         log_p = rows.log_softmax(1)

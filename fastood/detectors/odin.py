@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fastood.detectors.assumptions import look_at_logits
 from fastood.detectors.base import Detector
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
@@ -18,6 +19,7 @@ from fastood.detectors.perturbation import check_perturbation, perturbed, step_a
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.metrics import detection_metrics
+from fastood.ops._validation import widened
 from fastood.ops.logit_scores import logit_scores
 
 EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.0028, 0.0032, 0.0038, 0.0048)
@@ -53,6 +55,7 @@ class ODIN(Detector):
 
     reads = "inputs"
     needs_fit = False
+    _looked = False
 
     @takes_pytorch_ood("criterion", "eps", "temperature", "norm_std", eps="epsilon", norm_std="input_std")
     def __init__(
@@ -101,6 +104,8 @@ class ODIN(Detector):
     @torch.no_grad()
     def score_logits(self, logits: Tensor) -> Tensor:
         """Scores float64 `[N]` of the logits of moved inputs."""
+        if not self._looked:
+            self._looked = look_at_logits("ODIN", logits.double(), "softmax")
         return logit_scores(logits.double() / self.temperature, scores=["msp"])["msp"]
 
     def choose_epsilon(self, loader: Iterable[Any], candidates: Sequence[float] = EPSILONS) -> float:
@@ -151,9 +156,12 @@ class ODIN(Detector):
             return self.score_logits(self._extract(x))
 
     def _loss(self, logits: Tensor) -> Tensor:
-        """`-log max softmax` of each row; higher for out-of-distribution."""
-        scaled = logits / self.temperature
-        return scaled.logsumexp(1) - scaled.amax(1)
+        """T times `-log max softmax` of each row, at least in float32; higher for out-of-distribution.
+
+        Only the sign of its gradient is taken, which the factor T keeps from underflowing in networks of 16 bits.
+        """
+        scaled = widened(logits) / self.temperature
+        return (scaled.logsumexp(1) - scaled.amax(1)) * self.temperature
 
     def _merit(self, loader: Iterable[Any], epsilon: float) -> float:
         known, outliers = [], []

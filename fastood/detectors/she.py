@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from fastood.detectors.assumptions import warn
 from fastood.detectors.function_head import FunctionHeadDetector
 from fastood.detectors.model_calls import Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
@@ -17,7 +18,7 @@ class SHE(FunctionHeadDetector):
 
     `S_k` is the mean feature of the training rows of class k that the head takes for it, too. A class without such a
     row stores nothing: its pattern is 0, and so is the score of what is taken for it, more than any that features which
-    are not negative can have otherwise.
+    are not negative can have otherwise; fitting warns where they are negative.
 
     Args:
         model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
@@ -61,6 +62,13 @@ class SHE(FunctionHeadDetector):
         assert total is not None
         if not bool(counts.any()):
             raise ValueError("there must be at least one row that the head classifies correctly to fit to, got none")
+        if bool((counts == 0).any()) and bool((total < 0).any()):
+            empty = int((counts == 0).sum())
+            seen = (
+                f"{empty} of {len(counts)} classes have no row that the head takes for them, and features are negative"
+            )
+            remedy = "Give rows of every class that the head classifies correctly, or features after a ReLU"
+            warn("SHE", seen + ": a score of 0 for what is taken for those classes need not be a high one", remedy)
         return {"patterns": total / counts.clamp_min(1)[:, None]}
 
     def _score(self, rows: Tensor) -> Tensor:
