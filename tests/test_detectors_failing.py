@@ -116,7 +116,7 @@ def test_all_fail() -> None:
     assert [str(error).split(", got ")[1] for error in caught.value.exceptions] == ["50", "40"]
     tokens = LinearHeadModel(nn.Sequential(nn.EmbeddingBag(9, 5), nn.Linear(5, 3)))
     with (
-        pytest.raises(TypeError, match="one floating-point tensor to be moved along a gradient"),
+        pytest.raises(TypeError, match="one dense floating-point tensor to be moved along a gradient"),
         pytest.warns(RuntimeWarning, match="'odin' is left out"),
     ):
         DetectorSuite(tokens, build_detectors(tokens, ["odin"])).predict(torch.ones(4, 6, dtype=torch.int64))

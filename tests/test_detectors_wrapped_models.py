@@ -231,12 +231,16 @@ def test_batches_that_are_mappings(key: str) -> None:
             MahalanobisDetector(shrinkage=0.1).fit_features(features, batch[key]),
         ),
         (MultiLayerMahalanobisDetector(model, ["classifier"], shrinkage=0.1).fit([batch]), None),
+        (MaxLogit(lambda batch: model(**batch).logits), None),
+        (build_detectors(split, ["she"])["she"].fit([batch]), SHE(model).fit([batch])),
+        (build_detectors(split, ["klm"])["klm"].fit([batch]), None),
     ]:
         if want is not None:
             torch.testing.assert_close(found.predict(bare), want.predict_features(features))
+            assert torch.equal(found.predict(batch), found.predict(bare))
         assert found.predict(batch).shape == (40,)
     with pytest.warns(
-        RuntimeWarning, match="detector 'odin' is left out: TypeError: inputs must be one floating-point"
+        RuntimeWarning, match="detector 'odin' is left out: TypeError: inputs must be one dense floating-point"
     ):
         scores = (
             DetectorSuite(split, build_detectors(split, ["odin", "msp", "knn"], settings={"knn": {"k": 3}}))
@@ -299,7 +303,10 @@ def test_what_inputs_must_be(x: object, kind: type[Exception], message: str) -> 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(2, 8, dtype=torch.int64), r"to be moved along a gradient, got a tensor of torch\.int64"),
+        (
+            torch.zeros(2, 8, dtype=torch.int64),
+            r"moved along a gradient, got a tensor of torch\.int64, torch\.strided",
+        ),
         (np.zeros((2, 8)), "to be moved along a gradient, got ndarray"),
         (torch.zeros(2, 8).to(torch.float8_e4m3fn), r"got a tensor of torch\.float8_e4m3fn"),
         ({"x": torch.zeros(2, 8)}, "to be moved along a gradient, got dict: use a detector that does not move inputs"),

@@ -44,12 +44,6 @@ def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[Inputs, Tensor]]:
             raise TypeError(f"{_WANTED}, got a {type(batch).__name__}{said} without labels: {_REMEDY}")
 
 
-def require_repeatable(loader: Iterable[Any], two_passes: bool) -> None:
-    """Raise where a fit takes two passes over a loader that gives its batches only once."""
-    if two_passes and isinstance(loader, Iterator):
-        raise ValueError(f"loader must be one that can be gone through twice, got {type(loader).__name__}: pass a list")
-
-
 def _of_mapping(batch: Mapping[str, Any]) -> tuple[Inputs, Tensor]:
     keys = [key for key in LABEL_KEYS if key in batch]
     if len(keys) != 1:

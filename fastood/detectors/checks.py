@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.detectors.model_calls import FLOATS
-from fastood.heads.checks import check_features
+from fastood.heads.checks import check_features, check_labels
 
 
 def check_rows(features: Tensor, width: int | None = None, name: str = "features") -> None:
@@ -16,6 +16,8 @@ def check_rows(features: Tensor, width: int | None = None, name: str = "features
         TypeError: `features` is no tensor, or not float64, float32, bfloat16 or float16.
         ValueError: The shape is another one, or the tensor is sparse or has no values (device meta).
     """
+    if isinstance(features, Tensor) and features.is_nested:
+        raise ValueError(f"{name} must be one tensor [N, d], got a nested tensor")
     check_features(features, width, name)
     if features.dtype not in FLOATS:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {features.dtype}: use .float()")
@@ -23,3 +25,18 @@ def check_rows(features: Tensor, width: int | None = None, name: str = "features
         raise ValueError(f"{name} must be dense, got {features.layout}: use .to_dense()")
     if features.is_meta:
         raise ValueError(f"{name} must have values, got a tensor on the meta device, which has none")
+
+
+def labels_beside(labels: Tensor, rows: Tensor) -> Tensor:
+    """Return labels on the device of their rows: a loader's are on the CPU.
+
+    Raises:
+        TypeError: `labels` is no int64 tensor.
+        ValueError: There is not one for each row, or they have no values (device meta).
+    """
+    if isinstance(labels, Tensor):
+        if labels.is_meta:
+            raise ValueError("labels must have values, got a tensor on the meta device, which has none")
+        labels = labels.to(rows.device)
+    check_labels(labels, rows)
+    return labels

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastood.detectors.checks import check_rows
+from fastood.detectors.checks import check_rows, labels_beside
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.perturbation import check_perturbation
 from fastood.heads import GaussianStatistics
-from fastood.heads.checks import check_finite_rows, check_labels
+from fastood.heads.checks import check_finite_rows
 from fastood.heads.covariance import Shrinkage, check_shrinkage
 from fastood.heads.gaussian_statistics import resolution_of
 
@@ -44,6 +44,15 @@ class MahalanobisSettings:
         """Whether fitting takes a second pass over the data."""
         return self.shrinkage == "ledoit_wolf"
 
+    def check_passes(self, loader: Iterable[Any]) -> None:
+        """Raise where a loader can be gone through once, and fitting takes two passes."""
+        # Asked without iter(), which would start a DataLoader's workers and draw from its generator.
+        if self.two_passes and isinstance(loader, Iterator):
+            raise ValueError(
+                f'loader must be one that can be gone through twice for shrinkage="ledoit_wolf", got '
+                f'{type(loader).__name__}; "oas" takes one pass'
+            )
+
     def prepared(self, features: Tensor) -> Tensor:
         """Rows in float64, of length 1 where asked for; differentiable."""
         features = features.double()
@@ -66,7 +75,7 @@ class Fitting:
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Add rows `[N, d]` with labels `[N]`, below zero to skip; nothing has changed after an error."""
         check_rows(features, None if self.statistics is None else self.statistics.num_features)
-        labels = _beside(labels, features)
+        labels = labels_beside(labels, features)
         check_finite_rows(features, labels >= 0)
         if self.statistics is None:
             per_class = self.settings.covariance == "per_class"
@@ -79,7 +88,7 @@ class Fitting:
     def add_again(self, features: Tensor, labels: Tensor) -> None:
         """The second pass, over the same rows."""
         assert self.statistics is not None
-        for rows, of_rows in self._chunks(features, _beside(labels, features)):
+        for rows, of_rows in self._chunks(features, labels_beside(labels, features)):
             within = self.statistics.fourth_moment(rows, of_rows)
             marginal = self.statistics.fourth_moment(rows, of_rows, marginal=True)
             if self.fourth is not None:
@@ -102,11 +111,3 @@ class Fitting:
         """A few rows at a time, so that no float64 copy of all of them is made."""
         parts = zip(torch.split(features.detach(), CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True)
         return ((self.settings.prepared(rows), of_rows) for rows, of_rows in parts)
-
-
-def _beside(labels: Tensor, features: Tensor) -> Tensor:
-    """Labels on the device of the features: a loader's are on the CPU."""
-    if isinstance(labels, Tensor):
-        labels = labels.to(features.device)
-    check_labels(labels, features)
-    return labels

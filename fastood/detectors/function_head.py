@@ -66,6 +66,8 @@ class FunctionHeadDetector(HeadDetector):
     def _flattened(self, features: Tensor) -> Tensor:
         if self._function is None or not isinstance(features, Tensor) or features.dim() < 2:
             return features
+        if features.is_nested or features.layout != torch.strided:
+            return features
         self._dtype = features.dtype
         if features.dim() > 2 or self._shape is None or features.shape[1] != torch.Size(self._shape).numel():
             self._shape = tuple(features.shape[1:])

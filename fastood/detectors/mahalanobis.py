@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.detectors.base import Detector
-from fastood.detectors.batches import labelled_batches, require_repeatable
+from fastood.detectors.batches import labelled_batches
 from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
@@ -125,7 +125,7 @@ class MahalanobisDetector(Detector):
         Raises:
             ValueError: There is no model, or as in `fit_features`. What was fitted before is then still there.
         """
-        require_repeatable(loader, self.settings.two_passes)
+        self.settings.check_passes(loader)
         fitting = Fitting(self.settings)
         for inputs, labels in labelled_batches(loader):
             fitting.add(self.extract(inputs), labels)

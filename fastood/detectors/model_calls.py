@@ -73,8 +73,8 @@ def call(model: Model, x: Inputs) -> Any:
     """Call a model in evaluation mode, which is taken back afterwards; differentiable where gradients are on.
 
     Tensors are moved to the device of the model's first parameter and, where all of its floating-point parameters are
-    of one dtype, floating-point tensors are cast to that. A mapping becomes the model's keyword arguments, without
-    labels.
+    of one dtype, floating-point tensors are cast to that. A mapping, without labels, becomes the keyword arguments of
+    a module or of a method of one; another function is given it as it is.
 
     Raises:
         TypeError: `x` is neither a tensor nor a mapping.
@@ -85,10 +85,9 @@ def call(model: Model, x: Inputs) -> Any:
     with evaluating(model), _differentiable(module):
         if isinstance(x, Tensor):
             return model(_beside(x, module))
-        arguments = {str(name): value for name, value in x.items() if name not in LABEL_KEYS}
-        return model(
-            **{n: _beside(value, module) if isinstance(value, Tensor) else value for n, value in arguments.items()}
-        )
+        parts = {name: value for name, value in x.items() if name not in LABEL_KEYS}
+        parts = {name: _beside(part, module) if isinstance(part, Tensor) else part for name, part in parts.items()}
+        return model(parts) if module is None else model(**parts)
 
 
 def check_inputs(x: object) -> None:

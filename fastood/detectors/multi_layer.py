@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastood._extras import needed_for
-from fastood.detectors.batches import labelled_batches, require_repeatable
+from fastood.detectors.batches import labelled_batches
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import Fitting
 from fastood.detectors.mahalanobis import MahalanobisDetector
@@ -67,7 +67,7 @@ class MultiLayerMahalanobisDetector:
         Raises:
             ValueError: As in `MahalanobisDetector.fit`. What was fitted before is then still there.
         """
-        require_repeatable(loader, self._settings.two_passes)
+        self._settings.check_passes(loader)
         fits = [Fitting(self._settings) for _ in self.feature_layers]
         for inputs, labels in labelled_batches(loader):
             for fit, features in zip(fits, self.extract(inputs), strict=True):

@@ -70,11 +70,11 @@ def gradients() -> Iterator[None]:
 
 def leaf(x: object) -> Tensor:
     """Return the inputs as a tensor whose gradient can be taken, or an error that says why not."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
-        said = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.layout != torch.strided:
+        said = f"a tensor of {x.dtype}, {x.layout}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
-            f"inputs must be one floating-point tensor to be moved along a gradient, got {said}: use a detector that "
-            "does not move inputs, or pass embeddings and the part of the model that takes them"
+            f"inputs must be one dense floating-point tensor to be moved along a gradient, got {said}: use a detector "
+            "that does not move inputs, or pass embeddings and the part of the model that takes them"
         )
     check_inputs(x)
     return (x.detach().clone() if x.is_inference() else x.detach()).requires_grad_()

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fastood.detectors.base import NOT_FITTED, Detector
-from fastood.detectors.batches import labelled_batches, require_repeatable
-from fastood.detectors.checks import check_rows
+from fastood.detectors.batches import labelled_batches
+from fastood.detectors.checks import check_rows, labels_beside
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.storage import read_detector, write_detector
-from fastood.heads.checks import check_finite_rows, check_labels
+from fastood.heads.checks import check_finite_rows
 
 CHUNK_ROWS = 1024
 """Rows fitted or scored at a time: with 2048 features 16 MiB in float64."""
@@ -52,7 +52,8 @@ class RowDetector(Detector):
     @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> Self:
         """Fit to batches `(inputs, labels, ...)`, instead of what was there; see `Detector.fit`."""
-        require_repeatable(loader, self.two_passes)
+        if self.two_passes and isinstance(loader, Iterator):
+            raise ValueError(f"loader must be one that can be gone through twice, got {type(loader).__name__}")
         if self.needs_fit:
             self._take(self._fitted(lambda: self._rows((self.extract(x), y) for x, y in labelled_batches(loader))))
         return self
@@ -153,9 +154,7 @@ class RowDetector(Detector):
         for rows, labels in batches:
             check_rows(rows, width, self.reads)
             width = rows.shape[1]
-            if isinstance(labels, Tensor):
-                labels = labels.to(rows.device)
-            check_labels(labels, rows)
+            labels = labels_beside(labels, rows)
             check_finite_rows(rows, labels >= 0)
             for some, of_some in zip(
                 torch.split(rows.detach(), CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True
