@@ -146,13 +146,30 @@ def test_models_made_inside() -> None:
         ODIN(lambda x: model.eval()(x)).predict(x)
 
 
-def test_boundary_is_trained_in_full_precision() -> None:
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """As a trainer in pure 16 bits sets it for a whole test loop."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - {"odin", "knn", "moved", "layers", "two passes"}))
+def test_features_are_scored_alike_in_any_surroundings(name: str, dtype: torch.dtype) -> None:
+    """Whatever autocast and the default dtype say, from the fit on; test_detectors_knn.py does the same for KNN."""
     model = network().eval()
-    features = torch.cat([LinearHeadModel(model).features(x).detach() for x, _ in data()])
+    outputs = [LinearHeadModel(model)(x) for x, _ in data()]
+    features, logits = (torch.cat(parts).detach() for parts in zip(*outputs, strict=True))
     labels = torch.cat([y for _, y in data()])
-    want = (
-        BoundaryAwareDetector(head=model[6], boundary=SMALL).fit_features(features, labels).predict_features(features)
-    )
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
-        detector = BoundaryAwareDetector(head=model[6], boundary=SMALL).fit_features(features, labels)
-        assert torch.equal(detector.predict_features(features), want)
+    outside = KINDS[name](model)
+    rows = logits if outside.reads == "logits" else features
+    want = outside.fit_features(rows, labels).predict_features(rows)
+    with default_dtype(dtype), test_step(None if dtype == torch.float64 else torch.bfloat16):
+        detector = KINDS[name](model).fit_features(rows, labels)
+        found = detector.predict_features(rows)
+    assert torch.equal(found, want)
+    assert torch.equal(detector.predict_features(rows), want)

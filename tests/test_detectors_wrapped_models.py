@@ -167,6 +167,28 @@ def test_integer_inputs_stay_integers() -> None:
     assert torch.equal(MaxLogit(model).predict(tokens), MaxLogit().predict_features(model(tokens)))
 
 
+def test_heads_that_are_compiled() -> None:
+    model, x = network(), rows(5)
+    compiled = torch.compile(model.two, backend="eager")
+    for kind in (ViM, SHE):
+        want = kind(model[:2], head=model.two).fit(batches()).predict(x)
+        assert torch.equal(kind(model[:2], head=compiled).fit(batches()).predict(x), want)
+
+
+def load(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Load weights when the layer runs, as those that do not fit into memory are."""
+    module.to_empty(device="cpu")
+
+
+def test_models_without_values() -> None:
+    with pytest.raises(ValueError, match="logits must have values, got a tensor on the meta device"):
+        MaxSoftmax(network().to("meta")).predict(rows(5))
+    model = network()
+    model.one.to("meta")
+    model.one.register_forward_pre_hook(load)
+    assert MaxSoftmax(model).predict(rows(5)).shape == (5,)
+
+
 def test_frozen_models() -> None:
     plain, frozen = network(), network().requires_grad_(False)
     x = rows(5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -73,8 +74,7 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _fitted(self, batches: Batches) -> State:
         bank = FeatureBank.collect(batches()).to(self.head.weight.device)
-        # The caller may want autocast for the model that the batches come from; the rest is the detector's own.
-        with torch.enable_grad(), torch.autocast(bank.features.device.type, enabled=False):
+        with torch.enable_grad(), _full_precision(bank.features.device):
             return self._trained(bank)
 
     def _trained(self, bank: FeatureBank) -> State:
@@ -94,7 +94,7 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _score(self, rows: Tensor) -> Tensor:
         logits = self._logits(rows)
-        with torch.autocast(rows.device.type, enabled=False):
+        with _full_precision(rows.device):
             return boundary_score(logits, self._discriminator()(rows.float(), logits.argmax(1)))
 
     def _discriminator(self) -> ConditionalDiscriminator:
@@ -103,3 +103,15 @@ class BoundaryAwareDetector(HeadDetector):
             made = build_discriminator(self.head.in_features, self.head.out_features, settings)
         made.load_state_dict(self._state, assign=True)
         return made
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32, whatever autocast or the default dtype say, which trainers set for a whole test loop."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)

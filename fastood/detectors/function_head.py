@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastood.detectors.feature_extractor import FeatureExtractor, as_features, tensor_in
 from fastood.detectors.head_detector import HeadDetector
-from fastood.detectors.model_calls import Inputs, Model, call
+from fastood.detectors.model_calls import Inputs, Model, call, unwrapped
 from fastood.detectors.row_detector import RowDetector
 
 
@@ -34,6 +34,7 @@ class FunctionHeadDetector(HeadDetector):
         *,
         head: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        head = None if head is None else unwrapped(head)
         self._function = None if isinstance(head, nn.Linear) else head
         self._shape: tuple[int, ...] | None = None
         self._dtype = torch.float32

@@ -129,8 +129,9 @@ def find_linear_head(model: Model) -> nn.Linear:
     return linear[-1]
 
 
-def check_head(head: nn.Module) -> nn.Linear:
-    """Raise unless `head` is an `nn.Linear`."""
+def check_head(head: Model) -> nn.Linear:
+    """Return the `nn.Linear` that `head` is, compiled or not, or raise."""
+    head = unwrapped(head)
     if not isinstance(head, nn.Linear):
         raise TypeError(f"head must be an nn.Linear, got {type(head).__name__}")
     return head

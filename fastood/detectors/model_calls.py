@@ -72,9 +72,9 @@ def original_name(name: str) -> str:
 def call(model: Model, x: Inputs) -> Any:
     """Call a model in evaluation mode, which is taken back afterwards; differentiable where gradients are on.
 
-    Tensors are moved to the device of the model's first parameter and, where all of its floating-point parameters are
-    of one dtype, floating-point tensors are cast to that. A mapping, without labels, becomes the keyword arguments of
-    a module or of a method of one; another function is given it as it is.
+    Tensors are moved to the device of the model's first parameter that has values and, where all of its floating-point
+    parameters are of one dtype, floating-point tensors are cast to that. A mapping, without labels, becomes the keyword
+    arguments of a module or of a method of one; another function is given it as it is.
 
     Raises:
         TypeError: `x` is neither a tensor nor a mapping.
@@ -141,7 +141,10 @@ def _beside(x: Tensor, module: nn.Module | None) -> Tensor:
     parameters = list(module.parameters())
     kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
     dtype = kinds.pop() if len(kinds) == 1 and x.dtype in FLOATS else x.dtype
-    return x.to(parameters[0].device if parameters else x.device, dtype if dtype in FLOATS else x.dtype)
+    # Weights that are loaded when a layer runs are on the meta device until then.
+    devices = [parameter.device for parameter in parameters]
+    device = next((device for device in devices if device.type != "meta"), devices[0] if devices else x.device)
+    return x.to(device, dtype if dtype in FLOATS else x.dtype)
 
 
 @contextmanager
