@@ -1,4 +1,4 @@
-"""Draw a file of results: `python benchmarks/chart.py results/cpu-pool.json` writes `results/cpu-pool.png`.
+"""Draw a file of results: `python benchmarks/chart.py benchmarks/results/cpu-pool.json` writes cpu-pool.png beside it.
 
 Every number is the time of a peer over ours. An op measured on a grid of N x K becomes a table per peer, others become
 bars. Nothing is measured here.

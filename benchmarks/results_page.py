@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,14 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=PAGE, help="by default docs/results.md of this tree")
+    out = parser.parse_args().out
+    out.write_text(page(), encoding="utf-8")
+    print(f"written: {out}")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"written: {PAGE}")
+    main()

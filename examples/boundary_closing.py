@@ -135,7 +135,7 @@ def draw(closing: Closing, out: Path) -> None:
 def main() -> None:
     """Train and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("boundary_closing.png"))
+    parser.add_argument("--out", type=Path, default=Path("runs/boundary_closing.png"), help="by default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw(close_boundary(seed=options.seed), options.out)

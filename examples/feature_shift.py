@@ -123,7 +123,7 @@ def draw(shifts: list[Shift], out: Path) -> None:
 def main() -> None:
     """Move the points and draw them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("feature_shift.png"))
+    parser.add_argument("--out", type=Path, default=Path("runs/feature_shift.png"), help="by default %(default)s")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 """Recipes: files that name the fields in which a run differs from its method's preset."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,45 @@ import yaml
 from fastood.config import PRESETS, RunConfig, from_dict, to_dict
 from fastood.methods import METHODS, PresetName
 
+FOLDERS = (Path(__file__).with_name("recipes"), Path(__file__).parents[1] / "recipes")
+"""Where the papers' recipes are: in an installed package, in a clone."""
+
+
+def find_recipe(path: Path) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        path: A file, or one of the papers' recipes: by name, or as it is called in a clone, recipes/NAME.yaml.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+
+    Example:
+        >>> find_recipe(Path("mohseni2020-table1-mnist")).name
+        'mohseni2020-table1-mnist.yaml'
+    """
+    if path.exists():
+        return path
+    if path.parent in (Path(), Path("recipes")):
+        name = path.name.removesuffix(".yaml")
+        for folder in FOLDERS:
+            if (folder / f"{name}.yaml").is_file():
+                return folder / f"{name}.yaml"
+    known = sorted({recipe.stem for folder in FOLDERS for recipe in folder.glob("*.yaml")})
+    close = get_close_matches(path.name.removesuffix(".yaml"), known, n=3, cutoff=0.5)
+    hint = f"; near it: {', '.join(close)}" if close else ""
+    raise FileNotFoundError(f"{path}: there is no such file, and no recipe of that name{hint}")
+
 
 def read_recipe(path: Path, *, preset: PresetName = "paper") -> RunConfig:
     """The configuration that a YAML file describes; config.yaml of a run is one, too.
 
     Args:
-        path: A file of the fields of `RunConfig`, of which `method.name` must be there.
+        path: A file of the fields of `RunConfig`, of which `method.name` must be there, as `find_recipe` takes it.
         preset: Where the fields come from that are not.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such recipe.
         ValueError: If a field is unknown, of another type or out of range; the file and the field are named.
 
     Example:
@@ -34,6 +64,7 @@ def read_recipe(path: Path, *, preset: PresetName = "paper") -> RunConfig:
         ...
         ValueError: .../mine.yaml: method.finetune.epochs must be int, got 'many'
     """
+    path = find_recipe(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

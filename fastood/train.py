@@ -49,7 +49,7 @@ class Command:
         ),
     ] = "resample"
     recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """A recipe, or config.yaml of a run: its fields are the defaults, beside the options given here.
+    """A recipe, by file or name, or config.yaml of a run: its fields are the defaults, beside the options given here.
     What it leaves open is of the preset paper, unless --preset says otherwise."""
     name: str | None = None
     """Name of the run; by default that of the recipe, or the method and the preset, and the time."""

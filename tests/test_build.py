@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,28 @@ def test_a_broken_nvcc_leaves_out_the_cuda_kernels_and_says_why(nvcc: str, reaso
     assert done.returncode != 0
     assert "FASTOOD_CUDA=1, but" in done.stderr
     assert reason in " ".join(done.stderr.split())
+
+
+def git_files() -> list[str]:
+    """Every file of the clone, none outside of one."""
+    command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return [name for name in done.stdout.splitlines() if (ROOT / name).exists()] if done.returncode == 0 else []
+
+
+@pytest.mark.skipif(not git_files(), reason="not a clone")
+def test_the_sdist_and_the_wheel_hold_what_the_clone_does(tmp_path: Path) -> None:
+    """Tests with their helpers, recipes, examples, benchmarks, docs, Makefile; the wheel has the recipes, too."""
+    for name in git_files():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    command = [sys.executable, "setup.py", "-q", "sdist", "build_py", "--build-lib", "wheel"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / "dist").iterdir()
+    with tarfile.open(archive) as sdist:
+        sources = {name.partition("/")[2] for name in sdist.getnames()}
+    assert set(git_files()) - sources <= {".gitignore"}
+    packaged = sorted(path.name for path in (tmp_path / "wheel/fastood/recipes").iterdir())
+    assert packaged == sorted(path.name for path in ROOT.glob("recipes/*.yaml"))
+    assert {path.name for path in (tmp_path / "wheel").iterdir()} == {"fastood"}

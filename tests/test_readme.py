@@ -2,10 +2,7 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
-
-from fastood.train import parse_command
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("fpr95", "auroc", "aupr", "accuracy")
@@ -52,11 +49,3 @@ def test_the_map_of_the_tree_is_true() -> None:
     assert len(paths) >= 10
     for path in paths:
         assert (ROOT / path).exists(), path
-
-
-def test_commands_are_understood() -> None:
-    text = README.replace("\\\n", " ")
-    commands = re.findall(r"^    python -m fastood.train (.*)$", text, re.MULTILINE)
-    assert commands
-    for command in commands:
-        assert parse_command(shlex.split(command)).config.data.ood

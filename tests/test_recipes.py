@@ -19,7 +19,7 @@ from fastood.data.named_sets import NAMED_SETS
 from fastood.data.noise import NOISES
 from fastood.methods import MethodConfig
 from fastood.models import ModelConfig
-from fastood.recipe import read_recipe
+from fastood.recipe import find_recipe, read_recipe
 from fastood.run_folder import RunFolder
 from fastood.runner import Run
 from fastood.samplers import BackgroundPool
@@ -108,6 +108,25 @@ def test_the_command_line_wins_over_the_recipe(tmp_path: Path):
     assert (command.method, config.seed, config.method.sample_rate, config.method.finetune.epochs) == ("oe", 5, 0.4, 4)
     assert (config.model.name, config.model.dropout) == ("wrn-40-4", 0.1), "what is left open is the paper's"
     assert train.parse_command(["oe", f"--config={path}", "--preset=embedded"]).config.model.name == "small-cnn"
+
+
+def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("mohseni2020-table1-mnist", "mohseni2020-table1-mnist.yaml", "recipes/mohseni2020-table1-mnist.yaml"):
+        assert find_recipe(Path(path)) == FOLDER / "mohseni2020-table1-mnist.yaml"
+    mine = Path("mohseni2020-table1-mnist")
+    mine.write_text("method: {name: oe}")
+    assert find_recipe(mine) == mine, "a file that is there comes first"
+    with pytest.raises(FileNotFoundError, match=r"no recipe of that name; near it: mohseni2020-table1-svhn"):
+        find_recipe(Path("mohseni2020-table1-svnh"))
+    with pytest.raises(FileNotFoundError):
+        find_recipe(Path("elsewhere/mohseni2020-table1-mnist.yaml"))
+
+
+def test_an_installed_package_carries_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "installed.yaml").write_text("method: {name: oe}")
+    monkeypatch.setattr("fastood.recipe.FOLDERS", (tmp_path, tmp_path / "none"))
+    assert read_recipe(Path("installed")).method.name == "oe"
 
 
 def test_a_run_is_repeated_from_its_own_configuration(tmp_path: Path):
