@@ -14,6 +14,7 @@ from fastood.methods import METHODS, MethodConfig, PresetName
 from fastood.methods.resample import ResampleConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
+from fastood.names import expanded
 from fastood.training.acceleration import CompileMode
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ PRESETS: dict[tuple[str, PresetName], RunConfig] = {
 
 
 def absolute_paths(data: DataConfig) -> DataConfig:
-    """The same images, named so that they are found from any directory.
+    """The same images, named so that they are found from any directory; a background of auto by what that is.
 
     Example:
         >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood
@@ -81,22 +82,25 @@ def absolute_paths(data: DataConfig) -> DataConfig:
         if parts is None:
             return source
         paths = parts[3].split(",") if parts[2] == "npy" else [parts[3]]
-        return f"{parts[1] or ''}{parts[2]}:{','.join(str(Path(path).absolute()) for path in paths)}"
+        return f"{parts[1] or ''}{parts[2]}:{','.join(str(expanded(Path(path)).absolute()) for path in paths)}"
 
     return replace(
         data,
         in_dist=absolute(data.in_dist),
         in_dist_test=None if data.in_dist_test is None else absolute(data.in_dist_test),
-        background=absolute(data.background),
+        background=data.background_spec.kind if data.background == "auto" else absolute(data.background),
         ood=tuple(absolute(source) for source in data.ood),
-        root=data.root.absolute(),
+        root=expanded(data.root).absolute(),
+        list_root=None if data.list_root is None else expanded(data.list_root).absolute(),
     )
 
 
 def with_absolute_paths(method: MethodConfig) -> MethodConfig:
     """The same hyper-parameters, files among them named so that they are found from any directory."""
     paths = {entry.name: getattr(method, entry.name) for entry in fields(method)}
-    return replace(method, **{name: path.absolute() for name, path in paths.items() if isinstance(path, Path)})
+    return replace(
+        method, **{name: expanded(path).absolute() for name, path in paths.items() if isinstance(path, Path)}
+    )
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fastood.config import Device
 from fastood.detector_evaluation import detectors_document, print_detectors, score_detectors, write_detectors
 from fastood.detectors import detector_names
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
+from fastood.names import expanded
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table
 
@@ -82,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
         computed, 130 if stopped by Ctrl-C.
     """
     command = tyro.cli(Command, args=args, prog="python -m fastood.evaluate")
-    folder = RunFolder(command.run)
+    folder = RunFolder(expanded(command.run))
     try:
         if command.write and command.protocol is not None:
             raise ValueError(

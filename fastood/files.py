@@ -41,7 +41,19 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
         temporary.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name as one safetensors file, whole or not at all."""
-    data = safetensors_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors by name as one safetensors file, whole or not at all.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        metadata: Words beside them, by name.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    data = safetensors_bytes(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        None if metadata is None else dict(metadata),
+    )
     write_atomically(path, data)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastood.config import RunConfig, differences, from_dict, to_dict
 from fastood.data import DetectionTask
 from fastood.files import save_tensors, write_atomically
+from fastood.methods.pool_weights import BACKGROUND_KEY
 from fastood.training.checkpoint import CheckpointFolder
 from fastood.training.scoring import ArmScores
 
@@ -167,9 +168,14 @@ class RunFolder:
         """
         return _read_tensors(self.weights(arm))
 
-    def write_pool(self, state: dict[str, Tensor]) -> None:
-        """Write the pool's learnt weights, and how it came to them."""
-        save_tensors(self.pool, state)
+    def write_pool(self, state: dict[str, Tensor], *, background: str) -> None:
+        """Write the pool's learnt weights, and how it came to them.
+
+        Args:
+            state: Tensors by name.
+            background: SHA-256 of the images that the weights are of, as `ImageSet.sha256` tells.
+        """
+        save_tensors(self.pool, state, {BACKGROUND_KEY: background})
 
     def read_pool(self) -> dict[str, Tensor]:
         """The pool's learnt weights.

@@ -58,6 +58,28 @@ def require_shareable(config: MethodConfig) -> None:
             require_equal_shares(f"method.{field.name}", getattr(config, field.name), processes)
 
 
+def require_background(config: RunConfig) -> None:
+    """Refuse a method that trains with background images where none are named.
+
+    Raises:
+        ValueError: If they are missing.
+
+    Example:
+        >>> from fastood.data import DataConfig
+        >>> from fastood.methods.exposure import OEConfig
+        >>> require_background(RunConfig(method=OEConfig(), data=DataConfig(in_dist="cifar10", ood=("svhn",))))
+        Traceback (most recent call last):
+        ...
+        ValueError: data.background must name the images that oe trains with, got none: give --data.background \
+folder:PATH, the name of a data set or noise
+    """
+    if config.method.needs_background and config.data.background_spec.kind == "none":
+        raise ValueError(
+            f"data.background must name the images that {config.method.name} trains with, got none: "
+            "give --data.background folder:PATH, the name of a data set or noise"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """A configuration with the images, the method and the device that it names."""
@@ -80,6 +102,7 @@ class Run:
             ValueError: If the data or a value does not fit.
         """
         accelerator = resolve_device(config.device if device is None else device)
+        require_background(config)
         task = load_task(config.data, seed=config.seed)
         drawn = config.protocol.ood_count(len(task.id_test)) or 1  # of a set taken whole
         for name, images in task.ood.items():

@@ -17,9 +17,10 @@ from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
 from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
 from fastood.methods import METHODS, PresetName
+from fastood.names import expanded
 from fastood.recipe import read_recipe
 from fastood.run_folder import RunFolder, fingerprint
-from fastood.runner import Run, print_table, settle
+from fastood.runner import Run, print_table, require_background, settle
 from fastood.training.acceleration import require_compiler
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.loop import run_stage
@@ -86,8 +87,11 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
     """
     config = settle(config)
     require_compiler(config.compile)
+    require_background(config)
     if resume and folder.config.exists():
         config = replace(config, data=_loading_as_begun(config.data, folder.read_config().data))
+    elif config.data.reads_lists and config.data.list_root is None:
+        config = replace(config, data=replace(config.data, list_root=Path.cwd()))
     if not resume:
         folder.require_absent()
     elif folder.config.exists():
@@ -110,9 +114,13 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
 
 
 def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
-    """Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began."""
+    """Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began.
+
+    Lists of files count from where they did then, too.
+    """
     depth = begun.prefetch_depth if data.prefetch_depth is None else data.prefetch_depth
-    return replace(data, prefetch_depth=depth)
+    list_root = begun.list_root if data.list_root is None else data.list_root
+    return replace(data, prefetch_depth=depth, list_root=list_root)
 
 
 def loader_plan(run: Run) -> LoaderPlan:
@@ -190,7 +198,8 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
     for arm in run.method.arms:
         folder.write_weights(arm.name, final_weights(arm.stage))
     if (learnt := run.method.learnt_pool) is not None:
-        folder.write_pool({**learnt.pool.state_dict(), "effective_sample_sizes": learnt.effective_sample_sizes})
+        state = {**learnt.pool.state_dict(), "effective_sample_sizes": learnt.effective_sample_sizes}
+        folder.write_pool(state, background=run.task.background.sha256())
 
 
 def parse_command(args: Sequence[str]) -> Command:
@@ -214,7 +223,7 @@ def parse_command(args: Sequence[str]) -> Command:
     if recipe is None:
         config = PRESETS[method or "resample", cast(PresetName, preset or "embedded")]
     else:
-        config = read_recipe(Path(recipe), preset=cast(PresetName, preset or "paper"))
+        config = read_recipe(expanded(Path(recipe)), preset=cast(PresetName, preset or "paper"))
     if method not in (None, config.method.name):
         raise ValueError(f"method must be that of the recipe {recipe}, {config.method.name}, got {method}")
     return tyro.cli(
@@ -272,7 +281,7 @@ def main(args: Sequence[str] | None = None) -> int:
         check_command(command)
         kind = f"{command.method}-{command.preset}" if command.recipe is None else command.recipe.stem
         name = command.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = RunFolder(command.out / name)
+        folder = RunFolder(expanded(command.out) / name)
         run = begin(command.config, folder, resume=command.resume)
     except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

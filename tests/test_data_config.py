@@ -98,7 +98,10 @@ def test_embedded_task_takes_more_sets():
         ({"ood": ("embedded",)}, "data.ood: 'embedded' belongs to"),
         ({"ood": ("x=embedded",)}, "data.ood: 'embedded' belongs to"),
         ({"background": "torchvision:MNIST"}, "data.in_dist and data.background must not share images"),
-        ({"background": "uniform"}, "data.background and data.ood 'noise' must not share images"),
+        (
+            {"background": "uniform"},
+            "data.background and data.ood 'noise' must not be of one kind of noise, both are uniform$",
+        ),
         ({"ood": ("x=folder:pool/part",)}, "data.background and data.ood 'x' must not share images"),
         ({"ood": ("x=folder:other/../pool",)}, "data.background and data.ood 'x' must not share images"),
         ({"ood": ("x=torchvision:MNIST",)}, "data.in_dist and data.ood 'x' must not share images"),

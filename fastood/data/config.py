@@ -23,7 +23,8 @@ class DataConfig:
     (cifar10, tiny-imagenet, …: ``python -m fastood.data list``), folder:PATH (of PATH/CLASS/IMAGE), torchvision:NAME,
     list:FILE (an image's path per line), packed:PATH (made by `python -m fastood.data pack`; mapped, not decoded),
     npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]), and for background and OOD sets also
-    gaussian, uniform, rademacher or blobs (noise, see `fastood.data.noise`).
+    gaussian, uniform, rademacher or blobs (noise, see `fastood.data.noise`), and folders without class folders. A
+    leading ~ in a path is the home folder. The background may be none, for methods that train without.
 
     Raises:
         ValueError: A source is unknown or used twice, or a value is out of range.
@@ -43,9 +44,11 @@ class DataConfig:
     packed:PATH: a pool of `python -m fastood.data pack`, with labels."""
     in_dist_test: str | None = None
     """In-distribution test images. Default: the test part of the data set; else test_fraction of every class."""
-    background: str = "embedded"
+    background: str = "auto"
     """Background pool: a source as above, without need of labels, or list:FILE or noise.
-    packed:PATH: stays in its file, however large; its images must have the task's size and channels already."""
+    packed:PATH: stays in its file, however large; its images must have the task's size and channels already.
+    none: no images, for methods that train without.
+    auto: embedded for the embedded digits, else none."""
     ood: tuple[str, ...] = ("embedded",)
     """OOD test sets: any number of NAME=SOURCE, of data sets and noise by their own names, or embedded for the six that
     belong to the embedded digits. Of data sets the test part."""
@@ -65,6 +68,9 @@ class DataConfig:
     """1 (grey) or 3 (RGB). Default: that of in_dist, a folder counting as RGB."""
     root: Path = Path("data")
     """Folder of the data sets that have a name, as torchvision lays them out."""
+    list_root: Path | None = None
+    """Folder that relative paths in list:FILE count from where the first of them is not found beside the list.
+    Default: the working folder in which the run began."""
     download: bool = False
     """Let torchvision fetch datasets that are missing under root."""
     noise_size: int = 10_000
@@ -112,8 +118,9 @@ class DataConfig:
             raise ValueError(f"data.channels must be 1 or 3, got {self.channels}")
         if self.blend is not None and not 0 < self.blend < 1:
             raise ValueError(f"data.blend must be in (0, 1), or None, got {self.blend}")
-        if self.blend is not None and self.background_spec.kind == "packed":
-            raise ValueError(f"data.blend must be None for a packed data.background, got {self.blend}")
+        if self.blend is not None and self.background_spec.kind in ("packed", "none"):
+            kind = "a packed data.background" if self.background_spec.kind == "packed" else "data.background none"
+            raise ValueError(f"data.blend must be None for {kind}, got {self.blend}")
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"data.test_fraction must be in (0, 1), got {self.test_fraction}")
         self._check_in_distribution()
@@ -124,7 +131,7 @@ class DataConfig:
             raise ValueError(f"data.exclude_overlap must be one of {known}, got {self.exclude_overlap!r}")
         if self.exclude_overlap is not None and self.background_spec.kind not in _WITH_CLASSES:
             raise ValueError(
-                f"data.exclude_overlap needs a data.background with named classes, got {self.background!r}"
+                f"data.exclude_overlap needs a data.background with named classes, got {str(self.background_spec)!r}"
             )
 
     @property
@@ -146,7 +153,9 @@ class DataConfig:
 
     @property
     def background_spec(self) -> SourceSpec:
-        """`background`, parsed."""
+        """`background`, parsed; of auto the source that it stands for."""
+        if self.background == "auto":
+            return SourceSpec("embedded" if self.in_dist_spec.kind == "embedded" else "none")
         return parse_spec(self.background, field="background")
 
     @property
@@ -154,8 +163,21 @@ class DataConfig:
         """`ood`, parsed: names (empty for embedded) and sources."""
         return tuple(parse_named_spec(text, field="ood") for text in self.ood)
 
+    @property
+    def reads_lists(self) -> bool:
+        """Whether a source is a list of files."""
+        specs = (self.in_dist_spec, self.background_spec, *(spec for _, spec in self.ood_specs))
+        return any(spec.kind == "list" for spec in specs)
+
     def _check_in_distribution(self) -> None:
         test = self.in_dist_test_spec
+        for name, spec in (
+            ("in_dist", self.in_dist_spec),
+            ("in_dist_test", test),
+            *(("ood", s) for _, s in self.ood_specs),
+        ):
+            if spec is not None and spec.kind == "none":
+                raise ValueError(f"data.{name} must name images, got none; data.background alone may be none")
         for name, spec in (("in_dist", self.in_dist_spec), ("in_dist_test", test)):
             if spec is None:
                 continue
@@ -207,5 +229,13 @@ class DataConfig:
         if self.in_dist_test_spec is not None:
             parts += [("data.in_dist_test", self.in_dist_test_spec)]
         for (first, spec), (second, other) in combinations(parts, 2):
-            if (first, second) != ("data.in_dist", "data.in_dist_test") and spec.overlaps(other):
-                raise ValueError(f"{first} and {second} must not share images, both are {spec.kind}:{spec.argument}")
+            if (first, second) == ("data.in_dist", "data.in_dist_test") or not spec.overlaps(other):
+                continue
+            if spec.kind in NOISES:
+                # Their images differ, but a set drawn like the background that was trained on tells nothing of others.
+                raise ValueError(f"{first} and {second} must not be of one kind of noise, both are {spec}")
+            raise ValueError(f"{first} and {second} must not share images, {_both(spec, other)}")
+
+
+def _both(first: SourceSpec, second: SourceSpec) -> str:
+    return f"both are {first}" if first == second else f"got {first} and {second}"

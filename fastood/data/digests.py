@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fastood.names import printable
+
 READ_FILES = 10_000
 """A set of more files is known by all their names and sizes, and by the contents of at most so many of them."""
 
@@ -45,7 +47,7 @@ def digest_of_files(files: Sequence[str]) -> Callable[[], str]:
                 content = Path(file).read_bytes() if place % every == 0 else b""
                 size = os.stat(file).st_size  # noqa: PTH116, for a million of files
             except OSError as error:
-                raise ValueError(f"unreadable image {file}: {error}") from error
+                raise ValueError(f"unreadable image {printable(file)}: {error.strerror}") from error
             whole.update(f"{file.removeprefix(prefix)}\0{size}\0".encode("utf-8", "surrogateescape"))
             whole.update(content)
         return whole.hexdigest()

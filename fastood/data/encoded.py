@@ -1,18 +1,16 @@
 """Image files that are decoded when they are asked for, instead of once and for all."""
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fastood.data.fitting import fit_images
 from fastood.data.lazy_files import choose_files
-from fastood.data.sources import image_to_tensor, read_image
+from fastood.data.sources import read_image
 
 _DECODED_AT_ONCE = 64
 
@@ -26,7 +24,9 @@ class EncodedImages:
         ValueError: If `size` is below 1, or `channels` neither 1 nor 3.
 
     Example:
-        >>> buffer = io.BytesIO()
+        >>> from io import BytesIO
+        >>> from PIL import Image
+        >>> buffer = BytesIO()
         >>> Image.new("RGB", (40, 30), "white").save(buffer, "png")
         >>> images = EncodedImages(files=[buffer.getvalue()], size=16, channels=3)
         >>> images.shape, images.decode(torch.tensor([0, 0])).shape
@@ -91,11 +91,7 @@ class EncodedImages:
         file = self.files[index]
         if isinstance(file, str):
             return read_image(file)
-        try:
-            with Image.open(io.BytesIO(file)) as image:
-                return image_to_tensor(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"unreadable image {index} of {len(self)} in {self.place}: {error}") from error
+        return read_image(f"{index} of {len(self)} in {self.place}", file)
 
 
 Images: TypeAlias = Tensor | EncodedImages

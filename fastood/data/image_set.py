@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastood.data.digests import digest_of_choice
 from fastood.data.encoded import Images, decoded_images, select_images, split_images
+from fastood.data.folders import LeftOut
 
 _HASHED_AT_ONCE = 512
 
@@ -47,6 +48,8 @@ class ImageSet:
     """The K classes of an in-distribution set; empty for background and OOD."""
     digest: Callable[[], str] | None = None
     """SHA-256 by which the images are known again, where it can be had without all their pixels."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files and folders among the images that are not read."""
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor) and self.images.dtype != torch.uint8:
@@ -126,7 +129,8 @@ class DetectionTask:
     """An in-distribution classification task, a background pool, and OOD sets to be told apart from it.
 
     Raises:
-        ValueError: A set is empty, labelled wrongly for its part, or of another image size than the others.
+        ValueError: A set but the background is empty, or one is labelled wrongly for its part, or of another image
+            size than the others.
     """
 
     id_train: ImageSet
@@ -134,7 +138,7 @@ class DetectionTask:
     id_test: ImageSet
     """In-distribution test images of the same classes."""
     background: ImageSet
-    """Pool of background images to train with."""
+    """Pool of background images to train with; empty for methods that train without."""
     ood: dict[str, ImageSet]
     """OOD test sets by name, in the order of the table; disjoint from the background."""
 
@@ -145,7 +149,7 @@ class DetectionTask:
         parts |= {f"ood[{name!r}]": images for name, images in self.ood.items()}
         shape = self.id_train.images.shape[1:]
         for part, images in parts.items():
-            if len(images) == 0:
+            if len(images) == 0 and part != "background":
                 raise ValueError(f"{part} must hold at least one image, got none ({images.name})")
             if tuple(images.images.shape[1:]) != tuple(shape):
                 raise ValueError(

@@ -8,6 +8,7 @@ from fastood.data.config import DataConfig
 from fastood.data.digests import digest_of_choice
 from fastood.data.embedded import embedded_background, embedded_digits, embedded_ood
 from fastood.data.encoded import EncodedImages, Images
+from fastood.data.folders import require_classes
 from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.named_sets import Part
 from fastood.data.noise import NOISES
@@ -18,6 +19,7 @@ from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
 from fastood.data.specs import SourceSpec
 from fastood.data.splits import stratified_split
+from fastood.names import counted
 
 
 def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
@@ -70,33 +72,56 @@ def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
 
 
 def _open_all(config: DataConfig) -> dict[str, ImageSource | None]:
-    """Open every source by its option; None for those that are made, not read."""
+    """Open every source by its option; None for those that are made, not read. All that fail are named at once."""
     in_dist = config.in_dist_spec
-    sources = {
-        "in_dist": _open(in_dist, "in_dist", config, part="train"),
-        "background": _open(config.background_spec, "background", config, part="train"),
-    }
-    background = sources["background"]
-    if background is not None and config.exclude_overlap is not None:
-        sources["background"] = without_overlap(background, config.exclude_overlap, field="background")
+    wanted: list[tuple[str, SourceSpec, str, Part]] = [
+        ("in_dist", in_dist, "in_dist", "train"),
+        ("background", config.background_spec, "background", "train"),
+    ]
     test = config.in_dist_test_spec or (in_dist if in_dist.has_test_part else None)
     if test is not None:
-        sources["in_dist_test"] = _open(test, "in_dist_test", config, part="test")
-    for name, spec in config.ood_specs:
-        sources[f"ood {name}"] = _open(spec, f"ood {name!r}", config, part="ood")
+        wanted.append(("in_dist_test", test, "in_dist_test", "test"))
+    wanted += [(f"ood {name}", spec, f"ood {name!r}", "ood") for name, spec in config.ood_specs]
+    sources: dict[str, ImageSource | None] = {}
+    failed: list[OSError | TypeError | ValueError] = []
+    for key, spec, field, part in wanted:
+        try:
+            sources[key] = _open(spec, field, config, part=part)
+        except (OSError, TypeError, ValueError) as error:
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        same = {type(error) for error in failed}
+        kind = type(failed[0]) if len(same) == 1 else ValueError
+        raise kind("\n".join([f"{len(failed)} of the {len(wanted)} sources cannot be opened:", *map(str, failed)]))
     return sources
 
 
 def _open(spec: SourceSpec, field: str, config: DataConfig, *, part: Part) -> ImageSource | None:
-    if spec.kind in ("embedded", *NOISES):
+    if spec.kind in ("none", "embedded", *NOISES):
         return None
-    return open_source(spec, field=field, part=part, root=config.root, download=config.download)
+    source = open_source(
+        spec,
+        field=field,
+        part=part,
+        root=config.root,
+        download=config.download,
+        labelled=field in ("in_dist", "in_dist_test"),
+        list_root=config.list_root,
+    )
+    if field == "background" and config.exclude_overlap is not None:
+        return without_overlap(source, config.exclude_overlap, field=field)
+    return source
 
 
 def _in_distribution(
     config: DataConfig, train: ImageSource, test: ImageSource | None, channels: int, seed: int
 ) -> tuple[ImageSet, ImageSet]:
     """The in-distribution sets; labels are checked before anything is decoded."""
+    if config.in_dist_spec.kind == "packed":
+        # Of a folder it was asked when it was listed.
+        require_classes(train.class_names, option="in_dist", kind="packed", place=config.in_dist_spec.argument)
     labels = _labels(train)
     if int(labels.max()) >= len(labels):
         # Every class needs an image; asked before bincount makes room for each label.
@@ -107,7 +132,8 @@ def _in_distribution(
     if int(count.min()) < needed:
         label = int(count.argmin())
         raise ValueError(
-            f"data.in_dist: class {class_names[label]!r} has {int(count[label])} images, at least {needed} are needed"
+            f"data.in_dist: class {class_names[label]!r} has {counted(int(count[label]), 'image')}, "
+            + ("at least 2 are needed, one to train on and one to test with" if needed == 2 else "at least 1 is needed")
         )
     if test is None:
         generator = named_generator(seed, "in_dist")
@@ -134,6 +160,7 @@ def _in_distribution(
             source_names=(source.name,),
             class_names=class_names,
             digest=digest_of_choice(source.digest, index),
+            left_out=source.left_out,
         )
 
     return decode(train, labels, kept), decode(test, test_labels, held_out)
@@ -164,6 +191,8 @@ def _outliers(
     """A background or OOD set: read, or made if `source` is None."""
     if spec.kind == "embedded":
         return embedded_background(config.embedded, size=config.size, channels=channels, seed=seed)
+    if spec.kind == "none":
+        return no_images((channels, config.size, config.size))
     if spec.kind == "packed":
         pool = open_pool(spec, name)
         if pool.images is not None:
@@ -189,7 +218,23 @@ def _outliers(
         source=origin,
         source_names=origin_names,
         digest=None if source is None else source.digest,
+        left_out=() if source is None else source.left_out,
     )
+
+
+def no_images(shape: tuple[int, int, int]) -> ImageSet:
+    """Make the background of methods that train without.
+
+    Args:
+        shape: C, H and W of the task's images.
+
+    Example:
+        >>> len(no_images((3, 32, 32)))
+        0
+    """
+    nothing = torch.empty(0, dtype=torch.int64)
+    images = torch.empty(0, *shape, dtype=torch.uint8)
+    return ImageSet(name="none", images=images, labels=nothing, source=nothing, source_names=("none",))
 
 
 def _mapped(name: str, spec: SourceSpec, pool: PackedPool, shape: tuple[int, int, int]) -> ImageSet:

@@ -13,9 +13,19 @@ from fastood.data.sources import ImageSource, open_arrays, open_folder, open_lis
 from fastood.data.specs import SourceSpec
 from fastood.data.tiny_imagenet import open_tiny_imagenet
 from fastood.data.torchvision_sets import open_torchvision
+from fastood.names import expanded
 
 
-def open_source(spec: SourceSpec, *, field: str, part: Part, root: Path, download: bool) -> ImageSource:
+def open_source(
+    spec: SourceSpec,
+    *,
+    field: str,
+    part: Part,
+    root: Path,
+    download: bool,
+    labelled: bool = False,
+    list_root: Path | None = None,
+) -> ImageSource:
     """Open a source: count and check its images, decode none.
 
     Args:
@@ -24,20 +34,22 @@ def open_source(spec: SourceSpec, *, field: str, part: Part, root: Path, downloa
         part: Which part of a data set that has several.
         root: Folder of the data sets that have a name.
         download: Let torchvision fetch what is missing there.
+        labelled: Whether the images of a folder need classes, the folders that they lie in.
+        list_root: Folder for relative paths of a list that are not found beside it; None for the working folder.
 
     Returns:
         The opened set, of at least one image.
 
     Raises:
-        FileNotFoundError: A path is missing, or a class folder is empty.
+        FileNotFoundError: A path is missing, or a folder that must hold images has none.
         PermissionError: A file or folder may not be read.
         TypeError: An array has the wrong dtype.
         ValueError: The set is empty, or its files are damaged; the message names the file.
     """
-    if spec.kind in ("embedded", *NOISES):
+    if spec.kind in ("none", "embedded", *NOISES):
         raise ValueError(f"data.{field} must be read from somewhere, {spec.kind!r} is made on the spot")
     try:
-        source = _open(spec, field, part, root, download)
+        source = _open(spec, field, part, expanded(root), download, labelled, list_root)
     except PermissionError as error:
         if str(error).startswith("data."):
             raise
@@ -62,11 +74,13 @@ def open_pool(spec: SourceSpec, field: str) -> PackedPool:
         raise type(error)(f"data.{field}: {error}") from error
 
 
-def _open(spec: SourceSpec, field: str, part: Part, root: Path, download: bool) -> ImageSource:
+def _open(
+    spec: SourceSpec, field: str, part: Part, root: Path, download: bool, labelled: bool, list_root: Path | None
+) -> ImageSource:
     if spec.kind == "folder":
-        return open_folder(Path(spec.argument), field=field)
+        return open_folder(Path(spec.argument), field=field, labelled=labelled)
     if spec.kind == "list":
-        return open_list(Path(spec.argument), field=field)
+        return open_list(Path(spec.argument), field=field, root=list_root)
     if spec.kind == "packed":
         return open_pool(spec, field).as_source()
     if spec.kind == "npy":

@@ -27,6 +27,7 @@ from fastood.data.packed import FORMAT, HEADER, PROGRESS, PackedPool, SkippedIma
 from fastood.data.packed_files import PackedFiles, hold_room
 from fastood.data.sources import ImageSource, read_image
 from fastood.files import write_atomically
+from fastood.names import printable
 
 _CHUNK = 64
 _CHECKPOINT_SECONDS = 2.0
@@ -265,8 +266,8 @@ def _read_jpeg(source: ImageSource, i: int) -> bytes:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"unreadable image {path}: {error}") from error
+        raise ValueError(f"unreadable image {printable(path)}: {error.strerror}") from error
     if not content.startswith(_JPEG_MAGIC):
-        raise ValueError(f"unreadable image {path}: not a JPEG file")
+        raise ValueError(f"unreadable image {printable(path)}: not a JPEG file")
     read_image(path, content)
     return content

@@ -1,6 +1,5 @@
 """Opened image sources: folders and arrays, counted and labelled first, decoded into memory later."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,18 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
+from fastood.data.decoding import UNREADABLE, require_decodable, upright
 from fastood.data.digests import digest_of_choice, digest_of_files
 from fastood.data.fitting import fit_images
+from fastood.data.folders import LeftOut, list_folder
 from fastood.data.lazy_files import choose_files
+from fastood.data.lists import read_list
+from fastood.names import printable
 
 _GREY_MODES = ("1", "L", "LA")
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _CHUNK = 64
 
 
@@ -50,6 +51,8 @@ class ImageSource:
     """Where `contents` lie, to name in errors."""
     digest: Callable[[], str] | None = None
     """SHA-256 by which the images are known again without being decoded; None where their pixels must be hashed."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files and folders among the images that are not read."""
 
     def __len__(self) -> int:
         return self.size if self.labels is None else len(self.labels)
@@ -70,23 +73,23 @@ class ImageSource:
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
-    """Convert a Pillow image to uint8 [1 or 3, H, W]; transparency is dropped.
+    """Convert a Pillow image to uint8 [1 or 3, H, W], upright by its EXIF data; transparency is dropped.
 
     Raises:
-        ValueError: The image has more than 8 bits per channel.
+        ValueError: The image has more than 8 bits per channel, or is more than 1,000 times as long as wide.
 
     Example:
         >>> image_to_tensor(Image.new("RGBA", (5, 4))).shape
         torch.Size([3, 4, 5])
     """
-    if image.mode in _DEEP_MODES:
-        raise ValueError(f"8 bits per channel are wanted, got Pillow mode {image.mode!r}")
-    tensor: Tensor = transforms.pil_to_tensor(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
+    require_decodable(image)
+    turned = upright(image)
+    tensor: Tensor = transforms.pil_to_tensor(turned.convert("L" if turned.mode in _GREY_MODES else "RGB"))
     return tensor
 
 
 def read_image(path: str, content: bytes | None = None) -> Tensor:
-    """Decode an image file to uint8 [1 or 3, H, W].
+    """Decode an image file to uint8 [1 or 3, H, W], upright by its EXIF data.
 
     Args:
         path: The file.
@@ -98,69 +101,63 @@ def read_image(path: str, content: bytes | None = None) -> Tensor:
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
             return image_to_tensor(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"unreadable image {path}: {error}") from error
+    except UnidentifiedImageError as error:
+        # Pillow's own words would hold the address of `content`.
+        raise ValueError(f"unreadable image {printable(path)}: it is of no kind that Pillow knows") from error
+    except UNREADABLE as error:
+        raise ValueError(f"unreadable image {printable(path)}: {error}") from error
 
 
-def open_folder(path: Path, *, field: str) -> ImageSource:
-    """Open a tree of images with one folder per class, PATH/CLASS/…/IMAGE.
+def open_folder(path: Path, *, field: str, labelled: bool = True) -> ImageSource:
+    """Open a folder of images, with one folder per class: PATH/CLASS/…/IMAGE.
 
     Args:
-        path: The tree.
+        path: The folder.
         field: The option it was given for, to name in errors.
+        labelled: Whether every image needs a class. Otherwise class folders may be empty, and images may lie in PATH.
 
     Returns:
-        The opened set; nothing is decoded yet.
+        The opened set, without labels if there is no class folder; nothing is decoded yet.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no class folder in it, or a class folder has no image.
-        PermissionError: The folder or a class folder may not be read.
+        FileNotFoundError: There is no such folder, or no image in it; or `labelled`, and there is no class folder, or
+            one without an image.
+        PermissionError: The folder or one in it may not be read.
+        ValueError: `labelled`, and its folders are train, test and the like, which are no classes.
     """
-    if not path.is_dir():
-        raise FileNotFoundError(f"data.{field}: there is no folder {path}")
-    try:
-        # Asked first, as ImageFolder takes a folder that it may not read for an empty one.
-        locked = [child for child in path.iterdir() if child.is_dir() and not os.access(child, os.R_OK | os.X_OK)]
-        if locked:
-            raise PermissionError(f"data.{field}: class folder {locked[0]} must be readable")
-        tree = ImageFolder(str(path))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"data.{field}: {path} must hold class folders with images: {error}") from error
-    files = tuple(file for file, _ in tree.samples)
+    found = list_folder(path, option=field, labelled=labelled)
+    files = found.files
     return ImageSource(
-        name=path.name,
-        labels=torch.tensor(tree.targets),
-        class_names=tuple(tree.classes),
+        name=printable(path.name),
+        labels=torch.tensor(found.labels, dtype=torch.int64) if found.labels else None,
+        class_names=found.class_names,
         channels=3,
         read=lambda index: read_image(files[index]),
+        size=len(files),
         files=files,
         digest=digest_of_files(files),
+        left_out=found.left_out,
     )
 
 
-def open_list(path: Path, *, field: str) -> ImageSource:
-    """Open a list of image files: a text file with one path per line, relative to where the program runs.
+def open_list(path: Path, *, field: str, root: Path | None = None) -> ImageSource:
+    """Open a list of image files: a text file with one path per line, as `read_list` reads it.
 
     Args:
         path: The list.
         field: The option it was given for, to name in errors.
+        root: Folder for relative paths that are not found beside the list; None for the working folder.
 
     Returns:
         The opened set, without labels; nothing is decoded yet.
 
     Raises:
         FileNotFoundError: There is no such list.
-        ValueError: The list is no UTF-8 text.
+        ValueError: The list is UTF-16, or no text.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"data.{field}: there is no file {path}")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"data.{field}: {path} must list one path per line in UTF-8: {error}") from error
-    files = tuple(line for line in lines if line.strip())
+    files = read_list(path, option=field, root=root)
     return ImageSource(
-        name=path.stem,
+        name=printable(path.stem),
         labels=None,
         class_names=(),
         channels=3,

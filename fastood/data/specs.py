@@ -1,11 +1,14 @@
 """The strings that say where images come from, such as "cifar10", "folder:pictures" or "torchvision:USPS"."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastood.data.folders import is_image_name
 from fastood.data.named_sets import NAMED_SETS
 from fastood.data.noise import NOISES
 from fastood.data.torchvision_sets import TORCHVISION_SETS
+from fastood.names import expanded, printable
 
 _PATH_KINDS = {"folder": "folder:PATH", "list": "list:FILE", "packed": "packed:PATH"}
 KNOWN_SPECS = ", ".join(
@@ -25,16 +28,18 @@ class SourceSpec:
     """
 
     kind: str
-    """What comes before the colon; "set" for a named set that torchvision does not have."""
+    """Word before the colon; "set" for a named set that torchvision does not have, "none" for no images."""
     argument: str = ""
-    """What comes after it, or the name."""
+    """Text after it, or the name; of paths with the home folder written out."""
 
     @property
     def name(self) -> str:
         """What tables call the set unless it is named otherwise."""
         if self.kind in ("torchvision", "set"):
             return self.argument
-        return Path(self.paths[0]).stem if self.paths else f"{self.kind} noise"
+        if self.kind in ("none", "embedded"):
+            return self.kind
+        return printable(Path(self.paths[0]).stem) if self.paths else f"{self.kind} noise"
 
     @property
     def has_test_part(self) -> bool:
@@ -64,12 +69,17 @@ class SourceSpec:
         """
         if self.published or other.published:
             return self.published == other.published
-        if self.kind != other.kind or self.kind == "embedded":
+        if self.kind != other.kind or self.kind in ("embedded", "none"):
             return False
         if not self.paths:  # noise
             return True
         mine, theirs = Path(self.paths[0]).resolve(), Path(other.paths[0]).resolve()
         return mine.is_relative_to(theirs) or theirs.is_relative_to(mine)
+
+    def __str__(self) -> str:
+        """The source as options spell it, for print."""
+        kind = "" if self.kind == "set" else f"{self.kind}:"
+        return printable(f"{kind}{self.argument}" if self.argument else self.kind)
 
 
 def parse_spec(text: str, *, field: str) -> SourceSpec:
@@ -86,13 +96,20 @@ def parse_spec(text: str, *, field: str) -> SourceSpec:
         ValueError: The form or the name is unknown, or the argument is missing.
     """
     kind, _, argument = text.partition(":")
-    if kind in ("embedded", *NOISES) and not argument and ":" not in text:
+    if kind in ("embedded", "none", *NOISES) and not argument and ":" not in text:
         return SourceSpec(kind)
     if text in NAMED_SETS:
         known = NAMED_SETS[text]
         return SourceSpec("torchvision", known.torchvision) if known.torchvision else SourceSpec("set", text)
     if kind not in (*_PATH_KINDS, "torchvision", "npy"):
-        raise ValueError(f"data.{field}: unknown source {text!r}; known: {KNOWN_SPECS}")
+        meant = meant_source(text)
+        raise ValueError(
+            f"data.{field}: unknown source {text!r}; "
+            + (f"did you mean {meant}?" if meant else f"known: {KNOWN_SPECS}")
+        )
+    if kind != "torchvision":
+        paths = argument.split(",") if kind == "npy" else [argument]
+        argument = ",".join(str(expanded(Path(path))) if path.startswith("~") else path for path in paths)
     spec = SourceSpec(kind, argument)
     if kind == "torchvision" and argument not in TORCHVISION_SETS:
         raise ValueError(f"data.{field}: unknown torchvision set {argument!r}; known: {', '.join(TORCHVISION_SETS)}")
@@ -128,5 +145,45 @@ def parse_named_spec(text: str, *, field: str) -> tuple[str, SourceSpec]:
     name, separator, spec = text.partition("=")
     if not separator or not name or "/" in name or ":" in name:
         wanted = "NAME=SOURCE (no '/' or ':' in NAME), a data set's name, noise or embedded"
-        raise ValueError(f"data.{field}: {text!r} must read {wanted}")
-    return name, parse_spec(spec, field=field)
+        meant = text if text.partition(":")[0] in (*_PATH_KINDS, "npy", "torchvision") else meant_source(text)
+        meant = meant and f"; did you mean {_set_name(meant)}={meant}?"
+        raise ValueError(f"data.{field}: {text!r} must read {wanted}{meant}")
+    return printable(name), parse_spec(spec, field=field)
+
+
+def meant_source(text: str) -> str:
+    """Guess the source that a bare path stands for, by what lies there.
+
+    Args:
+        text: What was given as a source.
+
+    Returns:
+        The source, or nothing if `text` is no path and names no file or folder.
+
+    Example:
+        >>> meant_source("./cats"), meant_source("cats.npy"), meant_source("digits")
+        ('folder:./cats', 'npy:cats.npy', '')
+    """
+    if not text:
+        return ""
+    path = expanded(Path(text))
+    first = expanded(Path(text.split(",")[0]))
+    if first.suffix == ".npy":
+        return f"npy:{text}"
+    try:
+        if path.is_dir():
+            return f"packed:{text}" if (path / "pool.json").is_file() else f"folder:{text}"
+        if path.is_file() and not is_image_name(text):
+            return f"list:{text}"
+    except (OSError, ValueError):  # too long for a path, or with a zero byte
+        return ""
+    if path.is_file():
+        return f"folder:{path.parent}"
+    is_path = text.startswith(("/", "./", "../", "~")) or "\\" in text or "/" in text
+    return f"{'list' if path.suffix.lower() in ('.txt', '.lst', '.csv') else 'folder'}:{text}" if is_path else ""
+
+
+def _set_name(source: str) -> str:
+    """A name for an OOD set that is given without one."""
+    place = source.partition(":")[2].split(",")[0].rstrip("/\\")
+    return re.split(r"[/\\:=]", place)[-1].partition(".")[0] or "NAME"

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from fastood.data.decoding import UNREADABLE
 from fastood.data.digests import digest_of_files
 from fastood.data.idx import damaged_idx_file
 from fastood.data.named_sets import Part
@@ -118,7 +119,7 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
             return read_image(files[index])
         try:
             image = image_to_tensor(dataset[index][0])
-        except (OSError, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"unreadable image {index} of torchvision:{name}: {error}") from error
         if known.inverted:
             image = 255 - image

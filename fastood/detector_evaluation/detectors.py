@@ -138,6 +138,9 @@ def _score_arm(
         why = dict.fromkeys(names, str(error))
         return DetectorScores(label=arm.label, settings={}, skipped=why, id_scores=none, ood_scores={})
     fitted, skipped = fitted_detectors(model, names, train, task.id_train.labels)
+    if "odin" in fitted and len(task.background) == 0:
+        del fitted["odin"]
+        skipped["odin"] = "its step is chosen with background images, of which the run has none (data.background none)"
     odin = fitted.get("odin")
     if isinstance(odin, ODIN):
         try:

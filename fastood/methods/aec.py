@@ -38,6 +38,7 @@ class AECConfig(MethodConfig):
 
     name: ClassVar[str] = "aec"
     summary: ClassVar[str] = "autoencoder: reconstruction error and Mahalanobis distance (Denouden 2018, in Pei 2022)"
+    ignores_background: ClassVar[bool] = True
 
     latent_dim: int = 64
     """Width of the latent vector."""

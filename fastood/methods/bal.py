@@ -109,6 +109,7 @@ class BALConfig(MethodConfig):
 
     name: ClassVar[str] = "bal"
     summary: ClassVar[str] = "boundary aware learning: a GAN in the feature space of a frozen classifier (Pei 2022)"
+    ignores_background: ClassVar[bool] = True
 
     arms: tuple[ArmName, ...] = ("softmax", "odin", "bal")
     """What to judge, all on one classifier. softmax: its largest softmax. odin: with temperature, of moved inputs.

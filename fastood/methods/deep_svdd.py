@@ -40,6 +40,7 @@ class DeepSVDDConfig(MethodConfig):
 
     name: ClassVar[str] = "deep-svdd"
     summary: ClassVar[str] = "one class against the others, for each class (Ruff 2018, in Mohseni 2020)"
+    ignores_background: ClassVar[bool] = True
 
     boundary: Boundary = "hard"
     """hard: the mean distance to the centre (eq. 4), the authors' One-Class Deep SVDD; soft: a sphere that may leave a

@@ -16,6 +16,7 @@ from fastood.losses import OutlierExposureLoss
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model
 from fastood.methods.outlier_losses import OutlierLossConfig
+from fastood.methods.pool_weights import require_same_background
 from fastood.models import Classifier, ModelConfig
 from fastood.models.classifier import initialize
 from fastood.samplers import BackgroundPool
@@ -63,6 +64,11 @@ class ExposureConfig(MethodConfig):
             raise ValueError(f"sample_rate (γ) must be in (0, 1], got {self.sample_rate}")
         require_choice(self, backgrounds=BackgroundPart, batch_norm=NormMode)
         require_at_least_one(self, "batch_size", "background_batch_size")
+
+    @property
+    def needs_background(self) -> bool:
+        """Whether an arm other than none is trained."""
+        return set(self.backgrounds) != {"none"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Exposure":
         """The method with these hyper-parameters; see `Exposure`."""
@@ -200,6 +206,7 @@ class Exposure:
         if "omega" not in state or len(state["omega"]) != background_size:
             found = f"of {len(state['omega'])} images" if "omega" in state else "no weights"
             raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {found}")
+        require_same_background(path, self._task.background.sha256())
         pool = BackgroundPool(background_size)
         pool.load_state_dict(state)
         return pool

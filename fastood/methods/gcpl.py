@@ -37,6 +37,7 @@ class GCPLConfig(MethodConfig):
 
     name: ClassVar[str] = "gcpl"
     summary: ClassVar[str] = "convolutional prototypes: distances instead of logits (Yang 2018, as in Pei 2022)"
+    ignores_background: ClassVar[bool] = True
 
     per_class: int = 1
     """Prototypes of each class; one in the authors' code."""

@@ -48,6 +48,7 @@ class GODINConfig(MethodConfig):
 
     name: ClassVar[str] = "godin"
     summary: ClassVar[str] = "generalised ODIN: logits h/g, scored by h or g, ε from in-distribution alone (Hsu 2020)"
+    ignores_background: ClassVar[bool] = True
 
     similarities: tuple[Similarity, ...] = ("cosine",)
     """Networks to train. inner: h is a linear layer, DeConf-I; euclidean: a negative squared distance, DeConf-E;

@@ -94,6 +94,11 @@ class ICEConfig(MethodConfig):
             )
         require_at_least_one(self, "batch_size", "background_batch_size")
 
+    @property
+    def needs_background(self) -> bool:
+        """Whether an arm other than plain is trained."""
+        return set(self.arms) != {"plain"}
+
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "ICE":
         """The method with these hyper-parameters; see `ICE`."""
         return ICE(self, model=model, task=task, seed=seed)

@@ -26,6 +26,7 @@ class MSPConfig(MethodConfig):
 
     name: ClassVar[str] = "msp"
     summary: ClassVar[str] = "cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017)"
+    ignores_background: ClassVar[bool] = True
 
     batch_size: int = 128
     """Images in a batch."""

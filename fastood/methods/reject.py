@@ -81,6 +81,11 @@ class RejectConfig(MethodConfig):
         require_weight(self, "reject_weight", "outlier_weight")
         require_at_least_one(self, "batch_size", "background_batch_size")
 
+    @property
+    def needs_background(self) -> bool:
+        """Whether an arm other than msp is trained."""
+        return set(self.arms) != {"msp"}
+
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Reject":
         """The method with these hyper-parameters; see `Reject`."""
         return Reject(self, model=model, task=task, seed=seed)

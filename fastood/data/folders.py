@@ -1,0 +1,266 @@
+"""Listing folders of images: which files are images, which folders are classes, and what is left out."""
+
+import os
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastood.names import counted, first_of, printable
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Files that count as images, whatever the case: torchvision's."""
+UNREAD_SUFFIXES = (
+    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".gif", ".hdr", ".heic", ".heif",
+    ".ico", ".icns", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf", ".jpx", ".jxl", ".nef", ".npy", ".orf", ".pbm",
+    ".pcx", ".pfm", ".pnm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz", ".tga", ".xbm", ".xcf",
+)  # fmt: skip
+"""Files that are images, too, but are not read."""
+SYSTEM_FOLDERS = (
+    "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "recycled", "system volume information", "lost+found", "found.000", "__pycache__", "thumbnails", "_thumbnails",
+)  # fmt: skip
+"""Folders that programs leave between a user's own, in lower case."""
+_PART = re.compile(
+    r"(?:(?:data|images?|imgs?|seg|set|split)[ _-]*)?"
+    r"(?P<part>train(?:ing)?|test(?:ing)?|tst|val(?:id|idation)?|dev)"
+    r"(?:[ _-]*(?:data|images?|imgs?|set|split))?(?:[ _-]*\d+)?",
+    re.IGNORECASE,
+)
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files or folders that lie among images and are not read, for one reason."""
+
+    reason: str
+    """Reason, as a plural noun: "hidden files", "files of type .gif", …"""
+    count: int
+    """Number of them; a folder counts as one, whatever it holds."""
+    examples: tuple[str, ...]
+    """Names of the first ones, printable, relative to the folder that was opened."""
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.count:,} {self.reason} ({', '.join(self.examples)}{more})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderListing:
+    """Images of a folder, in the order of their paths class by class, as torchvision's ImageFolder has them."""
+
+    files: tuple[str, ...]
+    """Path of each image."""
+    labels: tuple[int, ...]
+    """Index into `class_names` of each; empty without class folders."""
+    class_names: tuple[str, ...]
+    """Names of the class folders, printable, in the order of their names; empty without class folders."""
+    left_out: tuple[LeftOut, ...]
+    """What else lies there."""
+
+
+@dataclass
+class _Notes:
+    """What is left out while a folder is listed."""
+
+    root: Path
+    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, reason: str, path: str) -> None:
+        self.found[reason].append(path)
+
+    def as_left_out(self) -> tuple[LeftOut, ...]:
+        return tuple(
+            LeftOut(
+                reason,
+                len(paths),
+                tuple(printable(os.path.relpath(path, self.root)) for path in sorted(paths)[:_EXAMPLES]),
+            )
+            for reason, paths in sorted(self.found.items())
+        )
+
+
+def is_left_out(name: str) -> bool:
+    """Tell whether a file or folder is hidden or a system's own, by its name.
+
+    Example:
+        >>> [is_left_out(name) for name in (".ipynb_checkpoints", "__MACOSX", "._x.jpg", "cat", "train")]
+        [True, True, True, False, False]
+    """
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
+
+
+def is_image_name(path: str) -> bool:
+    """Tell whether a file is taken for an image, by its name.
+
+    Example:
+        >>> is_image_name("cat/1.JPG"), is_image_name("cat/._1.jpg"), is_image_name("cat/1.gif")
+        (True, False, False)
+    """
+    name = os.path.basename(path)  # noqa: PTH119, for a million of files
+    return not is_left_out(name) and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
+    """List the images of a folder.
+
+    Args:
+        path: The folder; links in it are followed.
+        option: The option it was given for, to name in errors.
+        labelled: Whether every image needs a class, the folder that it lies in: PATH/CLASS/…/IMAGE. Otherwise images
+            may lie in the folder itself, too; beside class folders they make a group of the folder's own name.
+
+    Returns:
+        The images.
+
+    Raises:
+        FileNotFoundError: There is no such folder or no image in it, or `labelled` and a class folder has no image.
+        PermissionError: The folder or one in it may not be read.
+        ValueError: `labelled`, and the folders of `path` are parts of a data set, not classes.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"data.{option}: there is no folder {path}")
+    notes = _Notes(path)
+    folders, alone = _children(path, option, notes)
+    of_folder = {name: _images_below(path / name, option, notes) for name in folders}
+    filled = [name for name in folders if of_folder[name]]
+    if labelled:
+        require_classes(filled or folders, option=option, kind="folder", place=str(path))
+        _require_images(path, option, folders, filled, alone, notes)
+        for file in alone:
+            notes.add("images outside every class folder", file)
+        alone = []
+    for name in folders:
+        if name not in filled:
+            notes.add("folders without an image", str(path / name))
+    if not alone and not filled:
+        others = "".join(f"; it holds {what}" for what in notes.as_left_out()[:2])
+        raise FileNotFoundError(f"data.{option}: {path} must hold images ({', '.join(IMAGE_SUFFIXES)}){others}")
+    groups = [alone] * bool(alone and filled) + [of_folder[name] for name in filled]
+    names = [path.name or str(path)] * bool(alone and filled) + filled
+    return FolderListing(
+        files=tuple(file for group in groups for file in group) if groups else tuple(alone),
+        labels=tuple(label for label, group in enumerate(groups) for _ in group),
+        class_names=tuple(map(printable, names)),
+        left_out=notes.as_left_out(),
+    )
+
+
+def require_classes(names: Sequence[str], *, option: str, kind: str, place: str) -> None:
+    """Refuse class folders that are the parts of a data set: train, test, validation.
+
+    Args:
+        names: Of the class folders.
+        option: The option they were given for.
+        kind: Kind of source, "folder" or "packed".
+        place: Where they lie.
+
+    Raises:
+        ValueError: They are parts, or a single folder that holds the classes; the message says what to give instead.
+
+    Example:
+        >>> require_classes(["bus", "car", "train"], option="in_dist", kind="folder", place="data")
+        >>> require_classes(["Test", "train"], option="in_dist", kind="folder", place="data")
+        Traceback (most recent call last):
+        ...
+        ValueError: data.in_dist: the folders of data are parts of a data set and not classes (Test, train): give \
+--data.in-dist folder:data/train --data.in-dist-test folder:data/Test
+    """
+    parts: dict[str, str] = {}
+    for name in names:
+        if (found := _PART.fullmatch(name.strip())) is not None:
+            parts.setdefault({"tr": "train", "te": "test", "ts": "test"}.get(found["part"][:2].lower(), "val"), name)
+    both = "train" in parts and len(parts) > 1
+    if not both and not (names and all(_PART.fullmatch(name.strip()) for name in names)):
+        if kind == "folder" and len(names) == 1:
+            _require_no_nested_classes(Path(place) / names[0], option)
+        return
+    train, test = parts.get("train"), parts.get("test", parts.get("val"))
+    what = f"parts of a data set and not classes ({first_of(names)})"
+    if kind == "packed":
+        raise ValueError(f"data.{option}: the classes of packed:{place} are {what}: pack each part by itself")
+    options = {"in-dist": train, "in-dist-test": test} if option == "in_dist" else {option.replace("_", "-"): test}
+    given = [word for name, part in options.items() if part for word in (f"--data.{name}", f"folder:{place}/{part}")]
+    raise ValueError(f"data.{option}: the folders of {place} are {what}: give {shlex.join(given)}")
+
+
+def _require_no_nested_classes(folder: Path, option: str) -> None:
+    """Refuse a tree whose only class folder holds no image itself but folders of them."""
+    notes = _Notes(folder)
+    folders, alone = _children(folder, option, notes)
+    if len(folders) > 1 and not alone:
+        given = shlex.join([f"--data.{option.replace('_', '-')}", f"folder:{folder}"])
+        raise ValueError(
+            f"data.{option}: {folder.parent} has one class folder, {printable(folder.name)}, which holds folders "
+            f"({first_of(folders)}): give {given} if these are the classes"
+        )
+
+
+def _require_images(
+    path: Path, option: str, folders: list[str], filled: list[str], alone: list[str], notes: _Notes
+) -> None:
+    if not folders:
+        others = [counted(len(alone), "image")] if alone else []
+        others += [str(what) for what in notes.as_left_out()[:2]]
+        found = f", got {' and '.join(others)}" if others else ""
+        raise FileNotFoundError(f"data.{option}: {path} must hold class folders with images, PATH/CLASS/IMAGE{found}")
+    empty = [name for name in folders if name not in filled]
+    if empty:
+        raise FileNotFoundError(
+            f"data.{option}: every class folder of {path} must hold an image ({', '.join(IMAGE_SUFFIXES)}), "
+            f"{first_of(empty)} {'holds' if len(empty) == 1 else 'hold'} none: remove or fill "
+            f"{'it' if len(empty) == 1 else 'them'}"
+        )
+
+
+def _children(path: Path, option: str, notes: _Notes) -> tuple[list[str], list[str]]:
+    """Names of a folder's folders, and paths of its images, each in order."""
+    folders, images = [], []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if is_left_out(entry.name):
+                        notes.add("hidden or system folders", entry.path)
+                    else:
+                        folders.append(entry.name)
+                elif is_image_name(entry.name):
+                    images.append(entry.path)
+                else:
+                    notes.add(_reason(entry.name), entry.path)
+    except PermissionError as error:
+        raise PermissionError(f"data.{option}: folder {path} must be readable") from error
+    return sorted(folders), sorted(images)
+
+
+def _images_below(folder: Path, option: str, notes: _Notes) -> list[str]:
+    """Images of a folder and of all folders in it, by the folders' paths and then by their own names."""
+    found: list[tuple[str, list[str]]] = []
+
+    def visit(place: Path, above: frozenset[tuple[int, int]]) -> None:
+        try:
+            status = place.stat()
+        except PermissionError as error:
+            raise PermissionError(f"data.{option}: folder {place} must be readable") from error
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            notes.add("links to a folder that holds them", str(place))
+            return
+        folders, images = _children(place, option, notes)
+        found.append((str(place), images))
+        for name in folders:
+            visit(place / name, above | {identity})
+
+    visit(folder, frozenset())
+    return [image for _, images in sorted(found) for image in images]
+
+
+def _reason(name: str) -> str:
+    """Why a file is no image."""
+    if is_left_out(name):
+        return "hidden files"
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122, for a million of files
+    return f"files of type {suffix}, which is not read" if suffix in UNREAD_SUFFIXES else "files that are no images"
