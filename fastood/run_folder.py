@@ -47,6 +47,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.data = path / "data.json"
+        self.data_summary = path / "data_summary.json"
         self.metrics = path / "metrics.json"
         self.scores = path / "scores.safetensors"
         self.pool = path / "pool.safetensors"
@@ -117,6 +118,10 @@ class RunFolder:
     def write_data(self, digests: dict[str, str]) -> None:
         """Write data.json: what the run's images were, as `fingerprint` tells."""
         write_atomically(self.data, (json.dumps(digests, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_data_summary(self, summary: dict[str, Any]) -> None:
+        """Write data_summary.json: how many images of which classes were read, and what was left out."""
+        write_atomically(self.data_summary, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
 
     def require_same_data(self, digests: dict[str, str]) -> None:
         """Refuse to go on with, or to judge on, other images than the run began with.

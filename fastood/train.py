@@ -16,6 +16,7 @@ from torch import Tensor
 from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
 from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
+from fastood.data.summary import data_summary, summary_lines
 from fastood.methods import METHODS, PresetName
 from fastood.names import expanded
 from fastood.recipe import read_recipe
@@ -105,11 +106,14 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
     digests = fingerprint(run.task)
     if folder.data.exists():
         folder.require_same_data(digests)
+    summary = data_summary(config.data, run.task)
     # By now every process has found the folder as it was.
     run.fabric.barrier()
     if run.fabric.is_global_zero:
         folder.write_config(config)
         folder.write_data(digests)
+        folder.write_data_summary(summary)
+        print(*summary_lines(summary), sep="\n", flush=True)
     return run
 
 

@@ -37,15 +37,22 @@ class LeftOut:
     """Files or folders that lie among images and are not read, for one reason."""
 
     reason: str
-    """Reason, as a plural noun: "hidden files", "files of type .gif", …"""
+    """Reason, as a noun for one of them: "hidden file", "file of an unread type, .gif", …"""
     count: int
     """Number of them; a folder counts as one, whatever it holds."""
     examples: tuple[str, ...]
     """Names of the first ones, printable, relative to the folder that was opened."""
 
     def __str__(self) -> str:
+        """Number, reason and examples.
+
+        Example:
+            >>> print(LeftOut("hidden file", 1, ("._a.jpg",)), LeftOut("other file", 4, ("a.csv", "b.csv")))
+            1 hidden file (._a.jpg) 4 other files (a.csv, b.csv, …)
+        """
+        several = re.sub(r"\b(file|folder|image|link)\b", r"\1s", self.reason, count=1)
         more = ", …" if self.count > len(self.examples) else ""
-        return f"{self.count:,} {self.reason} ({', '.join(self.examples)}{more})"
+        return f"{counted(self.count, self.reason, several)} ({', '.join(self.examples)}{more})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +138,11 @@ def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
         require_classes(filled or folders, option=option, kind="folder", place=str(path))
         _require_images(path, option, folders, filled, alone, notes)
         for file in alone:
-            notes.add("images outside every class folder", file)
+            notes.add("image outside of class folders", file)
         alone = []
     for name in folders:
         if name not in filled:
-            notes.add("folders without an image", str(path / name))
+            notes.add("folder without images", str(path / name))
     if not alone and not filled:
         others = "".join(f"; it holds {what}" for what in notes.as_left_out()[:2])
         raise FileNotFoundError(f"data.{option}: {path} must hold images ({', '.join(IMAGE_SUFFIXES)}){others}")
@@ -224,7 +231,7 @@ def _children(path: Path, option: str, notes: _Notes) -> tuple[list[str], list[s
             for entry in entries:
                 if entry.is_dir():
                     if is_left_out(entry.name):
-                        notes.add("hidden or system folders", entry.path)
+                        notes.add("hidden or system folder", entry.path)
                     else:
                         folders.append(entry.name)
                 elif is_image_name(entry.name):
@@ -247,7 +254,7 @@ def _images_below(folder: Path, option: str, notes: _Notes) -> list[str]:
             raise PermissionError(f"data.{option}: folder {place} must be readable") from error
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            notes.add("links to a folder that holds them", str(place))
+            notes.add("link back to a folder above", str(place))
             return
         folders, images = _children(place, option, notes)
         found.append((str(place), images))
@@ -261,6 +268,6 @@ def _images_below(folder: Path, option: str, notes: _Notes) -> list[str]:
 def _reason(name: str) -> str:
     """Why a file is no image."""
     if is_left_out(name):
-        return "hidden files"
+        return "hidden file"
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122, for a million of files
-    return f"files of type {suffix}, which is not read" if suffix in UNREAD_SUFFIXES else "files that are no images"
+    return f"file of an unread type, {suffix}" if suffix in UNREAD_SUFFIXES else "other file"

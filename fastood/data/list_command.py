@@ -10,6 +10,7 @@ from rich.table import Table
 from fastood.data.named_sets import NAMED_SETS, NamedSet
 from fastood.data.overlap import overlap_lists
 from fastood.data.torchvision_sets import TORCHVISION_SETS
+from fastood.names import expanded, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,15 @@ class ListCommand:
             0, whatever is there.
         """
         console = Console()
-        where = str(self.root.resolve()) if self.root.is_dir() else f"{self.root}, which does not exist"
+        root = expanded(self.root)
+        where = printable(str(root.resolve()) if root.is_dir() else f"{root}, which does not exist")
         console.print(f"Data sets under {where}", style="bold", markup=False, highlight=False, soft_wrap=True)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("name", "images", "classes", "train", "test", "status"):
             number = column in ("classes", "train", "test")
             table.add_column(column, justify="right" if number else "left", no_wrap=column != "images")
         for name, known in NAMED_SETS.items():
-            state = status(known, self.root)
+            state = status(known, root)
             style = "green" if state.startswith("present") else "none"
             table.add_row(
                 name, known.what, str(known.classes), *map(_count, known.images), f"[{style}]{state}[/{style}]"
@@ -41,7 +43,7 @@ class ListCommand:
         console.print(table)
         console.print("downloadable: --data.download fetches it. Others are brought by hand:", highlight=False)
         for name, known in NAMED_SETS.items():
-            if known.how and status(known, self.root) != "present":
+            if known.how and status(known, root) != "present":
                 console.print(f"{name}: {known.how}", markup=False, highlight=False, soft_wrap=True)
         lists = ", ".join(overlap_lists())
         console.print(f"Overlapping classes are left out by --data.exclude-overlap: {lists}", highlight=False)

@@ -1,5 +1,6 @@
 """The commands of packed pools: `python -m fastood.data pack`, `info` and `verify`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from fastood.data.named_sets import Part
@@ -14,7 +16,9 @@ from fastood.data.opening import open_source
 from fastood.data.overlap import without_overlap
 from fastood.data.packed import PackedPool, Store, open_packed
 from fastood.data.packing import pack
+from fastood.data.sources import ImageSource
 from fastood.data.specs import parse_spec
+from fastood.names import counted, expanded, first_of, printable
 
 _LISTED = 20
 
@@ -27,8 +31,8 @@ class PackCommand:
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """folder:PATH (a tree PATH/CLASS/IMAGE), list:FILE (a path per line), torchvision:NAME (under --root),
-    npy:IMAGES.npy[,LABELS.npy], or packed:PATH."""
+    """folder:PATH (PATH/CLASS/IMAGE, or PATH/IMAGE for images without classes), list:FILE (a path per line),
+    torchvision:NAME (under --root), npy:IMAGES.npy[,LABELS.npy], or packed:PATH."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to make. Until the pool is whole it is called OUT.partial."""
     store: Store = "pixels"
@@ -52,15 +56,17 @@ class PackCommand:
 
     def run(self) -> int:
         """Pack; 0 if the pool is whole."""
-        spec = parse_spec(self.source, field="source")
+        spec, out = parse_spec(self.source, field="source"), expanded(self.out)
         source = open_source(spec, field="source", part=self.part, root=self.root, download=self.download)
         origin = self.source
         if self.exclude_overlap is not None:
             source = without_overlap(source, self.exclude_overlap, field="source")
             origin += f" without the classes of {self.exclude_overlap}"
+        for line in source_lines(str(spec), source):
+            print(line, flush=True)
         pool = pack(
             source,
-            self.out,
+            out,
             origin=origin,
             store=self.store,
             size=self.size,
@@ -69,7 +75,7 @@ class PackCommand:
             threads=self.threads,
         )
         print_skipped(pool, _LISTED)
-        print(f"{len(pool):,} images, {pool.nbytes / 2**20:,.1f} MiB: {self.out}")
+        print(f"{counted(len(pool), 'image')}, {pool.nbytes / 2**20:,.1f} MiB: {printable(str(out))}")
         return 0
 
 
@@ -84,7 +90,7 @@ class InfoCommand:
 
     def run(self) -> int:
         """Print; 0."""
-        pool = open_packed(self.pool)
+        pool = open_packed(expanded(self.pool))
         shape = "as in the files" if pool.images is None else "×".join(map(str, pool.images.shape[1:]))
         rows = {
             "path": str(pool.path),
@@ -92,16 +98,18 @@ class InfoCommand:
             "images": f"{len(pool):,}",
             "store": f"{pool.store}, {shape}",
             "size": f"{pool.nbytes / 2**20:,.1f} MiB",
-            "classes": f"{len(pool.class_names):,}" if pool.class_names else "none",
+            "classes": f"{len(pool.class_names):,} ({first_of(pool.class_names, 6)})" if pool.class_names else "none",
             "exact duplicates": f"{pool.duplicates:,}",
-            "skipped": f"{len(pool.skipped):,}",
+            "left out": "; ".join(map(str, pool.left_out)) or "nothing",
+            "unreadable": f"{len(pool.skipped):,}",
             "sha256 of digests": pool.digests["sha256.npy"],
         }
-        table = Table(show_header=False, title=pool.name, title_justify="left")
+        table = Table(show_header=False, title=Text(pool.name, style="table.title"), title_justify="left")
         table.add_column()
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            table.add_row(name, value)
+            # As text, for a path may hold what looks like markup.
+            table.add_row(name, Text(printable(value)))
         Console().print(table)
         print_skipped(pool, len(pool.skipped) if self.skipped else _LISTED)
         return 0
@@ -116,21 +124,40 @@ class VerifyCommand:
 
     def run(self) -> int:
         """Print what is damaged; 0 if nothing is, else 1."""
-        pool = open_packed(self.pool)
+        pool = open_packed(expanded(self.pool))
         total = len(pool) + len(pool.digests)
         progress = tqdm(pool.damage(), total=total, desc=f"verifying {pool.name}", unit=" images", disable=None)
         damaged = [sentence for sentence in progress if sentence is not None]
         for sentence in damaged[:_LISTED]:
-            print(f"damaged: {sentence}")
+            print(f"damaged: {printable(sentence)}")
         if len(damaged) > _LISTED:
             print(f"and {len(damaged) - _LISTED:,} more")
-        print(f"{self.pool}: {len(pool):,} images, {len(damaged):,} damaged" if damaged else f"{self.pool}: whole")
+        state = f"{counted(len(pool), 'image')}, {len(damaged):,} damaged" if damaged else "whole"
+        print(f"{printable(str(self.pool))}: {state}")
         return 1 if damaged else 0
+
+
+def source_lines(spelt: str, source: ImageSource) -> Iterator[str]:
+    """Tell what an opened source holds: its images, its classes, and what was left out.
+
+    Args:
+        spelt: The source as options spell it.
+        source: The opened source.
+
+    Yields:
+        Lines without their ends.
+    """
+    classes = ""
+    if source.class_names:
+        classes = f", {counted(len(source.class_names), 'class', 'classes')} ({first_of(source.class_names, 6)})"
+    yield f"read: {spelt}, {counted(len(source), 'image')}{classes}"
+    if source.left_out:
+        yield f"left out: {'; '.join(map(str, source.left_out))}"
 
 
 def print_skipped(pool: PackedPool, limit: int) -> None:
     """List images that were left out, the first ones."""
     for image in pool.skipped[:limit]:
-        print(f"skipped: image {image.index}: {image.reason}")
+        print(f"skipped: image {image.index}: {printable(image.reason)}")
     if len(pool.skipped) > limit:
         print(f"skipped: {len(pool.skipped) - limit:,} more; info --skipped lists them")

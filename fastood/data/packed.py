@@ -27,9 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastood.data.folders import LeftOut
 from fastood.data.image_set import ImageSet
 from fastood.data.lazy_files import FileContents
 from fastood.data.sources import ImageSource, read_image
+from fastood.names import printable
 
 Store = Literal["pixels", "jpeg"]
 """What a pool holds of each image: its pixels at one size, or the JPEG file as it was."""
@@ -86,6 +88,8 @@ class PackedPool:
     """Images of the source that could not be read."""
     digests: dict[str, str]
     """SHA-256 of the small files, by name."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files and folders among the source's images that were not read."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -127,6 +131,7 @@ class PackedPool:
             source=self.labels if self.class_names else torch.zeros(len(self), dtype=torch.int64),
             source_names=self.class_names or (self.name,),
             digest=self.digest,
+            left_out=self.left_out,
         )
 
     def digest(self) -> str:
@@ -154,6 +159,7 @@ class PackedPool:
             contents=None if self.encoded is None or self.offsets is None else FileContents(self.encoded, self.offsets),
             place=str(self.path),
             digest=self.digest,
+            left_out=self.left_out,
         )
 
     def damage(self) -> Iterator[str | None]:
@@ -204,9 +210,9 @@ def open_packed(path: Path) -> PackedPool:
     n, pixels = header["images"], header["store"] == "pixels"
     return PackedPool(
         path=path,
-        name=header["name"],
+        name=printable(header["name"]),
         origin=header["origin"],
-        class_names=tuple(header["class_names"]),
+        class_names=tuple(map(printable, header["class_names"])),
         # Absent from pools that were packed before ids were kept.
         class_ids=tuple(header.get("class_ids", ())),
         labels=_map_array(path / "labels.npy", "int64", (n,)),
@@ -219,6 +225,9 @@ def open_packed(path: Path) -> PackedPool:
         duplicates=header["duplicates"],
         skipped=tuple(SkippedImage(**image) for image in header["skipped"]),
         digests=header["sha256"],
+        left_out=tuple(LeftOut(one["reason"], one["count"], tuple(one["examples"])) for one in header["left_out"])
+        if "left_out" in header
+        else (),
     )
 
 

@@ -113,6 +113,7 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
         raise ValueError(f"size must be 1 or larger, got {size}")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
+    left_out = source.left_out
     known = hashlib.sha256("\0".join(source.files or ()).encode("utf-8", "surrogateescape"))
     if source.labels is not None:
         known.update(source.labels.numpy().astype("<i8").tobytes())
@@ -127,6 +128,8 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
         "class_ids": list(source.class_ids),
         "images_in_source": len(source),
         "files_and_labels_sha256": known.hexdigest(),
+        # Absent where there is nothing, as in pools from before it was kept.
+        **({"left_out": [asdict(one) | {"examples": list(one.examples)} for one in left_out]} if left_out else {}),
     }
 
 

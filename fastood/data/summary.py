@@ -1,0 +1,116 @@
+"""Reading of a run's images in words and in plain values: how many, of which classes, and what was left out."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from fastood.data.config import DataConfig
+from fastood.data.folders import LeftOut
+from fastood.data.image_set import DetectionTask, ImageSet
+from fastood.data.specs import SourceSpec
+from fastood.names import counted, first_of, printable
+
+_NAMED = 6
+
+
+def data_summary(config: DataConfig, task: DetectionTask) -> dict[str, Any]:
+    """Tell what a task was made of, as plain values for a JSON file.
+
+    Args:
+        config: Where the images came from.
+        task: What `load_task` made of it.
+
+    Returns:
+        "in_distribution", "in_distribution_test", "background" and "ood" (by name), each with the source, the number of
+        images, the number of each class or group, and what was left out among the files.
+
+    Example:
+        >>> from fastood.data import EmbeddedConfig, load_task
+        >>> config = DataConfig(embedded=EmbeddedConfig(pool_size=100, ood_size=10))
+        >>> summary = data_summary(config, load_task(config, seed=0))
+        >>> summary["in_distribution"]["images"], summary["in_distribution_test"]["images"], list(summary["ood"])[:2]
+        (962, 481, ['held-out digits', 'Greek letters'])
+    """
+    test = config.in_dist_test_spec or config.in_dist_spec
+    held_out = config.in_dist_test is None and not config.in_dist_spec.has_test_part
+    specs = dict(config.ood_specs)
+    return {
+        "in_distribution": {"source": str(config.in_dist_spec), **_part(task.id_train)},
+        "in_distribution_test": {"source": str(test), "held_out": held_out, **_part(task.id_test)},
+        "background": {"source": str(config.background_spec), **_part(task.background)},
+        "ood": {
+            name: {"source": str(specs.get(name, SourceSpec("embedded"))), **_part(images)}
+            for name, images in task.ood.items()
+        },
+    }
+
+
+def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Put a summary into lines for the terminal, one for each role and one for what was left out of it.
+
+    Args:
+        summary: What `data_summary` returned.
+
+    Yields:
+        Lines without their ends.
+
+    Example:
+        >>> part = {"source": "folder:cats", "images": 3, "groups": {"tom": 2, "kit": 1}, "left_out": []}
+        >>> test = {**part, "held_out": True, "images": 1, "groups": {"tom": 1, "kit": 0}}
+        >>> none = {"source": "none", "images": 0, "groups": {}, "left_out": []}
+        >>> noise = {"source": "gaussian", "images": 1, "groups": {"gaussian noise": 1}, "left_out": []}
+        >>> roles = {"in_distribution": part, "in_distribution_test": test, "background": none, "ood": {"noise": noise}}
+        >>> for line in summary_lines(roles):
+        ...     print(line)
+        in-distribution: folder:cats, 4 images, 2 classes (tom 3, kit 1), 1 held out for testing
+        background: none
+        OOD noise: gaussian, 1 image
+    """
+    train, test = summary["in_distribution"], summary["in_distribution_test"]
+    if test["held_out"]:
+        both = {name: count + test["groups"].get(name, 0) for name, count in train["groups"].items()}
+        total = counted(train["images"] + test["images"], "image")
+        yield (
+            f"in-distribution: {train['source']}, {total}, {_groups(both, 'class', 'classes')}, "
+            f"{test['images']:,} held out for testing"
+        )
+        yield from _left_out("in-distribution", train)
+    else:
+        for role, part in (("in-distribution", train), ("in-distribution test", test)):
+            classes = _groups(part["groups"], "class", "classes")
+            yield f"{role}: {part['source']}, {counted(part['images'], 'image')}, {classes}"
+            yield from _left_out(role, part)
+    outliers = {"background": summary["background"]} | {f"OOD {name}": part for name, part in summary["ood"].items()}
+    for role, part in outliers.items():
+        if part["source"] == "none":
+            yield f"{role}: none"
+            continue
+        groups = f", {_groups(part['groups'], 'group')}" if len(part["groups"]) > 1 else ""
+        yield f"{role}: {part['source']}, {counted(part['images'], 'image')}{groups}"
+        yield from _left_out(role, part)
+
+
+def _part(images: ImageSet) -> dict[str, Any]:
+    """Number of images, in all and of each class or group, and what was left out."""
+    names, index = (images.class_names, images.labels) if images.class_names else (images.source_names, images.source)
+    groups: dict[str, int] = {}
+    for name, count in zip(names, torch.bincount(index, minlength=len(names)).tolist(), strict=True):
+        # Two of one name, of different ids, count together.
+        groups[printable(name)] = groups.get(printable(name), 0) + count
+    left_out = [
+        {"reason": what.reason, "count": what.count, "examples": list(what.examples)} for what in images.left_out
+    ]
+    return {"images": len(images), "groups": groups if len(images) else {}, "left_out": left_out}
+
+
+def _groups(groups: Mapping[str, int], noun: str, plural: str = "") -> str:
+    """Number of classes with the first ones' names and sizes."""
+    named = first_of([f"{name} {count:,}" for name, count in groups.items()], _NAMED)
+    return f"{counted(len(groups), noun, plural)} ({named})"
+
+
+def _left_out(role: str, part: Mapping[str, Any]) -> Iterator[str]:
+    found = [LeftOut(what["reason"], what["count"], tuple(what["examples"])) for what in part["left_out"]]
+    if found:
+        yield f"{role}, left out: {'; '.join(map(str, found))}"
