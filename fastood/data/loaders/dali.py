@@ -1,18 +1,27 @@
 """NVIDIA DALI: one pipeline that decodes, fits, crops, flips and normalises, on the CPU or on a GPU."""
 
+import os
 from collections import deque
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fastood.data.batches import Augment, AugmentDraws
+from fastood.data.decoding import UNREADABLE, require_decodable
 from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
+from fastood.names import printable
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_DECODED_FORMATS = ("JPEG", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 
 
 class DaliLoader:
@@ -58,7 +67,8 @@ class DaliLoader:
         else:
             self._shape = (images.shape[1], images.shape[2], images.shape[3])
         self._padding = augment.padding_of(self._shape[1])
-        self._waiting: deque[Tensor] = deque()
+        self._waiting: deque[Tensor | ValueError] = deque()
+        self._known = bytearray(len(images))
         values = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
         self._pipeline = _pipeline(
             batch_size=batch_size,
@@ -81,8 +91,9 @@ class DaliLoader:
         check_batch(index, draws, num_images=len(self._images), padding=self._padding)
         if len(index) > self._batch_size:
             raise ValueError(f"index must have at most batch_size {self._batch_size} images, got {len(index)}")
-        self._waiting.append(index)
-        if len(index) == 0:
+        refused = self._refused(index)
+        self._waiting.append(index if refused is None else refused)
+        if len(index) == 0 or refused is not None:
             # DALI knows no empty batch; the share of one process in a sharded pool's batch may be one.
             return
         corner = torch.stack([draws.rows, draws.columns], dim=1).cpu() - self._padding
@@ -96,12 +107,27 @@ class DaliLoader:
         if isinstance(images, Tensor):
             return images[index.to(images.device)].cpu().numpy()
         files = [images.files[chosen] for chosen in index.tolist()]
-        return [np.frombuffer(file.encode() if isinstance(file, str) else file, np.uint8) for file in files]
+        return [np.frombuffer(os.fsencode(file) if isinstance(file, str) else file, np.uint8) for file in files]
+
+    def _refused(self, index: Tensor) -> ValueError | None:
+        """Say what is wrong with the first file that the other loaders refuse or DALI cannot read, each asked once."""
+        if isinstance(self._images, Tensor):
+            return None
+        for chosen in index.tolist():
+            if not self._known[chosen]:
+                try:
+                    _require_served(self._images, chosen)
+                except ValueError as error:
+                    return error
+                self._known[chosen] = 1
+        return None
 
     def collect(self) -> Tensor:
         """Wait for the oldest batch and copy it out of DALI's buffers."""
         check_waiting(len(self._waiting))
         index = self._waiting.popleft()
+        if isinstance(index, ValueError):
+            raise index
         batch = torch.empty(len(index), *self._shape, device=self._device)
         if len(index) == 0:
             return batch
@@ -128,8 +154,8 @@ class DaliLoader:
 
 def _decode_and_fit(encoded: Any, *, size: int, channels: int, gpu: bool) -> Any:
     """As `fit_images` does: its sizes and its centre to the pixel, its filter to the rounding."""
-    # Pillow, too, leaves the camera's orientation alone.
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False, dtype=types.INT32)
+    # Turned by their EXIF data, as `upright` does.
+    shape = fn.peek_image_shape(encoded, adjust_orientation=True, dtype=types.INT32)
     rows, columns = shape[0], shape[1]
     shorter = math.min(rows, columns)
     fitted = fn.stack(size * rows // shorter, size * columns // shorter)
@@ -140,10 +166,36 @@ def _decode_and_fit(encoded: Any, *, size: int, channels: int, gpu: bool) -> Any
         encoded,
         device="mixed" if gpu else "cpu",
         output_type=types.GRAY if channels == 1 else types.RGB,
-        adjust_orientation=False,
+        adjust_orientation=True,
     )
     images = fn.resize(images, size=fn.cast(fitted, dtype=types.FLOAT), interp_type=types.INTERP_LINEAR, antialias=True)
     return fn.slice(images, start=half + margin_is_odd * half_is_odd, shape=(size, size), axis_names="HW")
+
+
+def _require_served(images: EncodedImages, chosen: int) -> None:
+    """Refuse a file that Pillow would refuse, and one of a kind that DALI does not decode.
+
+    Raises:
+        ValueError: The file is refused; the message names it.
+    """
+    file = images.files[chosen]
+    name = printable(file) if isinstance(file, str) else f"{chosen} of {len(images)} in {images.place}"
+    try:
+        if isinstance(file, bytes):
+            head = file[: len(_JPEG_MAGIC)]
+        else:
+            with Path(file).open("rb") as opened:
+                head = opened.read(len(_JPEG_MAGIC))
+        if head == _JPEG_MAGIC:
+            return  # Always of 8 bits: no more of the file need be read.
+        with Image.open(file if isinstance(file, str) else BytesIO(file)) as image:
+            require_decodable(image)
+            if image.format not in _DECODED_FORMATS:
+                raise ValueError(f"DALI does not decode {image.format}: take data.loader dataloader")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"unreadable image {name}: it is of no kind that Pillow knows") from error
+    except UNREADABLE as error:
+        raise ValueError(f"unreadable image {name}: {error}") from error
 
 
 def _kind(images: Tensor | EncodedImages) -> str:
