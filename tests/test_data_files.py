@@ -128,13 +128,12 @@ def test_dali_says_which_file_it_cannot_decode(tmp_path: Path):
 
 @LOADERS
 def test_names_that_are_no_utf8_are_read(tmp_path: Path, name: str):
-    folder = os.fsencode(tmp_path) + b"/tree/caf\xe9"
-    os.makedirs(folder)
+    folder = tmp_path / "tree" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
     content = BytesIO()
     corners().save(content, "png")
     for number in range(2):
-        with open(folder + b"/\xff%d.png" % number, "wb") as file:
-            file.write(content.getvalue())
+        (folder / os.fsdecode(b"\xff%d.png" % number)).write_bytes(content.getvalue())
     source = open_folder(tmp_path / "tree", field="source")
     assert source.class_names == (r"caf\xe9",)
     images = EncodedImages(files=source.files, size=24, channels=3)

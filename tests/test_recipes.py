@@ -89,7 +89,8 @@ def test_a_recipe_is_read_says_what_it_repeats_and_runs(
     assert re.search("^# Open in the paper: ", text, re.MULTILINE)
     config = read_recipe(path)
     images = (config.data.in_dist, config.data.background, *config.data.ood)
-    assert all(source.rpartition(":")[2] in (*NAMED_SETS, *NOISES) for source in images)
+    assert all(source.rpartition(":")[2] in (*NAMED_SETS, *NOISES, "none") for source in images)
+    assert config.method.needs_background == (config.data.background != "none")
     metrics = train_short(shortened(config, pool_weights), pool_weights.parent)
     assert metrics["method"] == config.method.name
     assert all(0 <= arm["mean"]["auroc"] <= 1 for arm in metrics["arms"].values())

@@ -186,10 +186,14 @@ def require_classes(names: Sequence[str], *, option: str, kind: str, place: str)
             _require_no_nested_classes(Path(place) / names[0], option)
         return
     train, test = parts.get("train"), parts.get("test", parts.get("val"))
+    if train is None:
+        train, test = test, None
     what = f"parts of a data set and not classes ({first_of(names)})"
     if kind == "packed":
         raise ValueError(f"data.{option}: the classes of packed:{place} are {what}: pack each part by itself")
-    options = {"in-dist": train, "in-dist-test": test} if option == "in_dist" else {option.replace("_", "-"): test}
+    options = (
+        {"in-dist": train, "in-dist-test": test} if option == "in_dist" else {option.replace("_", "-"): test or train}
+    )
     given = [word for name, part in options.items() if part for word in (f"--data.{name}", f"folder:{place}/{part}")]
     raise ValueError(f"data.{option}: the folders of {place} are {what}: give {shlex.join(given)}")
 
