@@ -91,7 +91,7 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
     require_background(config)
     if resume and folder.config.exists():
         config = replace(config, data=_loading_as_begun(config.data, folder.read_config().data))
-    elif config.data.reads_lists and config.data.list_root is None:
+    elif "list" in config.data.kinds and config.data.list_root is None:
         config = replace(config, data=replace(config.data, list_root=Path.cwd()))
     if not resume:
         folder.require_absent()
@@ -120,11 +120,12 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
 def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
     """Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began.
 
-    Lists of files count from where they did then, too.
+    Lists of files count from where they did then, too, and a root that nothing lies under is no difference.
     """
     depth = begun.prefetch_depth if data.prefetch_depth is None else data.prefetch_depth
     list_root = begun.list_root if data.list_root is None else data.list_root
-    return replace(data, prefetch_depth=depth, list_root=list_root)
+    root = data.root if data.kinds & {"torchvision", "set"} else begun.root
+    return replace(data, prefetch_depth=depth, list_root=list_root, root=root)
 
 
 def loader_plan(run: Run) -> LoaderPlan:

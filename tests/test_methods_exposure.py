@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from fastood.methods import METHODS
 from fastood.methods.exposure import EnergyConfig, Exposure, ExposureConfig, ObjectosphereConfig, OEConfig
 from fastood.methods.outlier_losses import OutlierLossConfig
 from fastood.models import ModelConfig
+from fastood.run_folder import RunFolder
 from fastood.samplers import BackgroundPool
 from fastood.training.objective import Batch
 from fastood.training.trained_network import Outputs
@@ -109,6 +111,33 @@ def test_objectosphere_has_no_bias():
 def write_weights(path: Path, weights: Tensor) -> Path:
     save_file(dict(BackgroundPool.from_weights(weights, epsilon=0.5).state_dict()), path)
     return path
+
+
+def test_learnt_weights_of_other_images_of_the_same_number_are_refused(tmp_path: Path):
+    """The embedded background of another seed has as many images, of which hardly any stands at its place."""
+    mine = tiny_task().background.sha256()
+    state = dict(BackgroundPool(160).state_dict())
+    runs = {name: RunFolder(tmp_path / name) for name in ("same", "other", "old", "old other", "lost")}
+    for name in ("same", "other"):
+        runs[name].write_pool(state, background=mine if name == "same" else "f" * 64)
+    for name in ("old", "old other", "lost"):
+        runs[name].path.mkdir()
+        save_file(state, runs[name].pool)
+    runs["old"].write_data({"background": mine})
+    runs["old other"].write_data({"background": "f" * 64})
+
+    def config(name: str) -> OEConfig:
+        return OEConfig(backgrounds=("resampled",), pool_weights=runs[name].pool)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("same", "old"):
+            assert len(method(config(name)).background_index("resampled")) > 0
+    for name in ("other", "old other"):
+        with pytest.raises(ValueError, match=rf"have sha256 {mine}, got .*{name}/pool.* of images with sha256 f{{64}}"):
+            method(config(name))
+    with pytest.warns(UserWarning, match=r"lost/pool.safetensors do not say of which background images they are"):
+        method(config("lost"))
 
 
 def test_learnt_weights_choose_the_background_of_another_loss(tmp_path: Path):

@@ -164,10 +164,10 @@ class DataConfig:
         return tuple(parse_named_spec(text, field="ood") for text in self.ood)
 
     @property
-    def reads_lists(self) -> bool:
-        """Whether a source is a list of files."""
-        specs = (self.in_dist_spec, self.background_spec, *(spec for _, spec in self.ood_specs))
-        return any(spec.kind == "list" for spec in specs)
+    def kinds(self) -> frozenset[str]:
+        """Kinds of all sources, as `SourceSpec.kind` has them."""
+        specs = (self.in_dist_spec, self.in_dist_test_spec, self.background_spec, *(spec for _, spec in self.ood_specs))
+        return frozenset(spec.kind for spec in specs if spec is not None)
 
     def _check_in_distribution(self) -> None:
         test = self.in_dist_test_spec
