@@ -110,6 +110,7 @@ def tiny_imagenet(tmp_path: Path) -> Path:
 
 
 def test_tiny_imagenet_reads_its_real_layout(tiny_imagenet):
+    (tiny_imagenet / "tiny-imagenet-200/train/n02124075/images/._n02124075_1.JPEG").write_bytes(b"")
     train, val = (open_named("tiny-imagenet", tiny_imagenet, part) for part in ("train", "test"))
     assert train.class_ids == val.class_ids == ("n01443537", "n02124075", "n07873807")
     assert train.class_names == ("goldfish", "Egyptian cat", "pizza")
@@ -230,6 +231,8 @@ def test_omniglot_is_inverted(tmp_path, any_checksum):
     for alphabet in ("Greek", "Latin"):
         for character in ("character01", "character02"):
             save(tmp_path / "omniglot-py/images_background" / alphabet / character / "1.png", np.ones((105, 105), bool))
+    for left_out in ("__MACOSX/character01/1.png", "Greek/.hidden/1.png", "Greek/character01/._1.png"):
+        save(tmp_path / "omniglot-py/images_background" / left_out, np.ones((8, 8), bool))
     source = open_named("omniglot", tmp_path)
     assert source.class_names[3] == "Latin/character02"
     assert (source.labels.tolist(), source.read(0).unique().tolist()) == ([0, 1, 2, 3], [0])
@@ -257,6 +260,8 @@ def test_imagenet(tmp_path):
     for wnid in ("n01440764", "n01443537"):
         save(root / "val" / wnid / "1.JPEG", pixels(80, 60, 3))
     torch.save(({"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}, ["n01440764"]), root / "meta.bin")
+    for left_out in ("n01440764/._1.JPEG", ".ipynb_checkpoints/1.JPEG", "n01443537/.thumbnails/1.JPEG"):
+        save(root / "val" / left_out, pixels(8, 8, 3))
     source = open_named("imagenet", tmp_path, "ood")
     assert (source.class_names, source.class_ids) == (("tench, Tinca tinca", "goldfish"), ("n01440764", "n01443537"))
     assert [Path(file).parent.name for file in source.files] == ["n01440764", "n01443537"]

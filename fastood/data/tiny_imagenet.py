@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from fastood.data.digests import digest_of_files
+from fastood.data.folders import is_left_out
 from fastood.data.sources import ImageSource, read_image
 
 FOLDER = "tiny-imagenet-200"
@@ -63,7 +64,7 @@ def _train(folder: Path, label_of: dict[str, int], field: str) -> tuple[list[str
     files, labels = [], []
     for wnid, label in label_of.items():
         images = folder / "train" / wnid / "images"
-        found = sorted(str(path) for path in images.glob("*.JPEG"))
+        found = sorted(str(path) for path in images.glob("*.JPEG") if not is_left_out(path.name))
         if not found:
             raise FileNotFoundError(f"data.{field}: there is no image *.JPEG in {images}")
         files += found

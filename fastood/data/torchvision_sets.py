@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset
 
 from fastood.data.decoding import UNREADABLE
 from fastood.data.digests import digest_of_files
+from fastood.data.folders import is_image_name, is_left_out
 from fastood.data.idx import damaged_idx_file
 from fastood.data.named_sets import Part
 from fastood.data.sources import ImageSource, image_to_tensor, read_image
@@ -161,8 +162,25 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
         raise FileNotFoundError(f"data.{field}: torchvision:{name} could not be fetched: {error}") from error
 
 
+class _VisibleImageNet(torchvision.datasets.ImageNet):
+    """ImageNet without what systems leave among its class folders and files."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, is_valid_file=_is_visible_image)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """The class folders that are not hidden."""
+        names = [name for name in super().find_classes(directory)[0] if not is_left_out(name)]
+        return names, {name: label for label, name in enumerate(names)}
+
+
+def _is_visible_image(path: str) -> bool:
+    return is_image_name(path) and not is_left_out(Path(path).parent.name)
+
+
 def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    dataset = getattr(torchvision.datasets, name)(root=str(place), **options, **arguments)
+    kind = _VisibleImageNet if name == "ImageNet" else getattr(torchvision.datasets, name)
+    dataset = kind(root=str(place), **options, **arguments)
     # Places365 asks for its lists alone.
     if not Path(getattr(dataset, "images_dir", place)).is_dir():
         raise FileNotFoundError(f"there is no folder {dataset.images_dir}")
@@ -172,10 +190,11 @@ def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping
 
 
 def _sort_omniglot(dataset: Any) -> None:
-    """Classes and images by name; torchvision takes them as the disk lists them, so that every copy would differ."""
-    characters = sorted(dataset._characters)
+    """Sort classes and images by name, without hidden ones; torchvision takes them as the disk lists them."""
+    characters = sorted(name for name in dataset._characters if not any(map(is_left_out, Path(name).parts)))
     label_of = {character: label for label, character in enumerate(characters)}
-    images = [(label_of[dataset._characters[label]], image) for image, label in dataset._flat_character_images]
+    found = [(dataset._characters[label], image) for image, label in dataset._flat_character_images]
+    images = [(label_of[name], image) for name, image in found if name in label_of and not is_left_out(image)]
     dataset._characters = characters
     dataset._flat_character_images = [(image, label) for label, image in sorted(images)]
 
