@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
+from fastood.names import printable
+
 INK = "#222222"
 QUIET = "#6b6b6b"
 ID_COLOUR = "#9a9a9a"
@@ -64,8 +66,8 @@ def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[F
 
 
 def literal(name: str) -> str:
-    """A user's name as matplotlib draws it letter by letter; a bare $ would start a formula."""
-    return name.replace("$", r"\$")
+    """A user's name, in one line or several, as matplotlib draws it letter by letter; a $ would start a formula."""
+    return "\n".join(map(printable, name.split("\n"))).replace("$", r"\$")
 
 
 def in_two_lines(name: str, width: int) -> str:
