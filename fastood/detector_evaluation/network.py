@@ -9,6 +9,7 @@ from fastood.data import DetectionTask, ImageSet
 from fastood.detectors import DetectorSuite
 from fastood.detectors.linear_head import given_and_put_out, watched
 from fastood.training.trained_network import Outputs, TrainedNetwork
+from fastood.wording import with_article
 
 GRADIENT_ROWS = 64
 """Images that pass at once with gradients, for which a network keeps what all of its layers put out."""
@@ -32,7 +33,9 @@ class ArmNetwork:
     def __init__(self, network: TrainedNetwork, num_classes: int) -> None:
         head = getattr(network.module, "head", None)
         if not isinstance(head, nn.Module):
-            raise TypeError(f"its network, a {type(network.module).__name__}, has no head that logits come from")
+            raise TypeError(
+                f"its network, {with_article(type(network.module).__name__)}, has no head that logits come from"
+            )
         self.network = network
         self.head: nn.Module = head
         self.num_classes = num_classes

@@ -29,6 +29,7 @@ from fastood.training.processes import (
 )
 from fastood.training.schedule import Schedule
 from fastood.training.stream import EpochStream
+from fastood.wording import some
 
 NormMode = Literal["eval", "train"]
 
@@ -172,10 +173,10 @@ class ImageStageRun:
         return self.id_index[self.order.next()]
 
     def _describe(self, problem: str, id_index: Tensor, background_index: Tensor | None) -> str:
-        drawn = "none" if background_index is None else background_index.tolist()
+        drawn = [] if background_index is None else background_index.tolist()
         return (
             f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {problem}; "
-            f"in-distribution images {id_index.tolist()}, background images {drawn}"
+            f"in-distribution images {some(id_index.tolist())}; background images {some(drawn)}"
         )
 
     def require_finite_weights(self) -> None:
