@@ -11,8 +11,10 @@ import sys as _sys
 from importlib import metadata as _metadata
 from types import ModuleType as _ModuleType
 
-from fastood import _extras
+from fastood import _extras, _openmp
 
+# Before torch, which loads OpenMP.
+_openmp.wait_quietly()
 # First, for it takes no second: torch takes several.
 _extras.require_command()
 try:

@@ -40,6 +40,9 @@ class RunConfig:
     """How detection is evaluated."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    threads: int | None = None
+    """Threads of the CPU, at least 1; a result's last digits depend on their number. None: 1 for small networks on the
+    CPU, whose steps are too short to be shared, else as many as PyTorch takes; config.yaml keeps the number."""
     precision: Precision = "32-true"
     """Arithmetic of the network: float32, or bfloat16 with float32 weights."""
     channels_last: bool = True
@@ -54,6 +57,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or larger, got {self.seed}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, or None, got {self.threads}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in (0, 1), or None, got {self.ema_decay}")
         require_choice(self, device=Device, precision=Precision, compile=CompileMode)

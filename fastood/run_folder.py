@@ -80,7 +80,10 @@ class RunFolder:
             raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
 
     def require_same_config(self, config: RunConfig) -> None:
-        """Refuse to resume a run under another configuration; how images are loaded decides no result and may differ.
+        """Refuse to resume a run under another configuration.
+
+        How images are loaded decides no result and may differ; so may the number of threads, which `fastood.threads`
+        warns of.
 
         Raises:
             FileNotFoundError: If there is no run here.
@@ -88,7 +91,7 @@ class RunFolder:
         """
         begun = self.read_config()
         loading = {name: getattr(config.data, name) for name in ("loader", "decode", "decode_budget_gb")}
-        begun = replace(begun, data=replace(begun.data, **loading))
+        begun = replace(begun, data=replace(begun.data, **loading), threads=config.threads)
         changed = differences(to_dict(begun), to_dict(config))
         if changed:
             raise ValueError(f"the run in {self.path} has another configuration (there → here): {'; '.join(changed)}")

@@ -13,6 +13,7 @@ from fastood.data import DetectionTask, ImageSet, load_task
 from fastood.methods import MethodConfig
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
+from fastood.threads import default_threads
 from fastood.training.evaluation import metrics_document
 from fastood.training.method import Method
 from fastood.training.processes import launched_processes, open_fabric, require_equal_shares, without_group
@@ -33,14 +34,17 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 
 
 def settle(config: RunConfig) -> RunConfig:
-    """Write out what would mean something else elsewhere: the device, and paths relative to this directory.
+    """Write out what would mean something else elsewhere: device, threads, and paths relative to this directory.
 
     Raises:
         ValueError: If a GPU is asked for and there is none.
     """
+    device = resolve_device(config.device)
+    threads = default_threads(device=device, network=config.model.name, image_size=config.data.image_size)
     return replace(
         config,
-        device=resolve_device(config.device),
+        device=device,
+        threads=threads if config.threads is None else config.threads,
         data=absolute_paths(config.data),
         method=with_absolute_paths(config.method),
     )
@@ -91,7 +95,7 @@ class Run:
 
     @classmethod
     def prepare(cls, config: RunConfig, *, device: Device | None = None) -> "Run":
-        """Load images and set up method and device; anything wrong with the configuration shows here.
+        """Load images and set up method, device and threads; anything wrong with the configuration shows here.
 
         Args:
             config: What to run.
@@ -103,6 +107,8 @@ class Run:
         """
         accelerator = resolve_device(config.device if device is None else device)
         require_background(config)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         task = load_task(config.data, seed=config.seed)
         drawn = config.protocol.ood_count(len(task.id_test)) or 1  # of a set taken whole
         for name, images in task.ood.items():

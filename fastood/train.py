@@ -22,6 +22,7 @@ from fastood.names import expanded
 from fastood.recipe import read_recipe
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, print_table, require_background, settle
+from fastood.threads import threads_to_resume
 from fastood.training.acceleration import require_compiler
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.loop import run_stage
@@ -86,11 +87,13 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
         ValueError: If the configuration is out of range or wants what this machine lacks, or it or the images are not
             those of the run to resume.
     """
-    config = settle(config)
+    asked, config = config.threads, settle(config)
     require_compiler(config.compile)
     require_background(config)
     if resume and folder.config.exists():
-        config = replace(config, data=_loading_as_begun(config.data, folder.read_config().data))
+        begun = folder.read_config()
+        threads = threads_to_resume(asked, begun.threads, config.threads)
+        config = replace(config, data=_loading_as_begun(config.data, begun.data), threads=threads)
     elif "list" in config.data.kinds and config.data.list_root is None:
         config = replace(config, data=replace(config.data, list_root=Path.cwd()))
     if not resume:
