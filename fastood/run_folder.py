@@ -52,6 +52,7 @@ class RunFolder:
         self.scores = path / "scores.safetensors"
         self.pool = path / "pool.safetensors"
         self.tensorboard = path / "tensorboard"
+        self.curves = path / "curves.json"
         self.checkpoints = CheckpointFolder(path / "checkpoints")
 
     def weights(self, arm: str) -> Path:

@@ -200,6 +200,7 @@ def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
             checkpoints=folder.checkpoints,
             checkpoint_every=checkpoint_every,
             tensorboard_folder=folder.tensorboard,
+            curves=folder.curves,
         )
     if not run.fabric.is_global_zero:
         return

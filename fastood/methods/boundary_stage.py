@@ -63,6 +63,9 @@ class BoundaryStageRun:
         self.model = model.to(context.fabric.device)
         self.step = 0
         self.total_steps = stage.settings.steps
+        self.steps_per_epoch: int | None = None
+        self.images_per_step = 0
+        self.learning_rate: float | None = None
         self._losses: BoundaryLosses | None = None
 
     @cached_property
@@ -91,6 +94,10 @@ class BoundaryStageRun:
             raise NonFiniteLossError(self._describe(str(error))) from None
         self.step += 1
         return self._losses.discriminator
+
+    def take_answers(self) -> tuple[int, int]:
+        """Return no answers: the classifier trains no more."""
+        return 0, 0
 
     def scalars(self) -> dict[str, float]:
         """What the generator's losses were and, at the end, how much of the training features it reaches."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fastood.data import Images
 from fastood.data.loaders import open_loader
 from fastood.data.seeding import named_generator
 from fastood.training.acceleration import compile_in_place, memory_format
+from fastood.training.answers import TrainingAnswers
 from fastood.training.background import Background
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.method import Embed, StageContext, Weights, load_all
@@ -118,7 +119,10 @@ class ImageStageRun:
                 task.background.images, source.draw, source.batch_size, "augment-background"
             )
         self.step = 0
+        self.steps_per_epoch: int | None = self.order.batches_per_epoch
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
+        self.images_per_step = self.order.batch_size + (0 if self.background is None else self.background.batch_size)
+        self._answers = TrainingAnswers(task.num_classes)
 
     def train_step(self) -> float:
         """One batch: a joint forward of ID and background images, a backward, and both updates.
@@ -148,11 +152,12 @@ class ImageStageRun:
                 importance = torch.cat([torch.ones(id_count), share_of(background_importance, self.fabric)])
 
         device = self.fabric.device
+        labels = labels.to(device)
         loss, per_sample = self.objective(
-            self._forward,
+            cast(nn.Module, self._answers.watched(self._forward, labels[:id_count])),
             Batch(
                 images=batch,
-                labels=labels.to(device),
+                labels=labels,
                 importance=None if importance is None else importance.to(device),
             ),
         )
@@ -187,9 +192,18 @@ class ImageStageRun:
                     f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {name} is not finite"
                 )
 
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def take_answers(self) -> tuple[int, int]:
+        """Return right answers to this process's training images since the last call, and how many images."""
+        return self._answers.take()
+
     def scalars(self) -> dict[str, float]:
         """Step size, and what the background has to tell."""
-        rate = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+        rate = {"learning_rate": self.learning_rate}
         return rate if self.background is None else rate | self.background.scalars()
 
     def close(self) -> None:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm.auto import tqdm
 
 from fastood.data.seeding import named_generator
 from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.curve import Curve, write_curve
 from fastood.training.failure import NonFiniteLossError
 from fastood.training.interrupt import StopRequest, TrainingInterrupted
 from fastood.training.method import StageRun
-from fastood.training.processes import any_process
+from fastood.training.processes import any_process, sum_of_processes
+from fastood.training.progress import StageProgress
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""
@@ -24,14 +25,18 @@ def run_stage(
     checkpoints: CheckpointFolder,
     checkpoint_every: int,
     tensorboard_folder: Path,
+    curves: Path | None = None,
 ) -> None:
     """Run a stage to its end, from its checkpoint if it has one, and close it.
+
+    A terminal shows a bar; a pipe or a file gets a line per epoch.
 
     Args:
         run: The stage.
         checkpoints: Where its state is kept.
         checkpoint_every: Steps between two checkpoints; the end of the stage is always one.
         tensorboard_folder: Folder of the run's curves; the stage writes into one of its own.
+        curves: File of the run's curves, an entry per epoch; None writes none.
 
     Raises:
         NonFiniteLossError: If training diverges; names step, images and the last good checkpoint.
@@ -43,20 +48,26 @@ def run_stage(
     with closing(run), torch.random.fork_rng([device] if device.type == "cuda" else []), StopRequest() as stop:
         # By rank, for each process drops out of images of its own.
         torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed() + fabric.global_rank)
+        curve = Curve(run.steps_per_epoch, run.total_steps)
         if (saved := checkpoints.load(name)) is not None:
             run.load_state_dict(saved)
+            if "curve" in saved:
+                curve.load_state_dict(saved["curve"])
         if run.step < run.total_steps:
-            bar_options = {"total": run.total_steps, "initial": run.step, "disable": not fabric.is_global_zero}
+            silent = not fabric.is_global_zero
             with (
                 open_writer(tensorboard_folder / name, run) as writer,
-                tqdm(desc=name, unit="step", mininterval=0.5, **bar_options) as bar,
+                StageProgress(name, curve, step=run.step, images_per_step=run.images_per_step, silent=silent) as shown,
             ):
                 try:
-                    _run_steps(run, writer, bar, stop, checkpoints, checkpoint_every)
+                    _run_steps(run, writer, curve, shown, stop, checkpoints, checkpoint_every)
                 except NonFiniteLossError as error:
                     last = checkpoints.path(name)
                     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
                     raise NonFiniteLossError(f"{error}; {kept}") from None
+        # For a finished stage as well: a kill may have come between its last checkpoint and this file.
+        if curves is not None and fabric.is_global_zero and curve.entries:
+            write_curve(curves, name, curve.entries)
         # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
         if any_process(stop.requested, fabric):
             raise TrainingInterrupted(name, run.step, checkpoints.path(name))
@@ -65,7 +76,8 @@ def run_stage(
 def _run_steps(
     run: StageRun,
     writer: SummaryWriter | None,
-    bar: "tqdm[None]",
+    curve: Curve,
+    shown: StageProgress,
     stop: StopRequest,
     checkpoints: CheckpointFolder,
     checkpoint_every: int,
@@ -73,19 +85,28 @@ def _run_steps(
     fabric = run.context.fabric
     while run.step < run.total_steps:
         loss = run.train_step()
+        curve.add(loss=loss)
         at_end, stopping = run.step == run.total_steps, any_process(stop.requested, fabric)
+        saves = run.step % checkpoint_every == 0 or at_end or stopping
+        if curve.ends_at(run.step) or saves:
+            curve.add_answers(*(sum_of_processes(count, fabric) for count in run.take_answers()))
         if run.step % LOG_EVERY == 0 or at_end:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            shown.show_loss(loss)
             if writer is not None:
                 log_scalars(writer, run, loss)
-        if run.step % checkpoint_every == 0 or at_end or stopping:
+        if curve.ends_at(run.step):
+            entry = curve.close(run.step, learning_rate=run.learning_rate)
+            shown.end_epoch(entry)
+            if writer is not None and entry["accuracy"] is not None:
+                writer.add_scalar("training_accuracy", entry["accuracy"], run.step)
+        if saves:
             run.require_finite_weights()
-            state = run.state_dict()
+            state = run.state_dict() | {"curve": curve.state_dict()}
             if writer is not None:
                 writer.flush()
                 checkpoints.save(run.name, state)
             fabric.barrier()
-        bar.update()
+        shown.advance()
         if stopping:
             return
 

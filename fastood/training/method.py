@@ -63,6 +63,19 @@ class StageRun(Protocol):
     """Steps done."""
     total_steps: int
     """Steps until the end."""
+    steps_per_epoch: int | None
+    """Steps of a pass over the in-distribution images; None for a stage without epochs."""
+    images_per_step: int
+    """Images that a step trains on, of all processes; 0 for a stage that trains on none."""
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Step size of the last step; None where there is no single one."""
+        ...
+
+    def take_answers(self) -> tuple[int, int]:
+        """Return right answers to this process's training images since the last call, and how many images."""
+        ...
 
     def train_step(self) -> float:
         """One step.

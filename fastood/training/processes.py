@@ -72,6 +72,14 @@ def mean_of_processes(value: Tensor, fabric: Fabric) -> float:
     return float(value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value.clone(), reduce_op="mean")))
 
 
+def sum_of_processes(count: int, fabric: Fabric) -> int:
+    """Return the sum of a count over all processes, on every process."""
+    if fabric.world_size == 1:
+        return count
+    total = fabric.all_reduce(torch.tensor(count, dtype=torch.int64, device=fabric.device), reduce_op="sum")
+    return int(cast(Tensor, total))
+
+
 def any_process(flag: bool, fabric: Fabric) -> bool:
     """Whether a flag is set on any process, so that all do the same."""
     if fabric.world_size == 1:
