@@ -18,4 +18,3 @@ def wait_quietly() -> None:
     )
     if is_command and not any(name in os.environ for name in SETTINGS):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-

@@ -14,9 +14,12 @@ from fastood.methods import MethodConfig
 from fastood.report import metrics_table, write_report
 from fastood.run_folder import RunFolder
 from fastood.threads import default_threads
+from fastood.training.curve import read_curves
 from fastood.training.evaluation import metrics_document
 from fastood.training.method import Method
 from fastood.training.processes import launched_processes, open_fabric, require_equal_shares, without_group
+from fastood.training.run_warnings import run_warnings
+from fastood.training.sanity import merged
 from fastood.training.scoring import ArmScores, score_arm
 from fastood.training.trained_network import TrainedNetwork
 
@@ -142,7 +145,7 @@ class Run:
             folder: Holds weights and pool; the method's pool is loaded from it.
 
         Returns:
-            The contents of metrics.json, and the scores of each arm.
+            The contents of metrics.json, with "warnings" if there are any, and the scores of each arm.
 
         Raises:
             FileNotFoundError: If the run has not come to its end.
@@ -156,6 +159,8 @@ class Run:
             model.load_state_dict(folder.read_weights(arm.name))
             scores[arm.name] = score_arm(self.trained(model), arm, self.task)
         metrics = metrics_document(self.method, self.task, scores, protocol=self.config.protocol, seed=self.config.seed)
+        if warnings := run_warnings(self.method, metrics, scores, read_curves(folder.curves)):
+            metrics["warnings"] = warnings
         return metrics, scores
 
     def write_results(self, folder: RunFolder, metrics: dict[str, Any], scores: dict[str, ArmScores]) -> None:
@@ -184,3 +189,6 @@ def print_table(metrics: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=110)
     console.print(metrics_table(metrics, width=console.width))
+    labels = {name: arm["label"] for name, arm in metrics["arms"].items()}
+    for line in merged(metrics.get("warnings", ()), labels):
+        console.print(f"warning: {line}", markup=False, highlight=False)

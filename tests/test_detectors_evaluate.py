@@ -13,7 +13,7 @@ from torch import nn
 from fastood import evaluate, train
 from fastood.data import Augment
 from fastood.detector_evaluation.cache import OutputsCache
-from fastood.detector_evaluation.detectors import fitted_detectors
+from fastood.detector_evaluation.detectors import DetectorScores, detector_warnings, fitted_detectors
 from fastood.detector_evaluation.network import ArmNetwork
 from fastood.detectors import DETECTORS
 from fastood.heads import CholeskyMahalanobisHead
@@ -207,6 +207,28 @@ def test_a_detector_that_does_not_fit_is_left_out() -> None:
     few = task.id_train.subset(torch.arange(20))
     _, skipped = fitted_detectors(model, ["msp", "knn"], model.outputs(few), few.labels)
     assert skipped == {"knn": "k must be at most the number of rows with a label of 0 or above, 20, got 50"}
+
+
+def test_a_detector_that_ranks_backwards_or_not_at_all_is_named(generator: torch.Generator) -> None:
+    id_scores = torch.randn(300, generator=generator, dtype=torch.float64)
+    near, far = torch.randn(2, 200, generator=generator, dtype=torch.float64)
+    found = DetectorScores(
+        label="OE",
+        settings={"msp": "", "knn": "", "ash": ""},
+        skipped={},
+        id_scores=torch.stack([id_scores, id_scores, torch.zeros(300)]),
+        ood_scores={
+            "near": torch.stack([near + 1, near - 1, torch.zeros(200)]),
+            "far": torch.stack([far + 3, far + 3, torch.zeros(200)]),
+        },
+    )
+    warnings = detector_warnings("oe", found)
+    assert [(w["arm"], w["detector"], w["kind"]) for w in warnings] == [
+        ("oe", "knn", "ranks-backwards"),
+        ("oe", "ash", "tied-scores"),
+    ]
+    auroc = float((near[:, None] - 1 > id_scores).double().mean())
+    assert f"near is ranked backwards: AUROC {100 * auroc:.2f}" in warnings[0]["message"]
 
 
 def test_arms_without_any_detector_have_a_line_and_no_table() -> None:

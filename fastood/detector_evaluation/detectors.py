@@ -19,10 +19,11 @@ from fastood.detector_evaluation.network import GRADIENT_ROWS, ArmNetwork, image
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.registry import Build, builder
-from fastood.metrics import Protocol, evaluate_detectors
+from fastood.metrics import Protocol, delong_estimate, evaluate_detectors
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run
 from fastood.training.arm import Arm
+from fastood.training.sanity import Kind, ranks_backwards, tied_scores
 from fastood.training.trained_network import Outputs
 
 JUDGED: Mapping[str, Build] = {**DETECTORS, "bal": builder("bal", BoundaryAwareDetector)}
@@ -84,16 +85,47 @@ def detectors_document(run: Run, scores: Mapping[str, DetectorScores]) -> dict[s
         scores: Of each arm.
 
     Returns:
-        Plain values only; metrics as fractions. All draws are those of metrics.json.
+        Plain values only; metrics as fractions. All draws are those of metrics.json. "warnings" only if there are any.
     """
     protocol = run.config.protocol
-    return {
+    document = {
         "schema": SCHEMA,
         "method": run.method.name,
         "seed": run.config.seed,
         "protocol": asdict(protocol),
         "arms": {arm: _document(found, protocol, run.config.seed) for arm, found in scores.items()},
     }
+    warnings = [warning for arm, found in scores.items() for warning in detector_warnings(arm, found)]
+    return {**document, "warnings": warnings} if warnings else document
+
+
+def detector_warnings(arm: str, found: DetectorScores) -> list[dict[str, str]]:
+    """Return what is wrong with the rankings of an arm's detectors: scores that are all tied, or sets ranked backwards.
+
+    Args:
+        arm: Name of the arm.
+        found: Its scores.
+
+    Returns:
+        For each warning the arm, the detector, a kind, and a message; none for detectors that are well.
+    """
+    warnings = []
+    for row, name in enumerate(found.settings):
+        id_scores, ood_scores = found.id_scores[row], {of_set: part[row] for of_set, part in found.ood_scores.items()}
+        texts: list[tuple[Kind, str | None]] = [("tied-scores", tied_scores(id_scores, ood_scores.values()))]
+        for of_set, part in ood_scores.items():
+            if min(len(id_scores), len(part)) > 1:
+                texts.append(("ranks-backwards", _backwards(of_set, id_scores, part)))
+        warnings += [
+            {"arm": arm, "detector": name, "kind": kind, "message": text} for kind, text in texts if text is not None
+        ]
+    return warnings
+
+
+def _backwards(name: str, id_scores: Tensor, ood_scores: Tensor) -> str | None:
+    estimate = delong_estimate(id_scores, ood_scores)
+    high = estimate.auroc + 1.96 * estimate.std
+    return ranks_backwards(name, estimate.auroc, high, id_count=len(id_scores), ood_count=len(ood_scores))
 
 
 def _document(found: DetectorScores, protocol: Protocol, seed: int) -> dict[str, Any]:

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fastood.data import DetectionTask
 from fastood.training.arm import Arm
 from fastood.training.feature_map import FeatureMap
+from fastood.training.sanity import Behaviour, chance_rate, spread
 from fastood.training.trained_network import TrainedNetwork
+
+LOOKED_AT = 256
+"""Test images whose logits and features are looked at for warnings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +27,8 @@ class ArmScores:
     """Scores of each OOD set, `[M]`."""
     feature_map: FeatureMap | None = None
     """What the report shows of its features."""
+    behaviour: Behaviour | None = None
+    """How it answers, for warnings; None where nobody has looked."""
 
     @property
     def accuracy(self) -> float:
@@ -45,4 +52,34 @@ def score_arm(network: TrainedNetwork, arm: Arm, task: DetectionTask) -> ArmScor
         id_scores=of_id.scores,
         ood_scores={name: predict(images).scores for name, images in seen.ood.items()},
         feature_map=None if arm.feature_map is None else arm.feature_map(network, seen),
+        behaviour=observe(network, seen, of_id.classes),
+    )
+
+
+def observe(network: TrainedNetwork, task: DetectionTask, answers: Tensor) -> Behaviour:
+    """Return how a network answers to the in-distribution test images.
+
+    Args:
+        network: The trained network.
+        task: What it is judged on.
+        answers: int64 `[N]`, the class that it gives each test image.
+    """
+    images = task.id_test
+    # Images of one class may lie together.
+    some = images.subset(torch.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).round().long())
+    logits = features = None
+    if hasattr(network.module, "forward_outputs"):
+        outputs = network.outputs(some)
+        logits, features = outputs.logits, outputs.features
+    elif hasattr(network.module, "features"):
+        features = network.features(some)
+    else:
+        logits = network.logits(some)
+    # Arms that know one class are judged on its images alone.
+    has_choice = bool((images.labels != images.labels[0]).any())
+    return Behaviour(
+        chance=chance_rate(images.labels, task.num_classes) if has_choice else None,
+        answers=int((torch.bincount(answers) > 0).sum()),
+        logit_spread=None if logits is None else spread(logits),
+        feature_spread=None if features is None else spread(features),
     )

@@ -1,0 +1,229 @@
+"""Signs that a run has learnt nothing, or the wrong way round: pure functions of its counts, scores and curves.
+
+Each returns a sentence, or None where there is nothing to say. A run that is well gives none.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import lgamma, log, sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal[
+    "accuracy-at-chance",
+    "accuracy-far-below-baseline",
+    "constant-outputs",
+    "loss-never-moved",
+    "ranks-backwards",
+    "tied-scores",
+]
+CHANCE = 0.025
+"""Probability of as many right answers by chance, above which an accuracy is within its noise: of a 95 % interval."""
+CONSTANT = 1e-4
+"""Spread across images beside the largest value, below which outputs are constant but for rounding."""
+TIED = 0.9
+"""Share of the images with one and the same score from which on a ranking is no ranking."""
+UNMOVED = 0.02
+"""Range of the epochs' losses beside their mean, below which a loss has not moved."""
+FAR_BELOW = 0.05
+"""Loss of accuracy that is far below the baseline, if it is more than noise."""
+NOISE = 0.01
+"""p-value below which a loss of accuracy is more than noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """How a network answers to in-distribution test images, whatever the score."""
+
+    chance: float | None
+    """Rate of right answers of the best constant answer; None for a network of one class."""
+    answers: int
+    """Different classes among its answers."""
+    logit_spread: float | None
+    """As `spread` says; None where the network has no logits."""
+    feature_spread: float | None
+    """As `spread` says; None where the network has no features to look at."""
+
+
+def spread(values: Tensor) -> float | None:
+    """Return the largest standard deviation of a column of `[N, d]` or `[N]` beside the largest absolute value.
+
+    Returns:
+        A number from 0, of values that are the same for every image; None of fewer than two images.
+
+    Example:
+        >>> spread(torch.tensor([[1.0, 5.0], [1.0, 5.0]])), spread(torch.tensor([[0.0], [2.0]]))
+        (0.0, 0.5)
+    """
+    rows = values.detach().double().flatten(1) if values.ndim > 1 else values.detach().double()[:, None]
+    if len(rows) < 2 or rows.shape[1] == 0:
+        return None
+    largest = float(rows.abs().max())
+    return float(rows.std(dim=0, correction=0).max()) / largest if largest > 0 else 0.0
+
+
+def chance_rate(labels: Tensor, num_classes: int) -> float | None:
+    """Return the rate of right answers of the best answer that looks at no image: a guess, or the most frequent class.
+
+    Args:
+        labels: int64 `[N]` of the test images.
+        num_classes: K.
+
+    Returns:
+        A fraction; None for one class, or no images.
+
+    Example:
+        >>> chance_rate(torch.tensor([0, 0, 0, 1]), 2)
+        0.75
+    """
+    if num_classes < 2 or len(labels) == 0:
+        return None
+    return max(float(torch.bincount(labels).max()) / len(labels), 1 / num_classes)
+
+
+def accuracy_at_chance(correct: int, total: int, chance: float | None) -> str | None:
+    """Return a sentence if so many right answers are within the noise of chance: P(X ≥ correct) of a binomial.
+
+    Example:
+        >>> accuracy_at_chance(60, 481, 0.125).partition(":")[0]
+        'accuracy 12.47 % is within noise of chance, 12.50 %'
+        >>> accuracy_at_chance(478, 481, 0.125) is None
+        True
+    """
+    if chance is None or total == 0 or binomial_tail(correct, total, chance) < CHANCE:
+        return None
+    place = "within noise of" if correct >= total * chance - 2 * sqrt(total * chance * (1 - chance)) else "below"
+    return (
+        f"accuracy {_per_cent(correct / total)} % is {place} chance, {_per_cent(chance)} %: nothing shows that the "
+        "network has learnt anything, and its detection may mean nothing; a smaller learning rate is the first thing to try"
+    )
+
+
+def constant_outputs(behaviour: Behaviour) -> str | None:
+    """Return a sentence if features, logits or answers are the same for every image."""
+    same = [
+        name
+        for name, value in (("features", behaviour.feature_spread), ("logits", behaviour.logit_spread))
+        if value is not None and value < CONSTANT
+    ]
+    if same:
+        return f"{' and '.join(same)} are the same for every image: the network looks at none"
+    if behaviour.chance is not None and behaviour.answers == 1:
+        return "every test image gets the same class as its answer"
+    return None
+
+
+def tied_scores(id_scores: Tensor, ood_scores: Iterable[Tensor]) -> str | None:
+    """Return a sentence if nine in ten of the test images, or more, have one and the same score."""
+    every = torch.cat([id_scores.flatten(), *(part.flatten() for part in ood_scores)])
+    if len(every) < 2:
+        return None
+    ranked = every.sort().values
+    starts = torch.cat(
+        [torch.tensor([0]), 1 + (ranked[1:] != ranked[:-1]).nonzero().flatten(), torch.tensor([len(ranked)])]
+    )
+    tied = int(starts.diff().max())
+    if tied < TIED * len(every):
+        return None
+    return f"{tied:,} of {len(every):,} test images have the same score: there is nothing to rank"
+
+
+def unmoved_loss(stage: str, losses: Sequence[float]) -> str | None:
+    """Return a sentence if the mean losses of a stage's epochs, of which there are two or more, are all alike.
+
+    Example:
+        >>> unmoved_loss("pretrain", [2.31, 2.3, 2.3])
+        "the loss of stage 'pretrain' never moved: 2.3100 in its first epoch, 2.3000 in its last"
+        >>> unmoved_loss("pretrain", [2.31, 0.4, 0.1]) is None
+        True
+    """
+    if len(losses) < 2:
+        return None
+    if max(losses) - min(losses) > UNMOVED * abs(sum(losses) / len(losses)):
+        return None
+    return f"the loss of stage {stage!r} never moved: {losses[0]:.4f} in its first epoch, {losses[-1]:.4f} in its last"
+
+
+def ranks_backwards(name: str, auroc: float, high: float, *, id_count: int, ood_count: int) -> str | None:
+    """Return a sentence if an AUROC is below one half by more than noise.
+
+    Args:
+        name: Of the OOD set.
+        auroc: As a fraction.
+        high: Upper end of its 95 % interval.
+        id_count: N, in-distribution images.
+        ood_count: M, OOD images.
+
+    Example:
+        >>> ranks_backwards("uniform noise", 0.26, 0.29, id_count=481, ood_count=200)
+        'uniform noise is ranked backwards: AUROC 26.00, interval up to 29.00'
+        >>> ranks_backwards("uniform noise", 0.48, 0.52, id_count=481, ood_count=200) is None
+        True
+    """
+    # An interval of few images can be too narrow: an AUROC of chance has this deviation, whatever the scores.
+    deviation = sqrt((id_count + ood_count + 1) / (12 * max(id_count, 1) * max(ood_count, 1)))
+    if not (high < 0.5 and auroc < 0.5 - 1.96 * deviation):
+        return None
+    return f"{name} is ranked backwards: AUROC {_per_cent(auroc)}, interval up to {_per_cent(high)}"
+
+
+def far_below_baseline(correct: Tensor, of_baseline: Tensor, label: str) -> str | None:
+    """Return a sentence if an arm gives five points fewer right answers than the baseline, by more than noise.
+
+    Args:
+        correct: bool `[N]`, whether the arm was right about each test image.
+        of_baseline: bool `[N]`, whether the baseline was.
+        label: The baseline's name.
+    """
+    if correct.shape != of_baseline.shape or len(correct) == 0:
+        return None
+    lost, won = int((of_baseline & ~correct).sum()), int((correct & ~of_baseline).sum())
+    if lost - won < FAR_BELOW * len(correct) or binomial_tail(lost, lost + won, 0.5) >= NOISE:
+        return None
+    own, baseline = (float(part.double().mean()) for part in (correct, of_baseline))
+    return f"accuracy {_per_cent(own)} % is far below the {_per_cent(baseline)} % of {label}"
+
+
+def binomial_tail(successes: int, trials: int, probability: float) -> float:
+    """Return P(X ≥ successes) of a binomial X.
+
+    Example:
+        >>> round(binomial_tail(2, 3, 0.5), 6), binomial_tail(0, 3, 0.5)
+        (0.5, 1.0)
+    """
+    if successes <= 0:
+        return 1.0
+    if successes > trials or probability <= 0:
+        return 0.0
+    if probability >= 1:
+        return 1.0
+    k = torch.arange(successes, trials + 1, dtype=torch.float64)
+    choose = lgamma(trials + 1) - torch.lgamma(k + 1) - torch.lgamma(trials - k + 1)
+    logs = choose + k * log(probability) + (trials - k) * log(1 - probability)
+    return min(1.0, float(logs.logsumexp(0).exp()))
+
+
+def merged(warnings: Iterable[Mapping[str, str]], labels: Mapping[str, str]) -> list[str]:
+    """Return warnings as lines: those that several arms share once, behind all of their labels.
+
+    Args:
+        warnings: Of metrics.json.
+        labels: Label of each arm.
+
+    Example:
+        >>> alike = [{"arm": arm, "kind": "tied-scores", "message": "all tied"} for arm in ("a", "b")]
+        >>> merged(alike, {"a": "Plain", "b": "OE"})
+        ['Plain, OE: all tied']
+    """
+    arms: dict[str, list[str]] = {}
+    for warning in warnings:
+        arms.setdefault(warning["message"], []).append(labels.get(warning["arm"], warning["arm"]))
+    return [
+        f"{'; '.join(of) if any(',' in label for label in of) else ', '.join(of)}: {text}" for text, of in arms.items()
+    ]
+
+
+def _per_cent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
