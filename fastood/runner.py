@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
-from rich.console import Console
 from torch import Tensor, nn
 
 from fastood.config import Device, RunConfig, absolute_paths, to_dict, with_absolute_paths
 from fastood.data import DetectionTask, ImageSet, load_task
 from fastood.methods import MethodConfig
-from fastood.report import metrics_table, write_report
+from fastood.report import metrics_tables, write_report
+from fastood.report.table_layout import open_console, print_tables
 from fastood.run_folder import RunFolder
 from fastood.threads import default_threads
 from fastood.training.curve import read_curves
@@ -184,11 +184,9 @@ class Run:
 
 
 def print_table(metrics: dict[str, Any]) -> None:
-    """Print the table of a metrics document: as wide as the terminal, or 110 columns into a pipe or file."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
-    console.print(metrics_table(metrics, width=console.width))
+    """Print the table of a metrics document and its warnings: as wide as the terminal, or as COLUMNS says, or 110."""
+    console = open_console()
+    print_tables(metrics_tables(metrics, width=console.width))
     labels = {name: arm["label"] for name, arm in metrics["arms"].items()}
     for line in merged(metrics.get("warnings", ()), labels):
         console.print(f"warning: {line}", markup=False, highlight=False)

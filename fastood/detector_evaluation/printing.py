@@ -5,22 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fastood.files import write_atomically
 from fastood.report.detector_figure import detectors_figure
 from fastood.report.detector_table import detector_tables, notes
 from fastood.report.style import png
+from fastood.report.table_layout import open_console, print_tables
 from fastood.run_folder import RunFolder
 
 
 def print_detectors(document: Mapping[str, Any]) -> None:
-    """Print a table for each arm, and what they do not say; 110 columns wide into a pipe or file."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
-    for table in detector_tables(document):
-        console.print(table)
+    """Print tables for each arm, and what they do not say: as wide as the terminal, or as COLUMNS says, or 110."""
+    console = open_console()
+    print_tables(detector_tables(document, width=console.width))
     for line in notes(document):
         console.print(line, markup=False, highlight=False)
 

@@ -146,6 +146,9 @@ class Exposure:
             "resampled": f"Resampled, {percent}",
             "full": "Full, γ = 100 %",
         }
+        if not {"random", "resampled"} & set(config.backgrounds):
+            # No share to tell apart: words say more than γ.
+            labels |= {"none": "No background", "full": "All background"}
         self.arms = tuple(
             Arm(name=part, label=labels[part], stage=f"finetune-{part}", scorer=config.loss.scorer())
             for part in config.backgrounds

@@ -1,6 +1,6 @@
 """Tables of a run's detectors for the terminal: one for each arm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -8,24 +8,29 @@ from rich.table import Table
 from rich.text import Text
 
 from fastood.report.results import Metric, per_cent, protocol_sentence, reported_metrics
+from fastood.report.table_layout import PIPE_WIDTH, in_blocks, legend_lines, short_heads
+from fastood.wording import joined
 
 MEAN = "Mean"
-NAME_WIDTH = 14
-"""Longer names of OOD sets are wrapped."""
 
 
-def detector_tables(document: Mapping[str, Any]) -> list[Table]:
-    """Lays out detectors as rows and OOD sets as columns, one block of rows per metric, in per cent.
+def detector_tables(document: Mapping[str, Any], *, width: int = PIPE_WIDTH) -> list[Table]:
+    """Lay out detectors as rows and OOD sets as columns, one block of rows per metric, in per cent.
 
     The best detector of each column is bold; equal prints are equally best.
 
     Args:
         document: Contents of detectors.json.
+        width: Columns of the terminal; sets that do not fit beside one another go into tables of their own.
 
     Returns:
-        A table for each arm that any detector goes with.
+        One table or more for each arm that any detector goes with.
     """
-    return [_table(document, arm) for arm in document["arms"].values() if arm["detectors"]]
+    tables: list[Table] = []
+    for arm in document["arms"].values():
+        if arm["detectors"]:
+            tables += in_blocks(lambda columns, arm=arm: _table(document, arm, columns), len(_columns(arm)), width)
+    return tables
 
 
 def skipped_lines(document: Mapping[str, Any]) -> list[str]:
@@ -44,48 +49,79 @@ def skipped_lines(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def warning_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return a line for each detector of an arm that something is wrong with.
+
+    Example:
+        >>> backwards = {"arm": "oe", "detector": "knn", "kind": "ranks-backwards"}
+        >>> warnings = [{**backwards, "message": name} for name in ("near is low", "far is low")]
+        >>> warning_lines({"arms": {"oe": {"label": "OE"}}, "warnings": warnings})
+        ['warning: OE, knn: near is low; far is low']
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for warning in document.get("warnings", ()):
+        label = document["arms"][warning["arm"]]["label"]
+        found.setdefault((label, warning["detector"]), []).append(warning["message"])
+    return [f"warning: {label}, {detector}: {'; '.join(texts)}" for (label, detector), texts in found.items()]
+
+
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """What the tables do not say: what their numbers depend on, and why detectors were left out of which arm."""
-    judged = [arm["detectors"] for arm in document["arms"].values() if arm["detectors"]]
-    lines = skipped_lines(document)
+    """Return what the tables do not say.
+
+    What their numbers depend on, what shortened heads stand for, why detectors were left out of which arm, and which
+    ones to beware of.
+    """
+    judged = [arm for arm in document["arms"].values() if arm["detectors"]]
+    lines = skipped_lines(document) + warning_lines(document)
     if judged:
+        legend: dict[str, str] = {}
+        for arm in judged:
+            legend |= short_heads(_columns(arm))[1]
+        lines = legend_lines(legend) + lines
         has_draws = document["protocol"]["ood_fraction"] is not None
-        sentence = protocol_sentence({"protocol": document["protocol"], "arms": judged[0]})
+        every = [detector for arm in judged for detector in arm["detectors"].values()]
+        sentence = protocol_sentence({"protocol": document["protocol"], "arms": dict(enumerate(every))})
         lines.insert(0, f"{sentence} The std goes into detectors.json by --write." if has_draws else sentence)
     return lines
 
 
-def _table(document: Mapping[str, Any], arm: Mapping[str, Any]) -> Table:
+def _columns(arm: Mapping[str, Any]) -> list[str]:
+    """Return the heads of an arm's columns: its OOD sets, and their mean where there are several."""
+    sets = list(next(iter(arm["detectors"].values()))["ood"])
+    return [*sets, MEAN] if len(sets) > 1 else sets
+
+
+def _table(document: Mapping[str, Any], arm: Mapping[str, Any], columns: Sequence[int]) -> Table:
     detectors = arm["detectors"]
-    sets = list(next(iter(detectors.values()))["ood"])
+    names = _columns(arm)
+    heads, _ = short_heads(names)
+    title = f"{arm['label']}: detectors, in per cent"
+    if len(columns) < len(names):
+        title += f": {joined([names[column] for column in columns])}"
     table = Table(
         # Text, since a string would be read as markup.
-        title=Text(f"{arm['label']}: detectors, in per cent", style="bold"),
+        title=Text(title, style="bold"),
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )
     table.add_column("", no_wrap=True)
     table.add_column("Detector", no_wrap=True)
-    for name in (*sets, MEAN):
-        style = "italic" if name == MEAN else ""
-        table.add_column(
-            Text(name, style=style), justify="right", vertical="bottom", max_width=NAME_WIDTH, overflow="fold"
-        )
+    for column in columns:
+        style = "italic" if column == len(names) - 1 and names[column] == MEAN else ""
+        table.add_column(Text(heads[column], style=style), justify="right", vertical="bottom", no_wrap=True)
     for metric in reported_metrics(document):
-        values = {name: _values(found, sets, metric) for name, found in detectors.items()}
+        values = {name: _values(found, metric) for name, found in detectors.items()}
         pick = max if metric.higher_is_better else min
-        best = [pick(column, key=float) for column in zip(*values.values(), strict=True)]
+        best = [pick(of_column, key=float) for of_column in zip(*values.values(), strict=True)]
         for position, (name, row) in enumerate(values.items()):
             heading = Text(metric.heading if position == 0 else "", style="bold")
-            cells = (
-                Text(value, style="bold" if value == of_best else "") for value, of_best in zip(row, best, strict=True)
-            )
-            table.add_row(heading, name, *cells)
+            cells = (Text(row[column], style="bold" if row[column] == best[column] else "") for column in columns)
+            table.add_row(heading, Text(name), *cells)
         table.add_section()
     return table
 
 
-def _values(found: Mapping[str, Any], sets: list[str], metric: Metric) -> list[str]:
-    """A detector's means over the draws, of each set and of all."""
-    of_sets = [found["ood"][name][metric.key]["mean"] for name in sets]
-    return [per_cent(value) for value in (*of_sets, found["mean"][metric.key])]
+def _values(found: Mapping[str, Any], metric: Metric) -> list[str]:
+    """Return a detector's means over the draws, of each set and, of several, of all."""
+    of_sets = [of_set[metric.key]["mean"] for of_set in found["ood"].values()]
+    return [per_cent(value) for value in ([*of_sets, found["mean"][metric.key]] if len(of_sets) > 1 else of_sets)]

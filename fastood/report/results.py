@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
+
+from fastood.wording import counted
 
 SCHEMA = 2
 AUPR_KINDS = {
@@ -111,20 +114,47 @@ def per_cent(fraction: float) -> str:
 
 
 def protocol_sentence(metrics: Mapping[str, Any]) -> str:
-    """What the numbers depend on: positive class, counts, draws and AUPR kind."""
+    """Return what the numbers depend on: positive class, counts, draws and AUPR kind.
+
+    Counts are those of every arm and OOD set: a range where they differ.
+    """
     protocol = metrics["protocol"]
-    first_arm = next(iter(metrics["arms"].values()))
-    first_set = next(iter(first_arm["ood"].values()))
+    sets = [of_set for arm in metrics["arms"].values() for of_set in arm["ood"].values()]
     positive = {"ood": "OOD", "id": "ID"}[protocol["positive"]]
+    id_count, ood_count = (_range([of_set[key] for of_set in sets]) for key in ("id_count", "ood_count"))
+    draws = counted(protocol["repeats"], "draw")
     drawn = (
         "all images of each OOD set"
         if protocol["ood_fraction"] is None
-        else f"mean ± std over {protocol['repeats']} draws of {first_set['ood_count']:,} OOD images per set"
+        else f"mean ± std over {draws} of {ood_count} OOD images per set"
+        if protocol["repeats"] > 1
+        else f"{draws} of {ood_count} OOD images per set"
     )
     return (
         f"Protocol {protocol['name']}: {positive} images are the positive class; {drawn}, against "
-        f"{first_set['id_count']:,} ID test images; AUPR is {AUPR_KINDS[protocol['aupr_kind']]}."
+        f"{id_count} ID test images; AUPR is {AUPR_KINDS[protocol['aupr_kind']]}."
     )
+
+
+def is_one_class(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether arms are the classes, each a network of its own that is judged on images of its own."""
+    return metrics["bootstrap"]["baseline"] is None
+
+
+def explains_rate(metrics: Mapping[str, Any]) -> str:
+    """Return a sentence on γ where labels of arms have it; else nothing."""
+    has_rate = any("γ" in arm["label"] for arm in metrics["arms"].values())
+    return "γ is the share of the background images that an arm trains on." if has_rate else ""
+
+
+def mean_over_classes(metrics: Mapping[str, Any], metric: Metric) -> float:
+    """Return the mean over the arms of a one-class run, which papers print."""
+    return fmean(arm["mean"][metric.key] for arm in metrics["arms"].values())
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _of_draws(result: Mapping[str, Any], metric: Metric) -> Mapping[str, float]:

@@ -97,7 +97,7 @@ def accuracy_at_chance(correct: int, total: int, chance: float | None) -> str | 
     place = "within noise of" if correct >= total * chance - 2 * sqrt(total * chance * (1 - chance)) else "below"
     return (
         f"accuracy {_per_cent(correct / total)} % is {place} chance, {_per_cent(chance)} %: nothing shows that the "
-        "network has learnt anything, and its detection may mean nothing; a smaller learning rate is the first thing to try"
+        "network has learnt anything, and its detection may mean nothing; try a smaller learning rate first"
     )
 
 
