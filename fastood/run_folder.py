@@ -53,6 +53,7 @@ class RunFolder:
         self.pool = path / "pool.safetensors"
         self.tensorboard = path / "tensorboard"
         self.curves = path / "curves.json"
+        self.environment = path / "environment.json"
         self.checkpoints = CheckpointFolder(path / "checkpoints")
 
     def weights(self, arm: str) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastood.config import Device, RunConfig, absolute_paths, to_dict, with_absolute_paths
 from fastood.data import DetectionTask, ImageSet, load_task
+from fastood.environment import read_sessions
 from fastood.methods import MethodConfig
 from fastood.report import metrics_tables, write_report
 from fastood.report.table_layout import open_console, print_tables
@@ -179,6 +180,8 @@ class Run:
             pool_weights=None if learnt is None else learnt.pool.weights.cpu(),
             background=None if learnt is None else self.task.background,
             effective_sample_sizes=None if learnt is None else folder.read_pool().get("effective_sample_sizes"),
+            curves=read_curves(folder.curves),
+            sessions=read_sessions(folder.environment),
         )
         folder.write_metrics(metrics)
 

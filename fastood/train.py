@@ -17,6 +17,7 @@ from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
 from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
 from fastood.data.summary import data_summary, summary_lines
+from fastood.environment import begin_session, end_session
 from fastood.methods import METHODS, PresetName
 from fastood.names import expanded
 from fastood.recipe import read_recipe
@@ -163,6 +164,7 @@ def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dic
     if not run.fabric.is_global_zero:
         return {}
     metrics, scores = run.judge(folder)
+    end_session(folder.environment)
     run.write_results(folder, metrics, scores)
     return metrics
 
@@ -300,6 +302,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
     run.fabric.print(f"run folder: {folder.path}", flush=True)
     try:
+        if run.fabric.is_global_zero:
+            line = shlex.join(["python", "-m", "fastood.train", *args])
+            device, processes = run.fabric.device.type, run.fabric.world_size
+            begin_session(folder.environment, command=line, device=device, processes=processes)
         metrics = complete(run, folder, checkpoint_every=command.checkpoint_every)
     except (NonFiniteLossError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

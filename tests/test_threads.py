@@ -85,7 +85,7 @@ def test_threads_of_a_command_wait_quietly(
     """The module alone, in a package of its name: torch would take seconds to load."""
     (tmp_path / "fastood").mkdir()
     source = Path(train.__file__).with_name("_openmp.py").read_text(encoding="utf-8")
-    (tmp_path / "fastood" / "__init__.py").write_text(source, encoding="utf-8")
+    (tmp_path / "fastood" / "__init__.py").write_text(f"{source}\nwait_quietly()\n", encoding="utf-8")
     told = "import os; print(os.environ.get('OMP_WAIT_POLICY'))\n"
     (tmp_path / "fastood" / "told.py").write_text(told, encoding="utf-8")
     (tmp_path / "other.py").write_text(f"import fastood\n{told}", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Tables of a run's detectors for the terminal: one for each arm."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -29,7 +30,7 @@ def detector_tables(document: Mapping[str, Any], *, width: int = PIPE_WIDTH) -> 
     tables: list[Table] = []
     for arm in document["arms"].values():
         if arm["detectors"]:
-            tables += in_blocks(lambda columns, arm=arm: _table(document, arm, columns), len(_columns(arm)), width)
+            tables += in_blocks(partial(_table, document, arm), len(_columns(arm)), width)
     return tables
 
 

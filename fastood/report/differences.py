@@ -15,7 +15,7 @@ class DifferenceCell:
     interval: str
     p_value: str
     is_certain: bool
-    """The interval holds no 0."""
+    """The interval holds no 0, and the p-value as printed is below what the interval leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,11 @@ def compared_arms(metrics: Mapping[str, Any]) -> list[str]:
 def difference_rows(metrics: Mapping[str, Any], metric: Metric) -> list[DifferenceRow]:
     """One metric's differences: a row per OOD set, cells in the order of `compared_arms`."""
     compared = [metrics["arms"][arm] for arm in compared_arms(metrics)]
+    alpha = round(1 - metrics["bootstrap"]["level"], 9)
     return [
-        DifferenceRow(name=name, cells=tuple(_cell(arm["ood"][name]["difference"][metric.key]) for arm in compared))
+        DifferenceRow(
+            name=name, cells=tuple(_cell(arm["ood"][name]["difference"][metric.key], alpha) for arm in compared)
+        )
         for name in ood_names(metrics)
     ]
 
@@ -52,12 +55,13 @@ def points(fraction: float) -> str:
     return printed if float(printed) else printed[1:]
 
 
-def _cell(difference: Mapping[str, float]) -> DifferenceCell:
+def _cell(difference: Mapping[str, float], alpha: float) -> DifferenceCell:
     low, high = difference["low"], difference["high"]
     p_value = difference["p_value"]
+    printed = f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.3f}"
     return DifferenceCell(
         estimate=points(difference["estimate"]),
         interval=f"{points(low)} … {points(high)}",
-        p_value=f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.3f}",
-        is_certain=low > 0 or high < 0,
+        p_value=printed,
+        is_certain=(low > 0 or high < 0) and float(printed) < alpha,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 from tqdm import tqdm
 
+from fastood.environment import without_location
 from fastood.files import write_atomically
 from fastood.report.differences import compared_arms, difference_rows
 from fastood.report.illustrations import (
     Illustration,
+    curve_illustration,
     error_bar_illustration,
     feature_illustration,
     history_illustration,
@@ -23,8 +25,12 @@ from fastood.report.illustrations import (
     score_illustrations,
 )
 from fastood.report.pool import SourceWeights, weights_by_source
+from fastood.report.provenance import provenance_rows
 from fastood.report.results import (
     check_metrics,
+    explains_rate,
+    is_one_class,
+    mean_over_classes,
     ood_names,
     per_cent,
     protocol_sentence,
@@ -33,6 +39,8 @@ from fastood.report.results import (
 )
 from fastood.report.score_figures import ArmScores, OperatingPoint
 from fastood.report.style import arm_styles, png
+from fastood.training.sanity import merged
+from fastood.wording import counted
 
 if TYPE_CHECKING:
     from fastood.data.image_set import ImageSet
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 
 PAGE_PIXELS_PER_INCH = 100
 """Size at which the page shows a figure where there is room: its text is then as large as the page's captions."""
+ARMS_BESIDE = 5
+"""Arms that a table has beside one another; more go into a table of their own."""
 SHOWN_SOURCES = 24
 """A pool with more sources shows half as many from either end."""
 
@@ -54,6 +64,8 @@ def write_report(
     pool_weights: Tensor | None = None,
     background: ImageSet | None = None,
     effective_sample_sizes: Tensor | None = None,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    sessions: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Draws a run's figures and writes them, with its tables, into one self-contained HTML file.
 
@@ -70,6 +82,8 @@ def write_report(
         pool_weights: [P] learnt weights of the background pool; None for a run that learnt none.
         background: The pool's P images; given if and only if `pool_weights` is.
         effective_sample_sizes: [T] of the pool after each step; None or fewer than two for no figure of them.
+        curves: Stage → its entries in curves.json; None or no entry for no figure of them.
+        sessions: Sessions of environment.json; none for no account of where the run came from.
 
     Returns:
         Path of the report.
@@ -86,12 +100,17 @@ def write_report(
     point = OperatingPoint(positive=protocol["positive"], tpr=protocol["tpr"], ood_per_id=protocol["ood_fraction"])
     illustrations: dict[str, list[Illustration]] = {
         "error_bars": [error_bar_illustration(metrics)],
+        "training": [curve_illustration(curves)] if curves is not None and any(curves.values()) else [],
         "scores": score_illustrations(arms, point),
         "features": [
             feature_illustration(name, arms[name].label, shown) for name, shown in (feature_maps or {}).items()
         ],
         "pool": [],
     }
+    one_class = is_one_class(metrics)
+    if one_class:
+        # No image of a single class can be misclassified.
+        illustrations["scores"] = [shown for shown in illustrations["scores"] if shown.name != "risk_coverage"]
     pool = None
     if (pool_weights is None) != (background is None):
         raise ValueError("pool_weights and background must be given together")
@@ -110,20 +129,28 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     page = environment.get_template("template.html").render(
         run_name=run_dir.resolve().name,
         method=metrics["method"],
         seed=metrics["seed"],
         in_distribution=metrics["in_distribution"],
         ood_names=ood_names(metrics),
-        protocol_sentence=protocol_sentence(metrics),
+        one_class=one_class,
+        mean_over_classes=[per_cent(mean_over_classes(metrics, metric)) for metric in reported_metrics(metrics)],
+        warnings=merged(
+            metrics.get("warnings", ()), {name: result["label"] for name, result in metrics["arms"].items()}
+        ),
+        protocol_sentence=" ".join(filter(None, (protocol_sentence(metrics), explains_rate(metrics)))),
         has_draws=protocol["repeats"] > 1,
         arms=_arm_rows(metrics),
+        groups=_groups(len(metrics["arms"])),
         blocks=_blocks(metrics, point),
         differences=_differences(metrics),
         pictures=pictures,
         pool=pool,
-        config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+        provenance=provenance_rows(sessions, metrics["seed"]),
+        config=yaml.safe_dump(without_location(dict(config)), sort_keys=False, allow_unicode=True),
     )
     report = run_dir / "report.html"
     write_atomically(report, page.encode())
@@ -162,6 +189,11 @@ def _arm_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for position, (arm, result) in enumerate(metrics["arms"].items())
     ]
+
+
+def _groups(count: int) -> list[range]:
+    """Return the columns of each table where arms are columns: no more than a page is wide."""
+    return [range(first, min(first + ARMS_BESIDE, count)) for first in range(0, count, ARMS_BESIDE)]
 
 
 def _broken_at_comma(label: str) -> str:
@@ -203,6 +235,8 @@ def _differences(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
         "baseline": metrics["arms"][bootstrap["baseline"]]["label"],
         "level": f"{100 * bootstrap['level']:g} %",
         "replicates": bootstrap["replicates"],
+        "alpha": f"{1 - bootstrap['level']:g}",
+        "groups": _groups(len(compared)),
         "arms": [
             {"label": _broken_at_comma(metrics["arms"][arm]["label"]), "colour": styles[arm][0]} for arm in compared
         ],
@@ -253,7 +287,7 @@ def _save_pictures(folder: Path, illustrations: Mapping[str, list[Illustration]]
     """Draws every illustration into `folder` and returns section → pictures as the page embeds them."""
     pictures: dict[str, list[dict[str, Any]]] = {section: [] for section in illustrations}
     total = sum(map(len, illustrations.values()))
-    with tqdm(total=total, desc="report", unit="figure", leave=False) as progress:
+    with tqdm(total=total, desc="report", unit="figure", leave=False, disable=None) as progress:
         for section, part in illustrations.items():
             for illustration in part:
                 figure = illustration.draw()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fastood.report.curve_figure import training_curves
 from fastood.report.error_bar_figure import error_bars
 from fastood.report.feature_figure import feature_figure
 from fastood.report.pool import SourceWeights, extreme_images, weight_label
@@ -101,6 +102,19 @@ def error_bar_illustration(metrics: Mapping[str, Any]) -> Illustration:
         "arms that differ for certain, since all arms see the same images; the tables below pair them. Axes are "
         "stretched towards 0 and 100, where good detectors differ.",
         draw=lambda: error_bars(metrics),
+    )
+
+
+def curve_illustration(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Illustration:
+    """Loss, training accuracy and step size of every stage."""
+    return Illustration(
+        name="training_curves",
+        title="Training",
+        caption="A point for every epoch, or a twentieth of a stage without epochs: the mean loss of its steps, the "
+        "share of its in-distribution images that were classified correctly at their step, and the step size at its "
+        "end. A loss that does not fall, or an accuracy that stays at chance, is a network that learns nothing. Losses "
+        "of different stages are different sums; compare their course, not their height.",
+        draw=lambda: training_curves(stages),
     )
 
 

@@ -1,13 +1,14 @@
 """One look for every figure: colours that colour-blind readers can tell apart, quiet axes, no global state."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from io import BytesIO
-from itertools import cycle
 from textwrap import wrap
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
@@ -44,14 +45,38 @@ _OTHER_STYLES: tuple[ArmStyle, ...] = (
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
-    """Colour and line style of each arm.
+    """Return colour and line style of each arm: no two of them share a colour.
 
     Example:
         >>> arm_styles(["random"])
         {'random': ('#56b4e9', (0.0, (5.0, 1.5)))}
     """
-    others = cycle(_OTHER_STYLES)
-    return {arm: _ARM_STYLES[arm] if arm in _ARM_STYLES else next(others) for arm in arms}
+    styles: dict[str, ArmStyle] = {}
+    others = []
+    for arm in arms:
+        style = _ARM_STYLES.get(arm)
+        if style is None or style in styles.values():
+            others.append(arm)
+        styles[arm] = style or _OTHER_STYLES[0]
+    taken = {styles[arm][0] for arm in styles if arm not in others}
+    free = iter(_OTHER_STYLES if len(others) <= len(_OTHER_STYLES) else _many_styles(len(others), taken))
+    return styles | {arm: next(free) for arm in others}
+
+
+def _many_styles(count: int, taken: Set[str]) -> list[ArmStyle]:
+    """Return so many colours along a rainbow, dark enough for lines on white, and line styles in turn."""
+    rainbow = colormaps["turbo"]
+    found: list[ArmStyle] = []
+    for position in range(count):
+        red, green, blue, _ = rainbow(0.04 + 0.92 * position / max(count - 1, 1))
+        # Yellow and green are too light for a line: weights are those of the eye.
+        light = 0.3 * red + 0.59 * green + 0.11 * blue
+        shade = min(1.0, 0.55 / light)
+        colour = to_hex((shade * red, shade * green, shade * blue))
+        while colour in taken or colour in (known for known, _ in found):
+            colour = f"#{(int(colour[1:], 16) + 1) % 0x1000000:06x}"
+        found.append((colour, (SOLID, DASHED, DOTTED, DASH_DOTTED)[position % 4]))
+    return found
 
 
 def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, list[list[Axes]]]:
