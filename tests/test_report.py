@@ -241,7 +241,8 @@ def test_differences_are_printed_in_points_with_interval_and_p_value(page, run):
             )
             assert (low, high) == pytest.approx((100 * found["low"], 100 * found["high"]), abs=0.005)
             assert float(cell.split()[-1]) == pytest.approx(found["p_value"], abs=0.005)
-            assert ((index, 1) in page.best) == (found["low"] > 0 or found["high"] < 0)
+            is_certain = (found["low"] > 0 or found["high"] < 0) and found["p_value"] < 0.05
+            assert ((index, 1) in page.best) == is_certain
 
 
 def test_one_arm_has_intervals_and_nothing_to_differ_from(run, tmp_path):

@@ -42,6 +42,8 @@ def training_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
                 every += [value for _, value in points]
         if key != "accuracy" and min(every) > 0 and max(every) > LOGARITHMIC_FROM * min(every):
             ax.set_yscale("log")
+        elif min(every) >= 0:
+            ax.set_ylim(0, 1.08 * max(every) or 1.0)
         if key == "accuracy":
             ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

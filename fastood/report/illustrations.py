@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastood.report.curve_figure import training_curves
+from fastood.report.differences import compared_arms
 from fastood.report.error_bar_figure import error_bars
 from fastood.report.feature_figure import feature_figure
 from fastood.report.pool import SourceWeights, extreme_images, weight_label
@@ -94,13 +95,17 @@ def score_illustrations(arms: Mapping[str, ArmScores], point: OperatingPoint) ->
 def error_bar_illustration(metrics: Mapping[str, Any]) -> Illustration:
     """Every arm's metrics with their intervals."""
     bootstrap = metrics["bootstrap"]
+    has_pairs = len(compared_arms(metrics)) > 0
+    paired = (
+        "Bars that overlap can still belong to arms that differ for certain, since all arms see the same images; the "
+        "tables below pair them. "
+    )
     return Illustration(
         name="error_bars",
         title="Intervals",
         caption=f"Dots are the metrics of all test images, bars their {100 * bootstrap['level']:g} % bootstrap "
-        "intervals: where the metric of other images of the same kind would lie. Bars that overlap can still belong to "
-        "arms that differ for certain, since all arms see the same images; the tables below pair them. Axes are "
-        "stretched towards 0 and 100, where good detectors differ.",
+        f"intervals: where the metric of other images of the same kind would lie. {paired if has_pairs else ''}"
+        "Axes are stretched towards 0 and 100, where good detectors differ.",
         draw=lambda: error_bars(metrics),
     )
 
