@@ -47,8 +47,10 @@ def hold_lock(folder: Path, *, doing: str, exist_ok: bool = True) -> Iterator[No
         inside, file = _lock(folder, doing)
     except OSError as error:
         _remove_empty(made)
-        if isinstance(error, FileExistsError | BlockingIOError):
+        if isinstance(error, BlockingIOError):
             raise
+        if isinstance(error, FileExistsError):
+            raise FileExistsError(f"{folder} exists") from None
         raise OSError(error.errno, f"cannot write {folder}: {error.strerror or error}") from error
     try:
         yield

@@ -12,8 +12,10 @@ from fastood.config import Device, RunConfig, absolute_paths, to_dict, with_abso
 from fastood.data import DetectionTask, ImageSet, load_task
 from fastood.methods import MethodConfig
 from fastood.report import metrics_table, write_report
-from fastood.run_folder import RunFolder
+from fastood.run_folder import RunFolder, naming
+from fastood.training.arm import Arm
 from fastood.training.evaluation import metrics_document
+from fastood.training.failure import StageFailedError, StageFailure, failed_arms, learnt_pool_of
 from fastood.training.method import Method
 from fastood.training.processes import launched_processes, open_fabric, require_equal_shares, without_group
 from fastood.training.scoring import ArmScores, score_arm
@@ -68,12 +70,13 @@ class Run:
     fabric: Fabric
 
     @classmethod
-    def prepare(cls, config: RunConfig, *, device: Device | None = None) -> "Run":
+    def prepare(cls, config: RunConfig, *, device: Device | None = None, fabric: Fabric | None = None) -> "Run":
         """Load images and set up method and device; anything wrong with the configuration shows here.
 
         Args:
             config: What to run.
             device: Where to compute; None takes the configuration's.
+            fabric: Device and group of processes that are open already; None opens them.
 
         Raises:
             FileNotFoundError: If data is missing.
@@ -90,7 +93,8 @@ class Run:
                 )
         require_shareable(config.method)
         method = config.method.build(config.model, task=task, seed=config.seed)
-        fabric = open_fabric(accelerator, precision=config.precision)
+        if fabric is None:
+            fabric = open_fabric(accelerator, precision=config.precision)
         return cls(config=config, task=task, method=method, fabric=fabric)
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
@@ -117,22 +121,53 @@ class Run:
 
         Raises:
             FileNotFoundError: If the run has not come to its end.
+            StageFailedError: If no arm can be judged.
+            ValueError: If a file is damaged.
         """
-        if (learnt := self.method.learnt_pool) is not None:
-            learnt.pool.load_state_dict(folder.read_pool())
-        stages = {stage.name: stage for stage in self.method.stages}
+        failures = folder.read_failures()
+        learnt = learnt_pool_of(self.method, failures)
+        if learnt is not None:
+            with naming(folder.pool):
+                learnt.pool.load_state_dict(folder.read_pool())
+        failed = failed_arms(self.method, failures)
         scores = {}
         for arm in self.method.arms:
-            model = stages[arm.stage].build_model()
-            model.load_state_dict(folder.read_weights(arm.name))
-            scores[arm.name] = score_arm(self.trained(model), arm, self.task)
-        metrics = metrics_document(self.method, self.task, scores, protocol=self.config.protocol, seed=self.config.seed)
+            if arm.name in failed:
+                continue
+            found = score_arm(self.trained(self.network(folder, arm)), arm, self.task)
+            if (reason := found.undefined()) is None:
+                scores[arm.name] = found
+            else:
+                failed[arm.name] = StageFailure(stage=arm.stage, step=None, steps=None, reason=reason)
+        if not scores:
+            raise StageFailedError(f"no arm can be judged: {next(iter(failed.values())).describe()}")
+        metrics = metrics_document(
+            self.method,
+            self.task,
+            scores,
+            protocol=self.config.protocol,
+            seed=self.config.seed,
+            failed=failed,
+            learnt=learnt,
+        )
         return metrics, scores
+
+    def network(self, folder: RunFolder, arm: Arm) -> nn.Module:
+        """Return an arm's network with its stored weights.
+
+        Raises:
+            FileNotFoundError: If the run has not come to its end.
+            ValueError: If the file is damaged or its weights are of another network.
+        """
+        model = next(stage for stage in self.method.stages if stage.name == arm.stage).build_model()
+        with naming(folder.weights(arm.name)):
+            model.load_state_dict(folder.read_weights(arm.name))
+        return model
 
     def write_results(self, folder: RunFolder, metrics: dict[str, Any], scores: dict[str, ArmScores]) -> None:
         """Write scores, report and, last, metrics.json: where that lies, everything else does."""
         folder.write_scores(scores)
-        learnt = self.method.learnt_pool
+        learnt = self.method.learnt_pool if "pool" in metrics else None
         write_report(
             folder.path,
             metrics=metrics,

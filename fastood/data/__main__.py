@@ -8,6 +8,7 @@ import tyro
 
 from fastood.data.list_command import ListCommand
 from fastood.data.pack_command import InfoCommand, PackCommand, VerifyCommand
+from fastood.terminal import tolerant_terminal
 
 Command = (
     Annotated[ListCommand, tyro.conf.subcommand("list")]
@@ -23,6 +24,11 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 1 if the command failed or found damage, 130 if stopped by Ctrl-C.
     """
+    with tolerant_terminal():
+        return _run(args)
+
+
+def _run(args: Sequence[str] | None) -> int:
     command: ListCommand | PackCommand | InfoCommand | VerifyCommand = tyro.cli(
         Command,
         args=args,

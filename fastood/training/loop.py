@@ -2,17 +2,18 @@
 
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from fastood.data.seeding import named_generator
-from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.failure import NonFiniteLossError
+from fastood.training.checkpoint import CheckpointFolder, summary
+from fastood.training.failure import StageFailedError
 from fastood.training.interrupt import StopRequest, TrainingInterrupted
 from fastood.training.method import StageRun
-from fastood.training.processes import any_process
+from fastood.training.processes import any_process, from_first_process
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""
@@ -34,7 +35,8 @@ def run_stage(
         tensorboard_folder: Folder of the run's curves; the stage writes into one of its own.
 
     Raises:
-        NonFiniteLossError: If training diverges; names step, images and the last good checkpoint.
+        StageFailedError: If training diverges; names step, images and the last good checkpoint, and is raised from an
+            error without the latter.
         TrainingInterrupted: On Ctrl-C or SIGTERM, with the state saved.
     """
     name, fabric = run.name, run.context.fabric
@@ -43,8 +45,8 @@ def run_stage(
     with closing(run), torch.random.fork_rng([device] if device.type == "cuda" else []), StopRequest() as stop:
         # By rank, for each process drops out of images of its own.
         torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed() + fabric.global_rank)
-        if (saved := checkpoints.load(name)) is not None:
-            run.load_state_dict(saved)
+        if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
+            _go_on(run, saved, checkpoints.path(name))
         if run.step < run.total_steps:
             bar_options = {"total": run.total_steps, "initial": run.step, "disable": not fabric.is_global_zero}
             with (
@@ -53,13 +55,28 @@ def run_stage(
             ):
                 try:
                     _run_steps(run, writer, bar, stop, checkpoints, checkpoint_every)
-                except NonFiniteLossError as error:
+                except StageFailedError as error:
                     last = checkpoints.path(name)
                     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
-                    raise NonFiniteLossError(f"{error}; {kept}") from None
+                    raise type(error)(f"{error}; {kept}") from error
         # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
         if any_process(stop.requested, fabric):
             raise TrainingInterrupted(name, run.step, checkpoints.path(name))
+
+
+def _go_on(run: StageRun, saved: dict[str, Any], path: Path) -> None:
+    """Load a checkpoint into a stage.
+
+    Raises:
+        ValueError: If it is no state of this stage; names the file.
+    """
+    try:
+        run.load_state_dict(saved)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} does not belong to this run, or is damaged: {summary(error)}") from None
+    step: Any = run.step
+    if type(step) is not int or not 0 <= step <= run.total_steps:
+        raise ValueError(f"{path} is damaged: step must be in 0 … {run.total_steps}, got {step!r:.40}")
 
 
 def _run_steps(
