@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 from fastood.data.digests import digest_of_choice, digest_of_files
@@ -81,6 +79,8 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     """
     if image.mode in _DEEP_MODES:
         raise ValueError(f"8 bits per channel are wanted, got Pillow mode {image.mode!r}")
+    from torchvision.transforms.v2 import functional as transforms
+
     tensor: Tensor = transforms.pil_to_tensor(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
     return tensor
 
@@ -123,6 +123,8 @@ def open_folder(path: Path, *, field: str) -> ImageSource:
         locked = [child for child in path.iterdir() if child.is_dir() and not os.access(child, os.R_OK | os.X_OK)]
         if locked:
             raise PermissionError(f"data.{field}: class folder {locked[0]} must be readable")
+        from torchvision.datasets import ImageFolder
+
         tree = ImageFolder(str(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"data.{field}: {path} must hold class folders with images: {error}") from error

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
@@ -161,6 +160,8 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
 
 
 def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+    import torchvision
+
     dataset = getattr(torchvision.datasets, name)(root=str(place), **options, **arguments)
     # Places365 asks for its lists alone.
     if not Path(getattr(dataset, "images_dir", place)).is_dir():
