@@ -6,6 +6,7 @@ them in `fastood.ops`. `python -m fastood.train` runs a whole method; `python -m
 
 from importlib.metadata import PackageNotFoundError, version
 
+from fastood import _startup  # noqa: F401 - before the imports that take seconds
 from fastood._build import build_info
 
 try:

@@ -4,25 +4,41 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 import tyro
 
-T = TypeVar("T")
+from fastood.help import describe_fields, in_terminal_width
 
 
-def read_command_line(kind: type[T], *, args: Sequence[str] | None, prog: str, **options: Any) -> T:
-    """Read a command line with tyro.
+def read_command_line(kind: Any, *, args: Sequence[str], prog: str, description: str, **options: Any) -> Any:
+    """Read a command line with tyro; its help fits the terminal.
 
     Args:
-        kind: Dataclass of the options.
-        args: The command line; None for that of the process.
+        kind: Dataclass of the options, or a union of them, a subcommand each.
+        args: The command line.
         prog: How the command is called in its help.
+        description: Paragraphs above the options; a line that begins with a space stays a line.
         **options: Of `tyro.cli`.
+
+    Returns:
+        The dataclass.
+
+    Raises:
+        SystemExit: If help is asked for, or an option is wrong.
     """
-    command: T = tyro.cli(kind, args=args, prog=prog, **options)
-    return command
+
+    def parse() -> Any:
+        return tyro.cli(kind, args=args, prog=prog, description=description, **options)
+
+    if not {"-h", "--help"} & set(args):
+        return parse()
+    for part in (options.get("default"), kind, *(get_args(found)[0] for found in get_args(kind))):
+        if is_dataclass(part):
+            describe_fields(part)
+    return in_terminal_width(parse)
 
 
 def launcher() -> list[str]:

@@ -15,10 +15,19 @@ from fastood.command_line import read_command_line
 from fastood.config import Device
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.terminal import tolerant_terminal
+from fastood.training.failure import StageFailedError
 
 if TYPE_CHECKING:
     from fastood.run_folder import RunFolder
     from fastood.runner import Run
+
+DESCRIPTION = """Score a run's stored weights again, print its table, and compare it with metrics.json.
+
+Examples:
+
+  python -m fastood.evaluate runs/mine
+  python -m fastood.evaluate runs/mine --detectors all --write
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +101,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: Sequence[str], held: ExitStack) -> int:
     """The command line; the lock of the run ends with `held`."""
+    command: Command = read_command_line(Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION)
     try:
-        command = read_command_line(Command, args=args, prog="python -m fastood.evaluate")
         from fastood.run_folder import RunFolder, fingerprint
         from fastood.runner import Run, print_table
-        from fastood.training.failure import StageFailedError
 
         folder = RunFolder(command.run)
         if command.write and command.protocol is not None:

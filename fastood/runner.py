@@ -60,6 +60,44 @@ def require_shareable(config: MethodConfig) -> None:
             require_equal_shares(f"method.{field.name}", getattr(config, field.name), processes)
 
 
+def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig) -> list[str]:
+    """Return what is to be known of batches that are smaller than the configuration says, before any training.
+
+    Args:
+        method: The method.
+        task: Its images.
+        config: Its hyper-parameters.
+
+    Raises:
+        ValueError: If several processes cannot share such a batch.
+    """
+    processes = launched_processes()
+    for stage in method.stages:
+        index, size = getattr(stage, "id_index", None), getattr(stage, "batch_size", None)
+        if size is not None:
+            count = len(task.id_train) if index is None else len(index)
+            require_equal_shares(f"the in-distribution batch of stage {stage.name!r}", min(size, count), processes)
+    size = getattr(config, "background_batch_size", None)
+    if size is None:
+        return []
+    said = []
+    gamma, learnt = getattr(config, "sample_rate", None), method.learnt_pool
+    for arm in method.arms:
+        is_learnt = learnt is not None and arm.name == learnt.arm
+        # What the pool will select is drawn by weights that are yet to be learnt.
+        count = int(gamma * len(task.background)) if is_learnt else len(method.background_index(arm.name))
+        if not 0 < count < size:
+            continue
+        of = f"{'about ' if is_learnt else ''}{count} of {len(task.background)} background images"
+        why = of if gamma is None else f"sample_rate (γ) {gamma} leaves it {of}"
+        if processes > 1 and (is_learnt or count % processes):
+            raise ValueError(
+                f"arm {arm.name!r} cannot be trained by {processes} processes: {why}, fewer than a batch of {size}"
+            )
+        said.append(f"arm {arm.name!r} trains on all of its background images at every step: {why}, a batch is {size}")
+    return said
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """A configuration with the images, the method and the device that it names."""

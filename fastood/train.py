@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import shlex
 import sys
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
     from fastood.run_folder import RunFolder
     from fastood.runner import Run
 
+EXAMPLES = """
+
+Examples:
+
+  python -m fastood.train ice --name mine --seed 1
+  python -m fastood.train oe --data.in-dist folder:cats --data.background folder:others --data.ood dogs=folder:dogs
+  python -m fastood.train --name mine --resume
+"""
 SOME_FAILED = 3
 """Exit code of a run that has come to its end without some of its arms."""
 
@@ -93,7 +102,7 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False, fabric:
             those of the run to resume.
     """
     from fastood.run_folder import fingerprint
-    from fastood.runner import Run, resolve_device, settle
+    from fastood.runner import Run, resolve_device, settle, small_backgrounds
     from fastood.stages import loader_plan
     from fastood.training.acceleration import require_compiler
     from fastood.training.processes import from_first_process, of_every_process, open_fabric
@@ -109,6 +118,9 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False, fabric:
     # Written out like the device: how far ahead batches are drawn is part of the result, and differs between loaders.
     config = replace(config, data=replace(config.data, prefetch_depth=loader_plan(run).prefetch_depth))
     run = replace(run, config=config)
+    for warning in small_backgrounds(run.method, run.task, config.method):
+        if fabric.is_global_zero:
+            print(f"warning: {warning}", file=sys.stderr)
     digests = fingerprint(run.task)
     for rank, other in enumerate(of_every_process(digests, fabric)):
         if other != digests:
@@ -205,7 +217,7 @@ def parse_command(args: Sequence[str]) -> Command:
         config, source = PRESETS[method or "resample", cast(PresetName, preset or "embedded")], "the preset"
     if method not in (None, config.method.name):
         raise ValueError(f"method must be that of {source}, {config.method.name}, got {method}")
-    return read_command_line(
+    command: Command = read_command_line(
         Command,
         args=args,
         prog=" ".join(["python -m fastood.train", *([] if method is None else [method])]),
@@ -214,9 +226,11 @@ def parse_command(args: Sequence[str]) -> Command:
             method=config.method.name,
             preset=cast(PresetName, preset or ("embedded" if recipe is None else "paper")),
         ),
+        description=inspect.cleandoc(cast(str, Command.__doc__)) + EXAMPLES,
         # The default decides which method's options there are.
         config=(tyro.conf.AvoidSubcommands,),
     )
+    return command
 
 
 def _run_to_resume(args: Sequence[str]) -> RunFolder | None:

@@ -15,7 +15,7 @@ from fastood.data.loaders import open_loader
 from fastood.data.seeding import named_generator
 from fastood.training.acceleration import compile_in_place, memory_format
 from fastood.training.background import Background
-from fastood.training.failure import LinAlgError, NonFiniteLossError
+from fastood.training.failure import LinAlgError, NonFiniteLossError, StageFailedError
 from fastood.training.method import Embed, StageContext, Weights, load_all
 from fastood.training.objective import Batch, Objective
 from fastood.training.prefetch import PrefetchedBatches
@@ -100,7 +100,11 @@ class ImageStageRun:
         self.background = stage.background() if stage.background is not None else None
 
         def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
-            require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
+            try:
+                require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
+            except ValueError as error:
+                # Of what learnt weights have selected, the one batch that cannot be known before.
+                raise StageFailedError(str(error)) from None
             share = batch_size // fabric.world_size
             return PrefetchedBatches(
                 open_loader(context.loading, images, context.augment, batch_size=share, device=fabric.device),
