@@ -81,7 +81,8 @@ def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig)
     if size is None:
         return []
     said = []
-    gamma, learnt = getattr(config, "sample_rate", None), method.learnt_pool
+    gamma: Any = getattr(config, "sample_rate", None)
+    learnt = method.learnt_pool
     for arm in method.arms:
         is_learnt = learnt is not None and arm.name == learnt.arm
         # What the pool will select is drawn by weights that are yet to be learnt.
