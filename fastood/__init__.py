@@ -11,9 +11,10 @@ import sys as _sys
 from importlib import metadata as _metadata
 from types import ModuleType as _ModuleType
 
-from fastood import _extras, _openmp
+from fastood import _extras, _openmp, _startup
 
-# Before torch, which loads OpenMP.
+# Before torch, which takes seconds and loads OpenMP.
+_startup.report_interrupts()
 _openmp.wait_quietly()
 # First, for it takes no second: torch takes several.
 _extras.require_command()

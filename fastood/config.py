@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fastood.config_checks import require_choice
+from fastood.config_checks import require_choice, shorten, shown
 from fastood.data import Augment, DataConfig
 from fastood.methods import METHODS, MethodConfig, PresetName
 from fastood.methods.resample import ResampleConfig
@@ -55,6 +55,8 @@ class RunConfig:
     stage ends with, and what is judged and stored. None, as in the papers, for the weights themselves."""
 
     def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise ValueError(f"seed must be an int, got {shown(self.seed)}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or larger, got {self.seed}")
         if self.threads is not None and self.threads < 1:
@@ -153,7 +155,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
     known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise ValueError(f"{path or kind.__name__} has no field {name!r}; it has {', '.join(known)}")
+            raise ValueError(f"{path or kind.__name__} has no field {shown(name)}; it has {', '.join(known)}")
     rebuilt = {name: _rebuild(hints[name], value, f"{path}.{name}".lstrip(".")) for name, value in values.items()}
     try:
         return kind(**rebuilt)
@@ -193,13 +195,13 @@ def _require_type(annotation: Any, value: Any, path: str) -> None:
     wanted = type(get_args(annotation)[0]) if origin is Literal else origin or annotation
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         name = "a list" if wanted is tuple else "fields" if is_dataclass(wanted) else wanted.__name__
-        raise ValueError(f"{path} must be {name}, got {value!r}")
+        raise ValueError(f"{path} must be {name}, got {shown(value)}")
 
 
 def _method(values: Mapping[str, Any]) -> type[MethodConfig]:
     """The configuration of the method that plain values name."""
     if (name := values.get("name")) not in METHODS:
-        raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
+        raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {shown(name)}")
     return METHODS[name]
 
 
@@ -216,5 +218,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, f"{prefix}{name}.")
         elif before != after:
-            found.append(f"{prefix}{name}: {before} → {after}")
+            found.append(f"{prefix}{name}: {shorten(str(before))} → {shorten(str(after))}")
     return found

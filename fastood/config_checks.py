@@ -2,7 +2,34 @@
 
 import math
 from collections.abc import Sequence
+from reprlib import Repr
 from typing import Any, get_args
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    """Return a text of at most so many characters, cut in its middle.
+
+    Example:
+        >>> shorten("0123456789", 5)
+        '01…89'
+    """
+    if len(text) <= limit:
+        return text
+    return text[: limit // 2] + "…" + text[len(text) - (limit - 1 - limit // 2) :]
+
+
+def shown(value: Any) -> str:
+    """Return the repr of a value from a file as errors show it: short, however much the value holds.
+
+    Example:
+        >>> shown("a third"), shown([[0] * 3] * 1000)
+        ("'a third'", '[[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], …')
+    """
+    brief = Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = 60
+    brief.maxlevel = 3
+    brief.fillvalue = "…"
+    return brief.repr(value)
 
 
 def require_choice(config: object, **kinds: Any) -> None:
@@ -15,13 +42,13 @@ def require_choice(config: object, **kinds: Any) -> None:
         value, known = getattr(config, name), get_args(kind)
         if not isinstance(value, tuple):
             if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
             continue
         if not value:
             raise ValueError(f"{name} must name at least one of {', '.join(known)}, got none")
         for item in value:
             if item not in known:
-                raise ValueError(f"{name} must be of {', '.join(known)}, got {item!r}")
+                raise ValueError(f"{name} must be of {', '.join(known)}, got {shown(item)}")
         if len(set(value)) < len(value):
             raise ValueError(f"{name} must differ, got {', '.join(value)}")
 
@@ -66,4 +93,4 @@ def require_arm(arm: str, known: Sequence[str]) -> None:
         ValueError: If it is not.
     """
     if arm not in known:
-        raise ValueError(f"arm must be one of {', '.join(known)}, got {arm!r}")
+        raise ValueError(f"arm must be one of {', '.join(known)}, got {shown(arm)}")

@@ -1,20 +1,34 @@
 """Recompute a run's table from its weights: `python -m fastood.evaluate runs/NAME`."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fastood.command_line import read_command_line
 from fastood.config import Device
-from fastood.detector_evaluation import detectors_document, print_detectors, score_detectors, write_detectors
-from fastood.detectors import detector_names
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.names import expanded
-from fastood.run_folder import RunFolder, fingerprint
-from fastood.runner import Run, print_table
+from fastood.terminal import tolerant_terminal
+from fastood.training.failure import StageFailedError
+
+if TYPE_CHECKING:
+    from fastood.run_folder import RunFolder
+    from fastood.runner import Run
+
+DESCRIPTION = """Score a run's stored weights again, print its table, and compare it with metrics.json.
+
+Examples:
+
+  python -m fastood.evaluate runs/mine
+  python -m fastood.evaluate runs/mine --detectors all --write
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +97,25 @@ def main(args: Sequence[str] | None = None) -> int:
         0 if the table is that of metrics.json, or with detectors if there is one; 1 if it differs or cannot be
         computed, 130 if stopped by Ctrl-C.
     """
-    command = tyro.cli(Command, args=args, prog="python -m fastood.evaluate")
-    folder = RunFolder(expanded(command.run))
+    with tolerant_terminal(), ExitStack() as held:
+        return _run(sys.argv[1:] if args is None else args, held)
+
+
+def _run(args: Sequence[str], held: ExitStack) -> int:
+    """The command line; the lock of the run ends with `held`."""
+    command: Command = read_command_line(Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION)
     try:
+        from fastood.run_folder import RunFolder, fingerprint
+        from fastood.runner import Run, print_table
+
+        folder = RunFolder(expanded(command.run))
         if command.write and command.protocol is not None:
             raise ValueError(
                 f"write must not be given with protocol {command.protocol}: metrics.json is of the run's own"
             )
         config = folder.read_config()
+        if command.write:
+            held.enter_context(folder.lock())
         if command.protocol is not None:
             config = replace(config, protocol=PROTOCOLS[command.protocol])
         stored = folder.read_metrics()
@@ -99,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if command.detectors:
             return judge_detectors(run, folder, command)
         metrics, scores = run.judge(folder)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, StageFailedError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -111,7 +136,11 @@ def main(args: Sequence[str] | None = None) -> int:
     same, sentence = describe_difference(stored, metrics, tolerance=command.tolerance)
     print(sentence)
     if command.write:
-        run.write_results(folder, metrics, scores)
+        try:
+            run.write_results(folder, metrics, scores)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         print(f"written: {folder.metrics}, {folder.scores}, {folder.path / 'report.html'}")
     return 0 if same else 1
 
@@ -122,6 +151,9 @@ def judge_detectors(run: Run, folder: RunFolder, command: Command) -> int:
     Raises:
         ValueError: If a name is unknown.
     """
+    from fastood.detector_evaluation import detectors_document, print_detectors, score_detectors, write_detectors
+    from fastood.detectors import detector_names
+
     names = detector_names() if command.detectors == ("all",) else command.detectors
     document = detectors_document(run, score_detectors(run, folder, names))
     print_detectors(document)

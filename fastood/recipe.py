@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from fastood.config import PRESETS, RunConfig, from_dict, to_dict
+from fastood.config_checks import shown
 from fastood.methods import METHODS, PresetName
 
 FOLDERS = (Path(__file__).with_name("recipes"), Path(__file__).parents[1] / "recipes")
@@ -72,9 +73,9 @@ def read_recipe(path: Path, *, preset: PresetName = "paper") -> RunConfig:
         method = values.get("method")
         name = method.get("name") if isinstance(method, Mapping) else None
         if name not in METHODS:
-            raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
+            raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {shown(name)}")
         return from_dict(RunConfig, merge(to_dict(PRESETS[name, preset]), values))
-    except (TypeError, ValueError, yaml.YAMLError) as error:
+    except (RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

@@ -1,7 +1,9 @@
 """The folder that a run leaves: what lies where, and how it is written and read back."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,15 @@ from torch import Tensor
 
 from fastood.config import RunConfig, differences, from_dict, to_dict
 from fastood.data import DetectionTask
-from fastood.files import save_tensors, write_atomically
+from fastood.files import remove_temporaries, save_tensors, write_atomically
+from fastood.locking import LOCK_NAME, hold_lock
 from fastood.methods.pool_weights import BACKGROUND_KEY
-from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.checkpoint import CheckpointFolder, summary
+from fastood.training.failure import StageFailure
 from fastood.training.scoring import ArmScores
+
+_LARGEST_TEXT = 1 << 28
+"""Bytes of a file of text that is still read."""
 
 
 def fingerprint(task: DetectionTask) -> dict[str, str]:
@@ -49,6 +56,7 @@ class RunFolder:
         self.data = path / "data.json"
         self.data_summary = path / "data_summary.json"
         self.metrics = path / "metrics.json"
+        self.failures = path / "failed.json"
         self.scores = path / "scores.safetensors"
         self.pool = path / "pool.safetensors"
         self.tensorboard = path / "tensorboard"
@@ -60,16 +68,36 @@ class RunFolder:
         """File of an arm's trained weights."""
         return self.path / "models" / f"{arm}.safetensors"
 
+    @contextmanager
+    def lock(self, *, exist_ok: bool = True) -> Iterator[None]:
+        """Keep other processes from writing this run, as `fastood.locking.hold_lock`.
+
+        Args:
+            exist_ok: Whether the folder may exist.
+
+        Raises:
+            FileExistsError: If the folder exists and may not.
+            BlockingIOError: If another process is writing this run.
+            OSError: If the folder cannot be written.
+        """
+        if not exist_ok and self.path.exists():
+            raise self._exists()
+        with hold_lock(self.path, doing="writing this run", exist_ok=exist_ok):
+            yield
+
     def require_absent(self) -> None:
-        """Refuse to begin a run where something lies already.
+        """Refuse to begin a run where something lies already, but for the lock of this process.
 
         Raises:
             FileExistsError: If the folder exists.
         """
-        if self.path.exists():
-            raise FileExistsError(
-                f"the run folder {self.path} exists: go on with it by --resume, or choose another --name"
-            )
+        if self.path.exists() and [entry.name for entry in self.path.iterdir()] != [LOCK_NAME]:
+            raise self._exists()
+
+    def _exists(self) -> FileExistsError:
+        return FileExistsError(
+            f"the run folder {self.path} exists: go on with it by --resume, or choose another --name"
+        )
 
     def require_empty(self) -> None:
         """Refuse to begin a run among files that are not its own; what a kill left of its first file is.
@@ -77,8 +105,10 @@ class RunFolder:
         Raises:
             FileExistsError: If the folder holds anything else.
         """
+        if self.path.exists():
+            remove_temporaries(self.path, self.config.name)
         found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if found - {f".{self.config.name}.tmp"}:
+        if found - {LOCK_NAME}:
             raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
 
     def require_same_config(self, config: RunConfig) -> None:
@@ -113,11 +143,11 @@ class RunFolder:
         if not self.config.exists():
             raise FileNotFoundError(f"no run in {self.path}: {self.config} does not exist")
         try:
-            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            values = yaml.safe_load(_read_text(self.config))
             if not isinstance(values, dict):
                 raise ValueError(f"it must hold fields, got {type(values).__name__}")
             return from_dict(RunConfig, values)
-        except (TypeError, ValueError, yaml.YAMLError) as error:
+        except (RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{self.config} is damaged: {error}") from None
 
     def write_data(self, digests: dict[str, str]) -> None:
@@ -158,6 +188,25 @@ class RunFolder:
             raise FileNotFoundError(f"{self.metrics} does not exist: the run has not come to its end")
         return _read_json(self.metrics)
 
+    def write_failures(self, failures: Mapping[str, StageFailure]) -> None:
+        """Write failed.json: stages that failed, which a resumed run reports and does not repeat."""
+        plain = {stage: asdict(failure) for stage, failure in failures.items()}
+        write_atomically(self.failures, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_failures(self) -> dict[str, StageFailure]:
+        """Return the stages of the run that failed, by name.
+
+        Raises:
+            ValueError: If failed.json is damaged.
+        """
+        if not self.failures.exists():
+            return {}
+        try:
+            found = {name: StageFailure(**values) for name, values in _read_json(self.failures).items()}
+        except TypeError as error:
+            raise ValueError(f"{self.failures} is damaged: {error}") from None
+        return found
+
     def write_scores(self, scores: dict[str, ArmScores]) -> None:
         """Write scores.safetensors, named "<arm>/id" and "<arm>/ood/<set>"."""
         tensors: dict[str, Tensor] = {}
@@ -196,6 +245,21 @@ class RunFolder:
         return _read_tensors(self.pool)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what PyTorch says of a file's tensors into an error that names the file.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape or type.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} does not belong to this run, or is damaged: {summary(error)}") from None
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: the run has not come to its end")
@@ -203,14 +267,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot read {path}: {error.strerror or error}") from None
     return tensors
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file of a run; a device or an endless file is none."""
+    if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
+        raise ValueError(f"it must be a file of at most {_LARGEST_TEXT:,} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(_read_text(path))
         if not isinstance(values, dict):
             raise ValueError(f"it must hold fields, got {type(values).__name__}")
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     return values

@@ -13,10 +13,12 @@ from fastood.environment import read_sessions
 from fastood.methods import MethodConfig
 from fastood.report import metrics_tables, write_report
 from fastood.report.table_layout import open_console, print_tables
-from fastood.run_folder import RunFolder
+from fastood.run_folder import RunFolder, naming
 from fastood.threads import default_threads
+from fastood.training.arm import Arm
 from fastood.training.curve import read_curves
 from fastood.training.evaluation import metrics_document
+from fastood.training.failure import StageFailedError, StageFailure, failed_arms, learnt_pool_of
 from fastood.training.method import Method
 from fastood.training.processes import launched_processes, open_fabric, require_equal_shares, without_group
 from fastood.training.run_warnings import run_warnings
@@ -88,6 +90,45 @@ folder:PATH, the name of a data set or noise
         )
 
 
+def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig) -> list[str]:
+    """Return what is to be known of batches that are smaller than the configuration says, before any training.
+
+    Args:
+        method: The method.
+        task: Its images.
+        config: Its hyper-parameters.
+
+    Raises:
+        ValueError: If several processes cannot share such a batch.
+    """
+    processes = launched_processes()
+    for stage in method.stages:
+        index, size = getattr(stage, "id_index", None), getattr(stage, "batch_size", None)
+        if size is not None:
+            count = len(task.id_train) if index is None else len(index)
+            require_equal_shares(f"the in-distribution batch of stage {stage.name!r}", min(size, count), processes)
+    size = getattr(config, "background_batch_size", None)
+    if size is None:
+        return []
+    said = []
+    gamma: Any = getattr(config, "sample_rate", None)
+    learnt = method.learnt_pool
+    for arm in method.arms:
+        is_learnt = learnt is not None and arm.name == learnt.arm
+        # What the pool will select is drawn by weights that are yet to be learnt.
+        count = int(gamma * len(task.background)) if is_learnt else len(method.background_index(arm.name))
+        if not 0 < count < size:
+            continue
+        of = f"{'about ' if is_learnt else ''}{count} of {len(task.background)} background images"
+        why = of if gamma is None else f"sample_rate (γ) {gamma} leaves it {of}"
+        if processes > 1 and (is_learnt or count % processes):
+            raise ValueError(
+                f"arm {arm.name!r} cannot be trained by {processes} processes: {why}, fewer than a batch of {size}"
+            )
+        said.append(f"arm {arm.name!r} trains on all of its background images at every step: {why}, a batch is {size}")
+    return said
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """A configuration with the images, the method and the device that it names."""
@@ -98,12 +139,13 @@ class Run:
     fabric: Fabric
 
     @classmethod
-    def prepare(cls, config: RunConfig, *, device: Device | None = None) -> "Run":
+    def prepare(cls, config: RunConfig, *, device: Device | None = None, fabric: Fabric | None = None) -> "Run":
         """Load images and set up method, device and threads; anything wrong with the configuration shows here.
 
         Args:
             config: What to run.
             device: Where to compute; None takes the configuration's.
+            fabric: Device and group of processes that are open already; None opens them.
 
         Raises:
             FileNotFoundError: If data is missing.
@@ -123,7 +165,8 @@ class Run:
                 )
         require_shareable(config.method)
         method = config.method.build(config.model, task=task, seed=config.seed)
-        fabric = open_fabric(accelerator, precision=config.precision)
+        if fabric is None:
+            fabric = open_fabric(accelerator, precision=config.precision)
         return cls(config=config, task=task, method=method, fabric=fabric)
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
@@ -150,24 +193,55 @@ class Run:
 
         Raises:
             FileNotFoundError: If the run has not come to its end.
+            StageFailedError: If no arm can be judged.
+            ValueError: If a file is damaged.
         """
-        if (learnt := self.method.learnt_pool) is not None:
-            learnt.pool.load_state_dict(folder.read_pool())
-        stages = {stage.name: stage for stage in self.method.stages}
+        failures = folder.read_failures()
+        learnt = learnt_pool_of(self.method, failures)
+        if learnt is not None:
+            with naming(folder.pool):
+                learnt.pool.load_state_dict(folder.read_pool())
+        failed = failed_arms(self.method, failures)
         scores = {}
         for arm in self.method.arms:
-            model = stages[arm.stage].build_model()
-            model.load_state_dict(folder.read_weights(arm.name))
-            scores[arm.name] = score_arm(self.trained(model), arm, self.task)
-        metrics = metrics_document(self.method, self.task, scores, protocol=self.config.protocol, seed=self.config.seed)
+            if arm.name in failed:
+                continue
+            found = score_arm(self.trained(self.network(folder, arm)), arm, self.task)
+            if (reason := found.undefined()) is None:
+                scores[arm.name] = found
+            else:
+                failed[arm.name] = StageFailure(stage=arm.stage, step=None, steps=None, reason=reason)
+        if not scores:
+            raise StageFailedError(f"no arm can be judged: {next(iter(failed.values())).describe()}")
+        metrics = metrics_document(
+            self.method,
+            self.task,
+            scores,
+            protocol=self.config.protocol,
+            seed=self.config.seed,
+            failed=failed,
+            learnt=learnt,
+        )
         if warnings := run_warnings(self.method, metrics, scores, read_curves(folder.curves)):
             metrics["warnings"] = warnings
         return metrics, scores
 
+    def network(self, folder: RunFolder, arm: Arm) -> nn.Module:
+        """Return an arm's network with its stored weights.
+
+        Raises:
+            FileNotFoundError: If the run has not come to its end.
+            ValueError: If the file is damaged or its weights are of another network.
+        """
+        model = next(stage for stage in self.method.stages if stage.name == arm.stage).build_model()
+        with naming(folder.weights(arm.name)):
+            model.load_state_dict(folder.read_weights(arm.name))
+        return model
+
     def write_results(self, folder: RunFolder, metrics: dict[str, Any], scores: dict[str, ArmScores]) -> None:
         """Write scores, report and, last, metrics.json: where that lies, everything else does."""
         folder.write_scores(scores)
-        learnt = self.method.learnt_pool
+        learnt = self.method.learnt_pool if "pool" in metrics else None
         write_report(
             folder.path,
             metrics=metrics,

@@ -1,34 +1,49 @@
 """Train a classifier that knows what it does not know: `python -m fastood.train`."""
 
+from __future__ import annotations
+
+import inspect
 import itertools
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import tyro
-from torch import Tensor
 
+from fastood.command_line import launcher, read_command_line
 from fastood.config import PRESETS, RunConfig
 from fastood.data import DataConfig
-from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
-from fastood.data.summary import data_summary, summary_lines
 from fastood.environment import begin_session, end_session
+from fastood.files import NO_ROOM
 from fastood.methods import METHODS, PresetName
 from fastood.names import expanded
 from fastood.recipe import read_recipe
-from fastood.run_folder import RunFolder, fingerprint
-from fastood.runner import Run, print_table, require_background, settle
-from fastood.threads import threads_to_resume
-from fastood.training.acceleration import require_compiler
-from fastood.training.failure import NonFiniteLossError
-from fastood.training.loop import run_stage
-from fastood.training.method import StageContext
-from fastood.training.processes import launched_processes
+from fastood.terminal import tolerant_terminal
+from fastood.training.processes import launched_processes, require_known_launcher
+
+if TYPE_CHECKING:
+    # Imported where they are needed: help and wrong options do not wait for them.
+    from lightning.fabric import Fabric
+
+    from fastood.run_folder import RunFolder
+    from fastood.runner import Run
+
+EXAMPLES = """
+
+Examples:
+
+  python -m fastood.train ice --name mine --seed 1
+  python -m fastood.train oe --data.in-dist folder:cats --data.background folder:others --data.ood dogs=folder:dogs
+  python -m fastood.train --name mine --resume
+"""
+SOME_FAILED = 3
+"""Exit code of a run that has come to its end without some of its arms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +89,14 @@ class Command:
             raise ValueError(f"checkpoint_every must be at least 1 step, got {self.checkpoint_every}")
 
 
-def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
+def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False, fabric: Fabric | None = None) -> Run:
     """Check everything that can be checked before the work, and open the run folder.
 
     Args:
         config: What to run.
-        folder: Where it goes.
+        folder: Where it goes; `folder.lock()` keeps other processes out meanwhile.
         resume: Go on with what the folder holds; begin if that is nothing yet.
+        fabric: Device and group of processes; None opens them.
 
     Raises:
         FileExistsError: If the folder exists and `resume` is false, or holds files but no run to resume.
@@ -88,43 +104,80 @@ def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> Run:
         ValueError: If the configuration is out of range or wants what this machine lacks, or it or the images are not
             those of the run to resume.
     """
-    asked, config = config.threads, settle(config)
-    require_compiler(config.compile)
-    require_background(config)
-    if resume and folder.config.exists():
-        begun = folder.read_config()
-        threads = threads_to_resume(asked, begun.threads, config.threads)
-        config = replace(config, data=_loading_as_begun(config.data, begun.data), threads=threads)
-    elif "list" in config.data.kinds and config.data.list_root is None:
-        config = replace(config, data=replace(config.data, list_root=Path.cwd()))
-    if not resume:
-        folder.require_absent()
-    elif folder.config.exists():
-        folder.require_same_config(config)
+    from fastood.data.summary import data_summary, summary_lines
+    from fastood.run_folder import fingerprint
+    from fastood.runner import Run, require_background, resolve_device, settle, small_backgrounds
+    from fastood.stages import loader_plan
+    from fastood.training.acceleration import require_compiler
+    from fastood.training.processes import from_first_process, of_every_process, open_fabric
+
+    asked, settled = config.threads, settle(config)
+    require_compiler(settled.compile)
+    require_background(settled)
+    if fabric is None:
+        config = _config_of(settled, folder, resume=resume, threads=asked)
+        fabric = open_fabric(resolve_device(config.device), precision=config.precision)
     else:
-        folder.require_empty()
-    run = Run.prepare(config)
+        config = from_first_process(lambda: _config_of(settled, folder, resume=resume, threads=asked), fabric)
+    run = Run.prepare(config, fabric=fabric)
     # Written out like the device: how far ahead batches are drawn is part of the result, and differs between loaders.
     config = replace(config, data=replace(config.data, prefetch_depth=loader_plan(run).prefetch_depth))
     run = replace(run, config=config)
+    for warning in small_backgrounds(run.method, run.task, config.method):
+        if fabric.is_global_zero:
+            print(f"warning: {warning}", file=sys.stderr)
     digests = fingerprint(run.task)
-    if folder.data.exists():
-        folder.require_same_data(digests)
+    for rank, other in enumerate(of_every_process(digests, fabric)):
+        if other != digests:
+            differing = ", ".join(name for name in digests if other.get(name) != digests[name])
+            raise ValueError(f"every process must have the same images, process {rank} has others in {differing}")
     summary = data_summary(config.data, run.task)
-    # By now every process has found the folder as it was.
-    run.fabric.barrier()
-    if run.fabric.is_global_zero:
+
+    def enter() -> None:
+        if folder.data.exists():
+            folder.require_same_data(digests)
         folder.write_config(config)
         folder.write_data(digests)
         folder.write_data_summary(summary)
         print(*summary_lines(summary), sep="\n", flush=True)
+
+    from_first_process(enter, fabric)
     return run
 
 
-def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
-    """Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began.
+def _config_of(config: RunConfig, folder: RunFolder, *, resume: bool, threads: int | None) -> RunConfig:
+    """Return the configuration to run with, if the folder is one for it; what a kill has left in it is removed.
 
-    Lists of files count from where they did then, too, and a root that nothing lies under is no difference.
+    Args:
+        config: What is asked for, with everything written out.
+        folder: The run's folder.
+        resume: Go on with what the folder holds.
+        threads: The number of threads that was asked for; None for none.
+    """
+    from fastood.files import remove_temporaries
+    from fastood.threads import threads_to_resume
+
+    if resume and folder.config.exists():
+        begun = folder.read_config()
+        threads = threads_to_resume(threads, begun.threads, config.threads)
+        config = replace(config, data=_loading_as_begun(config.data, begun.data), threads=threads)
+        folder.require_same_config(config)
+        remove_temporaries(folder.path)
+        return config
+    if resume:
+        folder.require_empty()
+    else:
+        folder.require_absent()
+    if "list" in config.data.kinds and config.data.list_root is None:
+        config = replace(config, data=replace(config.data, list_root=Path.cwd()))
+    return config
+
+
+def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
+    """Return how to load images for a run that has begun.
+
+    Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began. Lists of
+    files count from where they did then, too, and a root that nothing lies under is no difference.
     """
     depth = begun.prefetch_depth if data.prefetch_depth is None else data.prefetch_depth
     list_root = begun.list_root if data.list_root is None else data.list_root
@@ -132,35 +185,28 @@ def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
     return replace(data, prefetch_depth=depth, list_root=list_root, root=root)
 
 
-def loader_plan(run: Run) -> LoaderPlan:
-    """How a run's training images get to its device.
-
-    Raises:
-        ValueError: If DALI is asked for and not installed, or resident for images that are decoded as they are used.
-    """
-    images = (run.task.id_train.images, run.task.background.images)
-    data = run.config.data
-    return plan_loader(
-        data.loader,
-        data.prefetch_depth,
-        image_bytes=sum(part.nbytes for part in images),
-        device=run.fabric.device,
-        encoded=any(isinstance(part, EncodedImages) for part in images),
-    )
-
-
 def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dict[str, Any]:
     """Run every stage, judge every arm, and write what a run leaves.
+
+    An arm whose training fails is named under "failed" in metrics.json, with the step and the reason; it costs no
+    other arm.
 
     Returns:
         The contents of metrics.json; of several processes the first one judges, and the others return nothing.
 
     Raises:
-        NonFiniteLossError: If training diverges.
-        ValueError: If γ of the learnt weights selects no image, or a checkpoint is damaged.
+        StageFailedError: If training fails in every arm.
+        OSError: If the folder cannot be written.
+        ValueError: If a file of the run is damaged.
         TrainingInterrupted: On Ctrl-C or SIGTERM; the run can be resumed.
     """
+    from fastood.stages import train_stages
+    from fastood.training.processes import close_group
+
     train_stages(run, folder, checkpoint_every=checkpoint_every)
+    run.fabric.barrier()
+    # Judging may take long, and is for one process alone: nobody waits for it in a group that would lose patience.
+    close_group()
     if not run.fabric.is_global_zero:
         return {}
     metrics, scores = run.judge(folder)
@@ -169,56 +215,15 @@ def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dic
     return metrics
 
 
-def train_stages(run: Run, folder: RunFolder, *, checkpoint_every: int) -> None:
-    """Run the method's stages, each from its checkpoint if it has one, and store weights and pool."""
-
-    def final_weights(stage: str) -> dict[str, Tensor]:
-        state = folder.checkpoints.load(stage)
-        assert state is not None, f"stage {stage!r} has not run"
-        weights: dict[str, Tensor] = state["model"]
-        return weights
-
-    loading = loader_plan(run)
-    run.fabric.print(loading, flush=True)
-    config = run.config
-    context = StageContext(
-        task=run.task,
-        augment=config.augment,
-        seed=config.seed,
-        fabric=run.fabric,
-        precision=config.precision,
-        loading=loading,
-        channels_last=config.channels_last,
-        compile=config.compile,
-        ema_decay=config.ema_decay,
-    )
-    for stage in run.method.stages:
-        model = stage.build_model()
-        # A checkpoint of the stage itself holds all that it began with.
-        if stage.start_from is not None and not folder.checkpoints.path(stage.name).exists():
-            stage.take_over(model, final_weights(stage.start_from), run.embed)
-        run_stage(
-            stage.begin(model, context),
-            checkpoints=folder.checkpoints,
-            checkpoint_every=checkpoint_every,
-            tensorboard_folder=folder.tensorboard,
-            curves=folder.curves,
-        )
-    if not run.fabric.is_global_zero:
-        return
-    for arm in run.method.arms:
-        folder.write_weights(arm.name, final_weights(arm.stage))
-    if (learnt := run.method.learnt_pool) is not None:
-        state = {**learnt.pool.state_dict(), "effective_sample_sizes": learnt.effective_sample_sizes}
-        folder.write_pool(state, background=run.task.background.sha256())
-
-
 def parse_command(args: Sequence[str]) -> Command:
     """Read the command line; recipe and preset decide every default that is not given.
 
+    A run that is resumed brings its own: config.yaml of its folder, unless --config or --preset is given.
+
     Raises:
         FileNotFoundError: If there is no such recipe.
-        ValueError: If there is no method of this name, or the recipe is of another or cannot be read.
+        ValueError: If there is no method of this name, or the recipe or the run to resume is of another or cannot be
+            read.
 
     Example:
         >>> command = parse_command(["ice", "--preset", "paper", "--seed", "3"])
@@ -231,24 +236,43 @@ def parse_command(args: Sequence[str]) -> Command:
     recipe, preset = _given("config", args), _given("preset", args)
     if preset not in (None, *get_args(PresetName)):
         raise ValueError(f"preset must be one of {', '.join(get_args(PresetName))}, got {preset!r}")
-    if recipe is None:
-        config = PRESETS[method or "resample", cast(PresetName, preset or "embedded")]
+    begun = None if recipe or preset else _run_to_resume(args)
+    if recipe is not None:
+        config, source = (
+            read_recipe(expanded(Path(recipe)), preset=cast(PresetName, preset or "paper")),
+            f"the recipe {recipe}",
+        )
+    elif begun is not None:
+        config, source = begun.read_config(), f"the run in {begun.path}"
     else:
-        config = read_recipe(expanded(Path(recipe)), preset=cast(PresetName, preset or "paper"))
+        config, source = PRESETS[method or "resample", cast(PresetName, preset or "embedded")], "the preset"
     if method not in (None, config.method.name):
-        raise ValueError(f"method must be that of the recipe {recipe}, {config.method.name}, got {method}")
-    return tyro.cli(
+        raise ValueError(f"method must be that of {source}, {config.method.name}, got {method}")
+    command: Command = read_command_line(
         Command,
         args=args,
-        prog="python -m fastood.train",
+        prog=" ".join(["python -m fastood.train", *([] if method is None else [method])]),
         default=Command(
             config=config,
             method=config.method.name,
             preset=cast(PresetName, preset or ("embedded" if recipe is None else "paper")),
         ),
+        description=inspect.cleandoc(cast(str, Command.__doc__)) + EXAMPLES,
         # The default decides which method's options there are.
         config=(tyro.conf.AvoidSubcommands,),
     )
+    return command
+
+
+def _run_to_resume(args: Sequence[str]) -> RunFolder | None:
+    """The run that --resume and --name tell of, if it has begun."""
+    from fastood.run_folder import RunFolder
+
+    name = _given("name", args)
+    if name is None or "--resume" not in args:
+        return None
+    folder = RunFolder(expanded(Path(_given("out", args) or Command.out)) / name)
+    return folder if folder.config.exists() else None
 
 
 def _given(option: str, args: Sequence[str]) -> str | None:
@@ -264,6 +288,7 @@ def check_command(command: Command) -> None:
     Raises:
         ValueError: If they do not.
     """
+    require_known_launcher()
     if command.resume and command.name is None:
         raise ValueError("resume needs the name of a run: --name NAME --resume")
     if command.name is None and launched_processes() > 1:
@@ -283,17 +308,32 @@ def main(args: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-        0 at the end of a run, 1 after an error, 130 if stopped by Ctrl-C.
+        0 at the end of a run; 3 at its end if training failed in some of its arms and not in others; 1 after an error,
+        or if it failed in every arm; 130 if stopped by Ctrl-C. (2 is of a wrong option.)
     """
-    args = sys.argv[1:] if args is None else args
+    with tolerant_terminal(), ExitStack() as held:
+        return _run(sys.argv[1:] if args is None else args, held)
+
+
+def _run(args: Sequence[str], held: ExitStack) -> int:
+    """The command line; the group of processes and the lock of the run end with `held`."""
     began = time.monotonic()
     try:
         command = parse_command(args)
         check_command(command)
+        from fastood.run_folder import RunFolder
+        from fastood.runner import print_table, resolve_device
+        from fastood.training.failure import StageFailedError
+        from fastood.training.processes import close_group, from_first_process, open_fabric
+
+        held.callback(close_group)
         kind = f"{command.method}-{command.preset}" if command.recipe is None else command.recipe.stem
         name = command.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = RunFolder(expanded(command.out) / name)
-        run = begin(command.config, folder, resume=command.resume)
+        again = command_to_resume(command, name)
+        fabric = open_fabric(resolve_device(command.config.device), precision=command.config.precision)
+        from_first_process(lambda: held.enter_context(folder.lock(exist_ok=command.resume)), fabric)
+        run = begin(command.config, folder, resume=command.resume, fabric=fabric)
     except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -307,21 +347,41 @@ def main(args: Sequence[str] | None = None) -> int:
             device, processes = run.fabric.device.type, run.fabric.world_size
             begin_session(folder.environment, command=line, device=device, processes=processes)
         metrics = complete(run, folder, checkpoint_every=command.checkpoint_every)
-    except (NonFiniteLossError, OSError, ValueError) as error:
+    except (StageFailedError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            print(f"make room, then go on with: {again}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if run.fabric.world_size == 1 or "onnection" not in str(error):
+            raise
+        print(f"error: another process of the group has ended: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        options = [option for option in args if option != "--resume"]
-        named = [] if command.name else ["--name", name]
-        again = shlex.join(["python", "-m", "fastood.train", *options, *named, "--resume"])
-        print(f"{stopped or 'stopped'}\ngo on with: {again}", file=sys.stderr)
+        if run.fabric.is_global_zero:
+            print(f"{stopped or 'stopped'}\ngo on with: {again}", file=sys.stderr)
         return 130
     if not run.fabric.is_global_zero:
         return 0
     print_table(metrics)
     print(f"report: {folder.path / 'report.html'}")
     print(f"total: {time.monotonic() - began:.0f} s")
-    return 0
+    return SOME_FAILED if "failed" in metrics else 0
+
+
+def command_to_resume(command: Command, name: str) -> str:
+    """Return the command that goes on with a run, to be pasted where this one was given.
+
+    Args:
+        command: Command that began the run.
+        name: Name of the run.
+    """
+    options = ["-m", "fastood.train", "--name", name]
+    if command.out != Command.out:
+        options += ["--out", str(command.out)]
+    if command.checkpoint_every != Command.checkpoint_every:
+        options += ["--checkpoint-every", str(command.checkpoint_every)]
+    return shlex.join([*launcher(), *options, "--resume"])
 
 
 if __name__ == "__main__":

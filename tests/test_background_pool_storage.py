@@ -10,7 +10,7 @@ import torch
 from background_pool_samples import LAYOUTS, pool_of
 from safetensors.torch import load_file
 
-from fastood.samplers import BackgroundPool, storage
+from fastood.samplers import BackgroundPool
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         BackgroundPool(10).save(path)
     assert path.read_bytes() == before

@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import hashlib
 import os
 import resource
@@ -18,6 +17,7 @@ from fastood.data.packed import SkippedImage
 from fastood.data.packed_files import AppendedArray, AppendedFile
 from fastood.data.packing import pack
 from fastood.data.sources import decode_images, open_arrays, open_list
+from fastood.locking import LOCK_NAME, hold_lock
 
 
 @pytest.fixture
@@ -171,13 +171,13 @@ def test_nothing_is_overwritten(tree, tmp_path):
 
 
 def test_one_writer_at_a_time(tree, tmp_path):
-    (tmp_path / "pool.partial").mkdir()
-    descriptor = os.open(tmp_path / "pool.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(FileExistsError, match="being written by another process"):
+    with (
+        hold_lock(tmp_path / "pool.partial", doing="writing this pool"),
+        pytest.raises(BlockingIOError, match=rf"another process \(pid {os.getpid()}, host .*\) is writing this pool"),
+    ):
         pack(open_tree(tree), tmp_path / "pool", origin="folder:tree")
-    os.close(descriptor)
     assert len(pack(open_tree(tree), tmp_path / "pool", origin="folder:tree")) == 161
+    assert not (tmp_path / "pool" / LOCK_NAME).exists()
 
 
 def test_full_disk_is_named_and_costs_nothing(tree, tmp_path):

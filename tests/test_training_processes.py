@@ -57,13 +57,18 @@ def terminated(step: Callable[[StageRun], float], stop: tuple[str, int] | None) 
     return train_step
 
 
-def together(args: list[str], folder: Path, stop: tuple[str, int] | None = None) -> tuple[list[int | None], str]:
+def together(
+    args: list[str],
+    folder: Path,
+    stop: tuple[str, int] | None = None,
+    target: Callable[..., None] = as_torchrun,
+) -> tuple[list[int | None], str]:
     """Exit codes of all processes, and what the first said on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs = [folder / f"rank{rank}.log" for rank in range(WORLD_SIZE)]
-    group = [FORKSERVER.Process(target=as_torchrun, args=(rank, port, logs[rank], stop, args)) for rank in range(2)]
+    group = [FORKSERVER.Process(target=target, args=(rank, port, logs[rank], stop, args)) for rank in range(2)]
     for process in group:
         process.start()
     for process in group:

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import tyro
 
+from fastood.command_line import read_command_line
 from fastood.data.list_command import ListCommand
 from fastood.data.pack_command import InfoCommand, PackCommand, VerifyCommand
+from fastood.terminal import tolerant_terminal
 
 Command = (
     Annotated[ListCommand, tyro.conf.subcommand("list")]
@@ -16,6 +18,15 @@ Command = (
     | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
 )
 
+DESCRIPTION = """Work with image data.
+
+Examples:
+
+  python -m fastood.data list
+  python -m fastood.data pack folder:pictures pools/pictures
+  python -m fastood.train oe --data.background packed:pools/pictures
+"""
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line.
@@ -23,11 +34,16 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 1 if the command failed or found damage, 130 if stopped by Ctrl-C.
     """
-    command: ListCommand | PackCommand | InfoCommand | VerifyCommand = tyro.cli(
+    with tolerant_terminal():
+        return _run(args)
+
+
+def _run(args: Sequence[str] | None) -> int:
+    command: ListCommand | PackCommand | InfoCommand | VerifyCommand = read_command_line(
         Command,
-        args=args,
+        args=sys.argv[1:] if args is None else args,
         prog="python -m fastood.data",
-        description="Work with image data.",
+        description=DESCRIPTION,
     )
     try:
         return command.run()

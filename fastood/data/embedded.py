@@ -12,7 +12,6 @@ All are 8×8 images of 17 grey levels, resampled alike.
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from fastood.data.fitting import fit_images
@@ -181,6 +180,8 @@ def embedded_ood(config: EmbeddedConfig, *, size: int, channels: int, seed: int)
 
 def _scanned_digits() -> tuple[Tensor, Tensor]:
     """The 1,797 scans, uint8 [N, 8, 8] of 0…16, and their digits, int64 [N]."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     return torch.from_numpy(digits.images).to(torch.uint8), torch.from_numpy(digits.target).long()
 

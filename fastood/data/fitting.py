@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 
 def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
@@ -35,6 +34,8 @@ def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         fitted = (images.float() * luma).sum(1, keepdim=True)
     if images.shape[-2:] != (size, size):
+        from torchvision.transforms.v2 import functional as transforms
+
         fitted = transforms.resize(fitted.float(), [size], antialias=True)
         fitted = transforms.center_crop(fitted, [size, size])
     if fitted.is_floating_point():

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from fastood.data.scans import BITMAP_SIZE, count_blocks
@@ -56,6 +53,8 @@ _DIRECTIONS = 64
 
 def font_path(font: str) -> Path:
     """The file of a font that matplotlib ships, by its stem."""
+    import matplotlib
+
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
 
 
@@ -73,6 +72,8 @@ def available_characters(font: str, characters: str) -> str:
 @cache
 def _charmap(font: str) -> dict[int, int]:
     """Glyph numbers by code point; 0 is ".notdef"."""
+    from matplotlib.ft2font import FT2Font
+
     charmap: dict[int, int] = dict(FT2Font(str(font_path(font))).get_charmap())
     return charmap
 
@@ -107,6 +108,8 @@ def glyph_outline(font: str, character: str) -> tuple[Tensor, Tensor]:
     grid = np.zeros((height + 2 * _MARGIN, _FINE * BOX_WIDTH + 2 * _MARGIN), dtype=bool)
     left = (grid.shape[1] - width) // 2
     grid[_MARGIN : _MARGIN + height, left : left + width] = box
+    from scipy.ndimage import distance_transform_edt
+
     distance = (distance_transform_edt(grid) - distance_transform_edt(~grid)) / _FINE
     centre = (np.array(grid.shape) - 1) / 2
     points = (np.argwhere(grid) - centre)[:, ::-1] / _FINE

@@ -14,7 +14,6 @@ x = 0.5 + 0.5·z, and for the Gaussian N(0.5, 0.5²), clipped, so that its z is 
 from typing import Literal, Protocol, get_args
 
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from fastood.data.batches import MEAN, STD
@@ -123,6 +122,8 @@ def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: Noi
     if len(shape) != 4:
         raise ValueError(f"shape must be [N, C, H, W], got {list(shape)}")
     pixels = (torch.rand(shape, generator=generator) < 0.7).float()
+    from scipy.ndimage import gaussian_filter
+
     blurred = torch.from_numpy(gaussian_filter(pixels.numpy(), sigma=(0, 1.5, 1.5, 1.5), mode="nearest"))
     return intensities(2 * torch.where(blurred < 0.75, 0.0, blurred) - 1, space)
 

@@ -5,7 +5,6 @@ in the order of the source. Now and then the files are flushed and progress.json
 them back to that. Everything lies in OUT.partial, which becomes OUT at the end.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,8 @@ from fastood.data.fitting import fit_images
 from fastood.data.packed import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, file_sha256, open_packed
 from fastood.data.packed_files import PackedFiles, hold_room
 from fastood.data.sources import ImageSource, read_image
-from fastood.files import write_atomically
+from fastood.files import remove_temporaries, write_atomically
+from fastood.locking import LOCK_NAME, hold_lock
 from fastood.names import printable
 
 _CHUNK = 64
@@ -83,8 +82,8 @@ def pack(
     if out.exists() or out.is_symlink():
         raise FileExistsError(f"{out} exists: remove it, or choose another folder")
     partial = out.with_name(f"{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with _lock(partial):
+    with hold_lock(partial, doing="writing this pool"):
+        remove_temporaries(partial, PROGRESS, HEADER)
         progress = _read_progress(partial, plan)
         if progress is not None:
             _write_images(source, plan, partial, progress, strict=strict, threads=threads or os.cpu_count() or 1)
@@ -133,24 +132,11 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
     }
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep a second packer out; a kill releases the lock."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise FileExistsError(f"{folder} is being written by another process") from error
-    finally:
-        os.close(descriptor)
-
-
 def _read_progress(partial: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """How far an interrupted pool got, the start of a new one, or None if it only needs its name."""
     file = partial / (HEADER if (partial / HEADER).exists() else PROGRESS)
     if not file.exists():
-        others = sorted({entry.name for entry in partial.iterdir()} - {f".{PROGRESS}.tmp"})
+        others = sorted({entry.name for entry in partial.iterdir()} - {LOCK_NAME})
         if others:
             raise FileExistsError(f"{partial} holds files that are not of a half-written pool, e.g. {others[0]}")
         return {**plan, "done": 0, "images": 0, "encoded_bytes": 0, "skipped": []}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from fastood.data.scans import SCAN_SIZE, quantize
@@ -23,6 +22,8 @@ MIN_CONTRAST = 0.25
 
 def load_grey(photograph: str) -> Tensor:
     """A photograph's luma (ITU-R BT.601), float32 [427, 640] in 0…1."""
+    from sklearn.datasets import load_sample_image
+
     colour = torch.tensor(load_sample_image(photograph), dtype=torch.float32)
     return colour @ torch.tensor([0.299, 0.587, 0.114]) / 255
 

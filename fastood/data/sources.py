@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 from fastood.data.decoding import UNREADABLE, require_decodable, upright
@@ -83,6 +82,9 @@ def image_to_tensor(image: Image.Image) -> Tensor:
         torch.Size([3, 4, 5])
     """
     require_decodable(image)
+    # Imported here: command lines ask for help without waiting for it.
+    from torchvision.transforms.v2 import functional as transforms
+
     turned = upright(image)
     tensor: Tensor = transforms.pil_to_tensor(turned.convert("L" if turned.mode in _GREY_MODES else "RGB"))
     return tensor

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
@@ -162,16 +161,22 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
         raise FileNotFoundError(f"data.{field}: torchvision:{name} could not be fetched: {error}") from error
 
 
-class _VisibleImageNet(torchvision.datasets.ImageNet):
-    """ImageNet without what systems leave among its class folders and files."""
+def _visible_imagenet() -> type[Any]:
+    """Return torchvision's ImageNet without what systems leave among its class folders and files."""
+    import torchvision
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments, is_valid_file=_is_visible_image)
+    class VisibleImageNet(torchvision.datasets.ImageNet):  # type: ignore[misc]
+        """ImageNet of the folders and files that are not hidden."""
 
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """The class folders that are not hidden."""
-        names = [name for name in super().find_classes(directory)[0] if not is_left_out(name)]
-        return names, {name: label for label, name in enumerate(names)}
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments, is_valid_file=_is_visible_image)
+
+        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+            """Return the class folders that are not hidden."""
+            names = [name for name in super().find_classes(directory)[0] if not is_left_out(name)]
+            return names, {name: label for label, name in enumerate(names)}
+
+    return VisibleImageNet
 
 
 def _is_visible_image(path: str) -> bool:
@@ -179,7 +184,10 @@ def _is_visible_image(path: str) -> bool:
 
 
 def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    kind = _VisibleImageNet if name == "ImageNet" else getattr(torchvision.datasets, name)
+    # Imported here: command lines ask for help without waiting for it.
+    import torchvision
+
+    kind = _visible_imagenet() if name == "ImageNet" else getattr(torchvision.datasets, name)
     dataset = kind(root=str(place), **options, **arguments)
     # Places365 asks for its lists alone.
     if not Path(getattr(dataset, "images_dir", place)).is_dir():

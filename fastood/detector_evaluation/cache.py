@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ class OutputsCache:
         return {name: Outputs(logits=tensors[f"{name}/logits"], features=tensors[f"{name}/features"]) for name in names}
 
     def write(self, outputs: Mapping[str, Outputs]) -> None:
-        """Replace the file, whole or not at all."""
+        """Replace the file, whole or not at all; where that cannot be, say so: it is for the next time alone."""
         tensors: dict[str, Tensor] = {}
         for name, of_set in outputs.items():
             tensors |= {f"{name}/logits": of_set.logits.contiguous(), f"{name}/features": of_set.features.contiguous()}
-        write_atomically(self.path, safetensors_bytes(tensors, {"fingerprint": self.fingerprint}))
+        try:
+            write_atomically(self.path, safetensors_bytes(tensors, {"fingerprint": self.fingerprint}))
+        except OSError as error:
+            print(f"warning: logits and features are not kept for the next time: {error}", file=sys.stderr)

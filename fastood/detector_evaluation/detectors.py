@@ -23,6 +23,7 @@ from fastood.metrics import Protocol, delong_estimate, evaluate_detectors
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run
 from fastood.training.arm import Arm
+from fastood.training.failure import failed_arms
 from fastood.training.sanity import Kind, ranks_backwards, tied_scores
 from fastood.training.trained_network import Outputs
 
@@ -74,7 +75,9 @@ def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[s
     if unknown or len(names) == 0 or len(set(names)) < len(names):
         raise ValueError(f"detectors must be all, or one or more of {', '.join(JUDGED)}, each once, got {list(names)}")
     digests = fingerprint(run.task)
-    return {arm.name: _score_arm(run, folder, arm, names, digests) for arm in run.method.arms}
+    failed = failed_arms(run.method, folder.read_failures())
+    arms = [arm for arm in run.method.arms if arm.name not in failed]
+    return {arm.name: _score_arm(run, folder, arm, names, digests) for arm in arms}
 
 
 def detectors_document(run: Run, scores: Mapping[str, DetectorScores]) -> dict[str, Any]:
@@ -150,9 +153,8 @@ def _score_arm(
     run: Run, folder: RunFolder, arm: Arm, names: Sequence[str], digests: Mapping[str, str]
 ) -> DetectorScores:
     task = arm.task(run.task)
-    module = {stage.name: stage for stage in run.method.stages}[arm.stage].build_model()
+    module = run.network(folder, arm)
     weights = folder.read_weights(arm.name)
-    module.load_state_dict(weights)
     network = run.trained(module)
     said = {
         "images": dict(digests) if task is run.task else fingerprint(task),

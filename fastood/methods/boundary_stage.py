@@ -11,7 +11,7 @@ from fastood.boundary import BoundaryAwareNetwork, BoundaryLosses, BoundarySetti
 from fastood.boundary.coverage import generator_coverage
 from fastood.data.seeding import named_generator
 from fastood.models import Classifier
-from fastood.training.failure import NonFiniteLossError
+from fastood.training.failure import LinAlgError, NonFiniteLossError
 from fastood.training.method import Embed, StageContext, Weights
 
 
@@ -31,6 +31,8 @@ class BoundaryStage:
     """Name of the random draws; every stage sees the same batches."""
     start_from: str | None = "pretrain"
     """Stage of the classifier."""
+    needs: tuple[str, ...] = ()
+    """No other stage."""
 
     def build_model(self) -> BoundaryAwareNetwork:
         """Makes the network with the run's initial weights, the same at each call."""
@@ -86,11 +88,12 @@ class BoundaryStageRun:
             The discriminator's loss.
 
         Raises:
-            NonFiniteLossError: If a loss is NaN or infinite. If it is the generator's, the discriminator has moved.
+            NonFiniteLossError: If a loss is NaN or infinite, or the features of the classifier allow no GAN. If it is
+                the generator's loss, the discriminator has moved.
         """
         try:
             self._losses = self.training.step()
-        except FloatingPointError as error:
+        except (FloatingPointError, ValueError, LinAlgError) as error:
             raise NonFiniteLossError(self._describe(str(error))) from None
         self.step += 1
         return self._losses.discriminator

@@ -22,6 +22,7 @@ from fastood.models.classifier import initialize
 from fastood.samplers import BackgroundPool
 from fastood.training.arm import Arm
 from fastood.training.background import SubsetBackground
+from fastood.training.failure import StageFailedError
 from fastood.training.image_stage import ImageStage, NormMode
 from fastood.training.method import LearntPool
 from fastood.training.objective import LogitObjective
@@ -240,8 +241,12 @@ class Exposure:
 
     def _finetune(self, arm: str) -> ImageStage:
         def background() -> SubsetBackground:
+            try:
+                index = self._require_background(arm)
+            except ValueError as error:
+                raise StageFailedError(str(error)) from None
             return SubsetBackground(
-                self._require_background(arm),
+                index,
                 batch_size=self.config.background_batch_size,
                 generator=named_generator(self._seed, "finetune", arm, "background"),
             )
@@ -254,6 +259,7 @@ class Exposure:
             objective=self.config.loss.objective,
             batch_size=self.config.batch_size,
             start_from="pretrain",
+            needs=tuple(stage.name for stage in self._learning_stages()) if arm == "resampled" else (),
             background=None if arm == "none" else background,
             batch_norm=self.config.batch_norm,
             dropout=self.config.dropout,

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
 
 from fastood.models.classifier import Classifier, initialize
 
@@ -47,6 +46,8 @@ class ResNet(Classifier):
     ) -> None:
         check_depth(depth)
         super().__init__(512, num_classes)
+        from torchvision.models import resnet
+
         self.body = resnet.ResNet(resnet.BasicBlock, list(BLOCKS[depth]))
         self.body.fc = nn.Identity()
         if imagenet_stem:

@@ -4,7 +4,6 @@ import difflib
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fastood.models.classifier import Classifier, layers_drawn_from
@@ -62,6 +61,8 @@ def check_torchvision_name(name: str) -> None:
     Raises:
         ValueError: If none has it.
     """
+    import torchvision
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=5)
@@ -70,6 +71,8 @@ def check_torchvision_name(name: str) -> None:
 
 
 def _body_and_head(name: str, *, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Linear]:
+    import torchvision
+
     try:
         body: nn.Module = torchvision.models.get_model(
             name, weights=None, num_classes=num_classes, **_options(name, image_size)
@@ -86,6 +89,8 @@ def _body_and_head(name: str, *, num_classes: int, image_size: int) -> tuple[nn.
 
 def _smallest_image(name: str) -> int:
     """Least height and width that torchvision documents for a network."""
+    import torchvision
+
     return min(int(side) for weights in torchvision.models.get_model_weights(name) for side in weights.meta["min_size"])
 
 

@@ -113,8 +113,24 @@ def per_cent(fraction: float) -> str:
     return f"{100 * fraction:.{DECIMALS}f}"
 
 
+def failed_sentence(metrics: Mapping[str, Any]) -> str:
+    """Return which arms have no row and why, after a space; nothing if every arm has one.
+
+    Example:
+        >>> failure = {"label": "Energy", "stage": "energy", "step": 48, "steps": 490, "reason": "the loss is inf"}
+        >>> failed_sentence({"failed": {"energy": failure}})
+        " Failed: Energy (stage 'energy', step 48 of 490: the loss is inf)."
+    """
+    failures = []
+    for arm in metrics.get("failed", {}).values():
+        step = "" if arm["step"] is None else f", step {arm['step']}"
+        of = "" if arm["steps"] is None or not step else f" of {arm['steps']}"
+        failures.append(f"{arm['label']} (stage {arm['stage']!r}{step}{of}: {arm['reason']})")
+    return f" Failed: {'; '.join(failures)}." if failures else ""
+
+
 def protocol_sentence(metrics: Mapping[str, Any]) -> str:
-    """Return what the numbers depend on: positive class, counts, draws and AUPR kind.
+    """Return what the numbers depend on: positive class, counts, draws and AUPR kind; and which arms failed.
 
     Counts are those of every arm and OOD set: a range where they differ.
     """
@@ -133,6 +149,7 @@ def protocol_sentence(metrics: Mapping[str, Any]) -> str:
     return (
         f"Protocol {protocol['name']}: {positive} images are the positive class; {drawn}, against "
         f"{id_count} ID test images; AUPR is {AUPR_KINDS[protocol['aupr_kind']]}."
+        f"{failed_sentence(metrics)}"
     )
 
 

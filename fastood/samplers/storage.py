@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastood.files import write_atomically
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32"}
 _DTYPES: dict[str, tuple[torch.dtype, type[np.floating[Any]]]] = {
@@ -43,18 +44,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_LENGTH.pack(len(encoded)) + encoded)
-            for tensor in ordered.values():
-                for chunk in torch.split(tensor.detach(), _CHUNK):
-                    file.write(chunk.cpu().numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(_LENGTH.pack(len(encoded)) + encoded)
+        for tensor in ordered.values():
+            for chunk in torch.split(tensor.detach(), _CHUNK):
+                file.write(chunk.cpu().numpy().data)
+
+    write_atomically(path, write)
 
 
 def map_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from fastood.config_checks import shorten
 from fastood.files import write_atomically
 
 
@@ -34,7 +36,11 @@ class CheckpointFolder:
         return self.folder / f"{stage}.pt"
 
     def save(self, stage: str, state: Mapping[str, Any]) -> None:
-        """Replace the stage's checkpoint."""
+        """Replace the stage's checkpoint.
+
+        Raises:
+            OSError: If it cannot be written; names the file, and of a full disk the bytes that are needed and free.
+        """
         write_atomically(self.path(stage), lambda file: torch.save(dict(state), file))
 
     def load(self, stage: str) -> dict[str, Any] | None:
@@ -48,8 +54,31 @@ class CheckpointFolder:
             return None
         with path.open("rb") as file:
             try:
+                # PyTorch does not look at the checksums that it writes.
+                if (member := ZipFile(file).testzip()) is not None:
+                    raise ValueError(f"{path} is damaged: the checksum of {member} in it is wrong")
+                file.seek(0)
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             # A truncated file makes PyTorch seek to before its start: an OSError.
-            except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
-                raise ValueError(f"{path} is damaged: {error}") from None
+            except (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, UnpicklingError) as error:
+                raise ValueError(f"{path} is damaged: {summary(error)}") from None
+        if not isinstance(state, dict):
+            raise ValueError(f"{path} is damaged: it must hold the state of a stage, got {type(state).__name__}")
         return state
+
+
+def summary(error: Exception) -> str:
+    r"""Return what an error says in one short line; PyTorch's can be pages, with advice for its own callers.
+
+    Example:
+        >>> summary(KeyError("step"))
+        "KeyError: 'step'"
+        >>> summary(RuntimeError("Error(s) in loading state_dict:\n  size mismatch for head.weight"))
+        'Error(s) in loading state_dict: size mismatch for head.weight'
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, UnpicklingError):
+        text = "it holds other objects than tensors and numbers"
+    elif isinstance(error, KeyError | AttributeError | IndexError | EOFError):
+        text = f"{type(error).__name__}: {text}"
+    return shorten(text)

@@ -1,6 +1,7 @@
 """From scores to the contents of metrics.json."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastood.data import DetectionTask
 from fastood.data.seeding import named_generator
 from fastood.metrics import Protocol, evaluate_protocol, risk_coverage_curve
 from fastood.training.error_bars import bootstrap_of_arm, bootstrap_settings
+from fastood.training.failure import StageFailure
 from fastood.training.method import LearntPool, Method
 from fastood.training.scoring import ArmScores
 
@@ -25,6 +27,8 @@ def metrics_document(
     *,
     protocol: Protocol,
     seed: int,
+    failed: Mapping[str, StageFailure] | None = None,
+    learnt: LearntPool | None = None,
 ) -> dict[str, Any]:
     """The contents of metrics.json: every number with what it depends on.
 
@@ -34,11 +38,14 @@ def metrics_document(
         scores: Scores of each arm by name.
         protocol: How OOD sets are drawn and read.
         seed: Seed of the run; also decides the protocol's draws, which are the same for every arm.
+        failed: Failures of the arms that have no scores; None or empty if every arm has.
+        learnt: The pool that the method has learnt; None for none.
 
     Returns:
         Plain values only; metrics as fractions.
     """
-    learnt, baseline = method.learnt_pool, method.baseline
+    # Differences from an arm that has no scores cannot be told.
+    baseline = method.baseline if method.baseline in scores else None
     return {
         "schema": METRICS_SCHEMA,
         "method": method.name,
@@ -73,9 +80,16 @@ def metrics_document(
                 ),
             }
             for arm in method.arms
+            if arm.name in scores
         },
+        **({"failed": _failures(method, failed)} if failed else {}),
         **({} if learnt is None else {"pool": _pool_summary(learnt, method.background_index(learnt.arm), task)}),
     }
+
+
+def _failures(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, Any]:
+    labels = {arm.name: arm.label for arm in method.arms}
+    return {arm: {"label": labels[arm], **asdict(failure)} for arm, failure in failed.items()}
 
 
 def _detection(scores: ArmScores, baseline: ArmScores | None, *, protocol: Protocol, seed: int) -> dict[str, Any]:

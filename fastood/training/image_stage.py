@@ -16,7 +16,7 @@ from fastood.data.seeding import named_generator
 from fastood.training.acceleration import compile_in_place, memory_format
 from fastood.training.answers import TrainingAnswers
 from fastood.training.background import Background
-from fastood.training.failure import NonFiniteLossError
+from fastood.training.failure import LinAlgError, NonFiniteLossError, StageFailedError
 from fastood.training.method import Embed, StageContext, Weights, load_all
 from fastood.training.objective import Batch, Objective
 from fastood.training.prefetch import PrefetchedBatches
@@ -53,6 +53,8 @@ class ImageStage:
     """In-distribution images in a batch."""
     start_from: str | None = None
     """Earlier stage whose final weights this one begins with; None begins with the initial ones."""
+    needs: tuple[str, ...] = ()
+    """Earlier stages that leave this one something beside weights, such as a pool that has learnt."""
     take_over: Callable[[Any, Weights, Embed], None] = load_all
     """Puts those weights into the network, which may have another head than they have."""
     id_index: Tensor | None = None
@@ -100,7 +102,11 @@ class ImageStageRun:
         self.background = stage.background() if stage.background is not None else None
 
         def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
-            require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
+            try:
+                require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
+            except ValueError as error:
+                # Of what learnt weights have selected, the one batch that cannot be known before.
+                raise StageFailedError(str(error)) from None
             share = batch_size // fabric.world_size
             return PrefetchedBatches(
                 open_loader(context.loading, images, context.augment, batch_size=share, device=fabric.device),
@@ -131,7 +137,8 @@ class ImageStageRun:
             The loss.
 
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite; no weight of network or pool has moved then.
+            NonFiniteLossError: If the loss is NaN or infinite, or cannot be computed since a value is; no weight of
+                network or pool has moved then.
         """
         epoch = self.step / self.order.batches_per_epoch
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -153,17 +160,25 @@ class ImageStageRun:
 
         device = self.fabric.device
         labels = labels.to(device)
-        loss, per_sample = self.objective(
-            cast(nn.Module, self._answers.watched(self._forward, labels[:id_count])),
-            Batch(
-                images=batch,
-                labels=labels,
-                importance=None if importance is None else importance.to(device),
-            ),
-        )
+        problem: str | None = None
+        try:
+            loss, per_sample = self.objective(
+                cast(nn.Module, self._answers.watched(self._forward, labels[:id_count])),
+                Batch(
+                    images=batch,
+                    labels=labels,
+                    importance=None if importance is None else importance.to(device),
+                ),
+            )
+        except (LinAlgError, ValueError) as error:
+            if not self._has_diverged(error):
+                raise
+            # Other processes may have computed a loss: what is not finite stops them as well.
+            problem, loss, per_sample = str(error), torch.tensor(math.nan, device=device), torch.empty(0)
         value = mean_of_processes(loss.detach(), self.fabric)
         if not math.isfinite(value):
-            raise NonFiniteLossError(self._describe(f"the loss is {value}", id_index, background_index))
+            told = [said for said in of_every_process(problem, self.fabric) if said is not None]
+            raise NonFiniteLossError(self._describe((told or [f"the loss is {value}"])[0], id_index, background_index))
         self._stepper.zero_grad()
         self.fabric.backward(loss)
         self._stepper.step()
@@ -173,6 +188,12 @@ class ImageStageRun:
             self.background.observe(background_index, of_whole_batch(per_sample[id_count:], self.fabric).cpu())
         self.step += 1
         return value
+
+    def _has_diverged(self, error: Exception) -> bool:
+        """Whether an operator refused values that are not finite, rather than an argument."""
+        if isinstance(error, LinAlgError) or "finite" in str(error) or "NaN" in str(error):
+            return True
+        return not all(torch.isfinite(value).all() for value in self.model.state_dict().values())
 
     def _next_id(self) -> Tensor:
         return self.id_index[self.order.next()]

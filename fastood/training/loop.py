@@ -2,17 +2,18 @@
 
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fastood.data.seeding import named_generator
-from fastood.training.checkpoint import CheckpointFolder
+from fastood.training.checkpoint import CheckpointFolder, summary
 from fastood.training.curve import Curve, write_curve
-from fastood.training.failure import NonFiniteLossError
+from fastood.training.failure import StageFailedError
 from fastood.training.interrupt import StopRequest, TrainingInterrupted
 from fastood.training.method import StageRun
-from fastood.training.processes import any_process, sum_of_processes
+from fastood.training.processes import any_process, from_first_process, sum_of_processes
 from fastood.training.progress import StageProgress
 
 LOG_EVERY = 10
@@ -39,7 +40,8 @@ def run_stage(
         curves: File of the run's curves, an entry per epoch; None writes none.
 
     Raises:
-        NonFiniteLossError: If training diverges; names step, images and the last good checkpoint.
+        StageFailedError: If training diverges; names step, images and the last good checkpoint, and is raised from an
+            error without the latter.
         TrainingInterrupted: On Ctrl-C or SIGTERM, with the state saved.
     """
     name, fabric = run.name, run.context.fabric
@@ -49,8 +51,8 @@ def run_stage(
         # By rank, for each process drops out of images of its own.
         torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed() + fabric.global_rank)
         curve = Curve(run.steps_per_epoch, run.total_steps)
-        if (saved := checkpoints.load(name)) is not None:
-            run.load_state_dict(saved)
+        if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
+            _go_on(run, saved, checkpoints.path(name))
             if "curve" in saved:
                 curve.load_state_dict(saved["curve"])
         if run.step < run.total_steps:
@@ -61,16 +63,31 @@ def run_stage(
             ):
                 try:
                     _run_steps(run, writer, curve, shown, stop, checkpoints, checkpoint_every)
-                except NonFiniteLossError as error:
+                except StageFailedError as error:
                     last = checkpoints.path(name)
                     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
-                    raise NonFiniteLossError(f"{error}; {kept}") from None
+                    raise type(error)(f"{error}; {kept}") from error
         # For a finished stage as well: a kill may have come between its last checkpoint and this file.
         if curves is not None and fabric.is_global_zero and curve.entries:
             write_curve(curves, name, curve.entries)
         # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
         if any_process(stop.requested, fabric):
             raise TrainingInterrupted(name, run.step, checkpoints.path(name))
+
+
+def _go_on(run: StageRun, saved: dict[str, Any], path: Path) -> None:
+    """Load a checkpoint into a stage.
+
+    Raises:
+        ValueError: If it is no state of this stage; names the file.
+    """
+    try:
+        run.load_state_dict(saved)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} does not belong to this run, or is damaged: {summary(error)}") from None
+    step: Any = run.step
+    if type(step) is not int or not 0 <= step <= run.total_steps:
+        raise ValueError(f"{path} is damaged: step must be in 0 … {run.total_steps}, got {step!r:.40}")
 
 
 def _run_steps(

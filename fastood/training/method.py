@@ -1,10 +1,11 @@
 """What a method is made of: stages that train, and arms that are judged."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fastood.data import Augment, DetectionTask, ImageSet
@@ -12,6 +13,9 @@ from fastood.data.loaders import LoaderPlan
 from fastood.samplers import BackgroundPool
 from fastood.training.acceleration import CompileMode
 from fastood.training.arm import Arm
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 RESIDENT = LoaderPlan(name="resident", prefetch_depth=0, reason="the default")
 
@@ -84,7 +88,7 @@ class StageRun(Protocol):
             The loss.
 
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite; nothing has moved then.
+            StageFailedError: If the loss is NaN or infinite, or cannot be computed; nothing has moved then.
         """
         ...
 
@@ -125,6 +129,11 @@ class Stage(Protocol):
     @property
     def start_from(self) -> str | None:
         """Earlier stage whose final weights this one begins with; None begins with the initial ones."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Earlier stages that leave this one something beside weights, such as a pool that has learnt."""
         ...
 
     def build_model(self) -> nn.Module:

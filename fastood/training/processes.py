@@ -5,14 +5,23 @@ that the mean of the shares' gradients, which DistributedDataParallel forms, is 
 are of one size for this. BatchNorm that learns its statistics sees the whole batch, too.
 """
 
+from __future__ import annotations
+
+import gc
 import os
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+T = TypeVar("T")
+_LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Variables in which launchers other than torchrun say how many processes they have begun."""
 
 
 def launched_processes() -> int:
@@ -20,8 +29,32 @@ def launched_processes() -> int:
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
+def require_known_launcher() -> None:
+    """Refuse to be one of several processes that know nothing of each other: each would train the whole run.
+
+    Raises:
+        ValueError: If srun, mpirun or the like has begun several processes and torchrun has not.
+    """
+    if dist.is_torchelastic_launched():
+        return
+    # A shell that was given several tasks is one process.
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    for name in _LAUNCHERS:
+        count = os.environ.get(name, "1")
+        if name.startswith("SLURM") and (interactive or (name == "SLURM_NTASKS" and _LAUNCHERS[1] in os.environ)):
+            continue
+        if count.isdecimal() and int(count) > 1:
+            raise ValueError(
+                f"{name} is {count}: several processes must be launched by torchrun, or each trains a run of its own; "
+                f"torchrun --nproc-per-node {count} -m fastood.train METHOD --name NAME (under Slurm as one task per "
+                f"node), or unset {name} for a single process"
+            )
+
+
 def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabric:
     """Device, precision and, under torchrun, the group of processes; waits until all are there."""
+    from lightning.fabric import Fabric
+
     processes = launched_processes()
     if processes == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
@@ -34,8 +67,20 @@ def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabri
     return fabric
 
 
+def close_group() -> None:
+    """End the group of processes, if there is one.
+
+    Threads of the group that still run when the interpreter ends abort the process: to be called on every way out.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # Networks that were shared hold on to the group.
+        dist.destroy_process_group()
+
+
 def without_group(fabric: Fabric, *, precision: Any) -> Fabric:
     """For what a process does on its own, on the same device: nothing in it waits for the others."""
+    from lightning.fabric import Fabric
+
     if fabric.world_size == 1:
         return fabric
     devices = 1 if fabric.device.type == "cpu" else [fabric.local_rank]
@@ -96,6 +141,50 @@ def of_every_process(value: Any, fabric: Fabric) -> list[Any]:
     return values
 
 
+def from_first_process(make: Callable[[], T], fabric: Fabric) -> T:
+    """Return on every process what the first one makes, which alone reads and writes the run's folder.
+
+    Args:
+        make: Called in the first process.
+        fabric: The group.
+
+    Raises:
+        OSError: If the first process met one, on every process.
+        ValueError: If the first process met one, on every process.
+    """
+    if fabric.world_size == 1:
+        return make()
+    outcome: list[Any] = [None, None]
+    if fabric.is_global_zero:
+        try:
+            outcome[0] = make()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum of every process's tensor, on every process; gradients are summed likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_reduce(gradient)
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Return the sum of every process's tensor, through which gradients flow back to all of them."""
+    return cast(Tensor, _AllReduce.apply(tensor))
+
+
 def synchronize_batch_norm(model: nn.Module, fabric: Fabric) -> nn.Module:
     """A network whose BatchNorm layers take their statistics over the batches of all processes."""
     if fabric.world_size == 1:
@@ -116,7 +205,7 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     @classmethod
-    def like(cls, layer: nn.modules.batchnorm._BatchNorm) -> "CPUSyncBatchNorm":
+    def like(cls, layer: nn.modules.batchnorm._BatchNorm) -> CPUSyncBatchNorm:
         """With the parameters and statistics of a BatchNorm layer."""
         if not layer.affine or not layer.track_running_stats or layer.momentum is None:
             raise ValueError(f"BatchNorm on several processes must be affine, with running statistics, got {layer}")
@@ -131,9 +220,9 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         shape = [1, -1] + [1] * (inputs.ndim - 2)
         count = inputs.numel() // inputs.shape[1] * dist.get_world_size()
-        mean: Tensor = all_reduce(inputs.sum(axes)) / count  # type: ignore[no-untyped-call]
+        mean = all_reduce(inputs.sum(axes)) / count
         centred = inputs - mean.view(shape)
-        variance: Tensor = all_reduce(centred.square().sum(axes)) / count  # type: ignore[no-untyped-call]
+        variance = all_reduce(centred.square().sum(axes)) / count
         self._observe(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale.view(shape) + self.bias.view(shape)

@@ -35,6 +35,13 @@ class ArmScores:
         """Share of the in-distribution test images classified correctly, in [0, 1]."""
         return self.correct.double().mean().item()
 
+    def undefined(self) -> str | None:
+        """Return which scores are NaN, or None if none is: a network can diverge and keep finite weights."""
+        for name, scores in {"in-distribution test": self.id_scores, **self.ood_scores}.items():
+            if count := int(torch.isnan(scores).sum()):
+                return f"{count} of {len(scores)} scores of the {name} images are NaN"
+        return None
+
 
 def score_arm(network: TrainedNetwork, arm: Arm, task: DetectionTask) -> ArmScores:
     """Score every test image once; repeats of the protocol draw from these scores.

@@ -1,15 +1,19 @@
 """A trained network at test time: logits and features of images."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fastood.data import Augment, ImageSet, split_images
 from fastood.training.acceleration import memory_format
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 BATCH_SIZE = 512
 """Images passed at once."""

@@ -1,0 +1,69 @@
+"""Parts that the commands share: options with their help, and the command that was given."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import tyro
+
+from fastood.help import describe_fields, in_terminal_width
+
+
+def read_command_line(kind: Any, *, args: Sequence[str], prog: str, description: str, **options: Any) -> Any:
+    """Read a command line with tyro; its help fits the terminal.
+
+    Args:
+        kind: Dataclass of the options, or a union of them, a subcommand each.
+        args: The command line.
+        prog: How the command is called in its help.
+        description: Paragraphs above the options; a line that begins with a space stays a line.
+        **options: Of `tyro.cli`.
+
+    Returns:
+        The dataclass.
+
+    Raises:
+        SystemExit: If help is asked for, or an option is wrong.
+    """
+
+    def parse() -> Any:
+        return tyro.cli(kind, args=args, prog=prog, description=description, **options)
+
+    if not {"-h", "--help"} & set(args):
+        return parse()
+    for part in (options.get("default"), kind, *(get_args(found)[0] for found in get_args(kind))):
+        if is_dataclass(part):
+            describe_fields(part)
+    return in_terminal_width(parse)
+
+
+def launcher() -> list[str]:
+    """Return how this process was launched: Python, or torchrun with as many processes, as it is found from here."""
+    local = os.environ.get("LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or local is None:
+        return [_from_here(sys.executable)]
+    torchrun = Path(sys.executable).with_name("torchrun")
+    known = [_from_here(sys.executable), "-m", "torch.distributed.run"]
+    if torchrun.exists():
+        known = [_from_here(str(torchrun))]
+    nodes = int(os.environ["WORLD_SIZE"]) // int(local)
+    several = ["--nnodes", str(nodes), "--master-addr", os.environ.get("MASTER_ADDR", "HOST"), "--node-rank", "RANK"]
+    return [*known, *(several if nodes > 1 else []), "--nproc-per-node", local]
+
+
+def _from_here(program: str) -> str:
+    """Name a program as the shell finds it in this directory."""
+    name = Path(program).name
+    if not program:
+        return "python"
+    if shutil.which(name) == program:
+        return name
+    # As it is written: where a virtual environment's link leads there are no packages.
+    here = os.path.relpath(program)
+    if here.startswith(os.pardir):
+        return program
+    return here if os.sep in here else f"{os.curdir}{os.sep}{here}"

@@ -1,0 +1,91 @@
+"""Help texts as wide as the terminal: paragraphs of docstrings, whatever their source lines."""
+
+import io
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+T = TypeVar("T")
+_ITEM = re.compile(r"[\w⁻-]+( [\w⁻-]+)?: ")
+_LONG_NUMBER = re.compile(r"(\d\.\d{4})\d{8,}")
+
+
+def paragraph(text: str) -> str:
+    r"""Join the lines of a docstring; an item, such as "paper: …", begins a line of its own.
+
+    Example:
+        >>> print(paragraph("Where the\n    defaults come from.\n    paper: from the paper\n    (a PDF)."))
+        Where the defaults come from.
+        paper: from the paper (a PDF).
+    """
+    lines: list[str] = []
+    for line in (line.strip() for line in text.strip().splitlines()):
+        if not lines or not line or not lines[-1] or (_ITEM.match(line) and lines[-1][-1] in ".:;"):
+            lines.append(line)
+        else:
+            lines[-1] += f" {line}"
+    return "\n".join(lines)
+
+
+def describe_fields(kind: Any) -> None:
+    """Tell tyro the help of the fields of a dataclass, and of those in it, in paragraphs.
+
+    Args:
+        kind: The dataclass, or an instance; its class is changed, in what only help texts read.
+    """
+    import docstring_parser
+
+    of_class = kind if isinstance(kind, type) else type(kind)
+    hints = get_type_hints(of_class)
+    for entry in fields(of_class):
+        for base in of_class.__mro__[:-1]:
+            texts = {found.arg_name: found.description for found in docstring_parser.parse_from_object(base).params}
+            if (text := texts.get(entry.name)) is not None:
+                entry.metadata = MappingProxyType({**entry.metadata, "help": paragraph(text)})
+                break
+        inner = getattr(kind, entry.name, None)
+        for part in (hints[entry.name], *get_args(hints[entry.name]), inner):
+            if is_dataclass(part):
+                describe_fields(part)
+
+
+def in_terminal_width(parse: Callable[[], T]) -> T:
+    """Print the help that parsing prints, with every line within the terminal.
+
+    Args:
+        parse: Reads the command line; prints help and raises SystemExit if that is asked for.
+
+    Returns:
+        Result of `parse`, if it ends.
+
+    Raises:
+        SystemExit: If `parse` does.
+    """
+    # Of the terminal's encoding, by which frames are drawn or not.
+    printed = io.TextIOWrapper(
+        io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "utf-8", errors="replace"
+    )
+    try:
+        with redirect_stdout(printed):
+            return parse()
+    finally:
+        width = max(40, shutil.get_terminal_size().columns)
+        printed.seek(0)
+        for row in re.sub(r"\n{3,}", "\n\n", printed.read()).splitlines():
+            line = _LONG_NUMBER.sub(r"\1", row).rstrip()
+            if line.endswith("│"):
+                line = line[:-1] + " " * (len(row) - len(line)) + "│"
+            indent = re.match(r" *", line)[0]  # type: ignore[index]
+            # Choices in braces hold no space; a break may follow a comma in them.
+            spread = line.replace(",", ", ") if line.startswith("usage:") else line
+            further = indent or "  " * line.startswith("usage:")
+            wrapped = textwrap.wrap(
+                spread, width, subsequent_indent=further, break_on_hyphens=False, break_long_words=False
+            )
+            print("\n".join(wrapped) if len(line) > width else line)
