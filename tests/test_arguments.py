@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastood.metrics import bootstrap_metrics
+from fastood.metrics import DetectionEvaluator, HistogramEvaluator, bootstrap_metrics
 from fastood.models import build_model
 from fastood.models.densenet import DenseNet
 from fastood.models.wide_resnet import WideResNet
 from fastood.ops import detection_metrics as ops
 from fastood.ops._arguments import allocating, as_integer, as_real
+from fastood.samplers import BackgroundPool, softplus
 
 WRONG_SEEDS = [2.5, math.nan, None, "x", True, np.float32(3), torch.tensor(3.0), torch.tensor([1, 2]), object()]
 COUNTS = {"stream": 0, "replicates": 3, "scheme": "multinomial"}
@@ -129,3 +130,25 @@ def test_a_bootstrap_takes_numpy_counts() -> None:
         for count in (np.int64(20), 20)
     )
     assert one == other
+
+
+def test_devices_and_flags_are_named() -> None:
+    for wrong in (2.5, [], True, torch.ones(2)):
+        with pytest.raises(TypeError, match=r"device must be a torch\.device or its name, .* got"):
+            BackgroundPool(2, device=wrong)
+        with pytest.raises(TypeError, match=r"device must be a torch\.device or its name, .* got"):
+            HistogramEvaluator(device=wrong)
+    for wrong in ("", "nowhere", -1, 10**400):
+        with pytest.raises(ValueError, match=r"device must be a torch\.device or its name, .* got"):
+            DetectionEvaluator(device=wrong)
+    pool, generator = BackgroundPool(5), torch.Generator()
+    for wrong in (None, 1, "no", torch.ones(2), np.ones(2)):
+        with pytest.raises(TypeError, match="replacement must be a bool, got"):
+            pool.sample(2, generator=generator, replacement=wrong)
+        with pytest.raises(TypeError, match="stratified must be a bool, got"):
+            pool.sample(2, generator=generator, stratified=wrong)
+        with pytest.raises(TypeError, match="calibrated must be a bool, got"):
+            pool.select(0.5, generator=generator, calibrated=wrong)
+    for wrong in (None, 1.0, [1.0], torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.complex64)):
+        with pytest.raises(TypeError, match="x must be a tensor of float64"):
+            softplus(wrong)

@@ -92,7 +92,7 @@ def test_a_device_of_number_zero_is_a_device() -> None:
     Pool.from_weights([1.0], device=0)
     Pool.from_weights([1.0])
     assert wanted == [0, torch.device("cpu")]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="device must be"):
         BackgroundPool.from_weights([1.0], device="")
 
 

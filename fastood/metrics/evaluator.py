@@ -14,6 +14,7 @@ from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.per_image import mean_over_images, metrics_of_images
 from fastood.metrics.rules import AuprKind, FprRule
 from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_between, checked_tpr
+from fastood.ops._arguments import as_device
 
 Mode = Literal["classification", "segmentation"]
 """Whether metrics are those of all values together, or the mean over images of those of each."""
@@ -82,7 +83,7 @@ class DetectionEvaluator:
         self.rule: FprRule = rule
         self.aupr_kind: AuprKind = aupr_kind
         self.void_label = checked_void_label(void_label)
-        self.device = None if device is None else torch.device(device)
+        self.device = None if device is None else as_device("device", device)
         self._id_scores: list[Tensor] = []
         self._ood_scores: list[Tensor] = []
         self._correct: list[Tensor] = []

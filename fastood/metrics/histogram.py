@@ -12,7 +12,7 @@ from fastood.distributed import check_alike, exchange
 from fastood.metrics.counts import gains
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label
 from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr, decimal_fraction
-from fastood.ops._arguments import as_integer
+from fastood.ops._arguments import as_device, as_integer
 
 _KEY_BITS = 32
 
@@ -78,7 +78,7 @@ class HistogramEvaluator:
     def __init__(self, *, bits: int = 20, void_label: int | None = None, device: torch.device | str = "cpu") -> None:
         self.bits = bits = as_integer("bits", bits, 10, 24, wanted="10 to 24")
         self.void_label = checked_void_label(void_label)
-        self._counts = torch.zeros(2, 1 << bits, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(2, 1 << bits, dtype=torch.int64, device=as_device("device", device))
 
     @property
     def id_counts(self) -> Tensor:

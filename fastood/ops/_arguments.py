@@ -82,6 +82,30 @@ def as_real(name: str, value: object, *, wanted: str = "a real number") -> float
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}") from None
 
 
+def as_flag(name: str, value: object) -> bool:
+    """Return a bool argument, NumPy's too, as a Python bool; raise TypeError for anything else."""
+    if not is_bool(value) or isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a bool, got {shown(value)}")
+    return bool(value)
+
+
+def as_device(name: str, value: torch.device | str | int | None) -> torch.device:
+    """Return a device argument as a `torch.device`; PyTorch's default one for None.
+
+    Raises:
+        TypeError: `value` is nothing that names a device.
+        ValueError: No device has this name.
+    """
+    if value is None:
+        return torch.get_default_device()
+    if is_bool(value) or not isinstance(value, (torch.device, str, int, np.integer)):
+        raise TypeError(f'{name} must be a torch.device or its name, such as "cpu", got {shown(value)}')
+    try:
+        return torch.device(int(value) if isinstance(value, np.integer) else value)
+    except (RuntimeError, OverflowError, ValueError) as error:
+        raise ValueError(f'{name} must be a torch.device or its name, such as "cpu", got {shown(value)}') from error
+
+
 def check_generator(generator: torch.Generator, device: torch.device | None = None, *, like: str = "") -> None:
     """Raise unless draws can come from the generator.
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from fastood.ops._arguments import is_bool, shown
+from fastood.ops._arguments import as_flag, shown
 from fastood.samplers import checks
 from fastood.samplers.pool import BackgroundPool
 
@@ -71,8 +71,6 @@ class BackgroundPoolSampler(Sampler[list[int]]):
                 f"pool must be a BackgroundPool, such as from_weights makes of weights, got {type(pool).__name__}"
             )
         checks.check_generator(generator, pool.device)
-        if not is_bool(replacement):
-            raise TypeError(f"replacement must be a bool, got {shown(replacement)}")
         if (num_batches is None) == (num_samples is None):
             raise ValueError(
                 "num_batches or num_samples must be given, and not both, got "
@@ -85,7 +83,7 @@ class BackgroundPoolSampler(Sampler[list[int]]):
         else:
             self.num_samples = checks.integer("num_samples", num_samples)
         self.generator = generator
-        self.replacement = bool(replacement)
+        self.replacement = as_flag("replacement", replacement)
         if not self.replacement and self.num_samples > pool.drawable:
             raise ValueError(
                 f"num_samples must be at most the {pool.drawable} examples with weight when replacement=False, got "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
-from fastood.ops._arguments import allocating
+from fastood.ops._arguments import allocating, as_device, as_flag
 from fastood.ops._arrays import Values
 from fastood.samplers import checks
 from fastood.samplers.distinct import draw_distinct
@@ -81,6 +81,7 @@ class BackgroundPool(PoolViews):
         num_examples, self.epsilon, self.momentum, initial_weight = checks.checked_options(
             num_examples, epsilon, momentum, initial_weight
         )
+        device = as_device("device", device)
         with allocating(f"num_examples {num_examples}"):
             self._state = PoolState.uniform(num_examples, inverse_softplus(initial_weight), self.epsilon, device)
 
@@ -170,7 +171,7 @@ class BackgroundPool(PoolViews):
             importance: float32 `[B]`, as `importance` gives it.
 
         Raises:
-            TypeError: `generator` is none.
+            TypeError: `generator` is none, or `replacement` or `stratified` no bool.
             MemoryError: A batch of this size does not fit.
             ValueError: `generator` is on another device; `batch_size` is no int or below 1; distinct draws are more
                 than the examples with weight, or shall be stratified.
@@ -178,6 +179,7 @@ class BackgroundPool(PoolViews):
         batch_size = checks.integer("batch_size", batch_size)
         state = self._state
         checks.check_generator(generator, state.omega.device)
+        replacement, stratified = as_flag("replacement", replacement), as_flag("stratified", stratified)
         if not replacement:
             return self._sample_distinct(batch_size, generator=generator, stratified=stratified)
         with allocating(f"batch_size {batch_size}"):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastood.ops._arguments import as_real
+from fastood.ops._validation import LOGIT_DTYPES
 
 OMEGA_MIN, OMEGA_MAX = -80.0, 1e6
 """ω is kept in this range. softplus(-80) = 2e-35 is still a normal float32: no weight becomes zero for good. A million
@@ -15,7 +16,14 @@ is far beyond what pools of any size learn, and leaves float32 room for a step. 
 
 
 def softplus(x: Tensor) -> Tensor:
-    """`log(1 + exp(x))`, exact up to where float64 ends; PyTorch's default replaces it by `x` above 20."""
+    """Return `log(1 + exp(x))`, exact up to where float64 ends; PyTorch's default replaces it by `x` above 20.
+
+    Raises:
+        TypeError: `x` is no tensor of float64, float32, bfloat16 or float16.
+    """
+    if not isinstance(x, Tensor) or x.dtype not in LOGIT_DTYPES:
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of float64, float32, bfloat16 or float16, got {kind}")
     return F.softplus(x, threshold=700 if x.dtype == torch.float64 else 80)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
-from fastood.ops._arguments import allocating
+from fastood.ops._arguments import allocating, as_flag
 from fastood.samplers import checks, selection
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
@@ -51,7 +51,7 @@ class PoolViews:
             TypeError: `generator` is none.
             ValueError: `rate` is outside (0, 1], or `generator` on another device.
         """
-        rate = checks.checked_rate(rate)
+        rate, calibrated = checks.checked_rate(rate), as_flag("calibrated", calibrated)
         checks.check_generator(generator, self.device)
         expected = rate * len(self)
         factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
