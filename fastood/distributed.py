@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 Told = TypeVar("Told")
 
 
-def exchange(told: Told, group: dist.ProcessGroup | None = None) -> list[Told]:
+def exchange(told: Told, group: dist.ProcessGroup | None = None, *, device: torch.device | None = None) -> list[Told]:
     """Return what every process of `group` tells, in the order of their ranks.
 
     Args:
         told: Anything that can be pickled.
         group: The processes; None for all.
+        device: Where this process keeps what is added up: NCCL sends by way of it, whatever the current one is.
 
     Raises:
         RuntimeError: No process group has been set up.
@@ -22,7 +25,8 @@ def exchange(told: Told, group: dist.ProcessGroup | None = None) -> list[Told]:
     """
     check_in_group(group)
     every: list[Told | None] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(every, told, group=group)
+    with torch.cuda.device(device) if device is not None and device.type == "cuda" else nullcontext():
+        dist.all_gather_object(every, told, group=group)
     return every  # type: ignore[return-value]
 
 

@@ -88,6 +88,8 @@ def test_names_of_the_peer() -> None:
     assert ours.tpr == 0.8
     with pytest.raises(ValueError, match=r"fpr_at must lie in \(0, 1\], got 0"):
         DetectionEvaluator(fpr_at=0)
+    with pytest.raises(ValueError, match="fpr_at is another name of tpr: give one of them"):
+        DetectionEvaluator(fpr_at=0.8, tpr=0.9)
     for arguments in ({}, {"y": [0], "labels": [0]}):
         with pytest.raises(TypeError, match="y must be given, or labels in its place, and not both"):
             ours.update([0.5], **arguments)

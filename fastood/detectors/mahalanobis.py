@@ -183,7 +183,8 @@ class MahalanobisDetector(Detector):
             RuntimeError: Nothing has been fitted in any process, or there is no process group.
         """
         seen = None if self.statistics is None else (self.statistics.num_features, self.statistics.means.device.type)
-        told = exchange((asdict(self.settings), seen), group)
+        device = None if self.statistics is None else self.statistics.means.device
+        told = exchange((asdict(self.settings), seen), group, device=device)
         for name in asdict(self.settings):
             check_alike(name, [settings[name] for settings, _ in told])
         self._refuse_two_passes("all_reduce")
@@ -192,9 +193,9 @@ class MahalanobisDetector(Detector):
             raise RuntimeError(_NOT_FITTED)
         statistics = self.statistics
         if statistics is None:
-            width, device = fitted[0]
+            width, kind = fitted[0]
             per_class = self.settings.covariance == "per_class"
-            statistics = GaussianStatistics(width, per_class=per_class, device=device)
+            statistics = GaussianStatistics(width, per_class=per_class, device=kind)
         statistics.all_reduce(group)
         self.statistics, self._fitted = statistics, None
         return self

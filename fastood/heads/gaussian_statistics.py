@@ -173,7 +173,8 @@ class GaussianStatistics:
             ValueError: The processes differ in width or `per_class`, one has more classes than another takes, or this
                 process is not in `group`. All processes say so, and none has changed.
         """
-        told = exchange((self.num_features, self.per_class, self.num_classes, self._limit), group)
+        sizes = self.num_features, self.per_class, self.num_classes, self._limit
+        told = exchange(sizes, group, device=self.means.device)
         check_alike("num_features", [width for width, *_ in told])
         check_alike("per_class", [per_class for _, per_class, *_ in told])
         classes = max(classes for *_, classes, _ in told)

@@ -19,6 +19,8 @@ from fastood.ops._arguments import as_device
 Mode = Literal["classification", "segmentation"]
 """Whether metrics are those of all values together, or the mean over images of those of each."""
 
+_TPR = 0.95
+
 
 class DetectionEvaluator:
     """Metrics of scores and labels that come batch by batch, exact as those of one call with all of them.
@@ -66,14 +68,19 @@ class DetectionEvaluator:
         mode: Mode = "classification",
         void_label: int | None = None,
         *,
-        tpr: float = 0.95,
+        tpr: float = _TPR,
         positive: Positive = "ood",
         rule: FprRule = "first",
         aupr_kind: AuprKind = "average_precision",
         fpr_at: float | None = None,
     ) -> None:
         check_choice("mode", mode, Mode)
-        tpr = checked_tpr(tpr) if fpr_at is None else checked_between("fpr_at", fpr_at, high_allowed=True)
+        tpr = checked_tpr(tpr)
+        if fpr_at is not None:
+            fpr_at = checked_between("fpr_at", fpr_at, high_allowed=True)
+            if tpr not in (_TPR, fpr_at):
+                raise ValueError(f"fpr_at is another name of tpr: give one of them, got {fpr_at} and {tpr}")
+            tpr = fpr_at
         check_choice("positive", positive, Positive)
         check_choice("rule", rule, FprRule)
         check_choice("aupr_kind", aupr_kind, AuprKind)
@@ -194,7 +201,8 @@ class DetectionEvaluator:
         """
         if not dist.is_initialized():
             return self
-        told = exchange((self._dtype, bool(self._correct), self.mode), group)
+        device = self.device or (self._id_scores[0].device if self._id_scores else None)
+        told = exchange((self._dtype, bool(self._correct), self.mode), group, device=device)
         check_alike("mode", [mode for *_, mode in told])
         first = next((rank for rank, (dtype, *_) in enumerate(told) if dtype is not None), 0)
         for rank, (dtype, has_predictions, _) in enumerate(told):
@@ -211,10 +219,9 @@ class DetectionEvaluator:
                     "predictions must be given on all processes or on none, got them on rank "
                     f"{with_them} and not on rank {without}"
                 )
-        total = DetectionEvaluator(mode=self.mode)
-        for share in exchange(DetectionEvaluator(mode=self.mode).merge(self), group):  # merged to the CPU
+        on_cpu, total = DetectionEvaluator(mode=self.mode).merge(self), DetectionEvaluator(mode=self.mode)
+        for share in exchange(on_cpu, group, device=device):
             total.merge(share)
-        device = self.device or (self._id_scores[0].device if self._id_scores else None)
         self.reset().merge(total)
         if device is not None:
             for parts in (self._id_scores, self._ood_scores, self._correct):

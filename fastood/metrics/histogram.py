@@ -139,7 +139,7 @@ class HistogramEvaluator:
             ValueError: Another number of bits on another process, said on every one, or this process is not in `group`.
         """
         if dist.is_initialized():
-            check_alike("bits", exchange(self.bits, group))
+            check_alike("bits", exchange(self.bits, group, device=self._counts.device))
             dist.all_reduce(self._counts, group=group)
         return self
 

@@ -229,7 +229,7 @@ class ShardedBackgroundPool:
         dist.all_gather(numbers, own, group=self._group)
         if number >= 0 and len(set(torch.cat(numbers).tolist())) == 1:
             return
-        told = exchange(alike if trouble is None else None, self._group)
+        told = exchange(alike if trouble is None else None, self._group, device=own.device)
         if trouble is not None:
             raise trouble
         bad = [rank for rank, values in enumerate(told) if values is None]
@@ -261,7 +261,9 @@ def shard(
         if is_bool(value) or value != wanted:
             trouble = f"{name} must be that of the process group, {wanted}, got {shown(value)}"
             break
-    told = exchange((trouble, len(pool), pool.epsilon, pool.momentum, pool._state.stats.tolist()), group)
+    told = exchange(
+        (trouble, len(pool), pool.epsilon, pool.momentum, pool._state.stats.tolist()), group, device=pool.device
+    )
     if trouble is not None:
         raise ValueError(trouble)
     for of_rank, (problem, *_) in enumerate(told):
