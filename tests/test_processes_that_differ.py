@@ -133,7 +133,7 @@ def test_processes_agree_or_all_raise(tmp_path: Path) -> None:
 
 
 def test_without_a_process_group() -> None:
-    for call in (GaussianStatistics(3).all_reduce, MahalanobisDetector().all_reduce):
+    for call in (GaussianStatistics(3).all_reduce, MahalanobisDetector().partial_fit(*rows(0)).all_reduce):
         with pytest.raises(RuntimeError, match="no process group has been set up"):
             call()
     check_alike("bits", [20])

@@ -182,6 +182,10 @@ class MahalanobisDetector(Detector):
                 width of the features. All processes say so, and none has changed.
             RuntimeError: Nothing has been fitted in any process, or there is no process group.
         """
+        if not dist.is_initialized():  # nobody waits for this process
+            self._refuse_two_passes("all_reduce")
+            if self.statistics is None:
+                raise RuntimeError(_NOT_FITTED)
         seen = None if self.statistics is None else (self.statistics.num_features, self.statistics.means.device.type)
         device = None if self.statistics is None else self.statistics.means.device
         told = exchange((asdict(self.settings), seen), group, device=device)
