@@ -36,6 +36,7 @@ on_logits = pytest.mark.parametrize(
         lambda t: t.to(torch.int32),
         lambda t: t.to(torch.int16),
         lambda t: t.to(torch.int8),
+        lambda t: t.numpy().astype(np.int16),
         lambda t: t.to(torch.float32),
         lambda t: t.to(torch.float64),
     ],
@@ -184,6 +185,25 @@ def test_masked_terms_have_no_gradient_whatever_they_hold() -> None:
     terms[:1].sum().backward()
     assert logits.grad[1:].eq(0).all()
     assert logits.grad[0].ne(0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+def test_uniformity_takes_weights_of_any_scale(scale: float) -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    want, _ = weighted_uniformity(logits, torch.tensor([1.0, 2.0, 4.0]))
+    weights = [scale, 2 * scale, 4 * scale]
+    for weight in (weights, np.array(weights), torch.tensor(weights, dtype=torch.float64)):
+        torch.testing.assert_close(weighted_uniformity(logits, weight)[0], want, rtol=1e-6, atol=0)
+    assert torch.equal(weighted_uniformity(logits, [1, 2, 4])[0], want)
+
+
+def test_objectosphere_of_float64_logits_and_float32_features() -> None:
+    batch = mixed_batch(rows=12)
+    criterion = ObjectosphereLoss(2.0, 0.3)
+    weight = batch.weight
+    want = criterion(batch.logits, batch.features, batch.targets, weight)
+    got = criterion(batch.logits, batch.features.float(), batch.targets, weight * 1e-300)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
 
 
 def test_uniformity_reduces_alike() -> None:

@@ -123,6 +123,26 @@ def test_compile_with_batches_of_any_size(module: LossModule, device: str) -> No
 
 
 @modules
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_compile_every_reduction(module: LossModule, reduction: str, device: str) -> None:
+    batch = mixed_batch(rows=6, dtype=torch.float32).to(device)
+    criterion = module.make(reduction=reduction)
+
+    def gradient(call: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        leaf = batch.logits.clone().requires_grad_()
+        loss = call(leaf)
+        loss.sum().backward()
+        return loss.detach(), leaf.grad
+
+    def call(logits: Tensor) -> Tensor:
+        return module.call(criterion, replace(batch, logits=logits), True)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradient(compiled), gradient(call))
+
+
+@modules
 def test_export(module: LossModule, device: str) -> None:
     head, inputs = head_and_inputs(module, device)
     batch = torch.export.Dim("batch", min=2, max=4096)

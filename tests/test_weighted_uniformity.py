@@ -240,8 +240,8 @@ def test_numpy_face_needs_no_torch_tensor() -> None:
         ({"logits": torch.zeros(3)}, ValueError, r"logits must be \[N, K\].*got shape \(3,\)"),
         ({"logits": torch.zeros(3, 0)}, ValueError, r"K >= 1, got shape \(3, 0\)"),
         ({"weight": torch.ones(3)}, ValueError, r"weight must have shape \(2,\).*got \(3,\)"),
-        ({"weight": torch.ones(2, dtype=torch.int64)}, TypeError, "weight must be floating-point, got torch.int64"),
-        ({"weight": [1.0, 1.0]}, TypeError, "weight must be a torch.Tensor or None, got list"),
+        ({"weight": torch.ones(2, dtype=torch.complex64)}, TypeError, "weight must be floating-point or integers"),
+        ({"weight": "ab"}, TypeError, "weight must be a tensor, an array or a list, got str"),
         ({"weight": torch.ones(2, device="meta")}, ValueError, "weight must be on cpu like logits, got meta"),
         ({"reduction": "total"}, ValueError, "reduction must be .*got 'total'"),
         (

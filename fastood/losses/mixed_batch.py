@@ -7,13 +7,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from fastood.losses.arguments import Numbers, as_sample_weight, as_targets, check_dense_logits
+from fastood.ops._rows import Numbers, as_sample_weight, as_targets, check_dense_logits
 from fastood.ops._validation import (
     Reduction,
     check_finite_values,
     check_number,
     check_reduction,
-    compute_dtype,
 )
 from fastood.ops.outlier_loss import LossSettings, RowArguments
 from fastood.ops.outlier_terms import reduced_loss, reduced_value_and_grad
@@ -146,20 +145,8 @@ class MixedBatchLoss(nn.Module, ABC):
             and targets.is_contiguous()
         ):
             targets = as_targets(targets, logits)
-        weight: Tensor | None = None
-        if sample_weight is None:
-            pass
-        elif (
-            isinstance(sample_weight, Tensor)
-            and sample_weight.dtype == compute_dtype(logits.dtype)
-            and sample_weight.layout is torch.strided
-            and sample_weight.shape == targets.shape
-            and sample_weight.device == logits.device
-            and sample_weight.is_contiguous()
-            and not self.check_finite
-        ):
-            weight = sample_weight
-        else:
+        weight = None
+        if sample_weight is not None:
             by_weight = self.reduction == "weighted_mean"
             weight = as_sample_weight(sample_weight, logits, targets, by_weight, check_finite=self.check_finite)
         if self.check_finite:

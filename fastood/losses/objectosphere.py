@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastood.losses.arguments import Numbers
 from fastood.losses.outlier_exposure import OutlierExposureLoss
-from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_number, check_tensor, compute_dtype
+from fastood.ops._rows import Numbers, as_sample_weight
+from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_number, check_tensor
 from fastood.ops.outlier_loss import LossKind, LossSettings
 from fastood.ops.outlier_terms import reduced_loss
 
@@ -126,7 +126,8 @@ class ObjectosphereLoss(nn.Module):
             by_weight=self.entropic.reduction == "weighted_mean",
         )
         if rows.weight is not None:
-            rows = rows._replace(weight=rows.weight.to(compute_dtype(features.dtype)))
+            # In the dtype that features are computed in, which need not be that of the logits.
+            rows = rows._replace(weight=as_sample_weight(rows.weight, features, rows.targets, settings.by_weight))
         magnitude, of_features = reduced_loss(features, rows, settings, self.entropic.reduction)
         return entropic.add(magnitude, alpha=factor), of_logits.add(of_features, alpha=factor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastood.losses.arguments import Numbers, as_targets
+from fastood.ops._rows import Numbers, as_targets
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, check_tensor, compute_dtype
 

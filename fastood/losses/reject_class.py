@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastood.losses.arguments import Numbers
 from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.ops._rows import Numbers
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_integer, check_tensor, compute_dtype
 from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments

@@ -197,20 +197,6 @@ def check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must be [N, K] with K >= 1, got shape {tuple(logits.shape)}")
 
 
-def check_weight(weight: Tensor, logits: Tensor, name: str = "weight") -> None:
-    """Raise unless `weight` is a floating-point `[N]` tensor on the device of `logits`."""
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(weight).__name__}")
-    if not weight.is_floating_point():
-        raise TypeError(f"{name} must be floating-point, got {weight.dtype}")
-    if weight.dim() != 1 or weight.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"{name} must have shape ({logits.shape[0]},) like the rows of logits, got {tuple(weight.shape)}"
-        )
-    if weight.device != logits.device:
-        raise ValueError(f"{name} must be on {logits.device} like logits, got {weight.device}")
-
-
 def check_reduction(reduction: object) -> Reduction:
     """Return `reduction`, or raise unless it is one that the losses know; None is "none", as it is in pytorch-ood."""
     if reduction is None:

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastood.ops._rows import Numbers, as_sample_weight
 from fastood.ops._validation import (
     REDUCTIONS,
     Reduction,
     check_finite_values,
-    check_finite_weight,
     check_logits,
     check_reduction,
-    check_weight,
-    compute_dtype,
 )
 from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments
 from fastood.ops.outlier_terms import reduced_loss, reduced_value_and_grad
@@ -31,23 +29,21 @@ from fastood.ops.outlier_terms import reduced_loss, reduced_value_and_grad
 _SETTINGS = {name: LossSettings(LossKind.UNIFORMITY, by_weight=name == "weighted_mean") for name in REDUCTIONS}
 
 
-def _prepare(logits: Tensor, weight: Tensor | None, check_finite: bool) -> RowArguments:
+def _prepare(logits: Tensor, weight: Numbers | None, reduction: Reduction, check_finite: bool) -> RowArguments:
     check_logits(logits)
-    if weight is not None:
-        check_weight(weight, logits)
-        dtype = compute_dtype(logits.dtype)
-        if weight.dtype != dtype or not weight.is_contiguous():
-            weight = weight.to(dtype).contiguous()
     if check_finite:
         check_finite_values(logits, "logits")
-        if weight is not None:
-            check_finite_weight(weight)
-    return RowArguments(weight=weight)
+    if weight is None:
+        return RowArguments()
+    by_weight = reduction == "weighted_mean"
+    return RowArguments(
+        weight=as_sample_weight(weight, logits, None, by_weight, check_finite=check_finite, name="weight")
+    )
 
 
 def weighted_uniformity(
     logits: Tensor,
-    weight: Tensor | None = None,
+    weight: Numbers | None = None,
     *,
     reduction: Reduction = "weighted_mean",
     check_finite: bool = False,
@@ -57,7 +53,8 @@ def weighted_uniformity(
     Args:
         logits: `[N, K]`, float64, float32, bfloat16 or float16, on the CPU or a CUDA device. Rows may be strided (a
             slice of a bigger batch). A logit of -inf makes its row's loss +inf; NaN or +inf makes it NaN.
-        weight: `[N]`, floating-point, >= 0; None for all ones. Rows of weight zero add nothing, whatever they hold.
+        weight: `[N]` numbers >= 0, as a tensor, an array or a list; None for all ones. Rows of weight zero add nothing,
+            whatever they hold. float64 weights, arrays and lists may be of any scale where only their ratios matter.
         reduction: `"weighted_mean"` divides by the sum of weights (Li & Vasconcelos 2020, eq. 14); `"mean"` divides by
             N, which is what the importance weights of a background pool want (supplementary eq. 10 and 12); `"sum"`
             divides by nothing, and `"none"` does not add up either.
@@ -84,14 +81,14 @@ def weighted_uniformity(
         >>> logits.grad[1]
         tensor([ 0.4735, -0.2367, -0.2367])
     """
-    rows = _prepare(logits, weight, check_finite)
     reduction = check_reduction(reduction)
+    rows = _prepare(logits, weight, reduction, check_finite)
     return reduced_loss(logits, rows, _SETTINGS[reduction], reduction)
 
 
 def weighted_uniformity_value_and_grad(
     logits: Tensor,
-    weight: Tensor | None = None,
+    weight: Numbers | None = None,
     *,
     reduction: Reduction = "weighted_mean",
     check_finite: bool = False,
@@ -120,6 +117,6 @@ def weighted_uniformity_value_and_grad(
         >>> gradient
         tensor([[ 0.6313, -0.3157, -0.3157]])
     """
-    rows = _prepare(logits, weight, check_finite)
     reduction = check_reduction(reduction)
+    rows = _prepare(logits, weight, reduction, check_finite)
     return reduced_value_and_grad(logits, rows, _SETTINGS[reduction], reduction)

@@ -15,7 +15,7 @@ from fastood.ops._validation import LOGIT_DTYPES, check_finite_weight, check_ten
 Numbers = Tensor | npt.NDArray[Any] | Sequence[float]
 """Labels or weights as people have them: a tensor, an array or a list."""
 
-_INTEGERS = (torch.int32, torch.int16, torch.int8, torch.uint8)
+_INTEGERS = (torch.int32, torch.int16, torch.int8, torch.uint32, torch.uint16, torch.uint8)
 
 
 def check_dense_logits(logits: Tensor) -> None:
@@ -63,7 +63,7 @@ def as_targets(targets: object, logits: Tensor, name: str = "logits") -> Tensor:
 def as_sample_weight(
     weight: object,
     logits: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     by_weight: bool,
     *,
     check_finite: bool = False,
@@ -74,7 +74,7 @@ def as_sample_weight(
     Args:
         weight: Numbers, as a tensor, an array or a list. An array or a list is put on the device of `logits`.
         logits: `[N, K]` or `[N, K, ...]`.
-        targets: As `as_targets` returns them.
+        targets: As `as_targets` returns them; None for background throughout.
         by_weight: Whether only the ratios of the weights of in-distribution rows, and of those of background rows,
             matter. Then float64 weights of any scale keep them.
         check_finite: Refuse NaN, infinite and negative weights. Waits for the device.
@@ -84,22 +84,34 @@ def as_sample_weight(
         >>> as_sample_weight([1e300, 3e300], torch.zeros(2, 5), torch.tensor([0, 1]), True)
         tensor([0.1867, 0.5600])
     """
+    dtype = compute_dtype(logits.dtype)
+    # What is as the op wants it takes the short way: at small batches the others cost more than the op.
+    if (
+        isinstance(weight, Tensor)
+        and weight.dtype == dtype
+        and weight.layout is torch.strided
+        and weight.dim() == 1
+        and logits.dim() == 2
+        and weight.size(0) == logits.size(0)
+        and weight.device == logits.device
+        and weight.is_contiguous()
+        and not check_finite
+    ):
+        return weight
     weight = _as_tensor(name, weight, logits.device)
     if weight.dtype not in (*LOGIT_DTYPES, torch.int64, *_INTEGERS, torch.bool):
         raise TypeError(f"{name} must be floating-point or integers, got {weight.dtype}")
-    if weight.shape != targets.shape:
-        raise ValueError(
-            f"{name} must have shape {tuple(targets.shape)} like the rows of logits, got {tuple(weight.shape)}"
-        )
+    wanted = logits.shape[:1] + logits.shape[2:]
+    if weight.shape != wanted:
+        raise ValueError(f"{name} must have shape {tuple(wanted)} like the rows of logits, got {tuple(weight.shape)}")
     if weight.device != logits.device:
         raise ValueError(f"{name} must be on {logits.device} like logits, got {weight.device}")
     if check_finite:
         check_finite_weight(weight, name)
-    dtype = compute_dtype(logits.dtype)
     if not weight.is_floating_point():
         weight = weight.to(torch.float64)
     if weight.dtype == torch.float64 != dtype and by_weight and weight.numel() > 0:
-        weight = _rescaled(weight, targets < 0)
+        weight = _rescaled(weight, torch.ones_like(weight, dtype=torch.bool) if targets is None else targets < 0)
     return weight.to(dtype).contiguous()
 
 
