@@ -171,6 +171,7 @@ GOOD = {
         ("padding", 2**62, ValueError, "padding must be an int in 0 … 65536"),
         ("padding", 1.0, TypeError, "padding must be an int in 0 … 65536, got 1.0"),
         ("mean", 10**400, ValueError, "mean must be finite, got 1000"),
+        ("std", b"x", TypeError, "std must be a number, got b'x'"),
         ("std", "x", TypeError, "std must be a number, got 'x'"),
         ("mean", [0.5, 0.5], ValueError, "mean must be a number or 3, one per channel, got 2"),
         ("mean", float("nan"), ValueError, "mean must be finite, got nan"),

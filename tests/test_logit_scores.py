@@ -289,6 +289,7 @@ def test_lower_instruction_sets_agree(capability: str) -> None:
         ({"gen_gamma": 10**400}, ValueError, "gen_gamma must be finite and > 0, got 1000"),
         ({"gen_gamma": "x"}, TypeError, "gen_gamma must be a number, got 'x'"),
         ({"gen_top": [1]}, TypeError, r"gen_top must be an int >= 1, got \[1\]"),
+        ({"scores": torch.ones(2)}, TypeError, "scores must be a sequence of names, got Tensor"),
         ({"scores": 5}, TypeError, "scores must be a sequence of names, got int"),
         ({"logits": torch.eye(3).to_sparse()}, TypeError, "logits must be a dense tensor, got layout torch.sparse_coo"),
         ({"scores": "msp"}, TypeError, "scores must be a sequence of names, got the string 'msp'"),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -240,6 +241,7 @@ def test_entropic_open_set_is_objectosphere_without_magnitudes() -> None:
         ({"targets": torch.tensor([0])}, ValueError, r"^targets must have shape \(2,\).*got \(1,\)"),
         ({"targets": torch.zeros(2, dtype=torch.int64, device="meta")}, ValueError, "^targets must be on cpu"),
         ({"targets": [0, 1, 2]}, ValueError, r"^targets must have shape \(2,\).*got \(3,\)"),
+        ({"targets": np.ma.array([0, 1], mask=[0, 1])}, TypeError, "^targets must be a plain array, got a masked one"),
         ({"targets": ["cat", "dog"]}, TypeError, "^targets must hold numbers"),
         ({"targets": [[0], [1, 2]]}, TypeError, "^targets must hold numbers"),
         ({"targets": [0, 10**30]}, TypeError, "^targets must hold numbers"),

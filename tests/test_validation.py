@@ -74,6 +74,7 @@ def test_integers_out_of_range() -> None:
         (None, r"^x must be a torch.Tensor, got NoneType$"),
         (torch.eye(2).to_sparse(), r"^x must be a dense tensor, got layout torch.sparse_coo$"),
         (torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged), "^x must be a dense tensor, got a nested"),
+        (torch.nested.nested_tensor([torch.zeros(2)]), "^x must be a dense tensor, got a nested"),
         (torch.zeros(2, dtype=torch.complex64), "^x must be float64 or float32, got torch.complex64$"),
         (torch.zeros(2, dtype=torch.float8_e4m3fn), "^x must be float64 or float32, got torch.float8_e4m3fn$"),
     ],

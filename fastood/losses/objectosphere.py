@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastood.losses.outlier_exposure import OutlierExposureLoss
-from fastood.ops._rows import Numbers, as_sample_weight
+from fastood.ops._rows import Numbers, as_sample_weight, check_dense_logits
 from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_number, check_tensor
 from fastood.ops.outlier_loss import LossKind, LossSettings
 from fastood.ops.outlier_terms import reduced_loss
@@ -140,8 +140,7 @@ def _one_of(name: str, value: float | None, alias: str, other: float | None) -> 
 
 def _check_features(features: Tensor, logits: Tensor) -> None:
     check_tensor("features", features, LOGIT_DTYPES)
-    if not isinstance(logits, Tensor) or logits.dim() < 2:
-        return  # the check of logits says so
+    check_dense_logits(logits)
     if logits.dim() != 2:
         raise ValueError(f"logits must be [N, K] beside features [N, d], got shape {tuple(logits.shape)}")
     if features.dim() != 2 or features.shape[0] != logits.shape[0] or features.shape[1] < 1:

@@ -129,6 +129,8 @@ def _rescaled(weight: Tensor, background: Tensor) -> Tensor:
 def _as_tensor(name: str, value: object, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         return check_tensor(name, value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked one: fill it, or leave its rows out")
     if isinstance(value, (np.ndarray, np.generic, list, tuple)):
         try:
             if not isinstance(value, np.ndarray):

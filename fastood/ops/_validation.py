@@ -174,6 +174,8 @@ def _range(low: float, high: float, above_low: bool, below_high: bool) -> str:
 
 def _shown(value: object) -> str:
     """Return `value` as it is written in code, shortened; the type's name alone where that is no single value."""
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested tensor"
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, np.generic):

@@ -134,7 +134,7 @@ def _check_per_image(tensor: Tensor, name: str, dtype: torch.dtype, index: Tenso
 
 
 def _numbers(value: float | Sequence[float], name: str, channels: int) -> list[float]:
-    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    several = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     numbers = [check_number(name, number) for number in several]
     if len(numbers) not in (1, channels):
         raise ValueError(f"{name} must be a number or {channels}, one per channel, got {len(numbers)}")

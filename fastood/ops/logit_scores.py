@@ -68,7 +68,7 @@ def _names(scores: Sequence[str] | None, num_reject: int) -> tuple[str, ...]:
     known = (*SCORES, "reject") if num_reject > 0 else SCORES
     if scores is None:
         return known
-    if isinstance(scores, str) or not isinstance(scores, Collection):
+    if isinstance(scores, (str, bytes, Tensor)) or not isinstance(scores, Collection):
         got = f"the string {scores!r}" if isinstance(scores, str) else type(scores).__name__
         raise TypeError(f"scores must be a sequence of names, got {got}")
     if "reject" in scores and num_reject == 0:
