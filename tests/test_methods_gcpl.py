@@ -123,7 +123,7 @@ def test_errors_name_the_field(field: str, value: float, message: str):
     [
         (torch.zeros(2), torch.zeros(3, 1, 2), ValueError, r"features must be \[N, d\]"),
         (torch.zeros(2, 2), torch.zeros(3, 2), ValueError, r"prototypes must be \[K, J, d\] with d = 2"),
-        (torch.zeros(2, 2, dtype=torch.int64), torch.zeros(3, 1, 2), TypeError, "features must be floating-point"),
+        (torch.zeros(2, 2, dtype=torch.int64), torch.zeros(3, 1, 2), TypeError, "features must be float64, .*int64"),
         (torch.zeros(1, 2), torch.zeros(3, 1, 2), ValueError, "targets must have shape .* like the rows of features"),
     ],
 )
