@@ -92,6 +92,20 @@ def test_autocast_around_the_head_changes_nothing(name: str, cast: bool, dtype: 
     assert features.grad.dtype == features.dtype
 
 
+@heads
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_compile(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    head, features = HEADS[name]().to(dtype).eval(), torch.randn(5, WIDTH).to(dtype)
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(features), head(features))
+    want = torch.autograd.grad(head(features).sum(), list(head.parameters()), allow_unused=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(features).sum(), list(head.parameters()), allow_unused=True), want
+    )
+
+
 @dtypes
 def test_what_else_a_head_says(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

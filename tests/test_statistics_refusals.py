@@ -214,3 +214,11 @@ def test_classes_are_counted_from_zero(index: int, generator: torch.Generator) -
     statistics.partial_fit(torch.randn(30, 4, generator=generator), torch.arange(30) % 3)
     with pytest.raises(ValueError, match=f"index must be a class, 0 to 2, got {index}"):
         statistics.class_covariance(index)
+
+
+@pytest.mark.parametrize("regularization", [0.0, -1.0, torch.nan, torch.inf])
+def test_a_penalty_of_no_strength(regularization: float, generator: torch.Generator) -> None:
+    x, y = torch.randn(60, 4, generator=generator), torch.arange(60) % 3 - 1
+    detector = MultiLayerMahalanobisDetector(nn.Sequential(nn.Linear(4, 4)), ["0"]).fit([(x, y)])
+    with pytest.raises(ValueError, match="regularization must be above 0 and finite"):
+        detector.fit_weights([(x, y)], regularization=regularization)

@@ -14,6 +14,7 @@ from fastood._extras import needed_for
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import Fitting
+from fastood.detectors.logits import check_positive
 from fastood.detectors.mahalanobis import MahalanobisDetector
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.storage import read_detector, write_detector
@@ -86,18 +87,19 @@ class MultiLayerMahalanobisDetector:
 
         Args:
             loader: Of batches `(inputs, labels, ...)` held out from `fit`: labels below zero are background data.
-            regularization: scikit-learn's C, the inverse of the strength of the penalty.
+            regularization: scikit-learn's C, the inverse of the strength of the penalty, above 0.
 
         Returns:
             Itself, with `weights` in units of the layers' scores; only their ratios matter to a ranking.
 
         Raises:
-            ValueError: There is no row of either kind, or a score is not finite.
+            ValueError: There is no row of either kind, a score is not finite, or `regularization` is out of range.
             RuntimeError: Nothing has been fitted.
         """
         with needed_for("fit_weights"):
             from sklearn.linear_model import LogisticRegression
 
+        check_positive("regularization", regularization)
         scores, background = [], []
         for inputs, labels in labelled_batches(loader):
             scores.append(self.layer_scores(inputs).cpu())
