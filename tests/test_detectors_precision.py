@@ -1,5 +1,6 @@
 """Detectors of rows under autocast and on features with a common offset: same bits, and the right values in float64."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -226,3 +227,23 @@ def test_statistics_under_autocast(dtype: torch.dtype, generator: torch.Generato
     assert torch.equal(fourth, want.fourth_moment(features, labels))
     plain = want.covariance(), want.marginal_covariance(), want.class_covariance(1), want.cholesky()
     assert all(torch.equal(a, b) for a, b in zip(covariances, plain, strict=True))
+
+
+def test_a_bank_says_what_float32_cannot_hold(generator: torch.Generator) -> None:
+    train, labels, _ = rows_of(generator)
+    train[:, 3] += 1e9
+    detector = BoundaryAwareDetector(head=head_with(generator), boundary={"steps": 1, "hidden": 4})
+    for keep in (
+        lambda: FeatureBank(train, labels),
+        lambda: FeatureBank.collect([(train, labels)]),
+        lambda: detector.fit_features(train, labels),
+    ):
+        with pytest.warns(
+            UserWarning, match="too few digits for 1 of 24, the first is feature 3 with a mean of 1e[+]09"
+        ):
+            keep()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train[:, 3] = 0.1  # constant, and no number of float32
+        FeatureBank(train, labels)
+        detector.fit_features(train + 1e4, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 from fastood.heads import GaussianStatistics
 from fastood.heads.checks import check_features, check_finite_rows, check_labels
 
+COARSE = 0.01
+"""Share of a feature's deviation that rounding to float32 may move it by."""
 CHUNK = 8192
 """Rows read at once: a bank may lie in a file and be larger than memory."""
 
@@ -54,7 +57,7 @@ class FeatureBank:
             raise ValueError("there must be at least one row with a label of 0 or above, got none")
         if not known.all():
             features, labels = features[known], labels[known]
-        features = features.detach().float()
+        features = _narrowed(features.detach())
         # What inference mode made cannot stand in a graph, and the generator's does.
         self.features = features.clone() if features.is_inference() else features
         self.labels = labels
@@ -91,7 +94,7 @@ class FeatureBank:
             TypeError, ValueError: As for the bank itself; also without any batch, or with batches of two widths.
         """
         if file is None:
-            gathered = [(features.detach().float().cpu(), labels.cpu()) for features, labels in batches]
+            gathered = [(_narrowed(features.detach()).cpu(), labels.cpu()) for features, labels in batches]
             if not gathered:
                 raise ValueError("there must be at least one batch to collect, got none")
             return cls(torch.cat([rows for rows, _ in gathered]), torch.cat([of_rows for _, of_rows in gathered]))
@@ -102,7 +105,7 @@ class FeatureBank:
                 check_labels(labels.to(features.device), features)
                 width, known = features.shape[1], labels.cpu() >= 0
                 # Written without the background: dropping it later would read everything into memory.
-                features[known.to(features.device)].detach().float().cpu().numpy().tofile(out)
+                _narrowed(features[known.to(features.device)].detach()).cpu().numpy().tofile(out)
                 labels_of.append(labels.cpu()[known])
         kept = torch.cat(labels_of) if labels_of else torch.empty(0, dtype=torch.int64)
         if len(kept) == 0:
@@ -117,6 +120,24 @@ class FeatureBank:
     def to(self, device: torch.device) -> FeatureBank:
         """The same rows on another device."""
         return self if self.features.device == device else FeatureBank(self.features.to(device), self.labels.to(device))
+
+
+def _narrowed(features: Tensor) -> Tensor:
+    """Features in float32, with a warning where float64 ones lose there what they differ by."""
+    narrow = features.float()
+    if features.dtype != torch.float64 or len(features) < 2 or torch.equal(narrow.double(), features):
+        return narrow
+    mean = features.mean(0)
+    spread, lost = (features - mean).square().mean(0).sqrt(), (narrow.double() - features).abs().amax(0)
+    coarse = ((lost > COARSE * spread) & (spread > 1e-13 * mean.abs())).nonzero().flatten().tolist()
+    if coarse:
+        warnings.warn(
+            f"FeatureBank keeps features in float32, which has too few digits for {len(coarse)} of {len(mean)}, the "
+            f"first is feature {coarse[0]} with a mean of {float(mean[coarse[0]]):.6g} and a deviation of "
+            f"{float(spread[coarse[0]]):.3g}. Subtract a common offset from all features first",
+            stacklevel=3,
+        )
+    return narrow
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:

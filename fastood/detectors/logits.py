@@ -15,7 +15,7 @@ from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
 from fastood.ops.logit_scores import logit_scores
 
-LOOKED_AT = 4096
+LOOKED_AT = 1024
 """Training rows after which labels are compared to no more logits."""
 
 
