@@ -71,7 +71,8 @@ class GradNorm(HeadDetector):
             )
 
     def _score(self, rows: Tensor) -> Tensor:
-        if self.head.out_features == 1 and not self._looked:
-            self._looked = look_at_logits("GradNorm", rows[:, :1], "softmax")
-        p = (self._logits(rows) / self.temperature).softmax(1)
+        logits = self._logits(rows)
+        if not self._looked:
+            self._looked = look_at_logits("GradNorm", logits, "softmax")
+        p = (logits / self.temperature).softmax(1)
         return -rows.abs().sum(1) * (p - 1 / p.shape[1]).abs().sum(1) / self.temperature
