@@ -55,8 +55,6 @@ def perturbed(
 def gradients() -> Iterator[None]:
     """Switch gradients on, also inside `torch.no_grad()` and `torch.inference_mode()`."""
     with torch.inference_mode(False), torch.enable_grad():
-        # Copies of weights that autocast made inside inference mode cannot be saved for a backward pass.
-        torch.clear_autocast_cache()
         try:
             yield
         except RuntimeError as error:
