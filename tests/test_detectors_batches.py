@@ -23,8 +23,6 @@ from fastood.detectors import (
     build_detectors,
 )
 
-NAMES = ["msp", "knn", "vim", "odin"]
-
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
