@@ -9,11 +9,14 @@ import pytest
 import torch
 from image_loaders import AUGMENT, NEEDS_DALI, draw_batch, open_named
 from PIL import ExifTags, Image, ImageOps
+from torchvision.transforms.v2 import functional as transforms
 
+from fastood.data import packing
 from fastood.data.encoded import EncodedImages
+from fastood.data.fitting import fit_images
 from fastood.data.packed import open_packed
 from fastood.data.packing import pack
-from fastood.data.sources import open_folder, read_image
+from fastood.data.sources import decode_images, open_folder, read_image
 
 LOADERS = pytest.mark.parametrize("name", ["dataloader", pytest.param("dali", marks=NEEDS_DALI)])
 
@@ -155,3 +158,41 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path):
 def test_the_reason_of_a_skipped_file_is_the_same_each_time(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^unreadable image 3 of pool: it is of no kind that Pillow knows$"):
         read_image("3 of pool", b"no image")
+
+
+def test_photographs_are_fitted_one_at_a_time_and_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """64 photographs of 12 megapixels at once would take 9 GB in each thread."""
+    (tmp_path / "tree" / "a").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        shape = (400, 300, 3) if number % 3 else (30, 40, 3)
+        Image.fromarray(rng.integers(256, size=shape, dtype=np.uint8)).save(tmp_path / "tree" / "a" / f"{number}.png")
+    source = open_folder(tmp_path / "tree", field="source")
+    one_by_one = torch.stack([fit_images(read_image(file)[None], size=16, channels=1)[0] for file in source.files])
+    sizes = []
+    resize = transforms.resize
+    monkeypatch.setattr(
+        "torchvision.transforms.v2.functional.resize",
+        lambda images, *args, **options: sizes.append(images.numel()) or resize(images, *args, **options),
+    )
+    assert torch.equal(decode_images(source, torch.arange(6), size=16, channels=1), one_by_one)
+    pool = pack(source, tmp_path / "pool", origin="folder:tree", size=16, channels=1)
+    assert torch.equal(pool.images, one_by_one)
+    assert max(sizes) == 400 * 300
+
+
+def test_want_of_memory_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "tree" / "a").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (400, 300)).save(tmp_path / "tree" / "a" / f"{number}.png")
+    fits = iter([False, True, True])
+
+    def fit(*args: object, **options: object) -> torch.Tensor:
+        if next(fits):
+            return torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nsomewhere")
+
+    monkeypatch.setattr(packing, "fit_images", fit)
+    pool = pack(open_folder(tmp_path / "tree", field="source"), tmp_path / "pool", origin="folder:tree", threads=1)
+    assert len(pool) == 2
+    assert pool.skipped[0].reason.endswith("a/0.png: DefaultCPUAllocator: can't allocate memory")

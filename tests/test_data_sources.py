@@ -278,7 +278,7 @@ def test_embedded_digits_with_a_pool_of_ones_own(arrays):
     ("labels", "test_labels", "message"),
     [
         ([0, 0, 2, 2], None, r"data.in_dist: class '1' has 0 images, at least 2 are needed"),
-        ([0, 0, 0, 1], None, r"data.in_dist: class '1' has 1 images, at least 2 are needed"),
+        ([0, 0, 0, 1], None, r"data.in_dist: class '1' has 1 image, at least 2 are needed"),
         ([0, 0, 1, 1], [0, 2], r"data.in_dist_test must have labels 0…1, got 2"),
     ],
 )

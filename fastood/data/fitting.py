@@ -1,7 +1,12 @@
 """Bringing images of any size and colour to one size and channel count, all in the same way."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
+
+FITTED_TOGETHER = 1 << 18
+"""Largest image, in numbers, that waits to be fitted with its neighbours: of photographs one at a time fills enough."""
 
 
 def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
@@ -41,3 +46,33 @@ def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
     if fitted.is_floating_point():
         fitted = fitted.round().clamp(0, 255).to(torch.uint8)
     return fitted.expand(-1, channels, -1, -1).contiguous()
+
+
+def fit_in_turn(images: Iterable[Tensor], *, size: int, channels: int) -> Iterator[Tensor]:
+    """Fit images of any shapes one by one as `fit_images` does, small neighbours of one shape together.
+
+    Args:
+        images: uint8 [1 or 3, H, W] each; taken as they are needed, so that large ones are not held together.
+        size: As in `fit_images`.
+        channels: As in `fit_images`.
+
+    Yields:
+        uint8 [channels, size, size], in the same order.
+
+    Example:
+        >>> shapes = [(3, 40, 60), (3, 40, 60), (1, 32, 32), (3, 600, 400)]
+        >>> fitted = fit_in_turn((torch.zeros(shape, dtype=torch.uint8) for shape in shapes), size=32, channels=1)
+        >>> [tuple(image.shape) for image in fitted]
+        [(1, 32, 32), (1, 32, 32), (1, 32, 32), (1, 32, 32)]
+    """
+    waiting: list[Tensor] = []
+    for image in images:
+        if waiting and (image.shape != waiting[0].shape or image.numel() > FITTED_TOGETHER):
+            yield from fit_images(torch.stack(waiting), size=size, channels=channels)
+            waiting = []
+        waiting.append(image)
+        if image.numel() > FITTED_TOGETHER:
+            yield from fit_images(image[None], size=size, channels=channels)
+            waiting = []
+    if waiting:
+        yield from fit_images(torch.stack(waiting), size=size, channels=channels)

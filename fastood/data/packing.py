@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from fastood.data.fitting import fit_images
+from fastood.data.fitting import FITTED_TOGETHER, fit_images, fit_in_turn
 from fastood.data.packed import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, file_sha256, open_packed
 from fastood.data.packed_files import PackedFiles, hold_room
 from fastood.data.sources import ImageSource, read_image
@@ -227,25 +227,43 @@ def _in_order(read: Callable[[int], _Chunk], starts: range, threads: int) -> Ite
 def _read_chunk(source: ImageSource, indices: range, shape: list[int] | None) -> _Chunk:
     """Read neighbouring images to the bytes that are stored."""
     chunk = _Chunk(indices.stop, [], [], [], [])
-    images = []
-    for i in indices:
-        try:
-            if shape is None:
-                chunk.content.append(_read_jpeg(source, i))
+
+    def readable() -> Iterator[Tensor]:
+        """Images that can be read; those that can not are noted."""
+        for i in indices:
+            try:
+                image = source.read(i)
+                # Large ones alone here, where want of memory costs one image; small ones with their neighbours.
+                if shape is not None and image.numel() > FITTED_TOGETHER:
+                    image = fit_images(image[None], size=shape[1], channels=shape[0])[0]
+            except (ValueError, RuntimeError) as error:
+                chunk.skipped.append(SkippedImage(i, _named(error, source, i)))
             else:
-                images.append(source.read(i))
-        except ValueError as error:
-            chunk.skipped.append(SkippedImage(i, str(error)))
-        else:
-            chunk.index.append(i)
-    if shape is not None and images:
+                chunk.index.append(i)
+                yield image
+
+    if shape is None:
+        for i in indices:
+            try:
+                chunk.content.append(_read_jpeg(source, i))
+            except ValueError as error:
+                chunk.skipped.append(SkippedImage(i, str(error)))
+            else:
+                chunk.index.append(i)
+    else:
         channels, size, _ = shape
-        groups = [torch.stack(images)] if len({image.shape for image in images}) == 1 else [i[None] for i in images]
-        for group in groups:
-            fitted = fit_images(group, size=size, channels=channels)
-            chunk.content.extend(image.numpy().tobytes() for image in fitted)
+        fitted = fit_in_turn(readable(), size=size, channels=channels)
+        chunk.content.extend(image.numpy().tobytes() for image in fitted)
     chunk.sha256.extend(hashlib.sha256(content).digest() for content in chunk.content)
     return chunk
+
+
+def _named(error: Exception, source: ImageSource, i: int) -> str:
+    """Reason why an image was left out; PyTorch's own, of want of memory, names no file."""
+    if isinstance(error, ValueError):
+        return str(error)
+    name = f"image {i}" if source.files is None else printable(source.files[i])
+    return f"unreadable image {name}: {str(error).splitlines()[0]}"
 
 
 def _read_jpeg(source: ImageSource, i: int) -> bytes:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fastood.data.decoding import UNREADABLE, require_decodable, upright
 from fastood.data.digests import digest_of_choice, digest_of_files
-from fastood.data.fitting import fit_images
+from fastood.data.fitting import fit_in_turn
 from fastood.data.folders import LeftOut, list_folder
 from fastood.data.lazy_files import choose_files
 from fastood.data.lists import read_list
@@ -235,12 +235,10 @@ def decode_images(source: ImageSource, index: Tensor, *, size: int, channels: in
     decoded = torch.empty(len(index), channels, size, size, dtype=torch.uint8)
 
     def decode(start: int) -> int:
-        chunk = [source.read(i) for i in index[start : start + _CHUNK].tolist()]
-        if len({image.shape for image in chunk}) == 1:
-            decoded[start : start + _CHUNK] = fit_images(torch.stack(chunk), size=size, channels=channels)
-        else:
-            for offset, image in enumerate(chunk):
-                decoded[start + offset] = fit_images(image[None], size=size, channels=channels)[0]
+        chunk = index[start : start + _CHUNK].tolist()
+        fitted = fit_in_turn(map(source.read, chunk), size=size, channels=channels)
+        for offset, image in enumerate(fitted):
+            decoded[start + offset] = image
         return len(chunk)
 
     progress = tqdm(total=len(index), desc=f"decoding {source.name}", unit=" images", leave=False, disable=None)
