@@ -36,6 +36,17 @@ def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
 
 
+def printable_lines(text: str) -> str:
+    r"""Write a text of several lines so that it can be printed anywhere: `printable` for each of them.
+
+    Example:
+        >>> print(printable_lines("missing:\nx\x1b[31m.png"))
+        missing:
+        x\x1b[31m.png
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Write a number and its noun, which ends in s where it is not one, or as `plural` says.
 

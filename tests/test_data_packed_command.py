@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,63 @@ def test_verify_counts_what_it_does_not_show(tree, capsys):
         flip_byte(Path("pool/images.npy"), 128 + 64 * i)
     assert main(["verify", "pool"]) == 1
     assert "and 10 more\npool: 30 images, 30 damaged\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bytes", {}),
+        ("sha256", {}),
+        ("sha256", {"../tree/ant/000.jpg": "0"}),
+        ("bytes", []),
+        ("class_names", None),
+        ("images", "many"),
+        ("store", "boxes"),
+        ("skipped", 3),
+    ],
+)
+def test_a_damaged_description_is_named(tree, capsys, store, field, value):
+    assert main(["pack", "folder:tree", "pool", "--store", store]) == 0
+    header = json.loads(Path("pool/pool.json").read_bytes())
+    del header[field]
+    for damaged in (header, {**header, field: value}):
+        Path("pool/pool.json").write_text(json.dumps(damaged))
+        for command in ("info", "verify"):
+            assert main([command, "pool"]) == 1
+            assert "pool.json is damaged: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_indices_that_lead_out_of_a_pool_are_named(tree, capsys):
+    assert main(["pack", "folder:tree", "pool", "--store", "jpeg"]) == 0
+    whole = {name: np.load(f"pool/{name}.npy") for name in ("labels", "offsets")}
+    for name, place, value, message in (
+        ("labels", 3, 2, "labels.npy is damaged: labels must be in -1…1, got 0…2"),
+        ("labels", 0, -2, "labels.npy is damaged: labels must be in -1…1, got -2…1"),
+        ("offsets", 4, 10**9, "offsets.npy is damaged: offsets must ascend from 0 to"),
+        ("offsets", 0, 1, "offsets.npy is damaged: offsets must ascend from 0 to"),
+    ):
+        array = whole[name].copy()
+        array[place] = value
+        # In place: the file keeps its header and its size.
+        mapped = np.load(f"pool/{name}.npy", mmap_mode="r+")
+        mapped[:] = array
+        mapped.flush()
+        assert main(["info", "pool"]) == 1
+        assert message in capsys.readouterr().err
+        mapped[:] = whole[name]
+        mapped.flush()
+    assert main(["verify", "pool"]) == 0
+
+
+def test_control_codes_do_not_reach_the_terminal(tree, capsys):
+    (tree / "ant\x1b[31m").mkdir()
+    (tree / "ant\x1b[31m" / "0.jpg").write_bytes(b"no image")
+    Path("bad\x1b[31m.txt").write_text("nowhere\x1b[31m.png\n")
+    assert main(["pack", "folder:tree", "pool"]) == 0
+    assert main(["info", "pool", "--skipped"]) == 0
+    assert main(["pack", "list:bad\x1b[31m.txt", "other"]) == 1
+    assert main(["pack", "list:none\x1b[31m.txt", "other"]) == 1
+    shown = capsys.readouterr()
+    assert "\x1b[31m" not in shown.out + shown.err
+    assert r"ant\x1b[31m/0.jpg" in shown.out

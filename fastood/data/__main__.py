@@ -9,6 +9,7 @@ import tyro
 from fastood.command_line import read_command_line
 from fastood.data.list_command import ListCommand
 from fastood.data.pack_command import InfoCommand, PackCommand, VerifyCommand
+from fastood.names import printable_lines
 from fastood.terminal import tolerant_terminal
 
 Command = (
@@ -48,7 +49,7 @@ def _run(args: Sequence[str] | None) -> int:
     try:
         return command.run()
     except (OSError, TypeError, ValueError) as error:
-        print(f"error: {str(error).removeprefix('data.')}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error).removeprefix('data.'))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

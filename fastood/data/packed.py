@@ -21,7 +21,8 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tokenize import TokenError
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -201,13 +202,29 @@ def open_packed(path: Path) -> PackedPool:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no packed pool {path}")
     header = _read_header(path)
+    try:
+        pool = _open_files(path, header)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / HEADER} is damaged: {error!r}") from error
+    _require_indices(pool)
+    return pool
+
+
+def _open_files(path: Path, header: dict[str, Any]) -> PackedPool:
+    """The pool of a header, each of its files at its size."""
+    n, pixels = header["images"], header["store"] == "pixels"
+    if not isinstance(n, int) or header["store"] not in get_args(Store):
+        raise TypeError(f"images must be a number and store pixels or jpeg, got {n!r} and {header['store']!r}")
+    images_name = _images_name(header["store"])
+    small = {"labels.npy", "index.npy", "sha256.npy"} | (set() if pixels else {"offsets.npy"})
+    if set(header["bytes"]) != small | {images_name} or set(header["sha256"]) != small:
+        raise ValueError(f"{path / HEADER} is damaged: it must tell of {', '.join(sorted(small | {images_name}))}")
     for name, size in header["bytes"].items():
         file = path / name
         if not file.is_file():
             raise FileNotFoundError(f"the packed pool {path} has lost its file {name}")
         if file.stat().st_size != size:
             raise ValueError(f"{file} must have {size} bytes, got {file.stat().st_size}: it was cut or overwritten")
-    n, pixels = header["images"], header["store"] == "pixels"
     return PackedPool(
         path=path,
         name=printable(header["name"]),
@@ -229,6 +246,19 @@ def open_packed(path: Path) -> PackedPool:
         if "left_out" in header
         else (),
     )
+
+
+def _require_indices(pool: PackedPool) -> None:
+    """Refuse labels and offsets that lead out of the pool."""
+    classes, labels, offsets = len(pool.class_names), pool.labels, pool.offsets
+    if len(labels) and (int(labels.min()) < -1 or (classes and int(labels.max()) >= classes)):
+        wanted = f"in -1…{classes - 1}" if classes else "-1 or larger"
+        found = f"{int(labels.min())}…{int(labels.max())}"
+        raise ValueError(f"{pool.path / 'labels.npy'} is damaged: labels must be {wanted}, got {found}")
+    if offsets is None or pool.encoded is None:
+        return
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(pool.encoded) or bool((offsets[1:] < offsets[:-1]).any()):
+        raise ValueError(f"{pool.path / 'offsets.npy'} is damaged: offsets must ascend from 0 to {len(pool.encoded)}")
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -253,7 +283,7 @@ def _images_name(store: Store) -> str:
 def _map_array(path: Path, dtype: str, shape: tuple[int, ...]) -> Tensor:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, SyntaxError, EOFError, TokenError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if array.dtype != dtype or array.shape != shape:
         raise ValueError(f"{path} must be {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}")

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -256,7 +257,7 @@ def _open_array(path: Path, field: str) -> "np.ndarray[tuple[int, ...], np.dtype
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except PermissionError:
         raise
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise ValueError(f"data.{field}: {path} is no .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"data.{field}: {path} must be an .npy array, got {type(array).__name__}")

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
-from fastood.names import printable
+from fastood.names import printable_lines
 
 INK = "#222222"
 QUIET = "#6b6b6b"
@@ -92,7 +92,7 @@ def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[F
 
 def literal(name: str) -> str:
     """A user's name, in one line or several, as matplotlib draws it letter by letter; a $ would start a formula."""
-    return "\n".join(map(printable, name.split("\n"))).replace("$", r"\$")
+    return printable_lines(name).replace("$", r"\$")
 
 
 def in_two_lines(name: str, width: int) -> str:
