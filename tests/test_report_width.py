@@ -78,7 +78,8 @@ def test_every_number_of_every_detector_is_whole(detectors: int, sets: int, widt
         (head,), _ = short_heads([name])
         assert name in told or all(line in text for line in head.split("\n"))
     for name in DETECTORS[:detectors]:
-        assert re.search(rf"\b{name}\b", text)
+        (broken,), _ = short_heads([name])
+        assert re.search(rf"\b{name}\b", text) or all(line in text for line in broken.split("\n"))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 110, 200])

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastood.report.results import Metric, per_cent, protocol_sentence, reported_metrics
-from fastood.report.table_layout import PIPE_WIDTH, in_blocks, legend_lines, short_heads
+from fastood.report.table_layout import PIPE_WIDTH, in_blocks, legend_lines, needed_width, short_heads
 from fastood.wording import joined
 
 MEAN = "Mean"
@@ -30,7 +30,10 @@ def detector_tables(document: Mapping[str, Any], *, width: int = PIPE_WIDTH) -> 
     tables: list[Table] = []
     for arm in document["arms"].values():
         if arm["detectors"]:
-            tables += in_blocks(partial(_table, document, arm), len(_columns(arm)), width)
+            whole = partial(_table, document, arm, broken_names=False)
+            fits = needed_width(whole([0])) <= width
+            build = whole if fits else partial(_table, document, arm, broken_names=True)
+            tables += in_blocks(build, len(_columns(arm)), width)
     return tables
 
 
@@ -92,7 +95,7 @@ def _columns(arm: Mapping[str, Any]) -> list[str]:
     return [*sets, MEAN] if len(sets) > 1 else sets
 
 
-def _table(document: Mapping[str, Any], arm: Mapping[str, Any], columns: Sequence[int]) -> Table:
+def _table(document: Mapping[str, Any], arm: Mapping[str, Any], columns: Sequence[int], *, broken_names: bool) -> Table:
     detectors = arm["detectors"]
     names = _columns(arm)
     heads, _ = short_heads(names)
@@ -117,7 +120,7 @@ def _table(document: Mapping[str, Any], arm: Mapping[str, Any], columns: Sequenc
         for position, (name, row) in enumerate(values.items()):
             heading = Text(metric.heading if position == 0 else "", style="bold")
             cells = (Text(row[column], style="bold" if row[column] == best[column] else "") for column in columns)
-            table.add_row(heading, Text(name), *cells)
+            table.add_row(heading, Text(short_heads([name])[0][0] if broken_names else name), *cells)
         table.add_section()
     return table
 

@@ -38,12 +38,14 @@ def run_warnings(
     stages = {stage.name: stage for stage in method.stages}
     found = []
     for arm in method.arms:
+        if arm.name not in scores:  # its training failed
+            continue
         warnings: list[tuple[Kind, str | None]] = [
             ("loss-never-moved", unmoved_loss(name, losses))
             for name, losses in _losses(_chain(arm.stage, stages), curves)
         ]
         warnings += _of_scores(scores[arm.name])
-        if method.baseline not in (None, arm.name):
+        if method.baseline in scores and method.baseline != arm.name:
             baseline = metrics["arms"][method.baseline]["label"]
             of_baseline = scores[method.baseline or ""].correct
             text = far_below_baseline(scores[arm.name].correct, of_baseline, baseline)
