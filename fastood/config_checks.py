@@ -23,7 +23,7 @@ def shown(value: Any) -> str:
 
     Example:
         >>> shown("a third"), shown([[0] * 3] * 1000)
-        ("'a third'", '[[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], …')
+        ("'a third'", '[[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], …]')
     """
     brief = Repr()
     brief.maxstring = brief.maxother = brief.maxlong = 60
