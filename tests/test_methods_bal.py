@@ -163,7 +163,7 @@ def test_stage_names_what_went_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise FloatingPointError("the generator's loss is nan")
 
     monkeypatch.setattr("fastood.boundary.BoundaryTraining.step", diverge)
-    assert train.main(bal_args(tmp_path)) == 1
+    assert train.main(bal_args(tmp_path)) == train.SOME_FAILED
     assert "stage 'bal', step 0 of 30: the generator's loss is nan" in capsys.readouterr().err
 
 

@@ -380,11 +380,11 @@ def test_checkpoint_every_does_not_decide_the_result(finished: Path, tmp_path: P
     assert train.main([*data, "--out", str(tmp_path / "runs"), "--resume"]) == 0
 
 
-def test_an_empty_selection_ends_without_a_traceback(
+def test_an_empty_selection_costs_its_arm(
     tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr("fastood.samplers.BackgroundPool.select", lambda *args, **kwargs: torch.arange(0))
-    assert train.main(tiny_args(tmp_path)) == 1
+    assert train.main(tiny_args(tmp_path)) == train.SOME_FAILED
     assert "sample_rate (γ) 0.3 of 80 background images left the resampled arm none" in capsys.readouterr().err
 
 
