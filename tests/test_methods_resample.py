@@ -12,6 +12,7 @@ from fastood.data.seeding import named_generator
 from fastood.methods.resample import Resample, ResampleConfig
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score
+from fastood.training.failure import StageFailedError
 from fastood.training.method import StageContext
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
@@ -80,7 +81,7 @@ def test_an_arm_that_draws_nothing_is_refused():
         resample = method(seed, sample_rate=1 / 160)
         if len(resample.background_index("resampled")) == 0:
             refused["resampled"] += 1
-            with pytest.raises(ValueError, match=r"sample_rate .* left the resampled arm none"):
+            with pytest.raises(StageFailedError, match=r"sample_rate .* left the resampled arm none"):
                 resample.stages[4].background()
     assert all(0 < count < 20 for count in refused.values())
 
