@@ -26,7 +26,7 @@ CONSTANT = 1e-4
 TIED = 0.9
 """Share of the images with one and the same score from which on a ranking is no ranking."""
 UNMOVED = 0.02
-"""Range of the epochs' losses beside their mean, below which a loss has not moved."""
+"""Part of the first epoch's loss that a stage must gain: less is a loss that has not fallen."""
 FAR_BELOW = 0.05
 """Loss of accuracy that is far below the baseline, if it is more than noise."""
 NOISE = 0.01
@@ -131,19 +131,26 @@ def tied_scores(id_scores: Tensor, ood_scores: Iterable[Tensor]) -> str | None:
 
 
 def unmoved_loss(stage: str, losses: Sequence[float]) -> str | None:
-    """Return a sentence if the mean losses of a stage's epochs, of which there are two or more, are all alike.
+    """Return a sentence if the mean loss of a stage's last epoch is not below that of its first.
+
+    Args:
+        stage: Name of the stage, which begins with untrained weights.
+        losses: Mean loss of each epoch; nothing is said of fewer than two.
 
     Example:
         >>> unmoved_loss("pretrain", [2.31, 2.3, 2.3])
         "the loss of stage 'pretrain' never moved: 2.3100 in its first epoch, 2.3000 in its last"
+        >>> unmoved_loss("pretrain", [2.07, 1.73, 2.42, 2.08])
+        "the loss of stage 'pretrain' did not fall: 2.0700 in its first epoch, 2.0800 in its last, 1.7300 at its least"
         >>> unmoved_loss("pretrain", [2.31, 0.4, 0.1]) is None
         True
     """
-    if len(losses) < 2:
+    if len(losses) < 2 or losses[-1] < losses[0] - UNMOVED * abs(losses[0]):
         return None
-    if max(losses) - min(losses) > UNMOVED * abs(sum(losses) / len(losses)):
-        return None
-    return f"the loss of stage {stage!r} never moved: {losses[0]:.4f} in its first epoch, {losses[-1]:.4f} in its last"
+    ends = f"{losses[0]:.4f} in its first epoch, {losses[-1]:.4f} in its last"
+    if max(losses) - min(losses) <= UNMOVED * abs(losses[0]):
+        return f"the loss of stage {stage!r} never moved: {ends}"
+    return f"the loss of stage {stage!r} did not fall: {ends}, {min(losses):.4f} at its least"
 
 
 def ranks_backwards(name: str, auroc: float, high: float, *, id_count: int, ood_count: int) -> str | None:
