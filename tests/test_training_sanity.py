@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from fastood.evaluate import describe_difference
 from fastood.training.run_warnings import run_warnings
 from fastood.training.sanity import (
     Behaviour,
@@ -207,3 +208,9 @@ def test_an_arm_that_lost_its_accuracy_is_held_against_the_baseline():
     (found,) = run_warnings(method, metrics, scores, curves)
     assert found["arm"] == "oe"
     assert found["message"] == "accuracy 60.00 % is far below the 95.00 % of PLAIN"
+
+
+def test_warnings_are_no_difference_from_metrics_json():
+    stored = {"seed": 0, "warnings": [{"arm": "a", "kind": "tied-scores", "message": "5 of 5"}]}
+    assert describe_difference(stored, {"seed": 0}, tolerance=0.0)[0]
+    assert not describe_difference(stored, {"seed": 1}, tolerance=0.0)[0]
