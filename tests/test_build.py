@@ -147,3 +147,16 @@ def test_the_sdist_and_the_wheel_hold_what_the_clone_does(tmp_path: Path) -> Non
     packaged = sorted(path.name for path in (tmp_path / "wheel/fastood/recipes").iterdir())
     assert packaged == sorted(path.name for path in ROOT.glob("recipes/*.yaml"))
     assert {path.name for path in (tmp_path / "wheel").iterdir()} == {"fastood"}
+
+
+def test_the_oldest_cmake_is_the_same_everywhere() -> None:
+    said = {
+        "pyproject.toml": r"cmake>=([\d.]+)",
+        "CMakeLists.txt": r"cmake_minimum_required\(VERSION ([\d.]+)\)",
+        "cmake/cuda_probe/CMakeLists.txt": r"cmake_minimum_required\(VERSION ([\d.]+)\)",
+        "README.md": r"cmake may be any from ([\d.]+) on",
+        "setup.py": r"OLDEST_CMAKE = \((\d+, \d+)\)",
+    }
+    found = {name: re.findall(pattern, (ROOT / name).read_text(encoding="utf-8")) for name, pattern in said.items()}
+    assert all(found.values()), found
+    assert {version.replace(", ", ".") for versions in found.values() for version in versions} == {"3.24"}
