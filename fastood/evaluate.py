@@ -14,7 +14,7 @@ import tyro
 from fastood.command_line import read_command_line
 from fastood.config import Device
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
-from fastood.names import expanded
+from fastood.names import expanded, printable_lines
 from fastood.terminal import tolerant_terminal
 from fastood.training.failure import StageFailedError
 
@@ -125,7 +125,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
             return judge_detectors(run, folder, command)
         metrics, scores = run.judge(folder)
     except (OSError, StageFailedError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
@@ -139,7 +139,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         try:
             run.write_results(folder, metrics, scores)
         except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable_lines(str(error))}", file=sys.stderr)
             return 1
         print(f"written: {folder.metrics}, {folder.scores}, {folder.path / 'report.html'}")
     return 0 if same else 1

@@ -1,4 +1,4 @@
-"""Names from the disk and the command line, made fit for print; counts with their nouns; paths from the home folder."""
+"""Names from the disk and the command line, made fit for print; paths from the home folder."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -45,16 +45,6 @@ def printable_lines(text: str) -> str:
         x\x1b[31m.png
     """
     return "\n".join(map(printable, text.split("\n")))
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """Write a number and its noun, which ends in s where it is not one, or as `plural` says.
-
-    Example:
-        >>> counted(1, "image"), counted(1200, "image"), counted(2, "class", "classes")
-        ('1 image', '1,200 images', '2 classes')
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def first_of(names: Sequence[str], limit: int = 3) -> str:

@@ -22,7 +22,7 @@ from fastood.data import DataConfig
 from fastood.environment import begin_session, end_session
 from fastood.files import NO_ROOM
 from fastood.methods import METHODS, PresetName
-from fastood.names import expanded
+from fastood.names import expanded, printable_lines
 from fastood.recipe import read_recipe
 from fastood.terminal import tolerant_terminal
 from fastood.training.processes import launched_processes, require_known_launcher
@@ -335,7 +335,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         from_first_process(lambda: held.enter_context(folder.lock(exist_ok=command.resume)), fabric)
         run = begin(command.config, folder, resume=command.resume, fabric=fabric)
     except (OSError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped before training began", file=sys.stderr)
@@ -348,7 +348,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
             begin_session(folder.environment, command=line, device=device, processes=processes)
         metrics = complete(run, folder, checkpoint_every=command.checkpoint_every)
     except (StageFailedError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             print(f"make room, then go on with: {again}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
 from fastood.data.specs import SourceSpec
 from fastood.data.splits import stratified_split
-from fastood.names import counted
+from fastood.wording import counted
 
 
 def load_task(config: DataConfig, *, seed: int) -> DetectionTask:

@@ -18,7 +18,8 @@ from fastood.data.packed import PackedPool, Store, open_packed
 from fastood.data.packing import pack
 from fastood.data.sources import ImageSource
 from fastood.data.specs import parse_spec
-from fastood.names import counted, expanded, first_of, printable
+from fastood.names import expanded, first_of, printable
+from fastood.wording import counted
 
 _LISTED = 20
 

@@ -9,7 +9,8 @@ from fastood.data.config import DataConfig
 from fastood.data.folders import LeftOut
 from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.specs import SourceSpec
-from fastood.names import counted, first_of, printable
+from fastood.names import first_of, printable
+from fastood.wording import counted
 
 _NAMED = 6
 

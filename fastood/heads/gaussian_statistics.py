@@ -173,12 +173,12 @@ class GaussianStatistics:
             ValueError: The processes differ in width or `per_class`, one has more classes than another takes, or this
                 process is not in `group`. All processes say so, and none has changed.
         """
-        sizes = self.num_features, self.per_class, self.num_classes, self._limit
-        told = exchange(sizes, group, device=self.means.device)
+        own = self.num_features, self.per_class, self.num_classes, self._limit, self.resolution
+        told = exchange(own, group, device=self.means.device)
         check_alike("num_features", [width for width, *_ in told])
         check_alike("per_class", [per_class for _, per_class, *_ in told])
-        classes = max(classes for *_, classes, _ in told)
-        for rank, (*_, limit) in enumerate(told):
+        classes = max(classes for _, _, classes, _, _ in told)
+        for rank, (_, _, _, limit, _) in enumerate(told):
             if limit is not None and limit < classes:
                 raise ValueError(
                     f"num_classes must be the same on every process, got {limit} on rank {rank} and labels up to "
@@ -196,6 +196,8 @@ class GaussianStatistics:
         total._add_products(shift, shift, torch.arange(self.num_classes, device=self.means.device))
         dist.all_reduce(total._scatter, group=group)
         self.counts, self.means, self._scatter = counts, means, total._scatter
+        # Of the coarsest rows, on every process: all factorise alike.
+        self.resolution = max(resolution for *_, resolution in told)
         return self
 
     def covariance(self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None) -> Tensor:

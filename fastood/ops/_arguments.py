@@ -16,13 +16,13 @@ _SHOWN = 40
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed", "bad_alloc")
 
 
-def as_integer(name: str, value: object, low: int, high: int | None = None, *, wanted: str = "") -> int:
+def as_integer(name: str, value: object, low: int | None = None, high: int | None = None, *, wanted: str = "") -> int:
     """Return an integer argument as a Python int.
 
     Args:
         name: Of the argument, for the error.
         value: Anything with `__index__`, such as a NumPy integer or an integer tensor of one element; no bool.
-        low: Smallest value allowed.
+        low: Smallest value allowed; None for any.
         high: Largest value allowed; None for any.
         wanted: What to say is wanted, where that is not the range.
 
@@ -35,16 +35,23 @@ def as_integer(name: str, value: object, low: int, high: int | None = None, *, w
         >>> as_integer("replicates", np.int64(3), 1), as_integer("replicates", torch.tensor(4), 1)
         (3, 4)
     """
-    wanted = wanted or (f"an int >= {low}" if high is None else f"an int in {low} … {high}")
+    wanted = wanted or f"an int{limits(low, high)}"
     if is_bool(value) or (isinstance(value, Tensor) and (value.is_meta or value.numel() != 1)):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}") from None
-    if number < low or (high is not None and number > high):
+    if (low is not None and number < low) or (high is not None and number > high):
         raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     return number
+
+
+def limits(low: int | None, high: int | None) -> str:
+    """Return the range of an integer as an error message gives it, after a space; nothing where there is none."""
+    if low is None:
+        return "" if high is None else f" <= {high}"
+    return f" >= {low}" if high is None else f" in {low} … {high}"
 
 
 def as_real(name: str, value: object, *, wanted: str = "a real number") -> float:
@@ -148,6 +155,8 @@ def shown(value: object) -> str:
         >>> shown(10**400), shown(torch.ones(2, 3)), shown("x")
         ('an int of 401 digits', 'a Tensor of shape (2, 3)', "'x'")
     """
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested tensor"
     if (isinstance(value, Tensor) and value.numel() != 1) or (isinstance(value, np.ndarray) and value.size != 1):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:

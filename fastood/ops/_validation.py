@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import numbers
-import operator
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastood.ops._arguments import as_integer, as_real, limits, shown
 
 Reduction = Literal["weighted_mean", "mean", "sum", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("weighted_mean", "mean", "sum", "none")
@@ -113,17 +113,12 @@ def check_number(
         Traceback (most recent call last):
         ValueError: epsilon must be in [0, 1), got 1
     """
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {_shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf  # an int or a fraction beyond float64
+    if getattr(value, "ndim", 0) != 0:
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    number = as_real(name, value, wanted="a number")
     inside = (number > low if above_low else number >= low) and (number < high if below_high else number <= high)
     if not (inside and math.isfinite(number)):
-        raise ValueError(f"{name} must be {_range(low, high, above_low, below_high)}, got {_shown(value)}")
+        raise ValueError(f"{name} must be {_range(low, high, above_low, below_high)}, got {shown(value)}")
     return number
 
 
@@ -147,19 +142,9 @@ def check_integer(name: str, value: object, low: int | None = None, high: int | 
         Traceback (most recent call last):
         ValueError: num_reject must be an int >= 1, got 0
     """
-    limits = "" if low is None else f" >= {low}" if high is None else f" in {low} … {high}"
-    limits = f" <= {high}" if low is None and high is not None else limits
-    whole: int | None = None
-    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, Tensor) and value.dtype == torch.bool):
-        try:
-            whole = operator.index(value) if getattr(value, "ndim", 0) == 0 else None  # type: ignore[arg-type]
-        except (TypeError, RuntimeError):  # of a tensor without values: RuntimeError
-            whole = None
-    if whole is None:
-        raise TypeError(f"{name} must be an int{limits}, got {_shown(value)}")
-    if (low is not None and whole < low) or (high is not None and whole > high):
-        raise ValueError(f"{name} must be an int{limits}, got {_shown(whole)}")
-    return whole
+    if getattr(value, "ndim", 0) != 0:
+        raise TypeError(f"{name} must be an int{limits(low, high)}, got {shown(value)}")
+    return as_integer(name, value, low, high)
 
 
 def _range(low: float, high: float, above_low: bool, below_high: bool) -> str:
@@ -170,21 +155,6 @@ def _range(low: float, high: float, above_low: bool, below_high: bool) -> str:
     if low == -math.inf:
         return f"finite and {'<' if below_high else '<='} {high:g}"
     return f"in {'(' if above_low else '['}{low:g}, {high:g}{')' if below_high else ']'}"
-
-
-def _shown(value: object) -> str:
-    """Return `value` as it is written in code, shortened; the type's name alone where that is no single value."""
-    if isinstance(value, Tensor) and value.is_nested:
-        return "a nested tensor"
-    if isinstance(value, (Tensor, np.ndarray)):
-        return f"{type(value).__name__} of shape {tuple(value.shape)}"
-    if isinstance(value, np.generic):
-        value = value.item()
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no int of more than 4300 digits
-        return f"an int of {int(value).bit_length()} bits" if isinstance(value, int) else type(value).__name__
-    return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -207,7 +177,7 @@ def check_reduction(reduction: object) -> Reduction:
         if isinstance(reduction, str) and reduction == known:
             return known
     names = ", ".join(f'"{name}"' for name in REDUCTIONS[:-1])
-    raise ValueError(f'reduction must be {names} or "{REDUCTIONS[-1]}", got {_shown(reduction)}')
+    raise ValueError(f'reduction must be {names} or "{REDUCTIONS[-1]}", got {shown(reduction)}')
 
 
 def check_finite_weight(weight: Tensor, name: str = "weight") -> None:
