@@ -20,9 +20,11 @@ help:
 	@echo "make ctest      host tests of the shared C++ maths, with the address and undefined-behaviour sanitizers"
 	@echo "make benchmark  throughput of every op beside its peers, as ratios"
 
-# The stamp comes first: whatever stops a set-up, the next one knows the folder for its own.
+# The stamp comes first: whatever stops a set-up, the next one knows the folder for its own. An environment that was moved
+# is made anew, for its `activate` still leads to where it was.
 setup:
-	@if [ "$$(cat "$(STAMP)" 2>/dev/null)" != "$(PINS)" ]; then \
+	@if [ "$$(cat "$(STAMP)" 2>/dev/null)" != "$(PINS)" ] || \
+	    ! grep -qsF -e "$$(cd "$(VENV)" && pwd)" -e "$$(cd "$(VENV)" && pwd -P)" "$(BIN)/activate"; then \
 	  set -e; \
 	  if [ -n "$$(ls -A "$(VENV)" 2>/dev/null)" ] && [ ! -e "$(STAMP)" ]; then \
 	    echo "$(VENV) exists and was not made by this Makefile: remove it, or choose another with VENV=..."; exit 1; \
@@ -50,6 +52,7 @@ build: setup
 demo: build
 	"$(BIN)/python" -m fastood.train --name demo-$$(date +%Y%m%d-%H%M%S)
 	@echo
+	@[ "$(PWD)" = "$(CURDIR)" ] || echo "       cd '$(CURDIR)'"
 	@echo "next:  . $(BIN)/activate                    so that python is this environment's"
 	@echo "       python -m fastood.train --help       the other methods, and images of your own"
 

@@ -113,6 +113,10 @@ class CMakeBuild(build_ext):
         # An editable install has a new temporary folder each time: with it everything would be compiled each time.
         build_temp = ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()
         folder = build_temp / f"cmake-{sys.implementation.cache_tag}"
+        cache = folder / "CMakeCache.txt"
+        # Of a clone that was moved: CMake would refuse it.
+        if cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\n" not in cache.read_text(encoding="utf-8"):
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         configure = [
             str(cmake),

@@ -89,3 +89,22 @@ def test_an_environment_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "exists and was not made by this Makefile" in done.stdout
     assert [path.name for path in venv.iterdir()] == ["precious"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_an_environment_that_was_moved_is_made_anew(tmp_path: Path) -> None:
+    """Its `activate` would enter the folder where it was."""
+    venv = tmp_path / "here"
+    make_setup(venv)
+    pins = subprocess.run(
+        ["make", "-C", ROOT, "-n", "setup", f"PYTHON={tmp_path}/python"], capture_output=True, text=True
+    )
+    stamp = pins.stdout.partition('!= "')[2].partition('"')[0]
+    (venv / "bin").mkdir()
+    (venv / "bin/activate").write_text(f"VIRTUAL_ENV={venv}\n")
+    (venv / ".made-by-fastood").write_text(stamp)
+    assert make_setup(venv).returncode == 0, "it is up to date"
+    moved = tmp_path / "there"
+    venv.rename(moved)
+    done = make_setup(moved)
+    assert f"Setting up {moved}" in done.stdout
