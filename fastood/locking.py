@@ -23,7 +23,8 @@ def hold_lock(folder: Path, *, doing: str, exist_ok: bool = True) -> Iterator[No
     The folder is made, and removed again if nothing was put into it. It may be renamed while the lock is held.
 
     Args:
-        folder: The folder; the file `.lock` in it names the process as long as the lock is held.
+        folder: The folder; the file `.lock` in it names the process as long as the lock is held, and locks nothing
+            itself: it may be removed.
         doing: What the error says that the other process does, e.g. "writing this run".
         exist_ok: Whether the folder may exist.
 
@@ -44,7 +45,7 @@ def hold_lock(folder: Path, *, doing: str, exist_ok: bool = True) -> Iterator[No
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
-        inside, file = _lock(folder, doing)
+        inside = _lock(folder, doing)
     except OSError as error:
         _remove_empty(made)
         if isinstance(error, BlockingIOError):
@@ -55,42 +56,67 @@ def hold_lock(folder: Path, *, doing: str, exist_ok: bool = True) -> Iterator[No
     try:
         yield
     finally:
-        # Removed before it is let go of: who has opened it then finds that it is no longer the folder's.
         with suppress(OSError):
             os.unlink(LOCK_NAME, dir_fd=inside)
-        _let_go(inside, file)
+        _let_go(inside)
         _remove_empty(made)
 
 
-def _lock(folder: Path, doing: str) -> tuple[int, int]:
-    """Lock the file of a folder and write into it whose it is; return descriptors of the folder and of the file."""
+def _lock(folder: Path, doing: str) -> int:
+    """Lock a folder and write into `.lock` who holds it; return the descriptor of the folder."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        inside = file = -1
+        inside = -1
         try:
             inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            file = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=inside)
-            _held.update((inside, file))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before may have removed the file between the opening and the locking.
-            if os.path.samestat(os.fstat(file), os.stat(LOCK_NAME, dir_fd=inside, follow_symlinks=False)):
-                os.ftruncate(file, 0)
-                os.pwrite(file, f"pid {os.getpid()}, host {socket.gethostname()}".encode(), 0)
-                return inside, file
+            _held.add(inside)
+            _lock_descriptor(inside, folder)
+            # The holder before may have renamed or removed the folder between the opening and the locking.
+            if os.path.samestat(os.fstat(inside), folder.stat()):
+                _write_owner(inside)
+                return inside
         except FileNotFoundError:
-            pass  # So was the folder, or the file.
+            pass  # The folder was removed.
         except BlockingIOError:
-            owner = os.pread(file, 400, 0).decode(errors="replace")
+            owner = _read_owner(inside)
+            _let_go(inside)
             by = f" ({owner})" if owner and owner.isprintable() else ""
-            _let_go(inside, file)
             raise BlockingIOError(f"another process{by} is {doing}: {folder}") from None
-        except OSError as error:
-            if file >= 0 and error.errno in _NO_LOCKS:
-                print(f"warning: {folder} lies where no file can be locked: do not write it twice", file=sys.stderr)
-                return inside, file
-            _let_go(inside, file)
+        except OSError:
+            _let_go(inside)
             raise
-        _let_go(inside, file)
+        _let_go(inside)
+
+
+def _lock_descriptor(inside: int, folder: Path) -> None:
+    try:
+        # The folder itself, not a file in it: it may be renamed, and a kill at any moment leaves nothing locked.
+        fcntl.flock(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(f"warning: {folder} lies where nothing can be locked: do not write it twice", file=sys.stderr)
+
+
+def _write_owner(inside: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    file = os.open(LOCK_NAME, flags, 0o666, dir_fd=inside)
+    try:
+        os.write(file, f"pid {os.getpid()}, host {socket.gethostname()}".encode())
+    finally:
+        os.close(file)
+
+
+def _read_owner(inside: int) -> str:
+    """Return what the holder has written, empty if it has not yet."""
+    try:
+        file = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside)
+    except OSError:
+        return ""
+    try:
+        return os.read(file, 400).decode(errors="replace")
+    finally:
+        os.close(file)
 
 
 def _let_go(*descriptors: int) -> None:

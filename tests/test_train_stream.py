@@ -109,7 +109,7 @@ def test_an_image_damaged_under_way_ends_the_run_with_its_name(
     for damaged in (tmp_path / "bars").glob("*/*.jpg"):
         damaged.write_bytes(b"no image")
     assert train.main([*args, "--data.decode", "stream"]) == 1
-    assert f"\nerror: unreadable image {tmp_path / 'bars'}" in capsys.readouterr().err
+    assert f"error: unreadable image {tmp_path / 'bars'}" in capsys.readouterr().err
 
 
 def test_what_is_decoded_on_use_cannot_be_resident(args, capsys: pytest.CaptureFixture[str]):

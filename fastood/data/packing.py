@@ -88,6 +88,8 @@ def pack(
         if progress is not None:
             _write_images(source, plan, partial, progress, strict=strict, threads=threads or os.cpu_count() or 1)
         (partial / PROGRESS).unlink(missing_ok=True)
+        # A whole pool has no owner, wherever a kill comes; the folder stays locked.
+        (partial / LOCK_NAME).unlink(missing_ok=True)
         partial.rename(out)
     return open_packed(out)
 
