@@ -120,7 +120,8 @@ class BALConfig(MethodConfig):
     bal-features, bal-no-seeking: without the one or the other. bal-projection: a discriminator whose logits have no
     bound."""
     boundary: BoundarySettings = field(default_factory=BoundarySettings)
-    """The GAN and its losses."""
+    """The GAN and its losses. Three settings are ours in every preset, paper included: principal axes, mode seeking,
+    and -log(1 - D) for the log D that equations 8 and 9 print. Arm bal-printed has neither of the first two."""
     batch_size: int = 128
     """Images in a batch of the classifier's training."""
     pretrain: Schedule = field(
