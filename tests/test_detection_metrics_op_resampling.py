@@ -198,6 +198,7 @@ WEIGHT = torch.ones(2, 10, dtype=torch.int32)
         ({"id_index": torch.arange(9)}, r"id_index must have shape \(10,\)"),
         ({"ood_index": torch.arange(10) + 1}, r"ood_index must be in \[0, 9\], got 10"),
         ({"tpr": (1.5,)}, "tpr must .* got 1.5"),
+        ({"tpr": ()}, r"tpr must hold at least one rate, got \(\)"),
         ({"id_repeats": 0}, r"id_repeats must be in \[1, 67108863\] for 10 scores, got 0"),
         ({"ood_repeats": 2**26}, r"ood_repeats must be in \[1, 67108863\] for 10 scores, got 67108864"),
     ],

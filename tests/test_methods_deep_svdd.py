@@ -50,6 +50,27 @@ def test_soft_boundary_and_the_radius_that_minimises_it(nu: float, radius: float
     assert min(loss(DISTANCES, other).item() for other in others) >= want - 1e-5
 
 
+@pytest.mark.parametrize("nu", [0.07, 0.14, 0.28, 0.29, 0.55, 0.56, 0.57, 0.58])
+def test_the_share_outside_is_the_decimal_that_was_given(nu: float):
+    """0.29 · 100 is 28.999… in binary, and 29 images may lie outside."""
+    distances = torch.arange(1.0, 101.0)
+    assert DeepSVDDLoss(nu).radius_of(distances).square().item() == pytest.approx(100 - round(100 * nu))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("radius", [300.0, torch.tensor(300.0), torch.tensor(300.0, dtype=torch.float16)])
+def test_sixteen_bits_hold_the_distances_and_not_what_is_made_of_them(dtype: torch.dtype, radius: float | torch.Tensor):
+    distances = torch.tensor([1.0, 4.0, 65000.0, 32768.0], dtype=dtype)
+    wide = distances.float()
+    for loss in (DeepSVDDLoss(), DeepSVDDLoss(0.5)):
+        found, per_image = loss.with_per_sample(distances, radius)
+        want, of_images = loss.with_per_sample(wide, 300.0)
+        assert found.dtype == per_image.dtype == torch.float32
+        assert found == want
+        assert torch.equal(per_image, of_images)
+    assert DeepSVDDLoss(0.5).radius_of(distances) == DeepSVDDLoss(0.5).radius_of(wide)
+
+
 def test_images_inside_the_sphere_have_no_gradient():
     distances = DISTANCES.clone().requires_grad_()
     DeepSVDDLoss(0.5)(distances, torch.tensor(3.0)).backward()

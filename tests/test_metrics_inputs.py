@@ -313,3 +313,20 @@ def test_a_calibration_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "bad.pt").write_bytes(content)
         with pytest.raises(ValueError, match=r"bad\.pt is no file of ScoreCalibration\.save"):
             ScoreCalibration.load(tmp_path / "bad.pt")
+
+
+def test_integers_of_any_c_type_are_numbers() -> None:
+    """NumPy has two types of 64 bits, of which PyTorch knows one."""
+    scores = [2**63 + 1, 3, 2**63]
+    want = torch.tensor([2**63 + 1, 3, 2**63], dtype=torch.uint64)
+    assert torch.equal(as_scores("scores", np.array(scores, dtype=np.ulonglong)), want)
+    assert metrics.auroc(np.array([1, 3], dtype=np.longlong), np.array([2, 4], dtype=np.longlong)) == 0.75
+    assert metrics.auroc(np.array([2**63, 2], np.ulonglong), np.array([2**63 + 1], np.ulonglong)) == 1.0
+    for kind in (np.longlong, np.ulonglong):
+        assert as_labels("y", np.array([3, 1], dtype=kind)).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("ratio", [2**63, 10**18, 1e-18])
+def test_a_ratio_of_classes_beyond_counting_is_named(ratio: float) -> None:
+    with pytest.raises(ValueError, match=r"ood_per_id must be nearer to the 20 OOD images for 30 ID images .* got"):
+        metrics.bootstrap_metrics(ID, OOD, generator=seeded(), ood_per_id=ratio, **FAST_BOOTSTRAP)

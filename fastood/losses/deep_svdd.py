@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from fastood.ops._arguments import decimal_fraction
 from fastood.ops._transforms import is_transformed
-from fastood.ops._validation import LOGIT_DTYPES, check_number, check_tensor
+from fastood.ops._validation import LOGIT_DTYPES, check_number, check_tensor, widened
 
 
 class DeepSVDDLoss(nn.Module):
@@ -23,7 +26,7 @@ class DeepSVDDLoss(nn.Module):
     Shape:
         - distances: `[N]`, squared, at least 0, N >= 1; float64, float32, bfloat16 or float16.
         - radius: `[]` or a number, at least 0.
-        - output: `[]`.
+        - output: `[]`, float64 for float64 distances, float32 for all others.
 
     pytorch-ood's loss of this name takes features and holds the centre; here `HypersphereHead` does.
 
@@ -58,6 +61,8 @@ class DeepSVDDLoss(nn.Module):
     def with_per_sample(self, distances: Tensor, radius: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """Return the scalar loss and, `[N]` and detached, what each image adds to the mean, before 1/ν."""
         _check_distances(distances)
+        # In 16 bits the square of a radius above 255 is infinite.
+        distances = widened(distances)
         if self.nu is None:
             return distances.mean(), distances.detach()
         if radius is None:
@@ -79,8 +84,8 @@ class DeepSVDDLoss(nn.Module):
         if self.nu is None:
             raise ValueError("radius_of needs a soft boundary, nu is None")
         _check_distances(distances)
-        inside = len(distances) - int(self.nu * len(distances))
-        return distances.sort().values[inside - 1].sqrt() if inside > 0 else distances.new_zeros(())
+        inside = len(distances) - math.floor(decimal_fraction(self.nu) * len(distances))
+        return widened(distances).sort().values[inside - 1].sqrt() if inside > 0 else widened(distances).new_zeros(())
 
 
 def _check_distances(distances: Tensor) -> None:
@@ -102,7 +107,7 @@ def _checked_radius(radius: Tensor | float, distances: Tensor) -> Tensor:
     if radius.device != distances.device:
         raise ValueError(f"radius must be on {distances.device} like distances, got {radius.device}")
     _check_not_negative("radius", radius)
-    return radius
+    return radius.to(distances.dtype)
 
 
 def _check_not_negative(name: str, values: Tensor) -> None:

@@ -107,6 +107,13 @@ class EnergyRegularizedLoss(EnergyMarginLoss):
         *,
         check_finite: bool = False,
     ) -> None:
+        alpha = check_number("alpha", alpha, 0)
+        margin_in, margin_out = check_number("margin_in", margin_in), check_number("margin_out", margin_out)
+        if margin_in > margin_out:
+            raise ValueError(
+                f"margin_in must be at most margin_out (in-distribution rows have the lower energy), "
+                f"got {margin_in} and {margin_out}"
+            )
         super().__init__(alpha, margin_in, margin_out, reduction, check_finite=check_finite)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.ops._arguments import as_flag
 from fastood.ops._validation import Reduction
 from fastood.ops.outlier_loss import LossKind, LossSettings
 
@@ -58,7 +59,7 @@ class ICELoss(MixedBatchLoss):
         check_finite: bool = False,
     ) -> None:
         super().__init__(weight, reduction, check_finite=check_finite)
-        self.id_likelihood = id_likelihood
+        self.id_likelihood = as_flag("id_likelihood", id_likelihood)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(model)`."""

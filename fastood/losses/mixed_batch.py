@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from fastood.ops._arguments import as_flag
 from fastood.ops._rows import Numbers, as_sample_weight, as_targets, check_dense_logits
 from fastood.ops._validation import (
     Reduction,
@@ -71,7 +72,7 @@ class MixedBatchLoss(nn.Module, ABC):
         super().__init__()
         self.weight = check_number("weight", weight, 0)
         self.reduction: Reduction = check_reduction(reduction)
-        self.check_finite = check_finite
+        self.check_finite = as_flag("check_finite", check_finite)
 
     @abstractmethod
     def settings(self) -> LossSettings:

@@ -93,10 +93,10 @@ class ObjectosphereLoss(nn.Module):
         check_finite: bool = False,
     ) -> None:
         super().__init__()
-        least = _one_of("min_magnitude", min_magnitude, "xi", xi)
-        factor = _one_of("magnitude_weight", magnitude_weight, "alpha", alpha)
-        self.min_magnitude = check_number("min_magnitude", least, 0, above_low=True)
-        self.magnitude_weight = check_number("magnitude_weight", factor, 0)
+        name, least = _one_of("min_magnitude", min_magnitude, "xi", xi)
+        self.min_magnitude = check_number(name, least, 0, above_low=True)
+        name, factor = _one_of("magnitude_weight", magnitude_weight, "alpha", alpha)
+        self.magnitude_weight = check_number(name, factor, 0)
         self.entropic = OutlierExposureLoss(weight, reduction, check_finite=check_finite)
 
     def extra_repr(self) -> str:
@@ -132,10 +132,11 @@ class ObjectosphereLoss(nn.Module):
         return entropic.add(magnitude, alpha=factor), of_logits.add(of_features, alpha=factor)
 
 
-def _one_of(name: str, value: float | None, alias: str, other: float | None) -> float:
+def _one_of(name: str, value: float | None, alias: str, other: float | None) -> tuple[str, float]:
+    """Return which of two names of one setting was given, and its value."""
     if (value is None) == (other is None):
         raise TypeError(f"{name} or {alias} must be given, got {'neither' if value is None else 'both'}")
-    return value if value is not None else other  # type: ignore[return-value]
+    return (name, value) if value is not None else (alias, other)  # type: ignore[return-value]
 
 
 def _check_features(features: Tensor, logits: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastood.losses.mixed_batch import MixedBatchLoss
-from fastood.ops._validation import Reduction
+from fastood.ops._validation import Reduction, check_number
 from fastood.ops.outlier_loss import LossKind, LossSettings
 
 
@@ -57,7 +57,9 @@ class OutlierExposureLoss(MixedBatchLoss):
     ) -> None:
         if alpha is not None and weight != 0.5:
             raise TypeError(f"weight and alpha are one setting, got both: {weight} and {alpha}")
-        super().__init__(weight if alpha is None else alpha, reduction, check_finite=check_finite)
+        if alpha is not None:
+            weight = check_number("alpha", alpha, 0)
+        super().__init__(weight, reduction, check_finite=check_finite)
 
     def settings(self) -> LossSettings:
         """Return what the kernel needs to know."""

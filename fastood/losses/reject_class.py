@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.losses.mixed_batch import MixedBatchLoss
+from fastood.ops._arguments import shown
 from fastood.ops._rows import Numbers
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_integer, check_tensor, compute_dtype
@@ -124,7 +125,8 @@ class RejectClassLoss(MixedBatchLoss):
     def _rows(self, logits: Tensor, targets: Numbers, sample_weight: Numbers | None) -> tuple[Tensor, RowArguments]:
         flat, rows = super()._rows(logits, targets, sample_weight)
         if flat.shape[1] <= self.num_reject:
-            raise ValueError(f"logits must be [N, K + {self.num_reject}] with K >= 1, got shape {tuple(logits.shape)}")
+            count = shown(self.num_reject)
+            raise ValueError(f"logits must be [N, K + {count}] with K >= 1, got shape {tuple(logits.shape)}")
         return flat, rows
 
     def _with_draws(

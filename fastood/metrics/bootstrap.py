@@ -33,6 +33,7 @@ from fastood.metrics.validation import (
 )
 from fastood.ops._arguments import as_integer, check_generator
 from fastood.ops.detection_metrics import RankingStatistics, resampled_statistics, sort_scores
+from fastood.ops.resampling import most_repeats
 
 
 def bootstrap_metrics(
@@ -265,10 +266,15 @@ def _repeats(ood_per_id: float | None, id_count: int, ood_count: int) -> tuple[i
     wanted = decimal_fraction(ood_per_id) * id_count / ood_count
     # The larger number over the smaller: rounding to a denominator of 1,000 moves it by less than 0.1 %.
     if wanted >= 1:
-        ood_to_id = wanted.limit_denominator(1000)
-        return ood_to_id.denominator, ood_to_id.numerator
-    id_to_ood = (1 / wanted).limit_denominator(1000)
-    return id_to_ood.numerator, id_to_ood.denominator
+        ood_repeats, id_repeats = wanted.limit_denominator(1000).as_integer_ratio()
+    else:
+        id_repeats, ood_repeats = (1 / wanted).limit_denominator(1000).as_integer_ratio()
+    if id_repeats > most_repeats(id_count) or ood_repeats > most_repeats(ood_count):
+        raise ValueError(
+            f"ood_per_id must be nearer to the {ood_count} OOD images for {id_count} ID images that there are, "
+            f"got {ood_per_id:g}: counts of either stay below 2^31"
+        )
+    return id_repeats, ood_repeats
 
 
 def _seed_from(generator: torch.Generator) -> int:

@@ -1,7 +1,6 @@
 """What can be ranked, and how every dtype becomes floats without a tie made or lost."""
 
 from collections.abc import Iterable
-from fractions import Fraction
 from math import isfinite
 from typing import Literal, NamedTuple, get_args
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from fastood.metrics.inputs import Values, as_flags, as_scores, has_dtype, in_dtype
 from fastood.ops._arguments import as_real, shown
+from fastood.ops._arguments import decimal_fraction as decimal_fraction
 
 Positive = Literal["ood", "id"]
 """The class whose detection is measured: most papers take OOD, some (energy, ODIN, Mahalanobis) take ID."""
@@ -198,13 +198,3 @@ def checked_positive(name: str, value: object, *, otherwise: str = "") -> float:
     if not (isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a finite number above 0{otherwise}, got {shown(value)}")
     return number
-
-
-def decimal_fraction(value: float) -> Fraction:
-    """Return the number that was typed: 0.1 becomes 1/10, not its binary neighbour, so that 0.1 · 100 is 10.
-
-    Example:
-        >>> decimal_fraction(0.95)
-        Fraction(19, 20)
-    """
-    return Fraction(repr(float(value)))

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,16 @@ def as_real(name: str, value: object, *, wanted: str = "a real number") -> float
         return math.inf if value > 0 else -math.inf  # type: ignore[operator]
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}") from None
+
+
+def decimal_fraction(value: float) -> Fraction:
+    """Return the number that was typed: 0.1 becomes 1/10, not its binary neighbour, so that 0.1 · 100 is 10.
+
+    Example:
+        >>> decimal_fraction(0.95)
+        Fraction(19, 20)
+    """
+    return Fraction(repr(float(value)))
 
 
 def as_flag(name: str, value: object) -> bool:

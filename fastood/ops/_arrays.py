@@ -38,7 +38,7 @@ def as_tensor(name: str, values: Values) -> Tensor:
         TypeError: `values` is no tensor, array or list of numbers, or is complex, sparse, nested or quantised.
         ValueError: `values` holds no data (a meta tensor), has gaps (a masked array) or rows of unequal length.
     """
-    tensor = values if isinstance(values, Tensor) else _from_array_like(name, values)
+    tensor = values if isinstance(values, Tensor) else from_array_like(name, values)
     if tensor.is_complex():
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
     if tensor.layout != torch.strided or tensor.is_nested:
@@ -52,7 +52,21 @@ def as_tensor(name: str, values: Values) -> Tensor:
     return tensor.detach()
 
 
-def _from_array_like(name: str, values: object) -> Tensor:
+def from_array_like(name: str, values: object) -> Tensor:
+    """Return an array, or numbers in lists, as a tensor on the CPU; of tensors in a list, their stack.
+
+    Args:
+        name: The argument's name, for the error.
+        values: What is no tensor.
+
+    Raises:
+        TypeError: `values` is no array or list of real numbers.
+        ValueError: `values` has gaps (a masked array) or rows of unequal length.
+
+    Example:
+        >>> from_array_like("weights", [0.5, 2]), from_array_like("labels", np.array([3, -1], dtype=">i2"))
+        (tensor([0.5000, 2.0000], dtype=torch.float64), tensor([ 3, -1], dtype=torch.int16))
+    """
     wanted = f"{name} must be a torch.Tensor, an array or numbers"
     if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
         try:
@@ -73,8 +87,9 @@ def _from_array_like(name: str, values: object) -> Tensor:
         raise TypeError(f"{name} must be real, got {array.dtype}")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{wanted}, got {type(values).__name__} of {array.dtype}")
-    # PyTorch takes the machine's byte order, positive strides and memory that may be written to.
-    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    # PyTorch takes the machine's byte order, positive strides, memory that may be written to, and of two C types of one
+    # width the first alone.
+    return torch.from_numpy(np.require(array, np.dtype(f"={array.dtype.kind}{array.dtype.itemsize}"), ["C", "W"]))
 
 
 def has_dtype(values: Values) -> bool:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import shown
+from fastood.ops._arrays import from_array_like
 from fastood.ops._validation import LOGIT_DTYPES, check_finite_weight, check_tensor, compute_dtype
 
 Numbers = Tensor | npt.NDArray[Any] | Sequence[float]
@@ -99,7 +101,7 @@ def as_sample_weight(
     ):
         return weight
     weight = _as_tensor(name, weight, logits.device)
-    if weight.dtype not in (*LOGIT_DTYPES, torch.int64, *_INTEGERS, torch.bool):
+    if weight.dtype not in (*LOGIT_DTYPES, torch.int64, torch.uint64, *_INTEGERS, torch.bool):
         raise TypeError(f"{name} must be floating-point or integers, got {weight.dtype}")
     wanted = logits.shape[:1] + logits.shape[2:]
     if weight.shape != wanted:
@@ -131,15 +133,9 @@ def _as_tensor(name: str, value: object, device: torch.device) -> Tensor:
         return check_tensor(name, value)
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain array, got a masked one: fill it, or leave its rows out")
-    if isinstance(value, (np.ndarray, np.generic, list, tuple)):
-        try:
-            if not isinstance(value, np.ndarray):
-                tensor = torch.as_tensor(value)
-                # float32 is PyTorch's choice for lists of floats; they are float64.
-                return torch.as_tensor(value, dtype=torch.float64 if tensor.is_floating_point() else None).to(device)
-            # A copy of native byte order and positive strides, which PyTorch wants.
-            array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
-            return torch.from_numpy(array).to(device)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise TypeError(f"{name} must hold numbers that a tensor can hold: {error}") from error
-    raise TypeError(f"{name} must be a tensor, an array or a list, got {type(value).__name__}")
+    if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
+        raise TypeError(f"{name} must be a tensor, an array or a list, got {type(value).__name__}")
+    try:
+        return from_array_like(name, value).to(device)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must hold numbers, in rows of one length, got {shown(value)}") from error

@@ -181,6 +181,8 @@ def checked_rates(tpr: Sequence[float]) -> list[float]:
     except TypeError:
         raise TypeError(f"tpr must be a sequence of rates, such as (0.95,), got {shown(tpr)}") from None
     rates = [as_real("tpr", rate, wanted="a sequence of rates") for rate in given]
+    if not rates:
+        raise ValueError(f"tpr must hold at least one rate, got {shown(tpr)}")
     wrong = [rate for rate in rates if not 0 < rate <= 1]
     if wrong:
         raise ValueError(f"tpr must hold rates above 0 and at most 1, got {wrong[0]}")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastood.ops._arguments import allocating, as_integer, shown
+from fastood.ops._arguments import allocating, as_device, as_integer, shown
 from fastood.ops._validation import require_same_device
 from fastood.ops.ranking_statistics import RankingStatistics, checked_rates, statistics_shape, unpack
 from fastood.ops.score_keys import MAX_COUNT, check_both_keys, check_per_row, check_range
@@ -182,6 +182,7 @@ def resampling_counts(
     stream = as_integer("stream", stream, 0, 2**32 - 1, wanted="an int in [0, 2^32)")
     _check_scheme(scheme)
     size = _checked_size(scheme, size, count, "size")
+    device = as_device("device", device)
     with allocating(f"replicates {replicates} of count {count}"):
         counts = torch.empty(replicates, count, dtype=torch.int32, device=device)
     kept = count if size is None else size
@@ -249,8 +250,13 @@ def _checked_replicates(replicates: int, first: int) -> tuple[int, int]:
     return replicates, first
 
 
+def most_repeats(count: int) -> int:
+    """Return how often each of `count` scores can count at most: totals and what one replicate has of a score fit."""
+    return MAX_COUNT // max(count, 32)  # no Poisson count reaches 32
+
+
 def _checked_repeats(repeats: int, count: int, name: str) -> int:
-    most = MAX_COUNT // max(count, 32)  # no Poisson count reaches 32
+    most = most_repeats(count)
     return as_integer(name, repeats, 1, most, wanted=f"in [1, {most}] for {count} scores")
 
 

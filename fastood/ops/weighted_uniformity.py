@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastood.ops._arguments import as_flag
 from fastood.ops._rows import Numbers, as_sample_weight
 from fastood.ops._validation import (
     REDUCTIONS,
@@ -31,7 +32,7 @@ _SETTINGS = {name: LossSettings(LossKind.UNIFORMITY, by_weight=name == "weighted
 
 def _prepare(logits: Tensor, weight: Numbers | None, reduction: Reduction, check_finite: bool) -> RowArguments:
     check_logits(logits)
-    if check_finite:
+    if as_flag("check_finite", check_finite):
         check_finite_values(logits, "logits")
     if weight is None:
         return RowArguments()
