@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from augment_images_samples import DTYPES, MEMORY_FORMATS, SAMPLES, AugmentSample
@@ -170,13 +171,15 @@ GOOD = {
         ("padding", 2**31 - 1, ValueError, "padding must be an int in 0 … 65536, got 2147483647"),
         ("padding", 2**62, ValueError, "padding must be an int in 0 … 65536"),
         ("padding", 1.0, TypeError, "padding must be an int in 0 … 65536, got 1.0"),
-        ("mean", 10**400, ValueError, "mean must be finite, got 1000"),
+        ("mean", 10**400, ValueError, "mean must be finite, got an int of 401 digits"),
         ("std", b"x", TypeError, "std must be a number, got b'x'"),
         ("std", "x", TypeError, "std must be a number, got 'x'"),
         ("mean", [0.5, 0.5], ValueError, "mean must be a number or 3, one per channel, got 2"),
         ("mean", float("nan"), ValueError, "mean must be finite, got nan"),
         ("std", [0.25, 0, 0.25], ValueError, "std must be above 0 in float32, got"),
         ("std", 1e-60, ValueError, "std must be above 0 in float32, got 1e-60"),
+        ("dtype", np.ones(2), TypeError, "dtype must be float32, bfloat16 or float16, got a ndarray"),
+        ("memory_format", np.ones(2), ValueError, "memory_format must be contiguous_format or channels_last, got a nd"),
         ("dtype", torch.float64, TypeError, "dtype must be float32, bfloat16 or float16, got torch.float64"),
         ("memory_format", torch.channels_last_3d, ValueError, "memory_format must be contiguous_format or channels_"),
     ],

@@ -311,6 +311,13 @@ ROWS, LABELS = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
         ({"query": ROWS[0]}, ValueError, r"query must be \[M, d\] with d >= 1, got shape \(2,\)"),
         ({"query": torch.zeros(3, 4)}, ValueError, r"query must have 2 features like keys, got shape \(3, 4\)"),
         ({"query": ROWS.to("meta"), "query_labels": LABELS.to("meta")}, ValueError, "query must be on cpu like keys"),
+        ({"query": ROWS.to_sparse()}, TypeError, "query must be a dense tensor, got layout torch.sparse_coo"),
+        ({"key_labels": LABELS.to_sparse()}, TypeError, "key_labels must be a dense tensor"),
+        (
+            {"key_labels": LABELS.to(torch.uint64)},
+            TypeError,
+            r"key_labels must be integers, .*: pass key_labels.long\(\)",
+        ),
         ({"query_labels": LABELS.float()}, TypeError, "query_labels must be integers, got torch.float32"),
         ({"query_labels": LABELS.bool()}, TypeError, "query_labels must be integers, got torch.bool"),
         ({"query_labels": LABELS[:2]}, ValueError, r"query_labels must have shape \(3,\) like the rows of query"),

@@ -223,6 +223,8 @@ def test_reduced_features_are_computed_in_float32(dtype: torch.dtype, device: st
     ("change", "error", "message"),
     [
         ({"features": [[1.0]]}, TypeError, "features must be a torch.Tensor, got list"),
+        ({"features": torch.zeros(5, 3).to_sparse()}, TypeError, "features must be a dense tensor"),
+        ({"scale_tril": torch.eye(3).to_sparse_csr()}, TypeError, "scale_tril must be a dense tensor"),
         ({"features": torch.zeros(5, 3, dtype=torch.int64)}, TypeError, "features must be float64, .*got torch.int64"),
         ({"features": torch.zeros(5, 3).double()}, TypeError, "means must be torch.float64 beside features"),
         ({"means": torch.zeros(2, 3).long()}, TypeError, "means must be float64, float32, .*got torch.int64"),

@@ -241,3 +241,13 @@ def test_histograms_merge_skip_void_labels_and_reset():
         one.merge(HistogramEvaluator(bits=13))
     with pytest.raises(ValueError, match="bits must be 10 to 24, got 25"):
         HistogramEvaluator(bits=25)
+
+
+def test_a_batch_that_its_device_does_not_take_is_not_half_added() -> None:
+    evaluator = DetectionEvaluator()
+    evaluator.device = torch.device("cuda:99")
+    with pytest.raises((RuntimeError, AssertionError)):
+        evaluator.update(torch.tensor([0.0, 1.0]), torch.tensor([0, -1]))
+    evaluator.device = torch.device("cpu")
+    found = evaluator.update(torch.tensor([0.0, 1.0]).double(), torch.tensor([0, -1])).metrics()
+    assert (found.id_count, found.ood_count, evaluator.id_scores.dtype) == (1, 1, torch.float64)

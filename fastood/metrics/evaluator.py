@@ -143,16 +143,19 @@ class DetectionEvaluator:
             self._dtype = found.dtype
             return self
 
-        self._dtype = found.dtype
         device = self.device or (self._id_scores[0].device if self._id_scores else found.device)
         is_ood, is_id = of_scores < 0, of_scores >= 0
         if self.void_label is not None:
             kept = of_scores != self.void_label
             is_ood, is_id = is_ood & kept, is_id & kept
-        self._id_scores.append(found[is_id].to(device))
-        self._ood_scores.append(found[is_ood].to(device))
-        if predicted is not None:
-            self._correct.append((predicted == of_scores)[is_id].to(device))
+        # All are where they are kept before the first is added: a device may be missing, or full.
+        id_scores, ood_scores = found[is_id].to(device), found[is_ood].to(device)
+        correct = None if predicted is None else (predicted == of_scores)[is_id].to(device)
+        self._dtype = found.dtype
+        self._id_scores.append(id_scores)
+        self._ood_scores.append(ood_scores)
+        if correct is not None:
+            self._correct.append(correct)
         return self
 
     def merge(self, other: "DetectionEvaluator") -> Self:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import shown
 from fastood.ops._validation import check_integer, check_number, check_tensor, require_same_device
 
 OUTPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -93,10 +94,11 @@ def augment_images(
     means, stds = _numbers(mean, "mean", images.shape[1]), _numbers(std, "std", images.shape[1])
     if not all(value >= torch.finfo(torch.float32).tiny for value in stds):
         raise ValueError(f"std must be above 0 in float32, got {std}")
-    if dtype not in OUTPUT_DTYPES:
-        raise TypeError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-    if memory_format not in (torch.contiguous_format, torch.channels_last):
-        raise ValueError(f"memory_format must be contiguous_format or channels_last, got {memory_format}")
+    if not isinstance(dtype, torch.dtype) or dtype not in OUTPUT_DTYPES:
+        raise TypeError(f"dtype must be float32, bfloat16 or float16, got {shown(dtype)}")
+    layouts = (torch.contiguous_format, torch.channels_last)
+    if not isinstance(memory_format, torch.memory_format) or memory_format not in layouts:
+        raise ValueError(f"memory_format must be contiguous_format or channels_last, got {shown(memory_format)}")
     # Looking would wait for another device, and break the graph of a compiled function.
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         for (name, tensor, _), largest in zip(per_image, (images.shape[0] - 1, 2 * padding, 2 * padding), strict=True):

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood.ops._validation import LOGIT_DTYPES, compute_dtype, require_same_device
+from fastood.ops._validation import LOGIT_DTYPES, check_tensor, compute_dtype, require_same_device
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint32, torch.uint16, torch.uint8)
 
 _forward = torch.ops.fastood.class_l1_nearest.default
 
@@ -154,19 +156,16 @@ def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labe
 
 
 def _check_rows(name: str, tensor: Tensor, rows: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in LOGIT_DTYPES:
-        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+    check_tensor(name, tensor, LOGIT_DTYPES)
     if tensor.dim() != 2 or tensor.shape[1] < 1:
         raise ValueError(f"{name} must be [{rows}, d] with d >= 1, got shape {tuple(tensor.shape)}")
 
 
 def _check_labels(name: str, labels: Tensor, of: str, rows: Tensor) -> None:
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(labels).__name__}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {labels.dtype}")
+    check_tensor(name, labels)
+    if labels.dtype not in _INTEGERS:
+        remedy = f": pass {name}.long()" if labels.dtype == torch.uint64 else ""
+        raise TypeError(f"{name} must be integers, got {labels.dtype}{remedy}")
     if labels.dim() != 1 or labels.shape[0] != rows.shape[0]:
         raise ValueError(f"{name} must have shape ({rows.shape[0]},) like the rows of {of}, got {tuple(labels.shape)}")
     if labels.device != rows.device:

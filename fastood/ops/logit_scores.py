@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def _names(scores: Sequence[str] | None, num_reject: int) -> tuple[str, ...]:
     known = (*SCORES, "reject") if num_reject > 0 else SCORES
     if scores is None:
         return known
-    if isinstance(scores, (str, bytes, Tensor)) or not isinstance(scores, Collection):
+    if isinstance(scores, (str, bytes, Tensor, np.ndarray)) or not isinstance(scores, Collection):
         got = f"the string {scores!r}" if isinstance(scores, str) else type(scores).__name__
         raise TypeError(f"scores must be a sequence of names, got {got}")
     if "reject" in scores and num_reject == 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastood.ops import mahalanobis_reference as reference
 from fastood.ops._transforms import is_transformed
-from fastood.ops._validation import LOGIT_DTYPES, compute_dtype, require_same_device, widened
+from fastood.ops._validation import LOGIT_DTYPES, check_tensor, compute_dtype, require_same_device, widened
 
 _forward = torch.ops.fastood.mahalanobis_logits.default
 _backward = torch.ops.fastood._mahalanobis_logits_backward.default
@@ -169,14 +169,8 @@ def _by_reference(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[
 
 def _check(features: Tensor, means: Tensor, scale_tril: Tensor) -> None:
     for name, tensor in (("features", features), ("means", means), ("scale_tril", scale_tril)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if features.dtype not in LOGIT_DTYPES:
-        raise TypeError(f"features must be float64, float32, bfloat16 or float16, got {features.dtype}")
+        check_tensor(name, tensor, LOGIT_DTYPES)
     wanted = torch.float64 if features.dtype == torch.float64 else torch.float32
-    for name, tensor in (("means", means), ("scale_tril", scale_tril)):
-        if tensor.dtype not in LOGIT_DTYPES:
-            raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
     computed = compute_dtype(means.dtype)
     if computed != torch.float64 and computed != wanted:
         raise TypeError(f"means must be {wanted} beside features of {features.dtype}, got {means.dtype}")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastood.ops._validation import LOGIT_DTYPES, require_same_device
+from fastood.ops._validation import LOGIT_DTYPES, check_tensor, require_same_device
 
 MAX_COUNT = 2**31 - 1  # kMaxCount of csrc/detection_metrics/math.h
 
@@ -49,9 +49,7 @@ def sort_scores(scores: Tensor, counts: Tensor | None = None) -> Tensor:
         >>> keys_to_scores(keys).tolist()
         [-inf, 0.0, 0.0, 0.5]
     """
-    _check_tensor(scores, "scores")
-    if scores.dtype not in LOGIT_DTYPES:
-        raise TypeError(f"scores must be float64, float32, bfloat16 or float16, got {scores.dtype}")
+    check_tensor("scores", scores, LOGIT_DTYPES)
     if scores.dim() < 1 or scores.shape[-1] > MAX_COUNT:
         raise ValueError(f"scores must be [..., N] with N < 2^31, got shape {tuple(scores.shape)}")
     check_per_row(counts, "counts", scores.shape[:-1], scores.device)
@@ -78,15 +76,8 @@ def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return scores if dtype is None else scores.to(dtype)
 
 
-def _check_tensor(tensor: Tensor, name: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be dense, got {tensor.layout}: pass it through .to_dense()")
-
-
 def _check_keys(keys: Tensor, name: str) -> None:
-    _check_tensor(keys, name)
+    check_tensor(name, keys)
     if keys.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} must be int32 or int64 keys of sort_scores, got {keys.dtype}")
 
@@ -109,9 +100,7 @@ def check_per_row(numbers: Tensor | None, name: str, shape: Sequence[int], devic
     """Raise unless `numbers` is None or int64 of this shape on this device."""
     if numbers is None:
         return
-    _check_tensor(numbers, name)
-    if numbers.dtype != torch.int64:
-        raise TypeError(f"{name} must be int64, got {numbers.dtype}")
+    check_tensor(name, numbers, [torch.int64])
     if numbers.shape != torch.Size(shape):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(numbers.shape)}")
     if numbers.device != device:

@@ -15,6 +15,7 @@ from fastood.ops import _arguments as arguments
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import as_integer, as_real, shown
 from fastood.ops._arrays import Values, as_tensor
+from fastood.ops._validation import check_tensor
 from fastood.samplers.softplus import OMEGA_MAX
 
 MAX_COUNT = 2**40
@@ -71,11 +72,8 @@ def check_generator(generator: torch.Generator, device: torch.device) -> None:
 
 def _check_tensor(name: str, tensor: object) -> None:
     """Raise TypeError unless `tensor` is a dense tensor that holds data."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.layout != torch.strided or tensor.is_meta:
-        kind = "on the meta device" if tensor.is_meta else f"of layout {tensor.layout}"
-        raise TypeError(f"{name} must be a dense tensor that holds data, got one {kind}")
+    if check_tensor(name, tensor).is_meta:
+        raise TypeError(f"{name} must be a dense tensor that holds data, got one on the meta device")
 
 
 def check_index(index: Tensor, *, empty: bool = False) -> None:

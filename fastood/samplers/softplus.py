@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastood.ops._arguments import as_real
-from fastood.ops._validation import LOGIT_DTYPES
+from fastood.ops._validation import LOGIT_DTYPES, check_tensor
 
 OMEGA_MIN, OMEGA_MAX = -80.0, 1e6
 """ω is kept in this range. softplus(-80) = 2e-35 is still a normal float32: no weight becomes zero for good. A million
@@ -19,11 +19,12 @@ def softplus(x: Tensor) -> Tensor:
     """Return `log(1 + exp(x))`, exact up to where float64 ends; PyTorch's default replaces it by `x` above 20.
 
     Raises:
-        TypeError: `x` is no tensor of float64, float32, bfloat16 or float16.
+        TypeError: `x` is no dense tensor of float64, float32, bfloat16 or float16.
     """
     if not isinstance(x, Tensor) or x.dtype not in LOGIT_DTYPES:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float64, float32, bfloat16 or float16, got {kind}")
+    check_tensor("x", x)
     return F.softplus(x, threshold=700 if x.dtype == torch.float64 else 80)
 
 
