@@ -322,6 +322,9 @@ def test_integers_of_any_c_type_are_numbers() -> None:
     assert torch.equal(as_scores("scores", np.array(scores, dtype=np.ulonglong)), want)
     assert metrics.auroc(np.array([1, 3], dtype=np.longlong), np.array([2, 4], dtype=np.longlong)) == 0.75
     assert metrics.auroc(np.array([2**63, 2], np.ulonglong), np.array([2**63 + 1], np.ulonglong)) == 1.0
+    assert metrics.auroc([2**63, 2.0], [2**63 + 2**12]) == 1.0
+    with pytest.raises(TypeError, match=r"id_scores is a list of integers that neither .* pass a torch.uint64 tensor"):
+        metrics.auroc([2**63, 2**63 + 1], [2**63])
     for kind in (np.longlong, np.ulonglong):
         assert as_labels("y", np.array([3, 1], dtype=kind)).tolist() == [3, 1]
 

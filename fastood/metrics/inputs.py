@@ -25,7 +25,7 @@ def as_scores(name: str, values: Values) -> Tensor:
         numbers, int64 where such a list holds integers that float64 does not.
 
     Raises:
-        TypeError: `values` is nothing of these, or complex.
+        TypeError: `values` is nothing of these, complex, or a list of integers of which some fit in no dtype.
         ValueError: `values` holds no data (a meta tensor), has gaps (a masked array) or rows of unequal length.
 
     Example:
@@ -37,6 +37,11 @@ def as_scores(name: str, values: Values) -> Tensor:
     if scores.is_floating_point() or has_dtype(values):
         return scores
     floats = scores.double()
+    # Python compares an int with a float exactly. NumPy takes uint64 for a list only where int64 is too small.
+    if scores.dtype == torch.uint64 and any(number != float(number) for number in scores.flatten().tolist()):
+        raise TypeError(
+            f"{name} is a list of integers that neither float64 nor int64 holds: pass a torch.uint64 tensor"
+        )
     return floats if scores.dtype != torch.int64 or torch.equal(floats.long(), scores) else scores
 
 

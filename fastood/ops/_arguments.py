@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -36,6 +34,9 @@ def as_integer(name: str, value: object, low: int | None = None, high: int | Non
         >>> as_integer("replicates", np.int64(3), 1), as_integer("replicates", torch.tensor(4), 1)
         (3, 4)
     """
+    # Plain ints take the short way: at small batches the others cost as much as an op.
+    if type(value) is int and (low is None or value >= low) and (high is None or value <= high):
+        return value
     wanted = wanted or f"an int{limits(low, high)}"
     if is_bool(value) or (isinstance(value, Tensor) and (value.is_meta or value.numel() != 1)):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
@@ -74,6 +75,8 @@ def as_real(name: str, value: object, *, wanted: str = "a real number") -> float
         >>> as_real("tpr", np.float32(0.95)), float(np.float32(0.95))
         (0.95, 0.949999988079071)
     """
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor) and value.numel() == 1 and not (value.is_meta or value.is_complex()):
         value = _scalar_of(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
@@ -102,6 +105,8 @@ def decimal_fraction(value: float) -> Fraction:
 
 def as_flag(name: str, value: object) -> bool:
     """Return a bool argument, NumPy's too, as a Python bool; raise TypeError for anything else."""
+    if value is True or value is False:
+        return value
     if not is_bool(value) or isinstance(value, Tensor):
         raise TypeError(f"{name} must be a bool, got {shown(value)}")
     return bool(value)
@@ -138,20 +143,25 @@ def check_generator(generator: torch.Generator, device: torch.device | None = No
         raise ValueError(f"generator must be on {device.type}{like}, got {generator.device.type}")
 
 
-@contextmanager
-def allocating(what: str) -> Iterator[None]:
-    """Turn an allocator's refusal into a MemoryError that names the argument which asked for so much.
+class allocating:  # noqa: N801  a context manager; contextlib's would cost as much as a small draw
+    """A context that turns an allocator's refusal into a MemoryError naming the argument which asked for so much.
 
     Args:
         what: The argument and its value, such as "batch_size 10".
     """
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises no type of its own
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, RuntimeError):
+            return  # torch.OutOfMemoryError is one; the CPU's allocator raises no type of its own
         words = str(error)
         if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in _NO_MEMORY):
-            raise MemoryError(f"{what} needs more memory than there is") from error
-        raise
+            raise MemoryError(f"{self.what} needs more memory than there is") from error
 
 
 def is_bool(value: object) -> bool:

@@ -113,7 +113,7 @@ def check_number(
         Traceback (most recent call last):
         ValueError: epsilon must be in [0, 1), got 1
     """
-    if getattr(value, "ndim", 0) != 0:
+    if type(value) is not float and getattr(value, "ndim", 0) != 0:
         raise TypeError(f"{name} must be a number, got {shown(value)}")
     number = as_real(name, value, wanted="a number")
     inside = (number > low if above_low else number >= low) and (number < high if below_high else number <= high)
@@ -142,7 +142,7 @@ def check_integer(name: str, value: object, low: int | None = None, high: int | 
         Traceback (most recent call last):
         ValueError: num_reject must be an int >= 1, got 0
     """
-    if getattr(value, "ndim", 0) != 0:
+    if type(value) is not int and getattr(value, "ndim", 0) != 0:
         raise TypeError(f"{name} must be an int{limits(low, high)}, got {shown(value)}")
     return as_integer(name, value, low, high)
 

@@ -26,6 +26,8 @@ WEIGHT_MIN = 1e-30
 
 def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, *, wanted: str = "") -> int:
     """Return an integer argument, NumPy's too, as a Python int; raise ValueError for anything else."""
+    if type(value) is int and low <= value <= high:
+        return value
     try:
         return as_integer(name, value, low, high, wanted=wanted or f"an int >= {low}")
     except TypeError as error:
