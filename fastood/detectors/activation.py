@@ -17,6 +17,7 @@ from fastood.detectors.model_calls import Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.quantile import float32_quantile
 from fastood.detectors.row_detector import Batches, State
+from fastood.ops._arguments import as_real
 
 Head = Callable[[Tensor], Tensor]
 """An `nn.Linear`, or another function from features to logits `[N, K]`."""
@@ -108,6 +109,7 @@ class ReAct(ShapedFeatures):
         super().__init__(model, feature_layer, head, detector)
         self.percentile = check_share("percentile", percentile)
         if threshold is not None:
+            threshold = as_real("threshold", threshold)
             if math.isnan(threshold):
                 raise ValueError("threshold must be a number, got nan")
             self._state = {"threshold": torch.tensor(threshold, dtype=torch.float64)}

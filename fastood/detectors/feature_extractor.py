@@ -20,6 +20,7 @@ from fastood.detectors.model_calls import (
 from fastood.detectors.model_calls import (
     Model as Model,
 )
+from fastood.ops._arguments import shown
 
 
 class FeatureExtractor:
@@ -56,8 +57,12 @@ class FeatureExtractor:
         check_model(model)
         if layers is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module to have layers by name, got {type(model).__name__}")
-        if isinstance(layers, str) or (layers is not None and len(layers) == 0):
-            raise ValueError(f"layers must be a sequence of one or more names, or None, got {layers!r}")
+        if layers is not None and not (
+            isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
+        ):
+            raise ValueError(f"layers must be a sequence of one or more names, or None, got {shown(layers)}")
+        if layers is not None and not all(isinstance(name, str) for name in layers):
+            raise TypeError(f"layers must be names, got {shown(list(layers))}")
         self.model = without_ddp(model) if layers is None else unwrapped(model)
         self.layers = None if layers is None else tuple(layers)
         self.pooled = pooled
@@ -130,7 +135,7 @@ def tensor_in(output: object, whose: str, field: str) -> Tensor:
         said += f" of {len(output)}"
     raise TypeError(
         f"{whose} must put out a tensor, got {said}: pass a function that returns the tensor wanted, "
-        "such as lambda x: model(x)[0], or name a layer that puts one out"
+        "such as lambda x: model(x)[0] with the model in evaluation mode, or name a layer that puts one out"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from fastood.heads import GaussianStatistics
 from fastood.heads.checks import check_finite_rows
 from fastood.heads.covariance import Shrinkage, check_shrinkage
 from fastood.heads.gaussian_statistics import resolution_of
+from fastood.ops._arguments import as_flag
 
 # Rows scored or normalised at a time: with 2048 features 16 MiB in float64.
 CHUNK_ROWS = 1024
@@ -31,13 +32,21 @@ class MahalanobisSettings:
     normalize: bool = False
     relative: bool = False
     epsilon: float = 0.0
-    input_std: tuple[float, ...] | None = None
+    input_std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.covariance not in ("tied", "per_class"):
             raise ValueError(f'covariance must be "tied" or "per_class", got {self.covariance!r}')
-        check_shrinkage(self.shrinkage)
-        check_perturbation(self.epsilon, self.input_std)
+        epsilon, input_std = check_perturbation(self.epsilon, self.input_std)
+        taken: dict[str, Any] = {
+            "shrinkage": check_shrinkage(self.shrinkage),
+            "normalize": as_flag("normalize", self.normalize),
+            "relative": as_flag("relative", self.relative),
+            "epsilon": epsilon,
+            "input_std": input_std,
+        }
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)  # frozen, and as plain numbers, which a file holds
 
     @property
     def two_passes(self) -> bool:

@@ -10,6 +10,8 @@ from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.neighbours import NeighbourSearch
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
+from fastood.heads.checks import check_size
+from fastood.ops._arguments import as_flag
 
 
 class KNN(RowDetector):
@@ -28,6 +30,7 @@ class KNN(RowDetector):
         normalize: Divide features by their length; zeros stay zeros.
 
     Raises:
+        TypeError: `k` is no integer, or `normalize` no bool.
         ValueError: `k` is below 1.
 
     Example:
@@ -50,10 +53,8 @@ class KNN(RowDetector):
             raise ValueError(f"feature_layer needs a model, got {feature_layer!r} without one")
         layers = None if feature_layer is None else [feature_layer]
         super().__init__(None if model is None else FeatureExtractor(model, layers).single)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        self.k = k
-        self.normalize = normalize
+        self.k = check_size("k", k)
+        self.normalize = as_flag("normalize", normalize)
         self._search: NeighbourSearch | None = None
 
     def _fitted(self, batches: Batches) -> State:

@@ -13,6 +13,8 @@ from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
+from fastood.heads.checks import check_size
+from fastood.ops._arguments import as_real, shown
 from fastood.ops.logit_scores import logit_scores
 
 LOOKED_AT = 1024
@@ -181,9 +183,7 @@ class GEN(LogitsDetector):
     def __init__(self, model: Model | None = None, *, gamma: float = 0.1, top: int | None = None) -> None:
         super().__init__(model)
         self.gamma = check_positive("gamma", gamma)
-        if top is not None and top < 1:
-            raise ValueError(f"top must be at least 1, or None for all classes, got {top}")
-        self.top = top
+        self.top = None if top is None else check_size("top", top, wanted="at least 1, or None for all classes")
 
     @staticmethod
     def score(logits: Tensor, gamma: float = 0.1, M: int | None = None) -> Tensor:
@@ -247,14 +247,16 @@ class KLMatching(LogitsDetector):
 
 
 def check_positive(name: str, value: float) -> float:
-    """The value, or an error unless it is above 0 and finite."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be above 0 and finite, got {value}")
-    return value
+    """Return the value as a float, or raise unless it is above 0 and finite."""
+    number = as_real(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {shown(value)}")
+    return number
 
 
 def check_share(name: str, value: float) -> float:
-    """The value, or an error unless it is at least 0 and below 1."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
-    return value
+    """Return the value as a float, or raise unless it is at least 0 and below 1."""
+    number = as_real(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {shown(value)}")
+    return number

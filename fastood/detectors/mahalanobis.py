@@ -97,7 +97,7 @@ class MahalanobisDetector(Detector):
             normalize=normalize,
             relative=relative,
             epsilon=epsilon,
-            input_std=None if input_std is None else tuple(input_std),
+            input_std=input_std,
         )
         layers = None if feature_layer is None else [feature_layer]
         self._extractor = None if model is None else FeatureExtractor(model, layers)

@@ -68,9 +68,7 @@ class ODIN(Detector):
     ) -> None:
         self._extract = FeatureExtractor(model, pooled=False).single
         self.temperature = check_positive("temperature", temperature)
-        check_perturbation(epsilon, input_std)
-        self.epsilon = epsilon
-        self.input_std = None if input_std is None else tuple(input_std)
+        self.epsilon, self.input_std = check_perturbation(epsilon, input_std)
 
     def __repr__(self) -> str:
         """The settings."""
@@ -127,8 +125,7 @@ class ODIN(Detector):
         """
         if len(candidates) == 0:
             raise ValueError("candidates must hold at least one step, got none")
-        for candidate in candidates:
-            check_perturbation(candidate, self.input_std)
+        candidates = [check_perturbation(candidate, self.input_std)[0] for candidate in candidates]
         self.epsilon = max(sorted(candidates), key=lambda candidate: self._merit(loader, candidate))
         return self.epsilon
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from fastood.detectors.model_calls import FLOATS, Inputs, check_inputs
+from fastood.ops._arguments import as_real, shown
 
 
-def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> None:
-    """Raise unless ε is at least 0 and every deviation above 0."""
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be finite and >= 0, got {epsilon}")
-    if input_std is not None and not all(0 < std < math.inf for std in input_std):
-        raise ValueError(f"input_std must be above 0 and finite, got {list(input_std)}")
+def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> tuple[float, tuple[float, ...] | None]:
+    """Return ε and the deviations as floats, or raise unless ε is at least 0 and every deviation above 0."""
+    step = as_real("epsilon", epsilon)
+    if not 0 <= step < math.inf:
+        raise ValueError(f"epsilon must be finite and >= 0, got {shown(epsilon)}")
+    if input_std is None:
+        return step, None
+    if isinstance(input_std, str) or not isinstance(input_std, Iterable) or getattr(input_std, "ndim", 1) != 1:
+        raise TypeError(f"input_std must be one number per channel, [std] for one channel, got {shown(input_std)}")
+    deviations = tuple(as_real("every number in input_std", std) for std in input_std)
+    if not all(0 < std < math.inf for std in deviations):
+        raise ValueError(f"input_std must be above 0 and finite, got {list(deviations)}")
+    return step, deviations
 
 
 def perturbed(

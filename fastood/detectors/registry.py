@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+
+from torch import Tensor
 
 from fastood.detectors.activation import ASH, SCALE, ReAct
 from fastood.detectors.base import Detector
@@ -16,6 +19,7 @@ from fastood.detectors.knn import KNN
 from fastood.detectors.linear_head import SplitModel, check_head
 from fastood.detectors.logits import GEN, EnergyBased, Entropy, KLMatching, MaxLogit, MaxSoftmax
 from fastood.detectors.mahalanobis import MahalanobisDetector
+from fastood.detectors.model_calls import Inputs
 from fastood.detectors.odin import ODIN
 from fastood.detectors.she import SHE
 from fastood.detectors.vim import ViM
@@ -54,8 +58,12 @@ def build(
     elif kind.reads == "features":
         built = kind(model.features, **arguments)
     else:
-        built = kind(lambda x: model(x)[1], **arguments)
+        built = kind(functools.partial(_logits, model), **arguments)
     return built
+
+
+def _logits(model: SplitModel, x: Inputs) -> Tensor:
+    return model(x)[1]
 
 
 def builder(name: str, kind: type[Any], **defaults: Any) -> Build:

@@ -12,6 +12,7 @@ from fastood.detectors.feature_extractor import Model
 from fastood.detectors.head_detector import HeadDetector, energy
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
+from fastood.ops._arguments import as_integer
 
 LEAST_SHARE = 0.25
 """Share that the largest logit has at least, on average, of its height above the mean logit, in an ordinary network: it
@@ -74,9 +75,8 @@ class ViM(HeadDetector):
         width = self._width()
         if principal is None:
             principal = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
-        if not 0 <= principal < width:
-            raise ValueError(f"principal must be at least 0 and below {width}, the width of features, got {principal}")
-        self.principal = principal
+        wanted = f"at least 0 and below {width}, the width of features"
+        self.principal = as_integer("principal", principal, 0, width - 1, wanted=wanted)
 
     def _fitted(self, batches: Batches) -> State:
         state, largest, spread = self._fitted_with(batches, centred=False)

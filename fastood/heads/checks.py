@@ -5,7 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import as_integer, shown
 from fastood.ops._validation import LOGIT_DTYPES, compute_dtype
+
+MOST = 2**31 - 1
+"""The largest size that anything here has."""
+
+
+def check_size(name: str, value: object, *, wanted: str = "at least 1") -> int:
+    """Return a number of features, classes or rows as an int, or raise unless it is one from 1 to 2^31 - 1."""
+    number = as_integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be {wanted}, got {number}")
+    if number > MOST:
+        raise ValueError(f"{name} must be at most {MOST}, got {shown(number)}")
+    return number
 
 
 def check_features(features: Tensor, num_features: int | None = None, name: str = "features") -> None:

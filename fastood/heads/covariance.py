@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import as_real, shown
+
 Shrinkage: TypeAlias = float | Literal["oas", "ledoit_wolf"] | None
 """How much of the covariance is replaced by `tr(Σ)/d · I`: a share in [0, 1], or the estimator that chooses it."""
 
@@ -22,12 +24,15 @@ DUST = torch.finfo(torch.float32).eps
 BLOCK_COLUMNS = 256
 
 
-def check_shrinkage(shrinkage: Shrinkage) -> None:
-    """Raise unless `shrinkage` is None, "oas", "ledoit_wolf" or a number in [0, 1]."""
-    if shrinkage is None or shrinkage in ("oas", "ledoit_wolf"):
-        return
-    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
-        raise ValueError(f'shrinkage must be None, "oas", "ledoit_wolf" or a share in [0, 1], got {shrinkage!r}')
+def check_shrinkage(shrinkage: Shrinkage) -> Shrinkage:
+    """Return `shrinkage`, a share as a float, or raise unless it is None, "oas", "ledoit_wolf" or in [0, 1]."""
+    wanted = 'None, "oas", "ledoit_wolf" or a share in [0, 1]'
+    if shrinkage is None or (isinstance(shrinkage, str) and shrinkage in ("oas", "ledoit_wolf")):
+        return shrinkage
+    share = math.nan if isinstance(shrinkage, str) else as_real("shrinkage", shrinkage, wanted=wanted)
+    if not 0 <= share <= 1:
+        raise ValueError(f"shrinkage must be {wanted}, got {shown(shrinkage)}")
+    return share
 
 
 def shrinkage_share(
@@ -49,7 +54,7 @@ def shrinkage_share(
         ValueError: `shrinkage` is none of these, or "ledoit_wolf" lacks the fourth moment, or that is not one of these
             rows: not finite, or less than their variances allow.
     """
-    check_shrinkage(shrinkage)
+    shrinkage = check_shrinkage(shrinkage)
     if shrinkage is None or not isinstance(shrinkage, str):
         return float(shrinkage or 0.0)
     d = covariance.shape[0]

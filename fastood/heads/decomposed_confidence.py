@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastood.heads.checks import check_head_features
+from fastood.heads.checks import check_head_features, check_size
 from fastood.ops._validation import compute_dtype, widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
@@ -65,9 +65,7 @@ class DecomposedConfidenceHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, count in (("in_features", in_features), ("num_classes", num_classes)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        in_features, num_classes = check_size("in_features", in_features), check_size("num_classes", num_classes)
         if similarity not in get_args(Similarity):
             raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
         self.similarity: Similarity = similarity

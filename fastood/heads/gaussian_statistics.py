@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastood._extras import needed_for
 from fastood.distributed import check_alike, exchange
-from fastood.heads.checks import check_features, check_finite_rows, check_labels
+from fastood.heads.checks import check_features, check_finite_rows, check_labels, check_size
 from fastood.heads.covariance import (
     DUST,
     Shrinkage,
@@ -22,6 +22,7 @@ from fastood.heads.covariance import (
     shrinkage_share,
 )
 from fastood.heads.statistics_checks import check_class_index, check_label_range, check_state, fourth_moment_sum
+from fastood.ops._arguments import allocating, as_flag
 
 # Rows that are made float64 at a time: 4 MiB of 512 features, and enough for the products to run at full speed.
 CHUNK_ROWS = 1024
@@ -61,7 +62,9 @@ class GaussianStatistics:
             rounding, by the dtypes of the rows so far: 1.2e-7 or 1e-13.
 
     Raises:
+        TypeError: A number is no integer, or `per_class` no bool.
         ValueError: A number is out of range.
+        MemoryError: There is not enough for the sums.
 
     Example:
         >>> import torch
@@ -81,20 +84,19 @@ class GaussianStatistics:
         per_class: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, or None to grow with the labels, got {num_classes}")
-        self.num_features = num_features
-        self.per_class = per_class
+        if num_classes is not None:
+            num_classes = check_size("num_classes", num_classes, wanted="at least 1, or None to grow with the labels")
+        self.num_features = num_features = check_size("num_features", num_features)
+        self.per_class = as_flag("per_class", per_class)
         self.resolution = CONSTANT_SPREAD
         self._limit = num_classes
         classes = num_classes or 0
-        self.counts = torch.zeros(classes, dtype=torch.int64, device=device)
-        self.means = torch.zeros(classes, num_features, dtype=torch.float64, device=device)
-        # Lower triangle alone: the sum over all classes, or each class's own.
-        sums = classes if per_class else 1
-        self._scatter = torch.zeros(sums, num_features, num_features, dtype=torch.float64, device=device)
+        with allocating(f"num_features {num_features}, num_classes {num_classes}"):
+            self.counts = torch.zeros(classes, dtype=torch.int64, device=device)
+            self.means = torch.zeros(classes, num_features, dtype=torch.float64, device=device)
+            # Lower triangle alone: the sum over all classes, or each class's own.
+            sums = classes if per_class else 1
+            self._scatter = torch.zeros(sums, num_features, num_features, dtype=torch.float64, device=device)
 
     @property
     def num_classes(self) -> int:
@@ -226,7 +228,7 @@ class GaussianStatistics:
         """
         if not self.per_class:
             raise ValueError("there are no covariances of single classes: per_class is False")
-        check_class_index(index, self.num_classes)
+        index = check_class_index(index, self.num_classes)
         return self._shrunk(self._scatter[index], int(self.counts[index]), shrinkage, fourth_moment, f"class {index}")
 
     @property

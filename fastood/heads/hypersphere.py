@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastood.heads.checks import check_features
+from fastood.heads.checks import check_features, check_size
 from fastood.ops._validation import widened
 
 MIN_COORDINATE = 0.1
@@ -44,8 +44,7 @@ class HypersphereHead(nn.Module):
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
-        if in_features < 1:
-            raise ValueError(f"in_features must be at least 1, got {in_features}")
+        in_features = check_size("in_features", in_features)
         self.center: Tensor
         self.radius: Tensor
         self.register_buffer("center", torch.zeros(in_features))

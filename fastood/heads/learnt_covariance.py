@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastood.heads.checks import check_size
 from fastood.heads.covariance import ridge_for_condition
 from fastood.heads.parametrization import COVARIANCES, Covariance, parameters_of, scale_tril_of
+from fastood.ops._arguments import as_integer, as_real
 from fastood.ops._validation import widened
 
 # Of the squared length of a feature, in units of its scale, the share that each column of W adds at first. Not nothing:
@@ -61,7 +63,8 @@ class LearntCovariance(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_kind(num_features, kind, rank)
+        num_features, rank = check_kind(num_features, kind, rank)
+        scale, min_scale = as_real("scale", scale), as_real("min_scale", min_scale)
         if not 0 <= min_scale < scale < math.inf:
             raise ValueError(f"min_scale must be at least 0 and below the first scale, {scale:.3g}, got {min_scale}")
         self.kind: Covariance = kind
@@ -175,7 +178,7 @@ class LearntCovariance(nn.Module):
         Raises:
             ValueError: Σ is singular, or a setting is out of range.
         """
-        check_kind(len(matrix), kind, rank)
+        _, rank = check_kind(len(matrix), kind, rank)
         scales = parameters_of(kind, 0.0, matrix, rank)[0].exp()
         min_scale = 0.01 * float(scales.min()) if min_scale is None else min_scale
         made = cls(
@@ -201,13 +204,14 @@ def _product(factor: Tensor) -> Tensor:
     return factor.square().diag() if factor.dim() == 1 else factor @ factor.mT
 
 
-def check_kind(num_features: int, kind: str, rank: int | None) -> None:
-    """Raise unless the width, the kind of covariance and its rank belong together."""
-    if num_features < 1:
-        raise ValueError(f"in_features must be at least 1, got {num_features}")
+def check_kind(num_features: int, kind: str, rank: int | None) -> tuple[int, int | None]:
+    """Return the width and the rank as ints, or raise unless they and the kind of covariance belong together."""
+    num_features = check_size("in_features", num_features)
+    rank = None if rank is None else as_integer("rank", rank)
     if kind not in COVARIANCES:
         raise ValueError(f"covariance must be one of {', '.join(COVARIANCES)}, got {kind!r}")
     if kind == "low_rank" and (rank is None or not 1 <= rank <= num_features):
         raise ValueError(f'rank must be between 1 and {num_features}, the width, for covariance="low_rank", got {rank}')
     if kind != "low_rank" and rank is not None:
         raise ValueError(f'rank goes with covariance="low_rank" alone, got {rank} with {kind!r}')
+    return num_features, rank

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastood.heads.checks import check_width
+from fastood.heads.checks import check_size, check_width
 from fastood.heads.covariance import Shrinkage
 from fastood.heads.gaussian_statistics import GaussianStatistics
 from fastood.heads.learnt_covariance import LearntCovariance
 from fastood.heads.linear_equivalent import isotropic_scale, means_of_linear
 from fastood.heads.parametrization import Covariance
+from fastood.ops._arguments import as_real
 from fastood.ops._validation import LOGIT_DTYPES, check_logits
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
@@ -90,14 +91,13 @@ class CholeskyMahalanobisHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_classes(num_classes)
-        if not 0 < feature_scale < math.inf:
-            raise ValueError(f"feature_scale must be above 0 and finite, got {feature_scale}")
+        num_classes, in_features = check_size("num_classes", num_classes), check_size("in_features", in_features)
+        feature_scale = _checked_scale(feature_scale)
         self.covariance = LearntCovariance(
             in_features,
             kind=covariance,
             rank=rank,
-            scale=math.sqrt(2 * max(in_features, 1)) * feature_scale,
+            scale=math.sqrt(2 * in_features) * feature_scale,
             min_scale=min_scale,
             generator=generator,
             device=device,
@@ -236,6 +236,7 @@ class CholeskyMahalanobisHead(nn.Module):
         empty = (statistics.counts == 0).nonzero().flatten().tolist()
         if empty or statistics.num_classes == 0:
             raise ValueError(f"statistics must have rows of every class, got none of {empty or 'any'}")
+        mean_distance = None if mean_distance is None else as_real("mean_distance", mean_distance)
         if mean_distance is not None and not 0 < mean_distance < math.inf:
             raise ValueError(f"mean_distance must be above 0 and finite, or None, got {mean_distance}")
         d = statistics.num_features
@@ -297,8 +298,7 @@ class CholeskyMahalanobisHead(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
-        if not isinstance(feature_scale, (int, float)) or not 0 < feature_scale < math.inf:
-            raise ValueError(f"feature_scale must be above 0 and finite, got {feature_scale!r}")
+        feature_scale = _checked_scale(feature_scale)
         for name, tensor in (
             ("linear.weight", linear.weight),
             ("linear.bias", linear.bias),
@@ -349,9 +349,11 @@ class CholeskyMahalanobisHead(nn.Module):
         return made
 
 
-def _check_classes(num_classes: int) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+def _checked_scale(feature_scale: object) -> float:
+    scale = as_real("feature_scale", feature_scale)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"feature_scale must be above 0 and finite, got {feature_scale}")
+    return scale
 
 
 def _check_finite(name: str, tensor: Tensor | None) -> None:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastood.heads.checks import check_size
+from fastood.ops._arguments import as_real
 from fastood.ops._validation import widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
@@ -69,14 +71,14 @@ class PrototypeHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, count in (("in_features", in_features), ("num_classes", num_classes), ("per_class", per_class)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if not 0 < gamma < math.inf:
+        in_features, num_classes = check_size("in_features", in_features), check_size("num_classes", num_classes)
+        per_class = check_size("per_class", per_class)
+        self.gamma = as_real("gamma", gamma)
+        if not 0 < self.gamma < math.inf:
             raise ValueError(f"gamma must be above 0 and finite, got {gamma}")
+        init_scale = as_real("init_scale", init_scale)
         if not 0 <= init_scale < math.inf:
             raise ValueError(f"init_scale must be at least 0 and finite, got {init_scale}")
-        self.gamma = gamma
         self.prototypes = nn.Parameter(
             init_scale * torch.randn(num_classes, per_class, in_features, generator=generator)
         )

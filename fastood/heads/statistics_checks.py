@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fastood.ops._arguments import as_integer, as_real
+
 UNNAMED_CLASSES = 1 << 16
 """Classes that statistics grow to by themselves: float64 means of 512 features are then 256 MiB."""
 UNNAMED_COVARIANCES = 1 << 12
@@ -36,16 +38,15 @@ def check_label_range(largest: int, limit: int | None, *, rows: int, known: int,
         )
 
 
-def check_class_index(index: int, classes: int) -> None:
-    """Raise unless `index` is one of the classes."""
-    if not 0 <= index < classes:
-        raise ValueError(f"index must be a class, 0 to {classes - 1}, got {index}")
+def check_class_index(index: int, classes: int) -> int:
+    """Return `index` as an int, or raise unless it is one of the classes."""
+    return as_integer("index", index, 0, classes - 1, wanted=f"a class, 0 to {classes - 1}")
 
 
 def fourth_moment_sum(fourth_moment: Tensor | float, classes: int) -> float:
     """The sum of what `GaussianStatistics.fourth_moment` returned, or an error."""
     if not isinstance(fourth_moment, Tensor):
-        return float(fourth_moment)
+        return as_real("fourth_moment", fourth_moment, wanted="a number or a tensor")
     if not fourth_moment.is_floating_point():
         raise TypeError(f"fourth_moment must be floating-point, got {fourth_moment.dtype}")
     if fourth_moment.shape not in ((), (1,), (classes,)) or fourth_moment.numel() == 0:
