@@ -16,6 +16,7 @@ from fastood.detector_evaluation import detectors as judging
 from fastood.detectors import (
     DETECTORS,
     KNN,
+    ODIN,
     DetectorSuite,
     LinearHeadModel,
     MahalanobisDetector,
@@ -210,3 +211,68 @@ def test_the_command_says_why(
     said = capsys.readouterr().out
     assert "no unfittable: no convergence" in said
     assert "no unscorable: no scores" in said
+
+
+class Changing(nn.Module):
+    """A network that cannot be differentiated: it changes what the backward pass needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).sigmoid()
+        return self.head(hidden.add_(1))
+
+
+class WithoutGradients(Changing):
+    """A network that refuses to run where gradients are on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("an engine without a backward pass")
+        return self.head(self.first(x).relu())
+
+
+@pytest.mark.parametrize("kind", [Changing, WithoutGradients])
+def test_networks_without_gradients_cost_odin_alone(kind: type[nn.Module], recwarn: pytest.WarningsRecorder) -> None:
+    split = LinearHeadModel(kind())
+    x, labels = torch.randn(60, 6), torch.arange(60) % 3
+    suite = DetectorSuite(split, build_detectors(split, ["msp", "odin", "knn"], settings={"knn": {"k": 5}}))
+    scores = suite.fit([(x, labels)]).predict(x)
+    assert list(scores) == ["msp", "knn"]
+    assert list(suite.failed) == ["odin"]
+    assert any("detector 'odin' is left out" in str(warning.message) for warning in recwarn)
+    torch.testing.assert_close(scores["msp"], build_detectors(split, ["msp"])["msp"].predict(x))
+
+
+def test_a_failing_backward_pass_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"model must be differentiable .*, but its backward pass fails: use .*inplace"
+    ):
+        ODIN(Changing()).predict(torch.randn(3, 6))
+
+
+@pytest.mark.parametrize("scores", [None, [0.0, 1.0], torch.zeros(1), torch.zeros(2, 1), torch.zeros(2).long()])
+def test_members_that_return_no_scores_are_left_out(scores: object, recwarn: pytest.WarningsRecorder) -> None:
+    class Odd(KNN):
+        def predict_features(self, features: Tensor) -> Any:
+            return scores
+
+    split = LinearHeadModel(nn.Linear(6, 3))
+    suite = DetectorSuite(split, {"odd": Odd(k=3), "msp": MaxSoftmax(split)})
+    assert list(suite.fit([(torch.randn(9, 6), torch.arange(9) % 3)]).predict(torch.randn(2, 6))) == ["msp"]
+    assert "must return floating-point scores [2]" in str(suite.failed["odd"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (3, TypeError, "settings must be a mapping of names to values, got 3"),
+        ({"knn": 3}, TypeError, "settings of knn must be a mapping of names to values, got 3"),
+        ({"knn": {"model": 3}}, ValueError, r"settings of knn must be among its arguments \(k, normalize\), got model"),
+    ],
+)
+def test_settings_that_are_none(settings: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build_detectors(LinearHeadModel(nn.Linear(6, 3)), ["knn"], settings=settings)

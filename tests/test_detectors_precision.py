@@ -247,3 +247,19 @@ def test_a_bank_says_what_float32_cannot_hold(generator: torch.Generator) -> Non
         train[:, 3] = 0.1  # constant, and no number of float32
         FeatureBank(train, labels)
         detector.fit_features(train + 1e4, labels)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+def test_vim_of_a_spread_far_below_the_offset(offset: float, generator: torch.Generator) -> None:
+    # As of one unit with a massive activation: squares about the origin would leave nothing of the other directions.
+    head = nn.Linear(WIDTH, CLASSES, bias=False).double()
+    head.weight.data = torch.randn(CLASSES, WIDTH, generator=generator).double()
+    head.weight.data -= head.weight.mean(1, keepdim=True)  # blind to the offset, so that logits are ordinary
+    spread = torch.logspace(0, -2, WIDTH, dtype=torch.float64)
+    features = torch.randn(500, WIDTH, generator=generator, dtype=torch.float64) * spread + offset
+    new = torch.randn(20, WIDTH, generator=generator, dtype=torch.float64) + offset
+    found = ViM(head=head, principal=8).fit_features(features, torch.arange(500) % CLASSES).predict_features(new)
+    beyond = torch.linalg.svd(features).Vh[8:].mT
+    alpha = head(features).amax(1).sum() / (features @ beyond).norm(dim=1).sum()
+    expected = alpha * (new @ beyond).norm(dim=1) - head(new).logsumexp(1)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-6, atol=1e-6)

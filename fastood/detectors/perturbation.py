@@ -97,7 +97,15 @@ def step_against(
     """`perturbed` for whoever has the scores `[N]` of `x` already, with gradients on; arguments and errors as there."""
     gradient = None
     if scores.requires_grad:
-        (gradient,) = torch.autograd.grad(scores.sum(), x, retain_graph=retain_graph, allow_unused=True)
+        try:
+            (gradient,) = torch.autograd.grad(scores.sum(), x, retain_graph=retain_graph, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                "model must be differentiable at its inputs for them to be moved, but its backward pass fails: use a "
+                f"detector that does not move inputs. {error}"
+            ) from error
     if gradient is None:
         raise ValueError(
             "model must be differentiable at its inputs for them to be moved, but its output has no gradient there "

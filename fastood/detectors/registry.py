@@ -23,6 +23,7 @@ from fastood.detectors.model_calls import Inputs
 from fastood.detectors.odin import ODIN
 from fastood.detectors.she import SHE
 from fastood.detectors.vim import ViM
+from fastood.ops._arguments import shown
 
 Build = Callable[..., Detector]
 """Makes a detector of a `SplitModel` and keyword settings; an error says that the model has not what it takes."""
@@ -68,7 +69,7 @@ def _logits(model: SplitModel, x: Inputs) -> Tensor:
 
 def builder(name: str, kind: type[Any], **defaults: Any) -> Build:
     """Return what builds a detector of a class by `build`, with these defaults."""
-    return lambda model, **settings: build(name, kind, model, settings, defaults)
+    return lambda model, /, **settings: build(name, kind, model, settings, defaults)
 
 
 # Features after a ReLU are often 0 throughout in some directions, where nothing but shrinkage helps.
@@ -136,6 +137,9 @@ def build_detectors(
     """
     names = detector_names() if names is None else names
     settings = {} if settings is None else settings
+    _check_mapping("settings", settings)
+    for name, of_one in settings.items():
+        _check_mapping(f"settings of {name}", of_one)
     unknown = [name for name in names if name not in DETECTORS]
     if isinstance(names, str) or unknown or len(names) == 0 or len(set(names)) < len(names):
         given = repr(names) if isinstance(names, str) else list(names)
@@ -144,3 +148,8 @@ def build_detectors(
     if unused:
         raise ValueError(f"settings must be of detectors to build ({', '.join(names)}), got {', '.join(unused)}")
     return {name: DETECTORS[name](model, **settings.get(name, {})) for name in names}
+
+
+def _check_mapping(what: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a mapping of names to values, got {shown(value)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -132,16 +133,25 @@ class DetectorSuite:
         if start is None:
             with torch.no_grad():
                 return *self.model(x), {}
-        moved = {}
-        with gradients():
-            features, logits = self.model(start.clone())
-            for name, found in stepping.items():
-                try:
-                    moved[name] = found.moved(start, logits)
-                except (TypeError, ValueError) as error:
-                    self._leave_out(name, error)
-        with torch.no_grad():
-            scores = {name: stepping[name].score_logits(self.model(of_one)[1]) for name, of_one in moved.items()}
+        scores = {}
+        try:
+            with gradients():
+                features, logits = self.model(start.clone())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # Of the model itself, this raises once more; else it is the gradients that it does not bear.
+            with torch.no_grad():
+                features, logits = self.model(x)
+            for name in stepping:
+                self._leave_out(name, error)
+            return features, logits, {}
+        for name, found in stepping.items():
+            with self._leaving_out(name):
+                with gradients():
+                    moved = found.moved(start, logits)
+                with torch.no_grad():
+                    scores[name] = found.score_logits(self.model(moved)[1])
         return features.detach(), logits.detach(), scores
 
     def predict_outputs(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
@@ -157,15 +167,8 @@ class DetectorSuite:
         scores = {}
         for name, found in self._working().items():
             if found.reads != "inputs":
-                try:
-                    scores[name] = found.predict_features(reading[found.reads])
-                except torch.OutOfMemoryError as error:
-                    error.add_note(f"in detector {name!r} of the suite")
-                    raise
-                except Exception as error:
-                    if str(error) == NOT_FITTED:
-                        raise RuntimeError(f"{name}: {error}") from error
-                    self._leave_out(name, error)
+                with self._leaving_out(name):
+                    scores[name] = _checked(found.predict_features(reading[found.reads]), len(features))
         return scores
 
     def _working(self) -> dict[str, Detector]:
@@ -190,6 +193,27 @@ class DetectorSuite:
                 self._leave_out(name, error)
             return None
 
+    @contextmanager
+    def _leaving_out(self, name: str) -> Iterator[None]:
+        """Leave a detector out that fails to score; that memory is short or nothing fitted is the caller's concern."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            error.add_note(f"in detector {name!r} of the suite")
+            raise
+        except Exception as error:
+            if str(error) == NOT_FITTED:
+                raise RuntimeError(f"{name}: {error}") from error
+            self._leave_out(name, error)
+
     def _leave_out(self, name: str, error: Exception) -> None:
         self.failed[name] = error
         warnings.warn(f"detector {name!r} is left out: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _checked(scores: object, count: int) -> Tensor:
+    """Return the scores of a member, or raise unless they are a floating-point tensor of one number per row."""
+    if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.shape != (count,):
+        said = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"predict_features must return floating-point scores [{count}], got {said}")
+    return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -19,6 +20,9 @@ LEAST_SHARE = 0.25
 is about 1 where cross-entropy, which does not move the mean logit, was minimised from weights around 0."""
 MOST_SHARE = 10.0
 """Share that the largest logit has at most."""
+FAR = 1e4
+"""Share of the features' squares about their mean that those of the mean about the origin may be, for eigenvectors of
+the sum of both to keep the digits of the first."""
 
 
 class ViM(HeadDetector):
@@ -108,12 +112,8 @@ class ViM(HeadDetector):
         """What is stored, the mean of the largest logits, and how far that is above the mean of all."""
         weight, bias = self._weights(centred)
         width, origin = self._width(), _origin(weight, bias)
-        moment = origin.new_zeros(width, width)
-        for rows, _ in batches():
-            from_origin = rows - origin
-            moment.addmm_(from_origin.mT, from_origin)
-        # Eigenvalues ascend: the first directions are those that training features have least of.
-        residual = torch.linalg.eigh(moment).eigenvectors[:, : width - self.principal].contiguous()
+        directions, span = _directions(batches, origin)
+        residual = directions[:, : width - self.principal].contiguous()
         largest, everything, norms, lengths = (origin.new_zeros(()) for _ in range(4))
         count = 0
         for rows, _ in batches():
@@ -124,7 +124,6 @@ class ViM(HeadDetector):
             lengths += from_origin.norm(dim=1).sum()
             count += len(rows)
         if norms <= 1e-9 * lengths:
-            span = int(torch.linalg.matrix_rank(moment, hermitian=True))
             raise ValueError(
                 f"principal={self.principal} leaves no residual space: the training features span {span} of {width} "
                 f"dimensions; pass a principal below {span}, or fit to more rows"
@@ -147,6 +146,32 @@ class ViM(HeadDetector):
             weight = weight - weight.mean(0)
             bias = None if bias is None else bias - bias.mean()
         return weight, bias
+
+
+def _directions(batches: Batches, origin: Tensor) -> tuple[Tensor, int]:
+    """Return the principal directions `[d, d]` of rows about the origin, those of least first, and how many they span.
+
+    Squares of an offset that rows have in common, added to those of what they differ in, would leave nothing of these:
+    they are summed about a point among the rows, and brought together with the offset only then.
+    """
+    width, count = len(origin), 0
+    anchor, total, moment = origin, origin.new_zeros(width), origin.new_zeros(width, width)
+    for rows, _ in batches():
+        if count == 0 and len(rows) > 0:
+            anchor = rows.mean(0)
+        away = rows - anchor
+        moment.addmm_(away.mT, away)
+        total += away.sum(0)
+        count += len(rows)
+    moment.addr_(total, total, alpha=-1 / count)
+    offset = (anchor + total / count - origin) * math.sqrt(count)
+    is_near = bool(offset.square().sum() <= FAR * moment.diagonal().sum())
+    variances, axes = torch.linalg.eigh(moment.addr_(offset, offset) if is_near else moment)
+    span = int((variances > variances[-1] * width * torch.finfo(torch.float64).eps).sum())
+    if is_near:
+        return axes, span
+    factor = torch.cat([variances.clamp_min(0).sqrt()[:, None] * axes.mT, offset[None]])
+    return torch.linalg.svd(factor).Vh.flip(0).mT, min(span + 1, width)
 
 
 def _origin(weight: Tensor, bias: Tensor | None) -> Tensor:
