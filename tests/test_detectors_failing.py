@@ -247,9 +247,7 @@ def test_networks_without_gradients_cost_odin_alone(kind: type[nn.Module], recwa
 
 
 def test_a_failing_backward_pass_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"model must be differentiable .*, but its backward pass fails: use .*inplace"
-    ):
+    with pytest.raises(ValueError, match=r"model must be differentiable .*, but its backward pass fails: .*inplace"):
         ODIN(Changing()).predict(torch.randn(3, 6))
 
 

@@ -208,6 +208,9 @@ def test_own_calls_stay() -> None:
         (lambda: ours.ReAct(NET.features, 3), TypeError, "head must be an nn.Linear or another function of features"),
         (lambda: ours.DICE(NET.features, head=NET.forward), TypeError, r"head must be an nn\.Linear, got method"),
         (lambda: ours.KNN(NET, "second", 5), TypeError, "positional argument"),
+        # pytorch-ood hands it to scikit-learn and scores by the k-th neighbour all the same.
+        (lambda: ours.KNN(NET.features, n_neighbors=5), TypeError, "unexpected keyword argument 'n_neighbors'"),
+        (lambda: ours.ViM(NET, 5, W), TypeError, "ViM takes w together with b, got w alone: pass b=None for a head"),
         (lambda: ours.KNN(NET.features, algorithm="brute"), TypeError, "unexpected keyword argument 'algorithm'"),
         (lambda: ours.MultiMahalanobis(NET), TypeError, "model must be a sequence of modules, got Network"),
         (lambda: ours.MultiMahalanobis([]), ValueError, "model must hold at least one module, got none"),

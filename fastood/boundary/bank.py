@@ -118,7 +118,7 @@ class FeatureBank:
         return (features - self.mean) / self.scale
 
     def to(self, device: torch.device) -> FeatureBank:
-        """The same rows on another device."""
+        """Return the rows on another device."""
         return self if self.features.device == device else FeatureBank(self.features.to(device), self.labels.to(device))
 
 

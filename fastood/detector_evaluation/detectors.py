@@ -39,7 +39,7 @@ _FAILURES = (TypeError, ValueError, RuntimeError)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectorScores:
-    """What all detectors say of the test images by one arm's network."""
+    """Scores by all detectors of the test images by one arm's network."""
 
     label: str
     """The arm's name in tables."""

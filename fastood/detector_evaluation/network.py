@@ -65,7 +65,7 @@ class ArmNetwork:
             yield from torch.split(batch, GRADIENT_ROWS)
 
     def outputs_and_moved(self, images: ImageSet, suite: DetectorSuite) -> tuple[Outputs, Mapping[str, Tensor]]:
-        """The same, with the scores of the suite's detectors that perturb inputs: they share the first pass."""
+        """Return features and logits, with the scores of the suite's detectors that perturb inputs, of one pass."""
         features, logits = [], []
         of_moved: dict[str, list[Tensor]] = {}
         for batch in self.gradient_batches(images):

@@ -15,7 +15,7 @@ NEGATIVE_SHARE = 0.01
 """Share of the features' sizes that may be below 0 where they are to be non-negative: leaky ReLUs leave less."""
 
 Reading = Literal["softmax", "energy", "largest"]
-"""What a detector of logits takes of them: the softmax, the logsumexp or the largest."""
+"""Quantity that a detector of logits takes of them: the softmax, the logsumexp or the largest."""
 
 
 def warn(detector: str, seen: str, remedy: str) -> None:

@@ -101,7 +101,7 @@ class FunctionHeadDetector(HeadDetector):
 
 
 class _Maps:
-    """What a model or layer puts out, as it is."""
+    """Outputs of a model or layer, as they are."""
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self._extractor = extractor

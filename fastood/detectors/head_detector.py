@@ -71,7 +71,7 @@ class HeadDetector(RowDetector):
         Args:
             path: The file.
             *args: `model` and `feature_layer`, as the constructor takes them.
-            **kwargs: Likewise, with `head`.
+            **kwargs: `model`, `feature_layer` and `head` by name.
 
         Raises:
             ValueError: The file is of another detector, or the head given is not that of the file.

@@ -45,7 +45,7 @@ class KNN(RowDetector):
     needs_fit = True
     settings = ("k", "normalize")
 
-    @takes_pytorch_ood("k", "normalize", n_neighbors="k")
+    @takes_pytorch_ood("k", "normalize")
     def __init__(
         self, model: Model | None = None, feature_layer: str | None = None, *, k: int = 50, normalize: bool = True
     ) -> None:

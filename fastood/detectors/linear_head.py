@@ -95,7 +95,7 @@ class LinearHeadModel:
 
 @contextmanager
 def watched(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
-    """What a layer is given and puts out, one pair for each time that it runs."""
+    """Collect what a layer is given and puts out, one pair for each time that it runs."""
     passed: list[tuple[object, object]] = []
 
     def keep(module: nn.Module, args: tuple[object, ...], named: dict[str, object], output: object) -> None:

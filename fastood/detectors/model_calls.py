@@ -113,7 +113,7 @@ def evaluating(model: Model) -> Iterator[None]:
     module = module_of(model)
     training = [] if module is None else [m for m in module.modules() if m.training]
     try:
-        if module is not None:
+        if module is not None and training:
             try:
                 module.eval()
             except NotImplementedError:  # torch.export's modules refuse to be switched
@@ -138,13 +138,16 @@ def _beside(x: Tensor, module: nn.Module | None) -> Tensor:
         x = x.clone()  # which a model may change in place
     if module is None:
         return x
-    parameters = list(module.parameters())
-    kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    kinds: set[torch.dtype] = set()
+    device = None
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            kinds.add(parameter.dtype)
+        # Weights that are loaded when a layer runs are on the meta device until then.
+        if device is None or device.type == "meta":
+            device = parameter.device if device is None or not parameter.is_meta else device
     dtype = kinds.pop() if len(kinds) == 1 and x.dtype in FLOATS else x.dtype
-    # Weights that are loaded when a layer runs are on the meta device until then.
-    devices = [parameter.device for parameter in parameters]
-    device = next((device for device in devices if device.type != "meta"), devices[0] if devices else x.device)
-    return x.to(device, dtype if dtype in FLOATS else x.dtype)
+    return x.to(x.device if device is None else device, dtype if dtype in FLOATS else x.dtype)
 
 
 @contextmanager

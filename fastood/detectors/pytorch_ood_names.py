@@ -78,6 +78,8 @@ def _translated(name: str, ours: Mapping[str, str], theirs: Mapping[str, Any]) -
     left.pop("micro_batch_size", None)
     if "w" in left or "b" in left:
         _require_one(name, "head", "w and b", "head" in left)
+        if "w" in left and "b" not in left:
+            raise TypeError(f"{name} takes w together with b, got w alone: pass b=None for a head without biases")
         left["head"] = _head(left.pop("w", None), left.pop("b", None))
     found: dict[str, Any] = {}
     for argument, value in left.items():

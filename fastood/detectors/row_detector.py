@@ -75,10 +75,10 @@ class RowDetector(Detector):
         """Scores float64 `[N]` of what the detector `reads`; NaN for a row that holds NaN."""
         self._require_fit()
         check_rows(features, self._width(), self.reads)
-        home = self._home(features)
-        return torch.cat(
-            [self._score_or_nan(rows.to(home).double()) for rows in torch.split(features.detach(), CHUNK_ROWS)]
-        )
+        home, features = self._home(features), features.detach()
+        if len(features) <= CHUNK_ROWS:  # as most batches are, of which some pass hardly anything else
+            return self._score_or_nan(features.to(home).double())
+        return torch.cat([self._score_or_nan(rows.to(home).double()) for rows in torch.split(features, CHUNK_ROWS)])
 
     @torch.no_grad()
     def extract(self, x: Inputs) -> Tensor:

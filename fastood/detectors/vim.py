@@ -109,7 +109,7 @@ class ViM(HeadDetector):
         return state
 
     def _fitted_with(self, batches: Batches, *, centred: bool) -> tuple[State, float, float]:
-        """What is stored, the mean of the largest logits, and how far that is above the mean of all."""
+        """Return the state, the mean of the largest logits, and how far that is above the mean of all."""
         weight, bias = self._weights(centred)
         width, origin = self._width(), _origin(weight, bias)
         directions, span = _directions(batches, origin)

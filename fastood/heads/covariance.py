@@ -170,7 +170,7 @@ def check_no_dust(
 
 
 def _remedy(shrinkage: Shrinkage) -> str:
-    """What to do about a singular covariance, other than what was done."""
+    """Say what to do about a singular covariance, other than what was done."""
     if shrinkage is None or shrinkage == 0:
         return 'Pass shrinkage="oas", or a small share such as shrinkage=1e-6'
     if isinstance(shrinkage, str):

@@ -105,7 +105,7 @@ class DecomposedConfidenceHead(nn.Module):
             return F.linear(features, weight, None if self.bias is None else widened(self.bias))
 
     def gate_logits(self, features: Tensor) -> Tensor:
-        """What g is the sigmoid of, `[N]`: ranks alike, and keeps apart what the sigmoid rounds to 1.
+        """Return what g is the sigmoid of, `[N]`: ranks alike, and keeps apart what the sigmoid rounds to 1.
 
         Raises:
             TypeError, ValueError: As in `class_scores`.

@@ -44,7 +44,7 @@ def check_class_index(index: int, classes: int) -> int:
 
 
 def fourth_moment_sum(fourth_moment: Tensor | float, classes: int) -> float:
-    """The sum of what `GaussianStatistics.fourth_moment` returned, or an error."""
+    """Return the sum of what `GaussianStatistics.fourth_moment` returned, or an error."""
     if not isinstance(fourth_moment, Tensor):
         return as_real("fourth_moment", fourth_moment, wanted="a number or a tensor")
     if not fourth_moment.is_floating_point():
