@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastood import train
+from fastood import session, train
 from fastood.config import PRESETS, RunConfig, absolute_paths
 from fastood.data import DataConfig, load_task
 from fastood.data.specs import meant_source, parse_named_spec, parse_spec
@@ -166,10 +166,10 @@ def test_a_list_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: 
     data = DataConfig(in_dist="folder:id", ood=("far=list:lists/far.txt",), image_size=8)
     config = replace(PRESETS["msp", "embedded"], data=data, device="cpu")
     folder = RunFolder(tmp_path / "run")
-    begun = train.begin(config, folder)
+    begun = session.begin(config, folder)
     assert begun.config.data.list_root == tmp_path
     monkeypatch.chdir("/")
     moved = DataConfig(in_dist=f"folder:{tmp_path}/id", ood=(f"far=list:{tmp_path}/lists/far.txt",), image_size=8)
-    again = train.begin(RunConfig(**(vars(config) | {"data": moved})), folder, resume=True)
+    again = session.begin(RunConfig(**(vars(config) | {"data": moved})), folder, resume=True)
     assert again.config == begun.config
     assert fingerprint(again.task) == fingerprint(begun.task)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastood import train
+from fastood import session
 from fastood.config import PRESETS
 from fastood.data import DataConfig, EmbeddedConfig
 from fastood.methods import METHODS, MethodConfig
@@ -35,7 +35,7 @@ def test_it_beats_chance(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = RunFolder(tmp_path / "run")
-    metrics = train.complete(train.begin(config, folder), folder)
+    metrics = session.complete(session.begin(config, folder), folder)
     torch.set_num_threads(threads)
     assert metrics["method"] == name
     baseline = metrics["bootstrap"]["baseline"]

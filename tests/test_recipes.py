@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import save_file
 from tiny_run import tiny_task
 
-from fastood import train
+from fastood import session, train
 from fastood.config import RunConfig, to_dict
 from fastood.data import Augment, DataConfig
 from fastood.data.named_sets import NAMED_SETS
@@ -73,7 +73,7 @@ def train_short(config: RunConfig, folder: Path) -> dict[str, Any]:
     """The metrics of a short run; recipes that differ in images, network or length alone share one."""
     method = config.method.build(config.model, task=tiny_task(), seed=0)
     run = Run(config=config, task=tiny_task(), method=method, fabric=Fabric(accelerator="cpu", devices=1))
-    return train.complete(run, RunFolder(folder / str(len(list(folder.iterdir())))))
+    return session.complete(run, RunFolder(folder / str(len(list(folder.iterdir())))))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import STAGES, STEPS, tiny_args, train_until_killed
 
-from fastood import evaluate, train
+from fastood import evaluate, session, train
 from fastood.metrics import PROTOCOLS
 from fastood.metrics.protocol import ProtocolName
 from fastood.run_folder import RunFolder
@@ -351,7 +351,7 @@ def test_resuming_another_device_is_refused(finished: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = replace(RunFolder(finished).read_config(), device="auto")
     with pytest.raises(ValueError, match="device: cpu → cuda"):
-        train.begin(config, RunFolder(finished), resume=True)
+        session.begin(config, RunFolder(finished), resume=True)
 
 
 def test_resume_into_files_that_are_no_run_is_refused(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_run import tiny_args
 
-from fastood import evaluate, train
+from fastood import evaluate, session, train
 from fastood.command_line import launcher
 from fastood.locking import hold_lock
 from fastood.run_folder import RunFolder
@@ -164,7 +164,7 @@ def test_a_background_below_a_batch_is_told_before_work(
 ):
     args = [*tiny_args(tmp_path), "--method.sample-rate", "0.1"]
     config = train.parse_command(args).config
-    train.begin(config, RunFolder(tmp_path / "one"))
+    session.begin(config, RunFolder(tmp_path / "one"))
     said = capsys.readouterr().err
     for arm, count in (("random", r"sample_rate (γ) 0.1 leaves it "), ("resampled", "leaves it about 8 of 80")):
         assert f"warning: arm '{arm}' trains on all of its background images at every step" in said
