@@ -180,6 +180,33 @@ def test_links_in_a_circle_end(tree: Path):
     assert [str(what) for what in found.left_out] == ["1 link back to a folder above (cat/again)"]
 
 
+@pytest.mark.parametrize(
+    ("link", "target", "said"),
+    [
+        ("all", ".", "1 link back to a folder above (all)"),
+        ("cat/up", "..", "1 link back to a folder above (cat/up)"),
+        ("self", "self", "1 link to itself (self)"),
+        ("dog/self.png", "self.png", "1 link to itself (dog/self.png)"),
+    ],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_link_to_what_holds_it_adds_no_class_and_no_copies(
+    tree: Path, link: str, target: str, said: str, labelled: bool
+):
+    (tree / link).symlink_to(target)
+    found = list_folder(tree, option="in_dist", labelled=labelled)
+    assert found.class_names == ("cat", "dog")
+    assert [found.labels.count(label) for label in (0, 1)] == [4, 3]
+    assert [str(what) for what in found.left_out] == [said]
+
+
+def test_a_pipe_with_the_name_of_an_image_is_not_waited_for(tree: Path):
+    os.mkfifo(tree / "cat" / "2.png")
+    found = list_folder(tree, option="in_dist", labelled=True)
+    assert len(found.files) == 7
+    assert [str(what) for what in found.left_out] == ["1 other file (cat/2.png)"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="a superuser may read everything")
 def test_a_folder_that_may_not_be_read_is_named(tree: Path):
     (tree / "cat" / "b").chmod(0)

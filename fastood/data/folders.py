@@ -1,5 +1,6 @@
 """Listing folders of images: which files are images, which folders are classes, and what is left out."""
 
+import errno
 import os
 import re
 import shlex
@@ -132,8 +133,11 @@ def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
     if not path.is_dir():
         raise FileNotFoundError(f"data.{option}: there is no folder {path}")
     notes = _Notes(path)
+    root = path.stat()
     folders, alone = _children(path, option, notes)
-    of_folder = {name: _images_below(path / name, option, notes) for name in folders}
+    folders = [name for name in folders if not _leads_back(path / name, root, notes)]
+    above = frozenset({(root.st_dev, root.st_ino)})
+    of_folder = {name: _images_below(path / name, option, notes, above) for name in folders}
     filled = [name for name in folders if of_folder[name]]
     if labelled:
         require_classes(filled or folders, option=option, kind="folder", place=str(path))
@@ -234,12 +238,14 @@ def _children(path: Path, option: str, notes: _Notes) -> tuple[list[str], list[s
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _leads_in_a_circle(entry):
+                    notes.add("link to itself", entry.path)
+                elif entry.is_dir():
                     if is_left_out(entry.name):
                         notes.add("hidden or system folder", entry.path)
                     else:
                         folders.append(entry.name)
-                elif is_image_name(entry.name):
+                elif is_image_name(entry.name) and not _is_special(entry):
                     images.append(entry.path)
                 else:
                     notes.add(_reason(entry.name), entry.path)
@@ -248,8 +254,15 @@ def _children(path: Path, option: str, notes: _Notes) -> tuple[list[str], list[s
     return sorted(folders), sorted(images)
 
 
-def _images_below(folder: Path, option: str, notes: _Notes) -> list[str]:
-    """Images of a folder and of all folders in it, by the folders' paths and then by their own names."""
+def _images_below(folder: Path, option: str, notes: _Notes, above: frozenset[tuple[int, int]]) -> list[str]:
+    """Images of a folder and of all folders in it, by the folders' paths and then by their own names.
+
+    Args:
+        folder: The folder.
+        option: The option it was given for.
+        notes: Taken of what is left out.
+        above: Device and number of the folders above, to which a link may lead back.
+    """
     found: list[tuple[str, list[str]]] = []
 
     def visit(place: Path, above: frozenset[tuple[int, int]]) -> None:
@@ -266,8 +279,37 @@ def _images_below(folder: Path, option: str, notes: _Notes) -> list[str]:
         for name in folders:
             visit(place / name, above | {identity})
 
-    visit(folder, frozenset())
+    visit(folder, above)
     return [image for _, images in sorted(found) for image in images]
+
+
+def _leads_back(folder: Path, root: os.stat_result, notes: _Notes) -> bool:
+    """Whether a class folder is the very folder that holds it, of which its images would be copies; noted."""
+    try:
+        found = os.path.samestat(folder.stat(), root)
+    except OSError:  # told where it is read
+        return False
+    if found:
+        notes.add("link back to a folder above", str(folder))
+    return found
+
+
+def _leads_in_a_circle(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link that ends nowhere, for it leads to itself."""
+    if not entry.is_symlink():
+        return False
+    try:
+        entry.is_dir()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a pipe, a socket or a device, which may have no end; a link to nothing is none."""
+    if entry.is_file():
+        return False
+    return not entry.is_symlink() or os.path.exists(entry.path)  # noqa: PTH110, for a million of files
 
 
 def _reason(name: str) -> str:
