@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
@@ -59,10 +60,26 @@ def read_sessions(path: Path) -> list[dict[str, Any]]:
     """Return the sessions in environment.json, the oldest first; none where there is no readable file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        sessions: list[dict[str, Any]] = document["sessions"] if document["schema"] == SCHEMA else []
-    except (OSError, ValueError, KeyError, TypeError):
+        sessions: list[dict[str, Any]] = list(document["sessions"]) if document["schema"] == SCHEMA else []
+        whole = all(_is_session(session) for session in sessions)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    return sessions
+    return sessions if whole else []
+
+
+def _is_session(session: Any) -> bool:
+    """Whether a value is a session as `begin_session` writes it.
+
+    Raises:
+        KeyError: If a field is missing.
+        TypeError: If it is no mapping.
+        ValueError: If its date is none.
+    """
+    datetime.fromisoformat(session["began"]).astimezone(UTC)
+    kinds: dict[str, type | UnionType] = {"seconds": int | float | None, "threads": int, "processes": int}
+    words = ("command", "fastood", "torch", "python", "system", "device", "device_name", "cpu_capability")
+    kinds |= dict.fromkeys(words, str)
+    return all(isinstance(session[name], kind) for name, kind in kinds.items())
 
 
 def device_name(device: str) -> str:

@@ -27,13 +27,24 @@ def test_a_run_has_a_session_for_every_time_it_was_begun(tmp_path: Path):
     assert json.loads(path.read_text())["schema"] == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"schema": 9, "sessions": [{}]}', '{"schema": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", '{"schema": 9, "sessions": [{}]}', '{"schema": 1}', '{"schema": 1, "sessions": 5}'),
+        *('{"schema": 1, "sessions": [5]}', '{"schema": 1, "sessions": [{"began": "2026-01-01T00:00:00+00:00"}]}'),
+        '{"schema": 1, "sessions": {"a": 1}}',
+    ],
+)
 def test_a_file_that_cannot_be_read_is_begun_anew(tmp_path: Path, content: str):
     path = tmp_path / "environment.json"
     path.write_text(content)
     assert read_sessions(path) == []
     begin_session(path, command="x", device="cpu")
+    end_session(path)
     assert len(read_sessions(path)) == 1
+    changed = [read_sessions(path)[0] | {"threads": "two"}]
+    path.write_text(json.dumps({"schema": 1, "sessions": changed}))
+    assert read_sessions(path) == []
 
 
 def test_places_are_relative_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -63,10 +63,17 @@ def test_a_diverging_arm_costs_itself(
     assert list(metrics["failed"]) == ["random"]
     assert metrics["failed"]["random"]["step"] == 7
     assert metrics["failed"]["random"]["reason"].startswith("the loss is nan; in-distribution images")
-    assert metrics["bootstrap"]["baseline"] is None, "random was the baseline"
+    assert metrics["bootstrap"]["baseline"] is None
+    assert metrics["bootstrap"]["failed"] == "random", "the baseline"
     assert metrics["pool"]["size"] == 80
     assert sorted(file.stem for file in (run / "models").iterdir()) == ["full", "none", "resampled"]
-    assert "Failed: Random" in (run / "report.html").read_text()
+    page = " ".join((run / "report.html").read_text().split())
+    assert "Failed: Random" in page
+    # Without its baseline it is no run of one-class networks: every OOD set and the accuracy are there.
+    assert "This run compares 3 arms" in page
+    assert "the one that others would be compared with, Random, γ = 30 %, has failed" in page
+    assert {"stripes", "noise", "Mean", "Accuracy"} <= set(said.out.split())
+    assert "One class against the others" not in said.out
     assert evaluate.main([str(run)]) == 0
     assert "the same as metrics.json, to the last digit" in capsys.readouterr().out
     assert evaluate.main([str(run), "--detectors", "msp"]) == 0

@@ -123,7 +123,9 @@ def test_answers_leave_out_reject_classes_and_distances():
 
 def test_a_damaged_file_of_curves_is_begun_anew(tmp_path: Path):
     path = tmp_path / "curves.json"
-    for content in ("", "[]", '{"schema": 1}', '{"schema": 0, "stages": {"a": []}}'):
+    stages = ("5", '{"a": 3}', '{"a": [1]}', '{"a": [{"epoch": 1}]}', '{"a": [{"step": 1, "loss": "low", "epoch": 1}]}')
+    damaged = [f'{{"schema": 1, "stages": {part}}}' for part in stages]
+    for content in ("", "[]", '{"schema": 1}', '{"schema": 0, "stages": {"a": []}}', *damaged):
         path.write_text(content)
         assert read_curves(path) == {}
     entry = {"epoch": 1, "step": 2, "loss": 0.5, "accuracy": None, "learning_rate": 0.1}

@@ -29,6 +29,7 @@ from fastood.report.provenance import provenance_rows
 from fastood.report.results import (
     check_metrics,
     explains_rate,
+    failed_baseline,
     is_one_class,
     mean_over_classes,
     ood_names,
@@ -147,6 +148,7 @@ def write_report(
         groups=_groups(len(metrics["arms"])),
         blocks=_blocks(metrics, point),
         differences=_differences(metrics),
+        failed_baseline=failed_baseline(metrics),
         pictures=pictures,
         pool=pool,
         provenance=provenance_rows(sessions, metrics["seed"]),
@@ -225,7 +227,7 @@ def _blocks(metrics: Mapping[str, Any], point: OperatingPoint) -> list[dict[str,
 
 
 def _differences(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The table of differences from the baseline; None for a run of one arm."""
+    """The table of differences from the baseline; None for a run of one arm, or without a baseline."""
     compared = compared_arms(metrics)
     if not compared:
         return None

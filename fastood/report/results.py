@@ -155,7 +155,13 @@ def protocol_sentence(metrics: Mapping[str, Any]) -> str:
 
 def is_one_class(metrics: Mapping[str, Any]) -> bool:
     """Tell whether arms are the classes, each a network of its own that is judged on images of its own."""
-    return metrics["bootstrap"]["baseline"] is None
+    return metrics["bootstrap"]["baseline"] is None and failed_baseline(metrics) is None
+
+
+def failed_baseline(metrics: Mapping[str, Any]) -> str | None:
+    """Return the label of the arm that others were to be compared with, if it has failed; else None."""
+    name = metrics["bootstrap"].get("failed")
+    return None if name is None else str(metrics["failed"][name]["label"])
 
 
 def explains_rate(metrics: Mapping[str, Any]) -> str:

@@ -100,7 +100,20 @@ def read_curves(path: Path) -> dict[str, list[Entry]]:
     """Return every stage's entries in curves.json, in the order of training; none where there is no readable file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        stages: dict[str, list[Entry]] = document["stages"] if document["schema"] == SCHEMA else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        stages: dict[str, list[Entry]] = dict(document["stages"]) if document["schema"] == SCHEMA else {}
+        whole = all(_is_entry(entry) for entries in stages.values() for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return stages
+    return stages if whole else {}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a value is an entry as `Curve.close` returns it.
+
+    Raises:
+        KeyError: If a field is missing.
+        TypeError: If it is no mapping.
+    """
+    optional = ("epoch", "accuracy", "learning_rate")
+    numbers = (entry["step"], entry["loss"], *(entry[name] for name in optional if entry[name] is not None))
+    return all(isinstance(number, int | float) for number in numbers)

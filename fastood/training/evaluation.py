@@ -59,7 +59,8 @@ def metrics_document(
             "rule": protocol.rule,
             "aupr_kind": protocol.aupr_kind,
         },
-        "bootstrap": bootstrap_settings(baseline),
+        "bootstrap": bootstrap_settings(baseline)
+        | ({} if baseline == method.baseline else {"failed": method.baseline}),
         "in_distribution": {
             "name": task.id_train.name,
             "train": len(task.id_train),
