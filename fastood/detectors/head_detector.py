@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastood.detectors.feature_extractor import Model
 from fastood.detectors.linear_head import LinearHeadModel, check_head, head_logits, head_of
 from fastood.detectors.row_detector import RowDetector
-from fastood.detectors.storage import read_detector, write_detector
+from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
 from fastood.ops.logit_scores import logit_scores
 
 
@@ -49,6 +49,7 @@ class HeadDetector(RowDetector):
         split = LinearHeadModel(model, feature_layer, head=head)
         self.head = split.head
         super().__init__(split.features)
+        self.feature_layer = feature_layer
 
     def save(self, path: str | Path) -> None:
         """Write settings, what was fitted and the head as one safetensors file, whole or not at all.
@@ -60,8 +61,7 @@ class HeadDetector(RowDetector):
         self._require_fit()
         if self._detector is not None:
             raise ValueError("detector is a function, which a file cannot hold: save a detector without one")
-        said = {"detector": type(self).__name__, "settings": {name: getattr(self, name) for name in self.settings}}
-        write_detector(path, {**self._state, **self._head_tensors()}, said)
+        write_detector(path, {**self._state, **self._head_tensors()}, self._said())
 
     @classmethod
     @torch.inference_mode(False)
@@ -70,7 +70,8 @@ class HeadDetector(RowDetector):
 
         Args:
             path: The file.
-            *args: `model` and `feature_layer`, as the constructor takes them.
+            *args: `model` and `feature_layer`, as the constructor takes them; the layer is that of the file if none is
+                named.
             **kwargs: `model`, `feature_layer` and `head` by name.
 
         Raises:
@@ -83,7 +84,7 @@ class HeadDetector(RowDetector):
             if not stored:
                 raise ValueError(f"{path} was written with a function as the head, which it does not hold: pass head=")
             kwargs["head"] = head_of(stored[_HEAD[0]], stored.get(_HEAD[1]))
-        made = cls(*args, **(kwargs | said["settings"]))
+        made = cls(*args, **(with_stored_layer(said, args, kwargs) | said["settings"]))
         here = made._head_tensors()
         if here.keys() != stored.keys() or not all(torch.equal(here[name].cpu(), stored[name]) for name in stored):
             raise ValueError(f"{path} was written with another head than that of the model")

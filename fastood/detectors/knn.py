@@ -53,6 +53,7 @@ class KNN(RowDetector):
             raise ValueError(f"feature_layer needs a model, got {feature_layer!r} without one")
         layers = None if feature_layer is None else [feature_layer]
         super().__init__(None if model is None else FeatureExtractor(model, layers).single)
+        self.feature_layer = feature_layer
         self.k = check_size("k", k)
         self.normalize = as_flag("normalize", normalize)
         self._search: NeighbourSearch | None = None

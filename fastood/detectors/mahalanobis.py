@@ -20,7 +20,7 @@ from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import perturbed
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
-from fastood.detectors.storage import read_detector, write_detector
+from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
 from fastood.distributed import check_alike, exchange
 from fastood.heads import GaussianStatistics
 from fastood.heads.covariance import Shrinkage
@@ -99,6 +99,7 @@ class MahalanobisDetector(Detector):
             epsilon=epsilon,
             input_std=input_std,
         )
+        self.feature_layer = feature_layer
         layers = None if feature_layer is None else [feature_layer]
         self._extractor = None if model is None else FeatureExtractor(model, layers)
         self.statistics: GaussianStatistics | None = None
@@ -262,16 +263,19 @@ class MahalanobisDetector(Detector):
         Raises:
             RuntimeError: Nothing has been fitted.
         """
-        write_detector(path, self.state_dict(), {"settings": asdict(self.settings)})
+        write_detector(
+            path, self.state_dict(), {"settings": asdict(self.settings), "feature_layer": self.feature_layer}
+        )
 
     @classmethod
     @torch.inference_mode(False)
     def load(
         cls, path: str | Path, model: Model | None = None, feature_layer: str | None = None
     ) -> MahalanobisDetector:
-        """Read what `save` wrote; the model and its layer are not in the file."""
+        """Read what `save` wrote; the model is not in the file, the name of its layer is, if none is given here."""
         tensors, said = read_detector(path)
-        made = cls(model, feature_layer, **said["settings"])
+        named = with_stored_layer(said, (model,), {"feature_layer": feature_layer})
+        made = cls(model, **(named | said["settings"]))
         made.load_state_dict(tensors)
         return made
 

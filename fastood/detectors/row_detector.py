@@ -14,7 +14,7 @@ from fastood.detectors.base import NOT_FITTED, Detector
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.checks import check_rows, labels_beside
 from fastood.detectors.model_calls import Inputs
-from fastood.detectors.storage import read_detector, write_detector
+from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
 from fastood.heads.checks import check_finite_rows
 
 CHUNK_ROWS = 1024
@@ -31,6 +31,10 @@ class RowDetector(Detector):
 
     Args:
         extract: Makes rows `[N, d]` of inputs; None for `fit_features` and `predict_features` alone.
+
+    Attributes:
+        feature_layer: Name of the layer that features are taken from; None for what the model puts out or gives its
+            head.
     """
 
     needs_fit = False
@@ -41,6 +45,7 @@ class RowDetector(Detector):
 
     def __init__(self, extract: Callable[[Inputs], Tensor] | None) -> None:
         self._extract = extract
+        self.feature_layer: str | None = None
         self._state: State = {}
 
     def __repr__(self) -> str:
@@ -94,20 +99,26 @@ class RowDetector(Detector):
     def save(self, path: str | Path) -> None:
         """Write settings and what was fitted, without the model, as one safetensors file; see `Detector.save`."""
         self._require_fit()
-        said = {"detector": type(self).__name__, "settings": {name: getattr(self, name) for name in self.settings}}
-        write_detector(path, self._state, said)
+        write_detector(path, self._state, self._said())
+
+    def _said(self) -> dict[str, Any]:
+        """What a file says beside the tensors."""
+        settings = {name: getattr(self, name) for name in self.settings}
+        return {"detector": type(self).__name__, "settings": settings, "feature_layer": self.feature_layer}
 
     @classmethod
     @torch.inference_mode(False)
     def load(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
         """Read what `save` wrote; the model, which is not in the file, is passed as to the constructor.
 
+        Its layer is that of the file, unless another is named.
+
         Raises:
             ValueError: The file is of another detector, or of none.
         """
         tensors, said = read_detector(path)
         cls._check_written_by(path, said)
-        made = cls(*args, **(kwargs | said["settings"]))
+        made = cls(*args, **(with_stored_layer(said, args, kwargs) | said["settings"]))
         made._state = tensors
         return made
 

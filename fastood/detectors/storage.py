@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,21 @@ def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mappin
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(Path(path), save(contiguous, {"fastood": json.dumps(said)}))
+
+
+def with_stored_layer(said: Mapping[str, Any], args: Sequence[object], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of a constructor, with the layer that a file names.
+
+    Args:
+        said: What `read_detector` returned beside the tensors.
+        args: `model` and `feature_layer`, as far as they are given by position.
+        named: Keyword arguments. A layer named by the caller, and a call without a model, are left as they are.
+    """
+    has_model = (len(args) > 0 and args[0] is not None) or named.get("model") is not None
+    layer = said.get("feature_layer")
+    if layer is None or not has_model or len(args) > 1 or named.get("feature_layer") is not None:
+        return dict(named)
+    return {**named, "feature_layer": layer}
 
 
 def read_detector(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
