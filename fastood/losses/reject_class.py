@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.losses.mixed_batch import MixedBatchLoss
-from fastood.ops._arguments import shown
+from fastood.ops._arguments import check_generator, shown
 from fastood.ops._rows import Numbers
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_integer, check_tensor, compute_dtype
@@ -68,7 +68,7 @@ class RejectClassLoss(MixedBatchLoss):
         super().__init__(weight, reduction, check_finite=check_finite)
         self.num_reject = check_integer("num_reject", num_reject, 1)
         if generator is not None:
-            _check_generator(generator)
+            check_generator(generator)
         self.generator = generator
 
     def extra_repr(self) -> str:
@@ -146,14 +146,9 @@ class RejectClassLoss(MixedBatchLoss):
                 "generator or uniform01 must be given, here or the generator when the loss is made, for the reject "
                 "classes that are chosen at random, got neither"
             )
-        _check_generator(generator)
+        check_generator(generator)
         draws = torch.rand(shape.numel(), dtype=dtype, device=generator.device, generator=generator)
         return rows._replace(uniform01=draws.to(logits.device))
-
-
-def _check_generator(generator: object) -> None:
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
 
 
 def _checked_draws(uniform01: Tensor, shape: torch.Size, device: torch.device) -> Tensor:

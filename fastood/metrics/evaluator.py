@@ -17,7 +17,7 @@ from fastood.metrics.validation import Positive, check_choice, check_no_nan, che
 from fastood.ops._arguments import as_device
 
 Mode = Literal["classification", "segmentation"]
-"""Whether metrics are those of all values together, or the mean over images of those of each."""
+"""Kind of metrics: those of all values together, or the mean over images of those of each."""
 
 _TPR = 0.95
 

@@ -1,4 +1,4 @@
-"""What losses take of targets and weights: tensors, arrays and lists, in the form that the ops want."""
+"""Targets and weights of losses: tensors, arrays and lists, in the form that the ops want."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a call is made under a transform that an op's own autograd does not know."""
+"""Detection of transforms that an op's own autograd does not know."""
 
 from __future__ import annotations
 

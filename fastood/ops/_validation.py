@@ -158,7 +158,7 @@ def _range(low: float, high: float, above_low: bool, below_high: bool) -> str:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype that it is computed in: float32 for bfloat16 and float16, else its own."""
+    """Return the tensor in the dtype that it is computed in: float32 for bfloat16 and float16, else its own."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 

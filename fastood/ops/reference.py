@@ -156,7 +156,7 @@ def outlier_terms(
     background_weight: float = 1.0,
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
-    """What each row adds to a sum: its loss times its weight, and λ for background; arguments as in `outlier_loss`.
+    """Return what each row adds to a sum: its loss times its weight, and λ for background; arguments of `outlier_loss`.
 
     Returns:
         terms `[N]` and per_sample `[N]`, float64, differentiable to any order.
@@ -176,7 +176,7 @@ def outlier_terms(
 def row_factors(
     logits: Tensor, targets: Tensor | None, weight: Tensor | None, background_weight: float, dtype: torch.dtype
 ) -> Tensor:
-    """What each row's loss is multiplied by in a sum: its weight, and λ for background. `[N]` of `dtype`.
+    """Return what each row's loss is multiplied by in a sum: its weight, and λ for background. `[N]` of `dtype`.
 
     Example:
         >>> row_factors(torch.zeros(2, 3), torch.tensor([1, -1]), None, 0.5, torch.float32)
