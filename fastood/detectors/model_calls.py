@@ -82,7 +82,7 @@ def call(model: Model, x: Inputs) -> Any:
     """
     check_inputs(x)
     module = module_of(model)
-    with evaluating(model), _differentiable(module):
+    with evaluating(model), _differentiable(module) if torch.is_grad_enabled() else nullcontext():
         if isinstance(x, Tensor):
             return model(_beside(x, module))
         parts = {name: value for name, value in x.items() if name not in LABEL_KEYS}
@@ -152,12 +152,12 @@ def _beside(x: Tensor, module: nn.Module | None) -> Tensor:
 
 @contextmanager
 def _differentiable(module: nn.Module | None) -> Iterator[None]:
-    """Where gradients are on, put copies in place of weights that were made inside `torch.inference_mode()`.
+    """Put copies in place of weights that were made inside `torch.inference_mode()`.
 
     Autograd cannot save those.
     """
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
-    if module is not None and torch.is_grad_enabled():
+    if module is not None:
         for one in module.modules():
             if isinstance(one, torch.jit.ScriptModule):
                 continue
