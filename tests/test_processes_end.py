@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from fastood import train
 from fastood.locking import hold_lock
 from fastood.training.image_stage import ImageStageRun
 from fastood.training.objective import LogitObjective
+from fastood.training.processes import require_launcher
 
 
 def diverging_torchrun(rank: int, port: int, log: Path, stop: None, args: list[str]) -> None:
@@ -75,3 +77,15 @@ def test_torchrun_ends_well_however_often_it_judges(tmp_path: Path):
         assert b"destroy_process_group" not in done.stderr
         metrics.unlink()
     shutil.rmtree(tmp_path / "runs")
+
+
+def test_a_process_whose_launcher_was_killed_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(store.getsockname()[1]))
+        require_launcher()
+    with pytest.raises(ConnectionRefusedError, match="torchrun, which launched this process, has ended"):
+        require_launcher()
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    require_launcher()

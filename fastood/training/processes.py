@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -52,10 +53,16 @@ def require_known_launcher() -> None:
 
 
 def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabric:
-    """Device, precision and, under torchrun, the group of processes; waits until all are there."""
+    """Device, precision and, under torchrun, the group of processes; waits until all are there.
+
+    Raises:
+        ConnectionRefusedError: If torchrun has ended meanwhile: nobody else would come.
+    """
     from lightning.fabric import Fabric
 
     processes = launched_processes()
+    if processes > 1:
+        require_launcher()
     if processes == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     else:
@@ -65,6 +72,22 @@ def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabri
         )
     fabric.launch()
     return fabric
+
+
+def require_launcher() -> None:
+    """Refuse to wait for a torchrun that was killed: PyTorch tries for half an hour to reach it.
+
+    Raises:
+        ConnectionRefusedError: If the store that torchrun opens before it launches anything is gone.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=60).close()
+    except ConnectionRefusedError as error:
+        raise ConnectionRefusedError(error.errno, "torchrun, which launched this process, has ended") from None
+    except OSError:
+        return  # PyTorch tries again, and says what it meets.
 
 
 def close_group() -> None:
