@@ -123,9 +123,6 @@ def test_a_loss_that_never_moved(losses: list[float], warns: bool):
         (0.26, 0.29, 200, True),
         (0.45, 0.48, 1000, True),
         (0.45, 0.51, 1000, False),
-        # Sure, but close to chance: of many sets and arms some are.
-        (0.46, 0.49, 1000, False),
-        (0.49, 0.495, 100_000, False),
         (0.5, 0.5, 200, False),
         (0.99, 1.0, 200, False),
         # The bootstrap of two images knows nothing: a pair at random is as low every fifth time.
