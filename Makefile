@@ -45,7 +45,7 @@ setup:
 
 # Always: the package is what changes. ninja rebuilds only what did.
 build: setup
-	@echo "Building the extension: 1 to 5 minutes the first time, afterwards what changed"
+	@echo "Building the extension: 1 to 5 minutes on two free cores the first time, most of it for CUDA kernels if there is an nvcc (FASTOOD_CUDA=0 leaves them out); afterwards what changed"
 	@$(PIP) --no-build-isolation --no-deps --editable .
 	@"$(BIN)/python" -c 'import fastood; i = fastood.build_info(); print("fastood", i["version"], "with" if i["cuda"] else "without", "CUDA kernels", i["cuda_architectures"], "-", i["cuda_reason"])'
 

@@ -89,6 +89,7 @@ def _config_of(config: RunConfig, folder: RunFolder, *, resume: bool, threads: i
         return config
     if resume:
         folder.require_empty()
+        print(f"there is no run to resume in {folder.path}: it is begun", file=sys.stderr, flush=True)
     else:
         folder.require_absent()
     if "list" in config.data.kinds and config.data.list_root is None:

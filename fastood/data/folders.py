@@ -34,6 +34,17 @@ _PART = re.compile(
 _EXAMPLES = 3
 
 
+def set_name(path: Path) -> str:
+    """Return what to call the images of a folder: its name, behind that of its parent if it is only train or the like.
+
+    Example:
+        >>> set_name(Path("pictures/birds")), set_name(Path("birds/train"))
+        ('birds', 'birds/train')
+    """
+    name, parent = path.name, path.absolute().parent.name
+    return printable(f"{parent}/{name}" if parent and _PART.fullmatch(name) else name)
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """Files or folders that lie among images and are not read, for one reason."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fastood.data.decoding import UNREADABLE, require_decodable, upright
 from fastood.data.digests import digest_of_choice, digest_of_files
 from fastood.data.fitting import fit_in_turn
-from fastood.data.folders import LeftOut, list_folder
+from fastood.data.folders import LeftOut, list_folder, set_name
 from fastood.data.lazy_files import choose_files
 from fastood.data.lists import read_list
 from fastood.names import printable
@@ -131,7 +131,7 @@ def open_folder(path: Path, *, field: str, labelled: bool = True) -> ImageSource
     found = list_folder(path, option=field, labelled=labelled)
     files = found.files
     return ImageSource(
-        name=printable(path.name),
+        name=set_name(path),
         labels=torch.tensor(found.labels, dtype=torch.int64) if found.labels else None,
         class_names=found.class_names,
         channels=3,

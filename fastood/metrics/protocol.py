@@ -43,11 +43,12 @@ class Protocol:
     """
 
     name: str = "li2020"
-    """Name that results carry. A name of `PROTOCOLS` stands for all that it has there, another for anything."""
+    """Name that results carry. li2020, oe2019, energy2020, odin, openood_v15 and wu2023 stand for the rules of those
+    papers and libraries; any other name for rules of your own."""
     ood_fraction: float | None = 0.2
     """OOD images drawn per ID test image, rounded down; above 0. None takes all images of a set."""
     repeats: int = 5
-    """Independent draws of each OOD set; 1 to `MAX_REPEATS`, and 1 where all images are taken."""
+    """Independent draws of each OOD set; 1 to 1,000,000, and 1 where all images are taken."""
     tpr: float = 0.95
     """True-positive rate at which the false-positive rate is read, in (0, 1]."""
     positive: Positive = "ood"

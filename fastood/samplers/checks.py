@@ -125,7 +125,10 @@ def raise_for_status(
 def check_learns(epsilon: float) -> None:
     """Raise ValueError at ε = 1, where the loss of a batch does not depend on the weights."""
     if epsilon == 1:
-        raise ValueError("ascend needs epsilon below 1: at 1 the weights are all in the draw and have no gradient")
+        raise ValueError(
+            "ascend needs epsilon below 1: at 1 the weights are all in the draw and have no gradient; make the pool by "
+            "from_weights(weights, epsilon=0.5)"
+        )
 
 
 def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> None:
