@@ -20,7 +20,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_CMAKE = (3, 24)
-"""That of cmake_minimum_required."""
+"""Lowest version of CMake, as cmake_minimum_required has it."""
 
 
 def find_tool(name: str) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 OLDEST = (3, 11)
 GIGABYTES = 7
-"""What the environment takes when it is there."""
+"""Disk that the environment takes once it is there."""
 PROGRAM = """
 #include <bit>
 #include <concepts>

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait: to be settled before torch is imported, which loads their library."""
+"""Waiting of OpenMP's threads: to be settled before torch is imported, which loads their library."""
 
 import os
 import sys

@@ -75,7 +75,7 @@ PRESETS: dict[tuple[str, PresetName], RunConfig] = {
 
 
 def absolute_paths(data: DataConfig) -> DataConfig:
-    """The same images, named so that they are found from any directory; a background of auto by what that is.
+    """Return the data with paths that are found from any directory, and a background of auto as what that is.
 
     Example:
         >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood

@@ -1,4 +1,4 @@
-"""What processes tell each other before they add up: a difference is an error on every one, and nobody waits for it."""
+"""Agreement of processes before they add up: a difference is an error on every one, and nobody waits for it."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def read_sessions(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_session(session: Any) -> bool:
-    """Whether a value is a session as `begin_session` writes it.
+    """Tell whether a value is a session as `begin_session` writes it.
 
     Raises:
         KeyError: If a field is missing.

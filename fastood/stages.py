@@ -23,7 +23,7 @@ from fastood.training.processes import from_first_process
 
 
 def loader_plan(run: Run) -> LoaderPlan:
-    """How a run's training images get to its device.
+    """Return the plan of how training images get to the device.
 
     Raises:
         ValueError: If DALI is asked for and not installed, or resident for images that are decoded as they are used.

@@ -1,4 +1,4 @@
-"""How many threads a run computes with: part of its configuration, since sums depend on how they are shared out."""
+"""Number of threads of a run: part of its configuration, since sums depend on how they are shared out."""
 
 import sys
 

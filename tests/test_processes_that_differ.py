@@ -26,7 +26,7 @@ def rows(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def raises_alike(call: Callable[[], object], error: type[Exception], message: str) -> None:
-    """The same error on every process: its words are compared, too."""
+    """Require one error on every process, word for word."""
     with pytest.raises(error, match=message) as found:
         call()
     assert len(set(exchange(str(found.value)))) == 1

@@ -79,12 +79,12 @@ class FolderListing:
     class_names: tuple[str, ...]
     """Names of the class folders, printable, in the order of their names; empty without class folders."""
     left_out: tuple[LeftOut, ...]
-    """What else lies there."""
+    """Entries that are neither images nor folders."""
 
 
 @dataclass
 class _Notes:
-    """What is left out while a folder is listed."""
+    """Entries that are left out while a folder is listed."""
 
     root: Path
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -295,7 +295,7 @@ def _images_below(folder: Path, option: str, notes: _Notes, above: frozenset[tup
 
 
 def _leads_back(folder: Path, root: os.stat_result, notes: _Notes) -> bool:
-    """Whether a class folder is the very folder that holds it, of which its images would be copies; noted."""
+    """Tell whether a class folder is the very folder that holds it, of which its images would be copies; noted."""
     try:
         found = os.path.samestat(folder.stat(), root)
     except OSError:  # told where it is read
@@ -306,7 +306,7 @@ def _leads_back(folder: Path, root: os.stat_result, notes: _Notes) -> bool:
 
 
 def _leads_in_a_circle(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link that ends nowhere, for it leads to itself."""
+    """Tell whether an entry is a link that ends nowhere, for it leads to itself."""
     if not entry.is_symlink():
         return False
     try:
@@ -317,7 +317,7 @@ def _leads_in_a_circle(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a pipe, a socket or a device, which may have no end; a link to nothing is none."""
+    """Tell whether an entry is a pipe, a socket or a device, which may have no end; a link to nothing is none."""
     if entry.is_file():
         return False
     return not entry.is_symlink() or os.path.exists(entry.path)  # noqa: PTH110, for a million of files

@@ -49,7 +49,7 @@ class ShapedFeatures(FunctionHeadDetector):
         return self.fit_features(feature_maps, y)
 
     non_negative: ClassVar[bool] = False
-    """Whether features have to be."""
+    """Flag of scores that need features of at least 0."""
     _looked = False
 
     def _score(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How detectors call a model: unwrapped where layers are watched, in evaluation mode, in its dtype, on its device."""
+"""Calls of models by detectors: unwrapped where layers are watched, in evaluation mode, in its dtype, on its device."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class _Candidates:
     least: Tensor
     most: Tensor
     complete: bool
-    """Whether these are all the rows of the bank."""
+    """Flag: these are all the rows of the bank."""
 
 
 class NeighbourSearch:
@@ -197,7 +197,7 @@ class NeighbourSearch:
 
 
 def products_are_ieee(device: torch.device) -> bool:
-    """Whether float32 matrix products on a device keep all digits: the user may allow TF32 or bfloat16 instead."""
+    """Tell whether float32 matrix products on a device keep all digits: the user may allow TF32 or bfloat16 instead."""
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     precision: str = backend.matmul.fp32_precision
     return precision in ("none", "ieee")

@@ -102,7 +102,7 @@ class RowDetector(Detector):
         write_detector(path, self._state, self._said())
 
     def _said(self) -> dict[str, Any]:
-        """What a file says beside the tensors."""
+        """Return the metadata of a file: the detector, its settings and the layer."""
         settings = {name: getattr(self, name) for name in self.settings}
         return {"detector": type(self).__name__, "settings": settings, "feature_layer": self.feature_layer}
 

@@ -30,11 +30,11 @@ class MethodConfig(ABC):
     summary: ClassVar[str]
     """A line that says what it is and whose."""
     ignores_background: ClassVar[bool] = False
-    """Whether no arm of the method ever trains with background images."""
+    """Flag: no arm of the method ever trains with background images."""
 
     @property
     def needs_background(self) -> bool:
-        """Whether an arm trains with background images, so that data.background must name some."""
+        """Tell whether an arm trains with background images, so that data.background must name some."""
         return not self.ignores_background
 
     @abstractmethod

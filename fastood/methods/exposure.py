@@ -68,7 +68,7 @@ class ExposureConfig(MethodConfig):
 
     @property
     def needs_background(self) -> bool:
-        """Whether an arm other than none is trained."""
+        """Tell whether an arm other than none is trained."""
         return set(self.backgrounds) != {"none"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Exposure":

@@ -96,7 +96,7 @@ class ICEConfig(MethodConfig):
 
     @property
     def needs_background(self) -> bool:
-        """Whether an arm other than plain is trained."""
+        """Tell whether an arm other than plain is trained."""
         return set(self.arms) != {"plain"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "ICE":

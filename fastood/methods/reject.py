@@ -83,7 +83,7 @@ class RejectConfig(MethodConfig):
 
     @property
     def needs_background(self) -> bool:
-        """Whether an arm other than msp is trained."""
+        """Tell whether an arm other than msp is trained."""
         return set(self.arms) != {"msp"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Reject":

@@ -199,7 +199,7 @@ class DetectionEvaluator:
 
         Raises:
             TypeError: Scores of another dtype on another process; said on every one, which keeps its own scores.
-            ValueError: Predictions on some processes only, or another mode, likewise; or this process is not in
+            ValueError: Predictions on some processes only, or another mode on some; or this process is not in
                 `group`.
         """
         if not dist.is_initialized():

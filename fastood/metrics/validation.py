@@ -73,7 +73,7 @@ def checked_pair(
 
     Args:
         id_scores: In-distribution scores; a list takes the dtype of the other set.
-        ood_scores: OOD scores, likewise.
+        ood_scores: OOD scores, in the same forms.
         names: Of the arguments, for the error.
         batched: Whether leading dimensions are allowed.
 

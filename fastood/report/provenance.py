@@ -1,4 +1,4 @@
-"""What the page says of where a run came from, without places of the sender's disk."""
+"""Provenance of a run as the page gives it, without places of the sender's disk."""
 
 import shlex
 from collections.abc import Mapping, Sequence

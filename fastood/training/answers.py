@@ -1,4 +1,4 @@
-"""How many training images a network classifies correctly, counted beside the loss."""
+"""Count of training images that a network classifies correctly, taken beside the loss."""
 
 from typing import Any
 

@@ -108,7 +108,7 @@ def read_curves(path: Path) -> dict[str, list[Entry]]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether a value is an entry as `Curve.close` returns it.
+    """Tell whether a value is an entry as `Curve.close` returns it.
 
     Raises:
         KeyError: If a field is missing.

@@ -190,7 +190,7 @@ class ImageStageRun:
         return value
 
     def _has_diverged(self, error: Exception) -> bool:
-        """Whether an operator refused values that are not finite, rather than an argument."""
+        """Tell whether an operator refused values that are not finite, rather than an argument."""
         if isinstance(error, LinAlgError) or "finite" in str(error) or "NaN" in str(error):
             return True
         return not all(torch.isfinite(value).all() for value in self.model.state_dict().values())

@@ -190,7 +190,7 @@ def from_first_process(make: Callable[[], T], fabric: Fabric) -> T:
 
 
 class _AllReduce(torch.autograd.Function):
-    """The sum of every process's tensor, on every process; gradients are summed likewise."""
+    """Sum of every process's tensor, on every process; gradients are summed over the processes, too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a stage shows its progress: a bar on a terminal, a line per epoch in a pipe or a file."""
+"""Progress of a stage: a bar on a terminal, a line per epoch in a pipe or a file."""
 
 import sys
 import time

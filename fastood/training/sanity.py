@@ -35,7 +35,7 @@ NOISE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """How a network answers to in-distribution test images, whatever the score."""
+    """Answers of a network to in-distribution test images, whatever the score."""
 
     chance: float | None
     """Rate of right answers of the best constant answer; None for a network of one class."""

@@ -28,7 +28,7 @@ class ArmScores:
     feature_map: FeatureMap | None = None
     """What the report shows of its features."""
     behaviour: Behaviour | None = None
-    """How it answers, for warnings; None where nobody has looked."""
+    """Answers of the network, for warnings; None if they were not recorded."""
 
     @property
     def accuracy(self) -> float:
