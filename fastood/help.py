@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -39,20 +40,25 @@ def describe_fields(kind: Any) -> None:
     Args:
         kind: The dataclass, or an instance; its class is changed, in what only help texts read.
     """
-    import docstring_parser
-
     of_class = kind if isinstance(kind, type) else type(kind)
     hints = get_type_hints(of_class)
     for entry in fields(of_class):
         for base in of_class.__mro__[:-1]:
-            texts = {found.arg_name: found.description for found in docstring_parser.parse_from_object(base).params}
-            if (text := texts.get(entry.name)) is not None:
+            if (text := _field_texts(base).get(entry.name)) is not None:
                 entry.metadata = MappingProxyType({**entry.metadata, "help": paragraph(text)})
                 break
         inner = getattr(kind, entry.name, None)
         for part in (hints[entry.name], *get_args(hints[entry.name]), inner):
             if is_dataclass(part):
                 describe_fields(part)
+
+
+@cache
+def _field_texts(of_class: type) -> dict[str, str | None]:
+    """Return the docstrings of a class's own fields; its source is parsed once for all of them."""
+    import docstring_parser
+
+    return {found.arg_name: found.description for found in docstring_parser.parse_from_object(of_class).params}
 
 
 def in_terminal_width(parse: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 """Devices and the rule that a GPU run cannot look green by skipping."""
 
 import os
+from collections.abc import Iterator
 
 # A cached graph would hide a change of a fake kernel. Read when torch is imported.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
@@ -38,3 +39,18 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, here and in processes that are started from here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without figures, which take longer than the training of tests."""
+    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)

@@ -1,4 +1,4 @@
-"""What counts as an image and as a class in a folder, and what is left out and said."""
+"""Images and classes of a folder, and entries that are left out and said."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run says and records of its images."""
+"""Summary of the images of a run, printed and recorded."""
 
 import json
 from pathlib import Path

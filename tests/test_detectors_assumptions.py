@@ -1,4 +1,4 @@
-"""What a score silently takes for granted: ViM's logits around 0, features after a ReLU, logits that are logits."""
+"""Assumptions of scores: ViM's logits around 0, features after a ReLU, logits that are logits."""
 
 import warnings
 from collections.abc import Callable

@@ -82,7 +82,7 @@ def test_inside_as_outside(name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_fitted_inside(name: str, tmp_path: Path) -> None:
-    """What a fit leaves behind is of use outside, in a file, and to the next fit."""
+    """The state of a fit is of use outside, in a file, and to the next fit."""
     model = network()
     want = KINDS[name](model).fit(data()).predict(data()[0][0])
     with torch.inference_mode():

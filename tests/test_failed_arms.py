@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_run import tiny_args, tiny_data_args
 
 from fastood import evaluate, train
@@ -15,19 +14,6 @@ from fastood.training.image_stage import ImageStageRun
 from fastood.training.objective import LogitObjective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
 
 
 def poisoned(stages: tuple[str, ...], at: int) -> Callable[[ImageStageRun], float]:

@@ -96,7 +96,7 @@ def test_gradient_of_float64_weights_of_float32_logits() -> None:
 
 
 def rows_of(module: LossModule, batch: Batch, weighted: bool) -> Tensor:
-    """What each row adds, by the paper's formulas."""
+    """Return the terms of rows, by the paper's formulas."""
     _, per_sample = by_the_paper(module, batch, weighted, "mean")
     factor = torch.where(batch.targets < 0, module.weight, 1.0)
     return per_sample * factor * (batch.weight if weighted else 1.0)

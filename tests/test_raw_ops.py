@@ -1,4 +1,4 @@
-"""What torch.ops.fastood.* refuse when called past the public functions: nothing is read that is not there."""
+"""Refusals of torch.ops.fastood.* that are called past the public functions: nothing is read that is not there."""
 
 import math
 from collections.abc import Callable

@@ -6,28 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_run import tiny_args
+from tiny_run import finished_run
 
 from fastood import train
 from fastood.help import paragraph
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
-        assert train.main(tiny_args(folder)) == 0
-    return folder / "runs" / "run"
+    return finished_run(tmp_path_factory.mktemp("finished"))
 
 
 def run_command(

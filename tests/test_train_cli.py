@@ -21,24 +21,11 @@ from fastood.metrics.protocol import ProtocolName
 from fastood.run_folder import RunFolder
 from fastood.training.image_stage import ImageStageRun
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # A fork of a process that has imported everything starts at once, and knows nothing of this process's threads.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["fastood.train"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, here and in the processes that are killed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take longer than the training here."""
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_run import tiny_args
+from tiny_run import contents, finished_run, tiny_args
 
 from fastood import evaluate, session, train
 from fastood.command_line import launcher
@@ -16,31 +15,12 @@ from fastood.locking import hold_lock
 from fastood.run_folder import RunFolder
 from fastood.training.image_stage import ImageStageRun
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
-        assert train.main(tiny_args(folder)) == 0
-    return folder / "runs" / "run"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return finished_run(tmp_path_factory.mktemp("finished"))
 
 
 def test_one_process_writes_a_run(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from image_loaders import NEEDS_DALI
 from PIL import Image
 from tiny_run import bars, tiny_args, train_until_killed
@@ -15,16 +14,9 @@ from fastood import evaluate, train
 from fastood.data.packing import pack
 from fastood.data.sources import open_folder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FORKSERVER = multiprocessing.get_context("forkserver")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:

@@ -115,3 +115,16 @@ def train_until_killed(args: list[str], stage: str, step: int, moment: str) -> N
     elif moment == "judging":
         patch.setattr("fastood.runner.score_arm", kill)
     train.main(args)
+
+
+def finished_run(folder: Path) -> Path:
+    """Train the tiny run to its end, without its report; return its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+        assert train.main(tiny_args(folder)) == 0
+    return folder / "runs" / "run"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
