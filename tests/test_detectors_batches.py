@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_network import batches, network, rows
 from torch import Tensor, nn
 
 from fastood.detectors import (
@@ -22,19 +23,6 @@ from fastood.detectors import (
     ViM,
     build_detectors,
 )
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(OrderedDict(one=nn.Linear(8, 16), relu=nn.ReLU(), two=nn.Linear(16, 4))).eval()
-
-
-def rows(n: int = 60) -> Tensor:
-    return torch.randn(n, 8, generator=torch.Generator().manual_seed(1))
-
-
-def batches() -> list[tuple[Tensor, Tensor]]:
-    return [(rows(), torch.arange(60) % 4)]
 
 
 class Output(OrderedDict):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from small_network import batches, network, rows
+from torch import nn
 
 from fastood.detectors import (
     ODIN,
@@ -25,19 +26,6 @@ from fastood.detectors import (
 )
 
 NAMES = ["msp", "knn", "vim", "odin"]
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(OrderedDict(one=nn.Linear(8, 16), relu=nn.ReLU(), two=nn.Linear(16, 4))).eval()
-
-
-def rows(n: int = 60) -> Tensor:
-    return torch.randn(n, 8, generator=torch.Generator().manual_seed(1))
-
-
-def batches() -> list[tuple[Tensor, Tensor]]:
-    return [(rows(), torch.arange(60) % 4)]
 
 
 @pytest.fixture

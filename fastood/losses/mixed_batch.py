@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from fastood.ops._arguments import as_flag
@@ -134,18 +133,7 @@ class MixedBatchLoss(nn.Module, ABC):
     def _rows(self, logits: Tensor, targets: Numbers, sample_weight: Numbers | None) -> tuple[Tensor, RowArguments]:
         """Return the logits as `[N, K]` and what belongs to each row."""
         check_dense_logits(logits)
-        # What is as the op wants it takes none of the ways below: at small batches they cost more than the op.
-        if not (
-            isinstance(targets, Tensor)
-            and targets.dtype == torch.int64
-            and targets.layout is torch.strided
-            and targets.dim() == 1
-            and logits.dim() == 2
-            and targets.size(0) == logits.size(0)
-            and targets.device == logits.device
-            and targets.is_contiguous()
-        ):
-            targets = as_targets(targets, logits)
+        targets = as_targets(targets, logits)
         weight = None
         if sample_weight is not None:
             by_weight = self.reduction == "weighted_mean"

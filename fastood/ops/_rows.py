@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,23 @@ def check_dense_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must be [N, K] or [N, K, ...] with K >= 1, got shape {tuple(logits.shape)}")
 
 
+def _is_wanted(values: object, dtype: torch.dtype, logits: Tensor) -> TypeGuard[Tensor]:
+    """Tell whether values are as the op wants them: a contiguous `[N]` of this dtype beside logits `[N, K]`.
+
+    Such values take none of the ways of conversion: at small batches those cost more than the op.
+    """
+    return (
+        isinstance(values, Tensor)
+        and values.dtype == dtype
+        and values.layout is torch.strided
+        and values.dim() == 1
+        and logits.dim() == 2
+        and values.size(0) == logits.size(0)
+        and values.device == logits.device
+        and values.is_contiguous()
+    )
+
+
 def as_targets(targets: object, logits: Tensor, name: str = "logits") -> Tensor:
     """Return `targets` as int64 of the shape that the logits leave, `[N]` or `[N, ...]`, or raise.
 
@@ -40,6 +57,8 @@ def as_targets(targets: object, logits: Tensor, name: str = "logits") -> Tensor:
         >>> as_targets([0.0, -1.0], torch.zeros(2, 5))
         tensor([ 0, -1])
     """
+    if _is_wanted(targets, torch.int64, logits):
+        return targets
     targets = _as_tensor("targets", targets, logits.device)
     wanted = logits.shape[:1] + logits.shape[2:]
     if targets.shape != wanted:
@@ -87,18 +106,7 @@ def as_sample_weight(
         tensor([0.1867, 0.5600])
     """
     dtype = compute_dtype(logits.dtype)
-    # What is as the op wants it takes the short way: at small batches the others cost more than the op.
-    if (
-        isinstance(weight, Tensor)
-        and weight.dtype == dtype
-        and weight.layout is torch.strided
-        and weight.dim() == 1
-        and logits.dim() == 2
-        and weight.size(0) == logits.size(0)
-        and weight.device == logits.device
-        and weight.is_contiguous()
-        and not check_finite
-    ):
+    if _is_wanted(weight, dtype, logits) and not check_finite:
         return weight
     weight = _as_tensor(name, weight, logits.device)
     if weight.dtype not in (*LOGIT_DTYPES, torch.int64, torch.uint64, *_INTEGERS, torch.bool):
