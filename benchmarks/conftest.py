@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import Comparison, Timing

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 from fastood.metrics import detection_metrics
 
 METRICS = ("detection_error", "fpr95", "auroc", "aupr_in", "aupr_out")

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from spread import mean_and_std, per_cent
 
+from fastood.common.files import write_atomically
 from fastood.config import to_dict
-from fastood.files import write_atomically
 from fastood.train import main as train
 from fastood.train import parse_command
 

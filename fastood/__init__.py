@@ -11,7 +11,9 @@ import sys as _sys
 from importlib import metadata as _metadata
 from types import ModuleType as _ModuleType
 
-from fastood import _extras, _openmp, _startup
+from fastood.common import extras as _extras
+from fastood.common import openmp as _openmp
+from fastood.common import startup as _startup
 
 # Before torch, which takes seconds and loads OpenMP.
 _startup.report_interrupts()
@@ -19,7 +21,7 @@ _openmp.wait_quietly()
 # First, for it takes no second: torch takes several.
 _extras.require_command()
 try:
-    from fastood._build import build_info
+    from fastood.common.build import build_info
 except ImportError as _error:
     if _extras.running_command() in _extras.COMMANDS:
         _sys.exit(f"error: {_error}")

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fastood.config_checks import require_choice, shorten, shown
+from fastood.common.config_checks import require_choice, shorten, shown
+from fastood.console.names import expanded
 from fastood.data import Augment, DataConfig
 from fastood.methods import METHODS, MethodConfig, PresetName
 from fastood.methods.resample import ResampleConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
-from fastood.names import expanded
 from fastood.training.acceleration import CompileMode
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastood import __version__, build_info
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 
 SCHEMA = 1
 """Version of the layout of environment.json."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastood.command_line import read_command_line
 from fastood.config import Device
+from fastood.console.command_line import read_command_line
+from fastood.console.names import expanded, printable_lines
+from fastood.console.terminal import tolerant_terminal
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
-from fastood.names import expanded, printable_lines
-from fastood.terminal import tolerant_terminal
 from fastood.training.failure import StageFailedError
 
 if TYPE_CHECKING:

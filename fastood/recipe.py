@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from fastood.common.config_checks import shown
 from fastood.config import PRESETS, RunConfig, from_dict, to_dict
-from fastood.config_checks import shown
 from fastood.methods import METHODS, PresetName
 
 FOLDERS = (Path(__file__).with_name("recipes"), Path(__file__).parents[1] / "recipes")

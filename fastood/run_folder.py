@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fastood.common.files import remove_temporaries, save_tensors, write_atomically
+from fastood.common.locking import LOCK_NAME, hold_lock
 from fastood.config import RunConfig, differences, from_dict, to_dict
 from fastood.data import DetectionTask
-from fastood.files import remove_temporaries, save_tensors, write_atomically
-from fastood.locking import LOCK_NAME, hold_lock
 from fastood.methods.pool_weights import BACKGROUND_KEY
 from fastood.training.checkpoint import CheckpointFolder, summary
 from fastood.training.failure import StageFailure
@@ -70,7 +70,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self, *, exist_ok: bool = True) -> Iterator[None]:
-        """Keep other processes from writing this run, as `fastood.locking.hold_lock`.
+        """Keep other processes from writing this run, as `fastood.common.locking.hold_lock`.
 
         Args:
             exist_ok: Whether the folder may exist.

@@ -9,11 +9,11 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from fastood.common.files import remove_temporaries
 from fastood.config import RunConfig
 from fastood.data import DataConfig
 from fastood.data.summary import data_summary, summary_lines
 from fastood.environment import end_session
-from fastood.files import remove_temporaries
 from fastood.run_folder import RunFolder, fingerprint
 from fastood.runner import Run, require_background, resolve_device, settle, small_backgrounds
 from fastood.stages import loader_plan, train_stages

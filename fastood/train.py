@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import tyro
 
-from fastood.command_line import launcher, read_command_line
+from fastood.common.files import NO_ROOM
 from fastood.config import PRESETS, RunConfig
+from fastood.console.command_line import launcher, read_command_line
+from fastood.console.names import expanded, printable_lines
+from fastood.console.terminal import tolerant_terminal
 from fastood.environment import begin_session
-from fastood.files import NO_ROOM
 from fastood.methods import METHODS, PresetName
-from fastood.names import expanded, printable_lines
 from fastood.recipe import read_recipe
-from fastood.terminal import tolerant_terminal
 from fastood.training.processes import launched_processes, require_known_launcher
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from packed_pool_samples import digests, open_tree, write_jpeg, write_tree
 
+from fastood.common.locking import LOCK_NAME, hold_lock
 from fastood.data import packing
 from fastood.data.packed import SkippedImage
 from fastood.data.packed_files import AppendedArray, AppendedFile
 from fastood.data.packing import pack
 from fastood.data.sources import decode_images, open_arrays, open_list
-from fastood.locking import LOCK_NAME, hold_lock
 
 
 @pytest.fixture

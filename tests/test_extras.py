@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import fastood
-from fastood import _extras
+from fastood.common import extras
 
 ROOT = Path(__file__).resolve().parents[1]
 # All that the trainer needs beside torch and numpy, and what comes with it.
-BLOCKED = [_extras._module(requirement) for requirement in _extras.requirements("train")]
+BLOCKED = [extras._module(requirement) for requirement in extras.requirements("train")]
 
 BLOCKER = """
 import sys
@@ -71,7 +71,7 @@ def test_without_torch_a_command_says_how_to_get_it(names: list[str], tmp_path: 
 
 DROP_IN = """
 import fastood
-from fastood._extras import MissingPackageError
+from fastood.common.extras import MissingPackageError
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.heads import GaussianStatistics
 from fastood.samplers import BackgroundPool
@@ -106,16 +106,16 @@ def test_the_drop_in_layer_needs_torch_and_numpy_alone(tmp_path: Path) -> None:
 
 def test_the_requirements_are_those_of_the_installed_package(tmp_path: Path) -> None:
     """Beside a source tree they are read from pyproject.toml, otherwise from the metadata of what is installed."""
-    package = tmp_path / "fastood"
-    package.mkdir()
-    (package / "_extras.py").write_text((ROOT / "fastood/_extras.py").read_text(encoding="utf-8"))
+    package = tmp_path / "fastood/common"
+    package.mkdir(parents=True)
+    (package / "extras.py").write_text((ROOT / "fastood/common/extras.py").read_text(encoding="utf-8"))
     metadata = tmp_path / "fastood-1.dist-info/METADATA"
     metadata.parent.mkdir()
     metadata.write_text(
         'Name: fastood\nVersion: 1\nRequires-Dist: torch\nRequires-Dist: tyro>=0.9; extra == "train"\n'
         'Requires-Dist: dali; extra == "dali"\n'
     )
-    program = "import runpy; print(runpy.run_path('fastood/_extras.py')['requirements']('train'))"
+    program = "import runpy; print(runpy.run_path('fastood/common/extras.py')['requirements']('train'))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path
@@ -124,7 +124,7 @@ def test_the_requirements_are_those_of_the_installed_package(tmp_path: Path) -> 
 
 
 def test_only_missing_packages_of_fastood_are_explained() -> None:
-    with pytest.raises(ModuleNotFoundError, match="No module named 'nowhere'") as caught, _extras.needed_for("save"):
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nowhere'") as caught, extras.needed_for("save"):
         import nowhere  # noqa: F401
     assert type(caught.value) is ModuleNotFoundError
 

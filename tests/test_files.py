@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 import torch
 
-from fastood.files import remove_temporaries, write_atomically
+from fastood.common.files import remove_temporaries, write_atomically
 from fastood.training.checkpoint import CheckpointFolder
 
 

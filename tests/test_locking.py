@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastood.locking import LOCK_NAME, hold_lock
+from fastood.common.locking import LOCK_NAME, hold_lock
 
 FORK = multiprocessing.get_context("fork")
 

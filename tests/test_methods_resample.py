@@ -7,8 +7,8 @@ import torch
 from lightning.fabric import Fabric
 from tiny_run import tiny_task
 
+from fastood.common.seeding import named_generator
 from fastood.data import Augment
-from fastood.data.seeding import named_generator
 from fastood.methods.resample import Resample, ResampleConfig
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score

@@ -15,7 +15,7 @@ from test_training_processes import as_torchrun, together
 from tiny_run import tiny_args
 
 from fastood import train
-from fastood.locking import hold_lock
+from fastood.common.locking import hold_lock
 from fastood.training.image_stage import ImageStageRun
 from fastood.training.objective import LogitObjective
 from fastood.training.processes import require_launcher

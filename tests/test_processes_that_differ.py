@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from fastood.common.distributed import check_alike, exchange
 from fastood.detectors import MahalanobisDetector
-from fastood.distributed import check_alike, exchange
 from fastood.heads import GaussianStatistics
 from fastood.metrics import DetectionEvaluator, HistogramEvaluator
 

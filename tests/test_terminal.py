@@ -9,7 +9,7 @@ import pytest
 from tiny_run import finished_run
 
 from fastood import train
-from fastood.help import paragraph
+from fastood.console.help import paragraph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ import pytest
 from tiny_run import contents, finished_run, tiny_args
 
 from fastood import evaluate, session, train
-from fastood.command_line import launcher
-from fastood.locking import hold_lock
+from fastood.common.locking import hold_lock
+from fastood.console.command_line import launcher
 from fastood.run_folder import RunFolder
 from fastood.training.image_stage import ImageStageRun
 

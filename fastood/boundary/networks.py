@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastood.boundary.frame import FeatureFrame
-from fastood.initialization import initialize
+from fastood.common.initialization import initialize
 
 Conditioning = Literal["distance", "projection", "concatenation"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 from fastood.boundary.frame import Axes
 from fastood.boundary.losses import GeneratorForm, NegativeForm
 from fastood.boundary.networks import Conditioning
-from fastood.config_checks import require_at_least_one, require_choice, require_positive, require_weight
+from fastood.common.config_checks import require_at_least_one, require_choice, require_positive, require_weight
 
 Sampling = Literal["uniform", "gaussian"]
 

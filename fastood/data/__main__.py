@@ -6,11 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from fastood.command_line import read_command_line
+from fastood.console.command_line import read_command_line
+from fastood.console.names import printable_lines
+from fastood.console.terminal import tolerant_terminal
 from fastood.data.list_command import ListCommand
 from fastood.data.pack_command import InfoCommand, PackCommand, VerifyCommand
-from fastood.names import printable_lines
-from fastood.terminal import tolerant_terminal
 
 Command = (
     Annotated[ListCommand, tyro.conf.subcommand("list")]

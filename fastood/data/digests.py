@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fastood.names import printable
+from fastood.console.names import printable
 
 READ_FILES = 10_000
 """A set of more files is known by all their names and sizes, and by the contents of at most so many of them."""

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastood.common.seeding import named_generator
 from fastood.data.fitting import fit_images
 from fastood.data.glyphs import FAMILIES, GREEK_LETTERS, LATIN_LETTERS, SYMBOLS, glyph_scans
 from fastood.data.image_set import ImageSet
 from fastood.data.noise import NOISES
 from fastood.data.photographs import TILE_SIZE, photograph_scans
 from fastood.data.scans import SCAN_SIZE, quantize, to_pixels
-from fastood.data.seeding import named_generator
 from fastood.data.splits import stratified_split
 
 # Computer Modern's files keep Greek and symbols at positions of their own, not at Unicode's.

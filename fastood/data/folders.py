@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastood.names import first_of, printable
-from fastood.wording import counted
+from fastood.console.names import first_of, printable
+from fastood.console.wording import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Files that count as images, whatever the case: torchvision's."""

@@ -7,10 +7,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fastood.console.names import expanded, printable
 from fastood.data.named_sets import NAMED_SETS, NamedSet
 from fastood.data.overlap import overlap_lists
 from fastood.data.torchvision_sets import TORCHVISION_SETS
-from fastood.names import expanded, printable
 
 
 @dataclass(frozen=True, kw_only=True)

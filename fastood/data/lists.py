@@ -4,7 +4,7 @@ import os
 from itertools import chain
 from pathlib import Path
 
-from fastood.names import printable
+from fastood.console.names import printable
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"

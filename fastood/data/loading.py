@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastood.common.seeding import named_generator
+from fastood.console.wording import counted
 from fastood.data.blending import blend_images
 from fastood.data.config import DataConfig
 from fastood.data.digests import digest_of_choice
@@ -15,11 +17,9 @@ from fastood.data.noise import NOISES
 from fastood.data.opening import open_pool, open_source
 from fastood.data.overlap import kept_images, without_overlap
 from fastood.data.packed import PackedPool
-from fastood.data.seeding import named_generator
 from fastood.data.sources import ImageSource, decode_images
 from fastood.data.specs import SourceSpec
 from fastood.data.splits import stratified_split
-from fastood.wording import counted
 
 
 def load_task(config: DataConfig, *, seed: int) -> DetectionTask:

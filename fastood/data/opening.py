@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fastood.console.names import expanded
 from fastood.data.idx import open_idx
 from fastood.data.named_sets import NAMED_SETS, Part
 from fastood.data.noise import NOISES
@@ -13,7 +14,6 @@ from fastood.data.sources import ImageSource, open_arrays, open_folder, open_lis
 from fastood.data.specs import SourceSpec
 from fastood.data.tiny_imagenet import open_tiny_imagenet
 from fastood.data.torchvision_sets import open_torchvision
-from fastood.names import expanded
 
 
 def open_source(

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from fastood.console.names import expanded, first_of, printable
+from fastood.console.wording import counted
 from fastood.data.named_sets import Part
 from fastood.data.opening import open_source
 from fastood.data.overlap import without_overlap
@@ -18,8 +20,6 @@ from fastood.data.packed import PackedPool, Store, open_packed
 from fastood.data.packing import pack
 from fastood.data.sources import ImageSource
 from fastood.data.specs import parse_spec
-from fastood.names import expanded, first_of, printable
-from fastood.wording import counted
 
 _LISTED = 20
 

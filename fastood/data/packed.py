@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastood.console.names import printable
 from fastood.data.folders import LeftOut
 from fastood.data.image_set import ImageSet
 from fastood.data.lazy_files import FileContents
 from fastood.data.sources import ImageSource, read_image
-from fastood.names import printable
 
 Store = Literal["pixels", "jpeg"]
 """What a pool holds of each image: its pixels at one size, or the JPEG file as it was."""

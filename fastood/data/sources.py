@@ -13,13 +13,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from fastood.console.names import printable
 from fastood.data.decoding import UNREADABLE, require_decodable, upright
 from fastood.data.digests import digest_of_choice, digest_of_files
 from fastood.data.fitting import fit_in_turn
 from fastood.data.folders import LeftOut, list_folder, set_name
 from fastood.data.lazy_files import choose_files
 from fastood.data.lists import read_list
-from fastood.names import printable
 
 _GREY_MODES = ("1", "L", "LA")
 _CHUNK = 64

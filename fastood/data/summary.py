@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from fastood.console.names import first_of, printable
+from fastood.console.wording import counted
 from fastood.data.config import DataConfig
 from fastood.data.folders import LeftOut
 from fastood.data.image_set import DetectionTask, ImageSet
 from fastood.data.specs import SourceSpec
-from fastood.names import first_of, printable
-from fastood.wording import counted
 
 _NAMED = 6
 

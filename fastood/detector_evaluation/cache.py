@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 from fastood.training.trained_network import Outputs
 
 FORMAT = 1

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from fastood.console.wording import with_article
 from fastood.data import DetectionTask, ImageSet
 from fastood.detectors import DetectorSuite
 from fastood.detectors.linear_head import given_and_put_out, watched
 from fastood.training.trained_network import Outputs, TrainedNetwork
-from fastood.wording import with_article
 
 GRADIENT_ROWS = 64
 """Images that pass at once with gradients, for which a network keeps what all of its layers put out."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 from fastood.report.detector_figure import detectors_figure
 from fastood.report.detector_table import detector_tables, notes
 from fastood.report.style import png

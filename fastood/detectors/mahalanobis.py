@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.common.distributed import check_alike, exchange
 from fastood.detectors.base import Detector
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.checks import check_rows
@@ -21,7 +22,6 @@ from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import perturbed
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
-from fastood.distributed import check_alike, exchange
 from fastood.heads import GaussianStatistics
 from fastood.heads.covariance import Shrinkage
 

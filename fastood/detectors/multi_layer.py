@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood._extras import needed_for
+from fastood.common.extras import needed_for
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.fitting import Fitting

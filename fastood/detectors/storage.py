@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastood._extras import needed_for
+from fastood.common.extras import needed_for
 
 
 def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
@@ -24,7 +24,7 @@ def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mappin
     with needed_for("save"):
         from safetensors.torch import save
 
-        from fastood.files import write_atomically
+        from fastood.common.files import write_atomically
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(Path(path), save(contiguous, {"fastood": json.dumps(said)}))

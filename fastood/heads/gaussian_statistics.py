@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastood._extras import needed_for
-from fastood.distributed import check_alike, exchange
+from fastood.common.distributed import check_alike, exchange
+from fastood.common.extras import needed_for
 from fastood.heads.checks import check_features, check_finite_rows, check_labels, check_size
 from fastood.heads.covariance import (
     DUST,
@@ -327,7 +327,7 @@ class GaussianStatistics:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
         with needed_for("GaussianStatistics.save"):  # safetensors is no requirement of the statistics
-            from fastood.files import save_tensors
+            from fastood.common.files import save_tensors
 
             save_tensors(Path(path), self.state_dict())
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastood.config_checks import require_at_least_one, require_positive
+from fastood.common.config_checks import require_at_least_one, require_positive
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.data.seeding import named_generator
 from fastood.heads import GaussianStatistics
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model

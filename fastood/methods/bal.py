@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastood.boundary import BoundaryAwareNetwork, BoundarySettings, FeatureBank, boundary_score
-from fastood.config_checks import require_at_least_one, require_choice, require_weight
+from fastood.common.config_checks import require_at_least_one, require_choice, require_weight
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.batches import STD
-from fastood.data.seeding import named_generator
 from fastood.detectors import ODIN
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.boundary_map import boundary_map

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fastood.boundary import BoundaryAwareNetwork, BoundarySettings
 from fastood.boundary.sampling import hard_features, uniform_in_box
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.data.seeding import named_generator
 from fastood.scores import max_softmax_score
 from fastood.training.feature_map import FeatureMap
 from fastood.training.trained_network import TrainedNetwork

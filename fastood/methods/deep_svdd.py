@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fastood.config_checks import require_at_least_one, require_choice
+from fastood.common.config_checks import require_at_least_one, require_choice
+from fastood.common.seeding import named_generator
 from fastood.data import Augment, DetectionTask, ImageSet
-from fastood.data.seeding import named_generator
 from fastood.losses.deep_svdd import DeepSVDDLoss
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.plain import NoBackground

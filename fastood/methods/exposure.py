@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastood.config_checks import require_arm, require_at_least_one, require_choice
+from fastood.common.config_checks import require_arm, require_at_least_one, require_choice
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model

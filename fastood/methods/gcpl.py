@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastood.config_checks import require_at_least_one, require_weight
+from fastood.common.config_checks import require_at_least_one, require_weight
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.data.seeding import named_generator
 from fastood.heads import PrototypeHead
 from fastood.losses import OutlierExposureLoss, PrototypeLoss
 from fastood.methods.config import MethodConfig

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastood.config_checks import require_at_least_one, require_choice
+from fastood.common.config_checks import require_at_least_one, require_choice
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.batches import STD
-from fastood.data.seeding import named_generator
 from fastood.data.splits import stratified_split
 from fastood.detectors.perturbation import perturbed
 from fastood.heads.decomposed_confidence import DecomposedConfidenceHead, Similarity

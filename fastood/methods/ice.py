@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastood.config_checks import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.common.config_checks import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.seeding import named_generator
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.losses import (
     EnergyMarginLoss,

@@ -1,7 +1,7 @@
 """The network that a run begins with: the same for every method and arm."""
 
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.seeding import named_generator
 from fastood.models import Classifier, ModelConfig, build_model
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from fastood.config_checks import require_at_least_one
+from fastood.common.config_checks import require_at_least_one
 from fastood.data import DetectionTask
 from fastood.methods.config import MethodConfig
 from fastood.methods.initial_model import initial_model

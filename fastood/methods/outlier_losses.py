@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fastood.config_checks import require_choice, require_positive, require_weight
+from fastood.common.config_checks import require_choice, require_positive, require_weight
 from fastood.losses import EnergyMarginLoss, EntropyMaximizationLoss, ObjectosphereLoss, OutlierExposureLoss
 from fastood.scores import energy_score, max_softmax_score
 from fastood.training.arm import Scorer, by_logits, by_outputs

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fastood.config_checks import require_arm
+from fastood.common.config_checks import require_arm
 from fastood.losses import OutlierExposureLoss
 from fastood.scores import max_softmax_score
 from fastood.training.arm import Arm, by_logits

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fastood.config_checks import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.common.config_checks import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss, RejectClassLoss
 from fastood.methods.config import MethodConfig, Preset, PresetName
 from fastood.methods.initial_model import initial_model

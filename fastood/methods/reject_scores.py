@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.data.seeding import named_generator
 from fastood.metrics import auroc
 from fastood.scores import (
     reject_combined_score,

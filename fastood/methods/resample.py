@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from fastood.config_checks import require_choice, require_weight
+from fastood.common.config_checks import require_choice, require_weight
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.seeding import named_generator
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.exposure import BackgroundPart, Exposure, ExposureConfig
 from fastood.models import ModelConfig

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastood.distributed import check_alike, exchange
+from fastood.common.distributed import check_alike, exchange
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label, has_dtype, in_dtype
 from fastood.metrics.open_set import autc, oscr

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastood.initialization import initialize as initialize
+from fastood.common.initialization import initialize as initialize
 
 MAX_DEPTH = 2000
 """Layers of the deepest network that is built; the deepest published residual network has 1,202."""

@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fastood.console.wording import joined
 from fastood.report.results import Metric, per_cent, protocol_sentence, reported_metrics
 from fastood.report.table_layout import PIPE_WIDTH, in_blocks, legend_lines, needed_width, short_heads
-from fastood.wording import joined
 
 MEAN = "Mean"
 

@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 from tqdm import tqdm
 
+from fastood.common.files import write_atomically
+from fastood.console.wording import counted
 from fastood.environment import without_location
-from fastood.files import write_atomically
 from fastood.report.differences import compared_arms, difference_rows
 from fastood.report.illustrations import (
     Illustration,
@@ -41,7 +42,6 @@ from fastood.report.results import (
 from fastood.report.score_figures import ArmScores, OperatingPoint
 from fastood.report.style import arm_styles, png
 from fastood.training.sanity import merged
-from fastood.wording import counted
 
 if TYPE_CHECKING:
     from fastood.data.image_set import ImageSet

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastood.console.wording import counted
 from fastood.environment import without_location
-from fastood.wording import counted
 
 SAME = ("fastood", "torch", "python", "system", "device", "device_name", "threads", "processes", "cpu_capability")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fastood.wording import counted
+from fastood.console.wording import counted
 
 SCHEMA = 2
 AUPR_KINDS = {

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
-from fastood.names import printable_lines
+from fastood.console.names import printable_lines
 
 INK = "#222222"
 QUIET = "#6b6b6b"

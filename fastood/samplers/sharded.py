@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastood.distributed import check_alike, check_in_group, exchange
+from fastood.common.distributed import check_alike, check_in_group, exchange
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import is_bool, shown
 from fastood.samplers import checks, selection

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32"}
 _DTYPES: dict[str, tuple[torch.dtype, type[np.floating[Any]]]] = {

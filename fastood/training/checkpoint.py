@@ -8,8 +8,8 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from fastood.config_checks import shorten
-from fastood.files import write_atomically
+from fastood.common.config_checks import shorten
+from fastood.common.files import write_atomically
 
 
 class CheckpointFolder:

@@ -6,7 +6,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from fastood.files import write_atomically
+from fastood.common.files import write_atomically
 
 SCHEMA = 1
 """Version of the layout of curves.json."""

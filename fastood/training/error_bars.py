@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastood.data.seeding import named_generator
+from fastood.common.seeding import named_generator
 from fastood.metrics import BootstrapResult, Difference, Interval, Protocol, bootstrap_differences, bootstrap_metrics
 from fastood.training.scoring import ArmScores
 

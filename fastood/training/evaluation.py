@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.seeding import named_generator
 from fastood.metrics import Protocol, evaluate_protocol, risk_coverage_curve
 from fastood.training.error_bars import bootstrap_of_arm, bootstrap_settings
 from fastood.training.failure import StageFailure

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastood.common.seeding import named_generator
+from fastood.console.wording import some
 from fastood.data import Images
 from fastood.data.loaders import open_loader
-from fastood.data.seeding import named_generator
 from fastood.training.acceleration import compile_in_place, memory_format
 from fastood.training.answers import TrainingAnswers
 from fastood.training.background import Background
@@ -30,7 +31,6 @@ from fastood.training.processes import (
 )
 from fastood.training.schedule import Schedule
 from fastood.training.stream import EpochStream
-from fastood.wording import some
 
 NormMode = Literal["eval", "train"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from fastood.data.seeding import named_generator
+from fastood.common.seeding import named_generator
 from fastood.training.checkpoint import CheckpointFolder, summary
 from fastood.training.curve import Curve, write_curve
 from fastood.training.failure import StageFailedError

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastood.config_checks import require_at_least_one, require_choice, require_positive, require_weight
+from fastood.common.config_checks import require_at_least_one, require_choice, require_positive, require_weight
 
 Optimizer = Literal["sgd", "adam"]
 Decay = Literal["step", "milestones", "cosine"]

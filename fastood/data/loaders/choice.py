@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fastood._extras import install_command, requirements
+from fastood.common.extras import install_command, requirements
 from fastood.data.batches import Augment
 from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.dataloader import DataLoaderLoader

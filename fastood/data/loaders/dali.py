@@ -14,11 +14,11 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fastood.console.names import printable
 from fastood.data.batches import Augment, AugmentDraws
 from fastood.data.decoding import UNREADABLE, require_decodable
 from fastood.data.encoded import EncodedImages
 from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
-from fastood.names import printable
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _DECODED_FORMATS = ("JPEG", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")

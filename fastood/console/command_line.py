@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import tyro
 
-from fastood.help import describe_fields, in_terminal_width
+from fastood.console.help import describe_fields, in_terminal_width
 
 
 def read_command_line(kind: Any, *, args: Sequence[str], prog: str, description: str, **options: Any) -> Any:

@@ -37,7 +37,7 @@ def requirements(extra: str) -> list[str]:
         >>> "tyro>=0.9" in requirements("train")
         True
     """
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(__file__).parents[2] / "pyproject.toml"
     if project.exists():
         extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
         return list(extras[extra])
@@ -125,7 +125,7 @@ def require_command() -> None:
         SystemExit: If this is `python -m fastood.…` and something is missing.
     """
     command = running_command()
-    # Without torch this is the wrong Python altogether, which fastood._build says.
+    # Without torch this is the wrong Python altogether, which fastood.common.build says.
     if command in COMMANDS and _importable("torch") and (wanted := missing(COMMANDS[command])):
         sys.exit(f"error: {describe(f'python -m {command}', wanted)}")
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parents[1]
 
 try:
     import torch  # registers the libraries that the extension is linked against: keep it before _C
