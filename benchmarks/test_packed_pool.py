@@ -13,10 +13,10 @@ import torch
 from harness import Comparison, compare, copy_bandwidth
 from torch import Tensor
 
-from fastood.data.batches import Augment
-from fastood.data.packed import PackedPool, open_packed
-from fastood.data.packing import pack
-from fastood.data.sources import open_arrays
+from fastood.data.images.augment import Augment
+from fastood.data.packed.pool import PackedPool, open_packed
+from fastood.data.packed.writer import pack
+from fastood.data.sources.folders_and_arrays import open_arrays
 
 IMAGES = 400_000
 SIZE = 32

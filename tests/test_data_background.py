@@ -10,7 +10,7 @@ from PIL import Image
 from fastood import session, train
 from fastood.config import PRESETS, RunConfig, absolute_paths
 from fastood.data import DataConfig, load_task
-from fastood.data.specs import meant_source, parse_named_spec, parse_spec
+from fastood.data.sources.spec import meant_source, parse_named_spec, parse_spec
 from fastood.methods import METHODS
 from fastood.methods.exposure import OEConfig
 from fastood.methods.ice import ICEConfig

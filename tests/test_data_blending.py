@@ -7,8 +7,8 @@ import torch
 from tiny_run import tiny_task
 
 from fastood.data import DataConfig, EmbeddedConfig, load_task
-from fastood.data.blending import blend_images
-from fastood.data.encoded import EncodedImages
+from fastood.data.images.blending import blend_images
+from fastood.data.images.encoded import EncodedImages
 
 
 def test_a_blend_is_one_tenth_in_distribution():

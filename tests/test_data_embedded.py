@@ -6,9 +6,9 @@ from sklearn.datasets import load_digits
 
 from fastood.common.seeding import named_generator
 from fastood.data import DataConfig, DetectionTask, EmbeddedConfig, load_task
-from fastood.data.embedded import EMBEDDED_OOD, embedded_background, embedded_digits, embedded_ood
-from fastood.data.noise import NOISES
-from fastood.data.scans import count_blocks, quantize, to_pixels
+from fastood.data.embedded.scans import count_blocks, quantize, to_pixels
+from fastood.data.embedded.task import EMBEDDED_OOD, embedded_background, embedded_digits, embedded_ood
+from fastood.data.images.noise import NOISES
 from fastood.data.splits import stratified_split
 
 SMALL = EmbeddedConfig(pool_size=600, near_fraction=0.1, ood_size=60)

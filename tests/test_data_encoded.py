@@ -9,10 +9,10 @@ import torch
 from packed_pool_samples import flip_byte, open_tree, write_tree
 
 from fastood.data import DataConfig, ImageSet, load_task, split_images
-from fastood.data.digests import digest_of_files
-from fastood.data.encoded import EncodedImages
-from fastood.data.packed import open_packed
-from fastood.data.packing import pack
+from fastood.data.images.digests import digest_of_files
+from fastood.data.images.encoded import EncodedImages
+from fastood.data.packed.pool import open_packed
+from fastood.data.packed.writer import pack
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_of_a_large_set_a_part_is_read(tmp_path, monkeypatch):
     files = [str(tmp_path / f"{number}.jpg") for number in range(10)]
     for file in files:
         Path(file).write_bytes(b"a")
-    monkeypatch.setattr("fastood.data.digests.READ_FILES", 5)
+    monkeypatch.setattr("fastood.data.images.digests.READ_FILES", 5)
     before = digest_of_files(files)()
     Path(files[1]).write_bytes(b"b")
     assert digest_of_files(files)() == before

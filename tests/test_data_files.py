@@ -11,12 +11,13 @@ from image_loaders import AUGMENT, NEEDS_DALI, draw_batch, open_named
 from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms.v2 import functional as transforms
 
-from fastood.data import packing
-from fastood.data.encoded import EncodedImages
-from fastood.data.fitting import fit_images
-from fastood.data.packed import open_packed
-from fastood.data.packing import pack
-from fastood.data.sources import decode_images, open_folder, read_image
+from fastood.data.images.encoded import EncodedImages
+from fastood.data.images.image_source import decode_images, read_image
+from fastood.data.images.resize import fit_images
+from fastood.data.packed import writer as packing
+from fastood.data.packed.pool import open_packed
+from fastood.data.packed.writer import pack
+from fastood.data.sources.folders_and_arrays import open_folder
 
 LOADERS = pytest.mark.parametrize("name", ["dataloader", pytest.param("dali", marks=NEEDS_DALI)])
 

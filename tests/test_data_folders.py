@@ -10,9 +10,9 @@ from torchvision.datasets import ImageFolder
 
 from fastood.data import DataConfig, load_task
 from fastood.data.__main__ import main
-from fastood.data.folders import SYSTEM_FOLDERS, list_folder
-from fastood.data.packed import open_packed
-from fastood.data.sources import open_folder
+from fastood.data.packed.pool import open_packed
+from fastood.data.sources.folders import SYSTEM_FOLDERS, list_folder
+from fastood.data.sources.folders_and_arrays import open_folder
 
 
 def image(path: Path, grey: int = 0) -> Path:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fastood.data.glyphs import (
+from fastood.data.embedded.glyphs import (
     BOX_WIDTH,
     FAMILIES,
     GREEK_LETTERS,
@@ -17,7 +17,7 @@ from fastood.data.glyphs import (
     glyph_outline,
     glyph_scans,
 )
-from fastood.data.photographs import (
+from fastood.data.embedded.photographs import (
     PHOTOGRAPHS,
     TILE_COLUMNS,
     TILE_ROWS,

@@ -3,8 +3,8 @@
 import pytest
 
 from fastood.data.__main__ import main
-from fastood.data.list_command import status
-from fastood.data.named_sets import NAMED_SETS
+from fastood.data.commands.list import status
+from fastood.data.sources.named_sets import NAMED_SETS
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import torchvision
 from PIL import Image
 
 from fastood.data import DataConfig, load_task
-from fastood.data.named_sets import NAMED_SETS
-from fastood.data.opening import open_source
-from fastood.data.sources import ImageSource, decode_images
-from fastood.data.specs import parse_spec
+from fastood.data.images.image_source import ImageSource, decode_images
+from fastood.data.sources.named_sets import NAMED_SETS
+from fastood.data.sources.open import open_source
+from fastood.data.sources.spec import parse_spec
 
 
 def open_named(name: str, root: Path, part: str = "train") -> ImageSource:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from fastood.data import DataConfig, load_task
 from fastood.data.__main__ import main
-from fastood.data.overlap import overlap_lists, overlapping_classes
-from fastood.data.packed import open_packed
-from fastood.data.packing import pack
-from fastood.data.sources import open_arrays, open_folder
-from fastood.data.specs import parse_spec
+from fastood.data.packed.pool import open_packed
+from fastood.data.packed.writer import pack
+from fastood.data.sources.folders_and_arrays import open_arrays, open_folder
+from fastood.data.sources.overlap import overlap_lists, overlapping_classes
+from fastood.data.sources.spec import parse_spec
 
 CIFAR100 = {
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",

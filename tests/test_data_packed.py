@@ -9,10 +9,10 @@ import torch
 from packed_pool_samples import flip_byte, open_tree, write_tree
 
 from fastood.data import DataConfig, load_task
-from fastood.data.packed import open_packed
-from fastood.data.packing import pack
-from fastood.data.sources import open_arrays
-from fastood.data.specs import parse_spec
+from fastood.data.packed.pool import open_packed
+from fastood.data.packed.writer import pack
+from fastood.data.sources.folders_and_arrays import open_arrays
+from fastood.data.sources.spec import parse_spec
 
 
 @pytest.fixture

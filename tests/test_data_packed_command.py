@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from packed_pool_samples import flip_byte, write_tree
 
-from fastood.data import packing
 from fastood.data.__main__ import main
-from fastood.data.packed import open_packed
+from fastood.data.packed import writer as packing
+from fastood.data.packed.pool import open_packed
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 from packed_pool_samples import digests, open_tree, write_tree
 
-from fastood.data import packing
-from fastood.data.packing import pack
+from fastood.data.packed import writer as packing
+from fastood.data.packed.writer import pack
 
 # Where a pool's folder changes on disk. A write may also be cut in its middle.
 CHANGES = ("pwrite", "ftruncate", "replace", "rename", "unlink")

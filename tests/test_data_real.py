@@ -10,11 +10,11 @@ from PIL import Image
 
 from fastood import train
 from fastood.data import DataConfig, load_task
-from fastood.data.named_sets import NAMED_SETS
-from fastood.data.opening import open_source
-from fastood.data.overlap import without_overlap
-from fastood.data.sources import open_folder
-from fastood.data.specs import parse_spec
+from fastood.data.sources.folders_and_arrays import open_folder
+from fastood.data.sources.named_sets import NAMED_SETS
+from fastood.data.sources.open import open_source
+from fastood.data.sources.overlap import without_overlap
+from fastood.data.sources.spec import parse_spec
 from fastood.report.illustrations import SHEET_IMAGES
 from fastood.report.pool import extreme_images
 from fastood.run_folder import RunFolder

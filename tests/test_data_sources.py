@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from fastood.data import DataConfig, load_task
-from fastood.data.fitting import fit_images
-from fastood.data.sources import decode_images, image_to_tensor, open_arrays, open_folder, read_image
-from fastood.data.torchvision_sets import open_torchvision
+from fastood.data.images.image_source import decode_images, image_to_tensor, read_image
+from fastood.data.images.resize import fit_images
+from fastood.data.sources.folders_and_arrays import open_arrays, open_folder
+from fastood.data.sources.torchvision_sets import open_torchvision
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -306,7 +307,7 @@ def test_a_test_tree_must_have_the_same_classes(tree, tmp_path):
 
 @pytest.mark.parametrize("part", ["in_dist", "background", "ood"])
 def test_empty_sets_are_refused_before_anything_is_decoded(arrays, tmp_path, part, monkeypatch):
-    monkeypatch.setattr("fastood.data.loading.decode_images", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("fastood.data.task.decode_images", lambda *_, **__: pytest.fail("decoded"))
     np.save(tmp_path / "empty.npy", random_pixels(0, 8, 8))
     np.save(tmp_path / "none.npy", np.zeros(0, int))
     options = {"in_dist": arrays["in_dist"], "background": arrays["background"], "ood": ("u=uniform",)}

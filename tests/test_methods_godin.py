@@ -11,7 +11,7 @@ from tiny_run import tiny_data_args, tiny_task
 from torch import Tensor, nn
 
 from fastood import train
-from fastood.data.batches import STD
+from fastood.data.images.augment import STD
 from fastood.heads import DecomposedConfidenceHead
 from fastood.methods.godin import GODINConfig, by_confidence
 from fastood.models import ModelConfig

@@ -15,8 +15,8 @@ from tiny_run import tiny_task
 from fastood import session, train
 from fastood.config import RunConfig, to_dict
 from fastood.data import Augment, DataConfig
-from fastood.data.named_sets import NAMED_SETS
-from fastood.data.noise import NOISES
+from fastood.data.images.noise import NOISES
+from fastood.data.sources.named_sets import NAMED_SETS
 from fastood.methods import MethodConfig
 from fastood.models import ModelConfig
 from fastood.recipe import find_recipe, read_recipe

@@ -10,7 +10,7 @@ import torch
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
-from fastood.data.image_set import ImageSet
+from fastood.data.images.image_set import ImageSet
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.report import write_report
 from fastood.report.pool import extreme_images

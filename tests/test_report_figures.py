@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastood.data.image_set import ImageSet
+from fastood.data.images.image_set import ImageSet
 from fastood.metrics import detection_metrics
 from fastood.report.error_bar_figure import error_bars
 from fastood.report.pool import extreme_images, relative_weights, weights_by_source

@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_run import bars, tiny_args, train_until_killed
 
 from fastood import evaluate, train
-from fastood.data.packing import pack
-from fastood.data.sources import open_folder
+from fastood.data.packed.writer import pack
+from fastood.data.sources.folders_and_arrays import open_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,11 +1,16 @@
 """Images: the embedded default task, other sources by option, and training batches."""
 
-from fastood.data.batches import Augment, AugmentDraws, epoch_batches
-from fastood.data.config import DataConfig
-from fastood.data.embedded import EmbeddedConfig
-from fastood.data.encoded import Images, split_images
-from fastood.data.image_set import DetectionTask, ImageSet
-from fastood.data.loading import load_task
+from typing import TYPE_CHECKING, Any
+
+from fastood.common.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from fastood.data.config import DataConfig
+    from fastood.data.embedded.task import EmbeddedConfig
+    from fastood.data.images.augment import Augment, AugmentDraws, epoch_batches
+    from fastood.data.images.encoded import Images, split_images
+    from fastood.data.images.image_set import DetectionTask, ImageSet
+    from fastood.data.task import load_task
 
 __all__ = [
     "Augment",
@@ -19,3 +24,21 @@ __all__ = [
     "load_task",
     "split_images",
 ]
+
+# On first use: loaders need neither the embedded task nor the packages that it is made of.
+_load = lazy_attributes(
+    __name__,
+    {
+        "config": ["DataConfig"],
+        "embedded.task": ["EmbeddedConfig"],
+        "images.augment": ["Augment", "AugmentDraws", "epoch_batches"],
+        "images.encoded": ["Images", "split_images"],
+        "images.image_set": ["DetectionTask", "ImageSet"],
+        "task": ["load_task"],
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for."""
+    return _load(name)

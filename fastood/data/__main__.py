@@ -9,8 +9,8 @@ import tyro
 from fastood.console.command_line import read_command_line
 from fastood.console.names import printable_lines
 from fastood.console.terminal import tolerant_terminal
-from fastood.data.list_command import ListCommand
-from fastood.data.pack_command import InfoCommand, PackCommand, VerifyCommand
+from fastood.data.commands.list import ListCommand
+from fastood.data.commands.pack import InfoCommand, PackCommand, VerifyCommand
 
 Command = (
     Annotated[ListCommand, tyro.conf.subcommand("list")]

@@ -6,10 +6,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
-from fastood.data.embedded import EMBEDDED_OOD, EmbeddedConfig
-from fastood.data.noise import NOISES, NoiseSpace
-from fastood.data.overlap import overlap_lists
-from fastood.data.specs import SourceSpec, parse_named_spec, parse_spec
+from fastood.data.embedded.task import EMBEDDED_OOD, EmbeddedConfig
+from fastood.data.images.noise import NOISES, NoiseSpace
+from fastood.data.sources.overlap import overlap_lists
+from fastood.data.sources.spec import SourceSpec, parse_named_spec, parse_spec
 
 _WITH_CLASSES = ("folder", "packed", "torchvision", "set")
 """Kinds of sources whose classes may have names."""
@@ -23,8 +23,8 @@ class DataConfig:
     (cifar10, tiny-imagenet, …: ``python -m fastood.data list``), folder:PATH (of PATH/CLASS/IMAGE), torchvision:NAME,
     list:FILE (an image's path per line), packed:PATH (made by `python -m fastood.data pack`; mapped, not decoded),
     npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]), and for background and OOD sets also
-    gaussian, uniform, rademacher or blobs (noise, see `fastood.data.noise`), and folders without class folders. A
-    leading ~ in a path is the home folder. The background may be none, for methods that train without.
+    gaussian, uniform, rademacher or blobs (noise), and folders without class folders. A leading ~ in a path is the home
+    folder. The background may be none, for methods that train without.
 
     Raises:
         ValueError: A source is unknown or used twice, or a value is out of range.
@@ -54,7 +54,7 @@ class DataConfig:
     belong to the embedded digits. Of data sets the test part."""
     exclude_overlap: str | None = None
     """Leave out the classes of the background that repeat the in-distribution set, by a list of
-    fastood/data/overlap, e.g. tiny-imagenet-vs-cifar10; also for a folder with such classes."""
+    fastood/data/sources/overlap, e.g. tiny-imagenet-vs-cifar10; also for a folder with such classes."""
     blend: float | None = None
     """Blend each background image with an in-distribution training image, whose weight this is, in (0, 1): synthesised
     outliers nearer to the in-distribution ones. Mohseni et al. 2020 take 0.1 for ImageNet beside CIFAR; None blends

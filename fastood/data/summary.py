@@ -8,9 +8,9 @@ import torch
 from fastood.console.names import first_of, printable
 from fastood.console.wording import counted
 from fastood.data.config import DataConfig
-from fastood.data.folders import LeftOut
-from fastood.data.image_set import DetectionTask, ImageSet
-from fastood.data.specs import SourceSpec
+from fastood.data.images.image_set import DetectionTask, ImageSet
+from fastood.data.images.left_out import LeftOut
+from fastood.data.sources.spec import SourceSpec
 
 _NAMED = 6
 

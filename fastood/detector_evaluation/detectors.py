@@ -13,7 +13,7 @@ from fastood import __version__
 from fastood.boundary import BoundaryAwareDetector
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
-from fastood.data.batches import STD
+from fastood.data.images.augment import STD
 from fastood.detector_evaluation.cache import OutputsCache, fingerprint_of
 from fastood.detector_evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite

@@ -12,7 +12,7 @@ from fastood.boundary import BoundaryAwareNetwork, BoundarySettings, FeatureBank
 from fastood.common.config_checks import require_at_least_one, require_choice, require_weight
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.data.batches import STD
+from fastood.data.images.augment import STD
 from fastood.detectors import ODIN
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.boundary_map import boundary_map

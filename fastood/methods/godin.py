@@ -12,7 +12,7 @@ from torch import Tensor
 from fastood.common.config_checks import require_at_least_one, require_choice
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.data.batches import STD
+from fastood.data.images.augment import STD
 from fastood.data.splits import stratified_split
 from fastood.detectors.perturbation import perturbed
 from fastood.heads.decomposed_confidence import DecomposedConfidenceHead, Similarity

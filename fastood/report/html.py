@@ -44,7 +44,7 @@ from fastood.report.style import arm_styles, png
 from fastood.training.sanity import merged
 
 if TYPE_CHECKING:
-    from fastood.data.image_set import ImageSet
+    from fastood.data.images.image_set import ImageSet
     from fastood.training.feature_map import FeatureMap
 
 PAGE_PIXELS_PER_INCH = 100

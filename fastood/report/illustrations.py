@@ -20,7 +20,7 @@ from fastood.report.risk_figures import risk_coverage
 from fastood.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
 
 if TYPE_CHECKING:
-    from fastood.data.image_set import ImageSet
+    from fastood.data.images.image_set import ImageSet
     from fastood.training.feature_map import FeatureMap
 
 SHEET_IMAGES = 32

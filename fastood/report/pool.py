@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fastood.data.image_set import ImageSet
+    from fastood.data.images.image_set import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from fastood.report.pool import SourceWeights, relative_weights, weight_label
 from fastood.report.style import INK, QUIET, in_two_lines, legend_above, literal, new_figure
 
 if TYPE_CHECKING:
-    from fastood.data.image_set import ImageSet
+    from fastood.data.images.image_set import ImageSet
 
 # None of these is the colour of an arm.
 UP_COLOUR = "#762a83"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastood.common.extras import install_command, requirements
-from fastood.data.batches import Augment
-from fastood.data.encoded import EncodedImages
+from fastood.data.images.augment import Augment
+from fastood.data.images.encoded import EncodedImages
 from fastood.data.loaders.dataloader import DataLoaderLoader
 from fastood.data.loaders.protocol import ImageLoader
 from fastood.data.loaders.resident import ResidentLoader

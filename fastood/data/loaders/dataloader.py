@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fastood.data.batches import Augment, AugmentDraws
-from fastood.data.encoded import EncodedImages, decoded_images
-from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
+from fastood.data.images.augment import Augment, AugmentDraws
+from fastood.data.images.encoded import EncodedImages, decoded_images
+from fastood.data.loaders.checks import check_batch, check_depth, check_room, check_waiting
 
 # A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
 _START_METHOD = "fork" if sys.platform == "linux" else None

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fastood.data.batches import AugmentDraws
+from fastood.data.images.augment import AugmentDraws
 
 
 class ImageLoader(Protocol):

@@ -5,8 +5,8 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from fastood.data.batches import Augment, AugmentDraws
-from fastood.data.loaders.waiting import check_batch, check_depth, check_room, check_waiting
+from fastood.data.images.augment import Augment, AugmentDraws
+from fastood.data.loaders.checks import check_batch, check_depth, check_room, check_waiting
 
 
 class ResidentLoader:

@@ -5,20 +5,20 @@ from torch import Tensor
 
 from fastood.common.seeding import named_generator
 from fastood.console.wording import counted
-from fastood.data.blending import blend_images
 from fastood.data.config import DataConfig
-from fastood.data.digests import digest_of_choice
-from fastood.data.embedded import embedded_background, embedded_digits, embedded_ood
-from fastood.data.encoded import EncodedImages, Images
-from fastood.data.folders import require_classes
-from fastood.data.image_set import DetectionTask, ImageSet
-from fastood.data.named_sets import Part
-from fastood.data.noise import NOISES
-from fastood.data.opening import open_pool, open_source
-from fastood.data.overlap import kept_images, without_overlap
-from fastood.data.packed import PackedPool
-from fastood.data.sources import ImageSource, decode_images
-from fastood.data.specs import SourceSpec
+from fastood.data.embedded.task import embedded_background, embedded_digits, embedded_ood
+from fastood.data.images.blending import blend_images
+from fastood.data.images.digests import digest_of_choice
+from fastood.data.images.encoded import EncodedImages, Images
+from fastood.data.images.image_set import DetectionTask, ImageSet
+from fastood.data.images.image_source import ImageSource, decode_images
+from fastood.data.images.noise import NOISES
+from fastood.data.packed.pool import PackedPool
+from fastood.data.sources.folders import require_classes
+from fastood.data.sources.named_sets import Part
+from fastood.data.sources.open import open_pool, open_source
+from fastood.data.sources.overlap import kept_images, without_overlap
+from fastood.data.sources.spec import SourceSpec
 from fastood.data.splits import stratified_split
 
 

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fastood.data.fitting import fit_images
-from fastood.data.lazy_files import choose_files
-from fastood.data.sources import read_image
+from fastood.data.images.image_source import read_image
+from fastood.data.images.lazy_files import choose_files
+from fastood.data.images.resize import fit_images
 
 _DECODED_AT_ONCE = 64
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastood.data.batches import AugmentDraws
+from fastood.data.images.augment import AugmentDraws
 
 
 def check_depth(prefetch_depth: int) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastood.data.scans import BITMAP_SIZE, count_blocks
+from fastood.data.embedded.scans import BITMAP_SIZE, count_blocks
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "DejaVu Sans": ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from fastood.console.names import printable
-from fastood.data.folders import LeftOut
-from fastood.data.image_set import ImageSet
-from fastood.data.lazy_files import FileContents
-from fastood.data.sources import ImageSource, read_image
+from fastood.data.images.image_set import ImageSet
+from fastood.data.images.image_source import ImageSource, read_image
+from fastood.data.images.lazy_files import FileContents
+from fastood.data.images.left_out import LeftOut
 
 Store = Literal["pixels", "jpeg"]
 """What a pool holds of each image: its pixels at one size, or the JPEG file as it was."""
@@ -178,7 +178,7 @@ def open_packed(path: Path) -> PackedPool:
     """Open a packed pool; only its description is read, images when they are used.
 
     Args:
-        path: The folder that `fastood.data.packing.pack` has made.
+        path: The folder that `fastood.data.packed.writer.pack` has made.
 
     Returns:
         The pool.
@@ -189,8 +189,8 @@ def open_packed(path: Path) -> PackedPool:
 
     Example:
         >>> import tempfile
-        >>> from fastood.data.packing import pack
-        >>> from fastood.data.sources import open_arrays
+        >>> from fastood.data.packed.writer import pack
+        >>> from fastood.data.sources.folders_and_arrays import open_arrays
         >>> folder = Path(tempfile.mkdtemp())
         >>> np.save(folder / "noise.npy", np.zeros((5, 40, 40, 3), dtype=np.uint8))
         >>> source = open_arrays(folder / "noise.npy", None, field="source")

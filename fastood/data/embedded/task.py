@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fastood.common.seeding import named_generator
-from fastood.data.fitting import fit_images
-from fastood.data.glyphs import FAMILIES, GREEK_LETTERS, LATIN_LETTERS, SYMBOLS, glyph_scans
-from fastood.data.image_set import ImageSet
-from fastood.data.noise import NOISES
-from fastood.data.photographs import TILE_SIZE, photograph_scans
-from fastood.data.scans import SCAN_SIZE, quantize, to_pixels
+from fastood.data.embedded.glyphs import FAMILIES, GREEK_LETTERS, LATIN_LETTERS, SYMBOLS, glyph_scans
+from fastood.data.embedded.photographs import TILE_SIZE, photograph_scans
+from fastood.data.embedded.scans import SCAN_SIZE, quantize, to_pixels
+from fastood.data.images.image_set import ImageSet
+from fastood.data.images.noise import NOISES
+from fastood.data.images.resize import fit_images
 from fastood.data.splits import stratified_split
 
 # Computer Modern's files keep Greek and symbols at positions of their own, not at Unicode's.

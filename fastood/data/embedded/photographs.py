@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastood.data.scans import SCAN_SIZE, quantize
+from fastood.data.embedded.scans import SCAN_SIZE, quantize
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 TILE_ROWS, TILE_COLUMNS = 4, 6

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastood.console.names import expanded, printable
-from fastood.data.folders import is_image_name
-from fastood.data.named_sets import NAMED_SETS
-from fastood.data.noise import NOISES
-from fastood.data.torchvision_sets import TORCHVISION_SETS
+from fastood.data.images.noise import NOISES
+from fastood.data.sources.folders import is_image_name
+from fastood.data.sources.named_sets import NAMED_SETS
+from fastood.data.sources.torchvision_sets import TORCHVISION_SETS
 
 _PATH_KINDS = {"folder": "folder:PATH", "list": "list:FILE", "packed": "packed:PATH"}
 KNOWN_SPECS = ", ".join(

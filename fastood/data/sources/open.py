@@ -6,14 +6,15 @@ from pathlib import Path
 from torch import Tensor
 
 from fastood.console.names import expanded
-from fastood.data.idx import open_idx
-from fastood.data.named_sets import NAMED_SETS, Part
-from fastood.data.noise import NOISES
-from fastood.data.packed import PackedPool, open_packed
-from fastood.data.sources import ImageSource, open_arrays, open_folder, open_list
-from fastood.data.specs import SourceSpec
-from fastood.data.tiny_imagenet import open_tiny_imagenet
-from fastood.data.torchvision_sets import open_torchvision
+from fastood.data.images.image_source import ImageSource
+from fastood.data.images.noise import NOISES
+from fastood.data.packed.pool import PackedPool, open_packed
+from fastood.data.sources.folders_and_arrays import open_arrays, open_folder, open_list
+from fastood.data.sources.idx import open_idx
+from fastood.data.sources.named_sets import NAMED_SETS, Part
+from fastood.data.sources.spec import SourceSpec
+from fastood.data.sources.tiny_imagenet import open_tiny_imagenet
+from fastood.data.sources.torchvision_sets import open_torchvision
 
 
 def open_source(

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from fastood.data.batches import MEAN, STD
+from fastood.data.images.augment import MEAN, STD
 
 NoiseSpace = Literal["normalized", "pixel"]
 """Where noise is drawn: over ±1 as the network sees it, or over all pixel intensities."""

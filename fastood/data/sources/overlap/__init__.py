@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood.data.sources import ImageSource
+from fastood.data.images.image_source import ImageSource
 
 _SUFFIX = ".toml"
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from fastood.data.decoding import UNREADABLE
-from fastood.data.digests import digest_of_files
-from fastood.data.folders import is_image_name, is_left_out
-from fastood.data.idx import damaged_idx_file
-from fastood.data.named_sets import Part
-from fastood.data.sources import ImageSource, image_to_tensor, read_image
+from fastood.data.images.decoding import UNREADABLE
+from fastood.data.images.digests import digest_of_files
+from fastood.data.images.image_source import ImageSource, image_to_tensor, read_image
+from fastood.data.sources.folders import is_image_name, is_left_out
+from fastood.data.sources.idx import damaged_idx_file
+from fastood.data.sources.named_sets import Part
 
 
 @dataclass(frozen=True, kw_only=True)

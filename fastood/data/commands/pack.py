@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from fastood.console.names import expanded, first_of, printable
 from fastood.console.wording import counted
-from fastood.data.named_sets import Part
-from fastood.data.opening import open_source
-from fastood.data.overlap import without_overlap
-from fastood.data.packed import PackedPool, Store, open_packed
-from fastood.data.packing import pack
-from fastood.data.sources import ImageSource
-from fastood.data.specs import parse_spec
+from fastood.data.images.image_source import ImageSource
+from fastood.data.packed.pool import PackedPool, Store, open_packed
+from fastood.data.packed.writer import pack
+from fastood.data.sources.named_sets import Part
+from fastood.data.sources.open import open_source
+from fastood.data.sources.overlap import without_overlap
+from fastood.data.sources.spec import parse_spec
 
 _LISTED = 20
 
@@ -43,7 +43,7 @@ class PackCommand:
     channels: Literal[1, 3] | None = None
     """1 (grey) or 3 (RGB). Default: that of the source, files counting as RGB. Not with jpeg."""
     exclude_overlap: str | None = None
-    """Leave out the classes that repeat an in-distribution set, by a list of fastood/data/overlap."""
+    """Leave out the classes that repeat an in-distribution set, by a list of fastood/data/sources/overlap."""
     strict: bool = False
     """Stop at an image that cannot be read; otherwise it is left out and listed."""
     threads: int | None = None

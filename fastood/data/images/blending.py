@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastood.data.image_set import ImageSet
+from fastood.data.images.image_set import ImageSet
 
 
 def blend_images(background: ImageSet, id_images: ImageSet, *, alpha: float, generator: torch.Generator) -> ImageSet:

@@ -15,9 +15,9 @@ from typing import Literal
 
 import torch
 
-from fastood.data.digests import digest_of_files
-from fastood.data.folders import is_left_out
-from fastood.data.sources import ImageSource, read_image
+from fastood.data.images.digests import digest_of_files
+from fastood.data.images.image_source import ImageSource, read_image
+from fastood.data.sources.folders import is_left_out
 
 FOLDER = "tiny-imagenet-200"
 

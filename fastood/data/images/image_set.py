@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastood.data.digests import digest_of_choice
-from fastood.data.encoded import Images, decoded_images, select_images, split_images
-from fastood.data.folders import LeftOut
+from fastood.data.images.digests import digest_of_choice
+from fastood.data.images.encoded import Images, decoded_images, select_images, split_images
+from fastood.data.images.left_out import LeftOut
 
 _HASHED_AT_ONCE = 512
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fastood.console.names import expanded, printable
-from fastood.data.named_sets import NAMED_SETS, NamedSet
-from fastood.data.overlap import overlap_lists
-from fastood.data.torchvision_sets import TORCHVISION_SETS
+from fastood.data.sources.named_sets import NAMED_SETS, NamedSet
+from fastood.data.sources.overlap import overlap_lists
+from fastood.data.sources.torchvision_sets import TORCHVISION_SETS
 
 
 @dataclass(frozen=True, kw_only=True)

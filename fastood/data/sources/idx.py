@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastood.data.sources import ImageSource
+from fastood.data.images.image_source import ImageSource
 
 _UNSIGNED_BYTE = 8
 

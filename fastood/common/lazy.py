@@ -1,0 +1,35 @@
+"""Names of a package that are imported on first use (PEP 562)."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def lazy_attributes(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return a module's `__getattr__` that imports names from submodules on first use.
+
+    Args:
+        package: Name of the package, `__name__`.
+        modules: Names by the submodule that defines them, relative to the package.
+
+    Example:
+        >>> load = lazy_attributes("fastood.common", {"lazy": ["lazy_attributes"]})
+        >>> load("lazy_attributes") is lazy_attributes
+        True
+        >>> load("nothing")
+        Traceback (most recent call last):
+            ...
+        AttributeError: module 'fastood.common' has no attribute 'nothing'
+    """
+    module_of = {name: module for module, names in modules.items() for name in names}
+
+    def load(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{module_of[name]}"), name)
+        # Found without this function from now on.
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load

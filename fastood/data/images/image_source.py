@@ -1,0 +1,138 @@
+"""Images that can be read one by one: the source, the file formats, and decoding into memory."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from io import BytesIO
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from fastood.console.names import printable
+from fastood.data.images.decoding import UNREADABLE, require_decodable, upright
+from fastood.data.images.digests import digest_of_choice
+from fastood.data.images.lazy_files import choose_files
+from fastood.data.images.left_out import LeftOut
+from fastood.data.images.resize import fit_in_turn
+
+_GREY_MODES = ("1", "L", "LA")
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSource:
+    """Images that can be read one by one, from any thread."""
+
+    name: str
+    """What tables call the set."""
+    labels: Tensor | None
+    """int64 [N], 0 or larger; None without labels."""
+    class_names: tuple[str, ...]
+    """Names of the classes; empty if they have none."""
+    channels: int
+    """1 if every image is grey, otherwise 3."""
+    read: Callable[[int], Tensor]
+    """Decodes the image at an index to uint8 [1 or 3, H, W]."""
+    class_ids: tuple[str, ...] = ()
+    """Their WordNet ids, where names alone may be ambiguous."""
+    size: int = -1
+    """Number of images; by default that of the labels."""
+    files: Sequence[str] | None = None
+    """Path of each image; None where images are not files of their own."""
+    contents: Sequence[bytes] | None = None
+    """Content of each image's file, where files lie in one large one; fetched on use."""
+    place: str = "memory"
+    """Where `contents` lie, to name in errors."""
+    digest: Callable[[], str] | None = None
+    """SHA-256 by which the images are known again without being decoded; None where their pixels must be hashed."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files and folders among the images that are not read."""
+
+    def __len__(self) -> int:
+        return self.size if self.labels is None else len(self.labels)
+
+    def subset(self, index: Tensor) -> "ImageSource":
+        """The images at int64 `index` [M] alone, in that order, with the same classes."""
+        read, chosen = self.read, index.tolist()
+        labels = None if self.labels is None else self.labels[index]
+        return replace(
+            self,
+            labels=labels,
+            size=len(chosen),
+            files=None if self.files is None else choose_files(self.files, chosen),
+            contents=None if self.contents is None else choose_files(self.contents, chosen),
+            digest=digest_of_choice(self.digest, index),
+            read=lambda i: read(chosen[i]),
+        )
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """Convert a Pillow image to uint8 [1 or 3, H, W], upright by its EXIF data; transparency is dropped.
+
+    Raises:
+        ValueError: The image has more than 8 bits per channel, or is more than 1,000 times as long as wide.
+
+    Example:
+        >>> image_to_tensor(Image.new("RGBA", (5, 4))).shape
+        torch.Size([3, 4, 5])
+    """
+    require_decodable(image)
+    # Imported here: command lines ask for help without waiting for it.
+    from torchvision.transforms.v2 import functional as transforms
+
+    turned = upright(image)
+    tensor: Tensor = transforms.pil_to_tensor(turned.convert("L" if turned.mode in _GREY_MODES else "RGB"))
+    return tensor
+
+
+def read_image(path: str, content: bytes | None = None) -> Tensor:
+    """Decode an image file to uint8 [1 or 3, H, W], upright by its EXIF data.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they have been read already; `path` then only names it in errors.
+
+    Raises:
+        ValueError: The file is no readable image; the message names it.
+    """
+    try:
+        with Image.open(path if content is None else BytesIO(content)) as image:
+            return image_to_tensor(image)
+    except UnidentifiedImageError as error:
+        # Pillow's own words would hold the address of `content`.
+        raise ValueError(f"unreadable image {printable(path)}: it is of no kind that Pillow knows") from error
+    except UNREADABLE as error:
+        raise ValueError(f"unreadable image {printable(path)}: {error}") from error
+
+
+def decode_images(source: ImageSource, index: Tensor, *, size: int, channels: int) -> Tensor:
+    """Decode images into memory, in parallel, all brought to one size.
+
+    Args:
+        source: Where to read.
+        index: int64 [M] which images.
+        size: Rows and columns.
+        channels: 1 or 3.
+
+    Returns:
+        uint8 [M, channels, size, size].
+
+    Raises:
+        ValueError: An image is unreadable; the message names it.
+    """
+    decoded = torch.empty(len(index), channels, size, size, dtype=torch.uint8)
+
+    def decode(start: int) -> int:
+        chunk = index[start : start + _CHUNK].tolist()
+        fitted = fit_in_turn(map(source.read, chunk), size=size, channels=channels)
+        for offset, image in enumerate(fitted):
+            decoded[start + offset] = image
+        return len(chunk)
+
+    progress = tqdm(total=len(index), desc=f"decoding {source.name}", unit=" images", leave=False, disable=None)
+    with ThreadPoolExecutor() as pool, progress:
+        for count in pool.map(decode, range(0, len(index), _CHUNK)):
+            progress.update(count)
+    return decoded

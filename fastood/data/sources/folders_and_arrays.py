@@ -1,0 +1,135 @@
+"""Opened image sources: folders and arrays, counted and labelled first, decoded into memory later."""
+
+from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
+import torch
+
+from fastood.console.names import printable
+from fastood.data.images.digests import digest_of_files
+from fastood.data.images.image_source import ImageSource, read_image
+from fastood.data.sources.folders import list_folder, set_name
+from fastood.data.sources.lists import read_list
+
+
+def open_folder(path: Path, *, field: str, labelled: bool = True) -> ImageSource:
+    """Open a folder of images, with one folder per class: PATH/CLASS/…/IMAGE.
+
+    Args:
+        path: The folder.
+        field: The option it was given for, to name in errors.
+        labelled: Whether every image needs a class. Otherwise class folders may be empty, and images may lie in PATH.
+
+    Returns:
+        The opened set, without labels if there is no class folder; nothing is decoded yet.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no image in it; or `labelled`, and there is no class folder, or
+            one without an image.
+        PermissionError: The folder or one in it may not be read.
+        ValueError: `labelled`, and its folders are train, test and the like, which are no classes.
+    """
+    found = list_folder(path, option=field, labelled=labelled)
+    files = found.files
+    return ImageSource(
+        name=set_name(path),
+        labels=torch.tensor(found.labels, dtype=torch.int64) if found.labels else None,
+        class_names=found.class_names,
+        channels=3,
+        read=lambda index: read_image(files[index]),
+        size=len(files),
+        files=files,
+        digest=digest_of_files(files),
+        left_out=found.left_out,
+    )
+
+
+def open_list(path: Path, *, field: str, root: Path | None = None) -> ImageSource:
+    """Open a list of image files: a text file with one path per line, as `read_list` reads it.
+
+    Args:
+        path: The list.
+        field: The option it was given for, to name in errors.
+        root: Folder for relative paths that are not found beside the list; None for the working folder.
+
+    Returns:
+        The opened set, without labels; nothing is decoded yet.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: The list is UTF-16, or no text.
+    """
+    files = read_list(path, option=field, root=root)
+    return ImageSource(
+        name=printable(path.stem),
+        labels=None,
+        class_names=(),
+        channels=3,
+        read=lambda index: read_image(files[index]),
+        size=len(files),
+        files=files,
+        digest=digest_of_files(files),
+    )
+
+
+def open_arrays(images: Path, labels: Path | None, *, field: str) -> ImageSource:
+    """Open a NumPy array of images, and one of labels.
+
+    Args:
+        images: uint8 [N, H, W] or [N, H, W, 1 or 3], as saved by ``numpy.save``.
+        labels: Integers [N], 0…K-1 with every class present.
+        field: The option they were given for, to name in errors.
+
+    Returns:
+        The opened set; nothing is read yet.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        TypeError: A dtype is wrong.
+        ValueError: A file is no array, a shape is wrong, or a label is negative.
+    """
+    pixels = _open_array(images, field)
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"data.{field}: {images} must be uint8, got {pixels.dtype}")
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)) or 0 in pixels.shape[1:]:
+        raise ValueError(
+            f"data.{field}: {images} must have shape [N, H, W] or [N, H, W, 1 or 3], got {list(pixels.shape)}"
+        )
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    targets = None
+    if labels is not None:
+        values = _open_array(labels, field)
+        if values.dtype.kind not in "iu":
+            raise TypeError(f"data.{field}: {labels} must hold integers, got {values.dtype}")
+        if values.shape != pixels.shape[:1]:
+            raise ValueError(
+                f"data.{field}: {labels} must have shape [{len(pixels)}] as {images}, got {list(values.shape)}"
+            )
+        targets = torch.from_numpy(values.astype(np.int64))
+        if len(targets) and int(targets.min()) < 0:
+            raise ValueError(f"data.{field}: {labels} must hold labels 0…K-1, got {int(targets.min())}")
+    return ImageSource(
+        name=images.stem,
+        labels=targets,
+        class_names=(),
+        channels=pixels.shape[3],
+        read=lambda index: torch.from_numpy(np.array(pixels[index])).permute(2, 0, 1),
+        size=len(pixels),
+    )
+
+
+def _open_array(path: Path, field: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+    """Map an .npy file into memory."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data.{field}: there is no file {path}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except PermissionError:
+        raise
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
+        raise ValueError(f"data.{field}: {path} is no .npy array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"data.{field}: {path} must be an .npy array, got {type(array).__name__}")
+    return array
