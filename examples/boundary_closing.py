@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary import BoundarySettings, BoundaryTraining, FeatureBank, boundary_score
-from fastood.boundary.network import build_gan
+from fastood.detectors.bal import BoundarySettings, BoundaryTraining, FeatureBank, boundary_score
+from fastood.detectors.bal.build import build_gan
 
 POINTS = 1000
 """Of each class."""

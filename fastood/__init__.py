@@ -34,7 +34,6 @@ except _metadata.PackageNotFoundError:  # imported from a source tree that was b
 
 __all__ = [
     "__version__",
-    "boundary",
     "build_info",
     "detectors",
     "heads",

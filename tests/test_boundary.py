@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastood.boundary import (
+from fastood.detectors.bal import (
     BoundarySettings,
     BoundaryTraining,
     ConditionalDiscriminator,
@@ -17,9 +17,9 @@ from fastood.boundary import (
     FeatureBank,
     boundary_score,
 )
-from fastood.boundary.losses import generator_loss, negative_loss, positive_loss
-from fastood.boundary.network import build_gan
-from fastood.boundary.sampling import LowDensityGaussian, mismatched_labels, step_down, uniform_in_box
+from fastood.detectors.bal.build import build_gan
+from fastood.detectors.bal.losses import generator_loss, negative_loss, positive_loss
+from fastood.detectors.bal.negatives import LowDensityGaussian, mismatched_labels, step_down, uniform_in_box
 
 SMALL = BoundarySettings(steps=12, batch_size=32, hidden=16, embedding=8, noise_dim=4)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary import BoundaryAwareDetector
+from fastood.detectors.bal import BoundaryAwareDetector
 
 SMALL = {"steps": 6, "batch_size": 16, "hidden": 16, "noise_dim": 4}
 

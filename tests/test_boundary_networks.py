@@ -8,10 +8,10 @@ import torch
 from test_boundary import SMALL, clusters, training
 from torch import Tensor
 
-from fastood.boundary import ConditionalDiscriminator, ConditionalGenerator, FeatureBank, FeatureFrame
-from fastood.boundary.coverage import generator_coverage
-from fastood.boundary.network import build_gan
-from fastood.boundary.networks import Conditioning
+from fastood.detectors.bal import ConditionalDiscriminator, ConditionalGenerator, FeatureBank, FeatureFrame
+from fastood.detectors.bal.build import build_gan
+from fastood.detectors.bal.coverage import generator_coverage
+from fastood.detectors.bal.gan import Conditioning
 
 
 def test_networks_condition_on_the_label(generator: torch.Generator):

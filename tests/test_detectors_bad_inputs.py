@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary import BoundaryAwareDetector
 from fastood.detectors import (
     SHE,
     Detector,
@@ -17,6 +16,7 @@ from fastood.detectors import (
     build_detectors,
     detector_names,
 )
+from fastood.detectors.bal import BoundaryAwareDetector
 
 KINDS: dict[str, Callable[[nn.Sequential, LinearHeadModel], Detector]] = {
     **{

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary import BoundaryAwareDetector
 from fastood.detectors import (
     DETECTORS,
     ODIN,
@@ -19,6 +18,7 @@ from fastood.detectors import (
     MultiLayerMahalanobisDetector,
     build_detectors,
 )
+from fastood.detectors.bal import BoundaryAwareDetector
 
 Batches = list[tuple[Tensor, Tensor]]
 SMALL = {"steps": 6, "batch_size": 16, "hidden": 16, "noise_dim": 4}

@@ -8,12 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary.bank import FeatureBank
-from fastood.boundary.coverage import generator_coverage
-from fastood.boundary.detector import BoundaryAwareDetector
-from fastood.boundary.frame import FeatureFrame
-from fastood.boundary.networks import ConditionalGenerator
-from fastood.boundary.sampling import LowDensityGaussian
 from fastood.detectors import (
     ASH,
     DICE,
@@ -28,6 +22,12 @@ from fastood.detectors import (
     build_detectors,
     detector_names,
 )
+from fastood.detectors.bal.coverage import generator_coverage
+from fastood.detectors.bal.detector import BoundaryAwareDetector
+from fastood.detectors.bal.feature_bank import FeatureBank
+from fastood.detectors.bal.feature_frame import FeatureFrame
+from fastood.detectors.bal.gan import ConditionalGenerator
+from fastood.detectors.bal.negatives import LowDensityGaussian
 from fastood.detectors.base import Detector
 from fastood.heads import GaussianStatistics
 from fastood.ops.class_l1_nearest import class_l1_nearest

@@ -50,7 +50,7 @@ for name in names:
     importlib.import_module(name)
 
 import torch
-from fastood.boundary import BoundaryAwareDetector
+from fastood.detectors.bal import BoundaryAwareDetector
 from fastood.detectors import DetectorSuite, LinearHeadModel, build_detectors
 model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
 x, y = torch.randn(80, 4), torch.arange(80) % 2

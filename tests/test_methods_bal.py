@@ -11,7 +11,7 @@ from tiny_run import tiny_args, tiny_task
 from torch import nn
 
 from fastood import train
-from fastood.boundary import BoundarySettings
+from fastood.detectors.bal import BoundarySettings
 from fastood.methods.bal import BAL, LABELS, VARIANTS, BALConfig
 from fastood.methods.boundary_stage import BoundaryStageRun
 from fastood.models import ModelConfig
@@ -162,7 +162,7 @@ def test_stage_names_what_went_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     def diverge(*args: object) -> None:
         raise FloatingPointError("the generator's loss is nan")
 
-    monkeypatch.setattr("fastood.boundary.BoundaryTraining.step", diverge)
+    monkeypatch.setattr("fastood.detectors.bal.BoundaryTraining.step", diverge)
     assert train.main(bal_args(tmp_path)) == train.SOME_FAILED
     assert "stage 'bal', step 0 of 30: the generator's loss is nan" in capsys.readouterr().err
 

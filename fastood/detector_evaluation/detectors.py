@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from fastood import __version__
-from fastood.boundary import BoundaryAwareDetector
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.data.images.augment import STD
 from fastood.detector_evaluation.cache import OutputsCache, fingerprint_of
 from fastood.detector_evaluation.network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
+from fastood.detectors.bal import BoundaryAwareDetector
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.registry import Build, builder
 from fastood.metrics import Protocol, delong_estimate, evaluate_detectors

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastood.boundary import BoundaryAwareNetwork, BoundarySettings, FeatureBank, boundary_score
 from fastood.common.config_checks import require_at_least_one, require_choice, require_weight
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.images.augment import STD
 from fastood.detectors import ODIN
+from fastood.detectors.bal import BoundaryAwareNetwork, BoundarySettings, FeatureBank, boundary_score
 from fastood.losses import OutlierExposureLoss
 from fastood.methods.boundary_map import boundary_map
 from fastood.methods.boundary_stage import BoundaryStage

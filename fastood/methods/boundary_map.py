@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastood.boundary import BoundaryAwareNetwork, BoundarySettings
-from fastood.boundary.sampling import hard_features, uniform_in_box
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
+from fastood.detectors.bal import BoundaryAwareNetwork, BoundarySettings
+from fastood.detectors.bal.negatives import hard_features, uniform_in_box
 from fastood.scores import max_softmax_score
 from fastood.training.feature_map import FeatureMap
 from fastood.training.trained_network import TrainedNetwork

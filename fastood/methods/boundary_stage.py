@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fastood.boundary import BoundaryAwareNetwork, BoundaryLosses, BoundarySettings, BoundaryTraining, FeatureBank
-from fastood.boundary.coverage import generator_coverage
 from fastood.common.seeding import named_generator
+from fastood.detectors.bal import BoundaryAwareNetwork, BoundaryLosses, BoundarySettings, BoundaryTraining, FeatureBank
+from fastood.detectors.bal.coverage import generator_coverage
 from fastood.models import Classifier
 from fastood.training.failure import LinAlgError, NonFiniteLossError
 from fastood.training.method import Embed, StageContext, Weights

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary.frame import FeatureFrame
 from fastood.common.initialization import initialize
+from fastood.detectors.bal.feature_frame import FeatureFrame
 
 Conditioning = Literal["distance", "projection", "concatenation"]
 

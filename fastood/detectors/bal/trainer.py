@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood.boundary.bank import FeatureBank
-from fastood.boundary.losses import generator_loss, mode_seeking_loss, negative_loss, positive_loss
-from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
-from fastood.boundary.sampling import LowDensityGaussian, hard_features, mismatched_labels, uniform_in_box
-from fastood.boundary.settings import BoundarySettings
+from fastood.detectors.bal.feature_bank import FeatureBank
+from fastood.detectors.bal.gan import ConditionalDiscriminator, ConditionalGenerator
+from fastood.detectors.bal.losses import generator_loss, mode_seeking_loss, negative_loss, positive_loss
+from fastood.detectors.bal.negatives import LowDensityGaussian, hard_features, mismatched_labels, uniform_in_box
+from fastood.detectors.bal.settings import BoundarySettings
 from fastood.ops.class_l1_nearest import ClassL1Index
 
 _BETAS = (0.5, 0.999)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary.bank import FeatureBank
-from fastood.boundary.network import build_discriminator, build_gan
-from fastood.boundary.networks import ConditionalDiscriminator
-from fastood.boundary.score import boundary_score
-from fastood.boundary.settings import BoundarySettings
-from fastood.boundary.training import BoundaryTraining
+from fastood.detectors.bal.build import build_discriminator, build_gan
+from fastood.detectors.bal.feature_bank import FeatureBank
+from fastood.detectors.bal.gan import ConditionalDiscriminator
+from fastood.detectors.bal.score import boundary_score
+from fastood.detectors.bal.settings import BoundarySettings
+from fastood.detectors.bal.trainer import BoundaryTraining
 from fastood.detectors.feature_extractor import Model
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.row_detector import Batches, State

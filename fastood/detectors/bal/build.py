@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
-from fastood.boundary.settings import BoundarySettings
+from fastood.detectors.bal.gan import ConditionalDiscriminator, ConditionalGenerator
+from fastood.detectors.bal.settings import BoundarySettings
 
 if TYPE_CHECKING:  # since the models' package imports torchvision
     from fastood.models import Classifier

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastood.boundary.bank import FeatureBank
-from fastood.boundary.networks import ConditionalGenerator
+from fastood.detectors.bal.feature_bank import FeatureBank
+from fastood.detectors.bal.gan import ConditionalGenerator
 
 
 @dataclass(frozen=True, kw_only=True)

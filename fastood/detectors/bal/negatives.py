@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastood.boundary.networks import ConditionalDiscriminator, ConditionalGenerator
+from fastood.detectors.bal.gan import ConditionalDiscriminator, ConditionalGenerator
 from fastood.heads import GaussianStatistics
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastood.boundary.frame import Axes
-from fastood.boundary.losses import GeneratorForm, NegativeForm
-from fastood.boundary.networks import Conditioning
 from fastood.common.config_checks import require_at_least_one, require_choice, require_positive, require_weight
+from fastood.detectors.bal.feature_frame import Axes
+from fastood.detectors.bal.gan import Conditioning
+from fastood.detectors.bal.losses import GeneratorForm, NegativeForm
 
 Sampling = Literal["uniform", "gaussian"]
 
@@ -55,7 +55,7 @@ class BoundarySettings:
     """Standard deviation σ of RSM's step ε = |N(0, σ²)|, in standard deviations of each coordinate and of the noise.
     The paper's ε is Gaussian, without absolute value; half of its steps would go to where D is higher."""
     negative_form: NegativeForm = "log-one-minus-d"
-    """What shuffled and synthetic pairs cost; see `fastood.boundary.losses.negative_loss`."""
+    """What shuffled and synthetic pairs cost; see `fastood.detectors.bal.losses.negative_loss`."""
     floor: float = 10.0
     """For "log-d": the bound that equations 8 and 9 need."""
     generator_form: GeneratorForm = "saturating"
@@ -63,7 +63,7 @@ class BoundarySettings:
     nearest_weight: float = 0.01
     """Weight λ of the L1 distance to the nearest feature of the class (equation 12); the paper's."""
     mode_seeking_weight: float = 3.0
-    """Weight of `fastood.boundary.losses.mode_seeking_loss`. At 0, as in the paper, equation 12 draws all that a label
+    """Weight of `fastood.detectors.bal.losses.mode_seeking_loss`. At 0, as in the paper, equation 12 draws all that a label
     generates to one feature of the class, and RSM's steps all start there."""
     conditioning: Conditioning = "distance"
     """How labels enter the discriminator; see `ConditionalDiscriminator`."""

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastood.boundary.bank import FeatureBank
+from fastood.detectors.bal.feature_bank import FeatureBank
 from fastood.ops._validation import widened
 
 Axes = Literal["principal", "features"]
