@@ -16,7 +16,6 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
-from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_CMAKE = (3, 24)
@@ -89,20 +88,6 @@ class Build(build):
         super().run()
 
 
-class BuildWithRecipes(build_py):
-    """Puts the recipes into the package, where `--config NAME` of an installed fastood finds them."""
-
-    def run(self) -> None:
-        """Build."""
-        super().run()
-        if self.editable_mode:
-            return
-        folder = Path(self.build_lib) / "fastood/recipes"
-        folder.mkdir(parents=True, exist_ok=True)
-        for recipe in sorted((ROOT / "recipes").glob("*.yaml")):
-            self.copy_file(str(recipe), str(folder / recipe.name))
-
-
 class CMakeBuild(build_ext):
     """Configures and builds the CMake project, then puts `_C` where setuptools wants it."""
 
@@ -143,5 +128,5 @@ class CMakeBuild(build_ext):
 
 setup(
     ext_modules=[Extension("fastood._C", sources=[])],
-    cmdclass={"build": Build, "build_ext": CMakeBuild, "build_py": BuildWithRecipes},
+    cmdclass={"build": Build, "build_ext": CMakeBuild},
 )

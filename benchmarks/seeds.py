@@ -18,9 +18,9 @@ from rich.table import Table
 from spread import mean_and_std, per_cent
 
 from fastood.common.files import write_atomically
-from fastood.config import to_dict
-from fastood.train import main as train
-from fastood.train import parse_command
+from fastood.train.cli import main as train
+from fastood.train.cli import parse_command
+from fastood.train.config import to_dict
 
 METRICS = ("fpr95", "auroc", "aupr")
 

@@ -25,11 +25,11 @@ from fastood.data import Augment, DetectionTask, ImageSet
 from fastood.losses import OutlierExposureLoss
 from fastood.models import build_model
 from fastood.samplers import BackgroundPool
-from fastood.training.background import AdversarialBackground
-from fastood.training.image_stage import ImageStage
-from fastood.training.method import StageContext
-from fastood.training.objective import LogitObjective
-from fastood.training.schedule import Schedule
+from fastood.train.engine.background import AdversarialBackground
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.method import StageContext
 
 Record = Callable[[Comparison, Run], None]
 SIZE, CLASSES, BATCH, STEPS = 32, 10, 128, 2

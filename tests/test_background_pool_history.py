@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import STEPS, tiny_args
 
-from fastood import train
-from fastood.report.pool_history import MAX_POINTS, effective_sample_size_curve
 from fastood.samplers import BackgroundPool
-from fastood.training.background import AdversarialBackground
+from fastood.train import cli as train
+from fastood.train.engine.background import AdversarialBackground
+from fastood.train.report.pool_history import MAX_POINTS, effective_sample_size_curve
 
 
 def test_a_run_records_and_draws_it(tmp_path: Path) -> None:

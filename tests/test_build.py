@@ -144,8 +144,8 @@ def test_the_sdist_and_the_wheel_hold_what_the_clone_does(tmp_path: Path) -> Non
     with tarfile.open(archive) as sdist:
         sources = {name.partition("/")[2] for name in sdist.getnames()}
     assert set(git_files()) - sources <= {".gitignore"}
-    packaged = sorted(path.name for path in (tmp_path / "wheel/fastood/recipes").iterdir())
-    assert packaged == sorted(path.name for path in ROOT.glob("recipes/*.yaml"))
+    packaged = sorted(path.name for path in (tmp_path / "wheel/fastood/train/recipes").iterdir())
+    assert packaged == sorted(path.name for path in ROOT.glob("fastood/train/recipes/*.yaml"))
     assert {path.name for path in (tmp_path / "wheel").iterdir()} == {"fastood"}
 
 

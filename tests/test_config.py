@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from fastood import train
-from fastood.config import PRESETS, RunConfig, differences, from_dict, to_dict
-from fastood.training.schedule import Schedule
+from fastood.train import cli as train
+from fastood.train.config import PRESETS, RunConfig, differences, from_dict, to_dict
+from fastood.train.engine.schedule import Schedule
 
 
 def test_from_dict_takes_the_method_that_is_named():

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastood import session, train
-from fastood.config import PRESETS, RunConfig, absolute_paths
 from fastood.data import DataConfig, load_task
 from fastood.data.sources.spec import meant_source, parse_named_spec, parse_spec
-from fastood.methods import METHODS
-from fastood.methods.exposure import OEConfig
-from fastood.methods.ice import ICEConfig
-from fastood.methods.reject import RejectConfig
-from fastood.run_folder import RunFolder, fingerprint
-from fastood.runner import require_background
+from fastood.train import cli as train
+from fastood.train import session
+from fastood.train.config import PRESETS, RunConfig, absolute_paths
+from fastood.train.methods import METHODS
+from fastood.train.methods.ice import ICEConfig
+from fastood.train.methods.outlier_exposure import OEConfig
+from fastood.train.methods.reject.method import RejectConfig
+from fastood.train.run import require_background
+from fastood.train.run_folder import RunFolder, fingerprint
 
 OWN = {"in_dist": "mnist", "ood": ("svhn",)}
 
@@ -71,7 +72,7 @@ def test_none_is_for_the_background_alone(options: dict[str, object], message: s
 def test_a_missing_background_is_said_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("fastood.runner.load_task", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr("fastood.train.run.load_task", lambda *args, **kwargs: pytest.fail("loaded"))
     args = ["oe", "--data.in-dist", "folder:nowhere", "--data.ood", "gaussian", "--out", str(tmp_path)]
     assert train.main(args) == 1
     assert "data.background must name the images that oe trains with, got none" in capsys.readouterr().err

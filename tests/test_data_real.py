@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fastood import train
 from fastood.data import DataConfig, load_task
 from fastood.data.sources.folders_and_arrays import open_folder
 from fastood.data.sources.named_sets import NAMED_SETS
 from fastood.data.sources.open import open_source
 from fastood.data.sources.overlap import without_overlap
 from fastood.data.sources.spec import parse_spec
-from fastood.report.illustrations import SHEET_IMAGES
-from fastood.report.pool import extreme_images
-from fastood.run_folder import RunFolder
 from fastood.samplers import BackgroundPool
+from fastood.train import cli as train
+from fastood.train.report.illustrations import SHEET_IMAGES
+from fastood.train.report.pool import extreme_images
+from fastood.train.run_folder import RunFolder
 
 ROOT = Path(os.environ.get("FASTOOD_DATA_ROOT", "data"))
 

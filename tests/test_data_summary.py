@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastood import train
 from fastood.data import DataConfig, load_task
 from fastood.data.summary import data_summary, summary_lines
-from fastood.run_folder import RunFolder
+from fastood.train import cli as train
+from fastood.train.run_folder import RunFolder
 
 SIZES = "c0 6, c1 3, c2 3, c3 3, c4 3, c5 3, …"
 

@@ -10,17 +10,18 @@ from lightning.fabric import Fabric
 from tiny_run import tiny_args, tiny_task
 from torch import nn
 
-from fastood import evaluate, train
 from fastood.data import Augment
-from fastood.detector_evaluation.cache import OutputsCache
-from fastood.detector_evaluation.detectors import DetectorScores, detector_warnings, fitted_detectors
-from fastood.detector_evaluation.network import ArmNetwork
 from fastood.detectors import DETECTORS
+from fastood.evaluate import cli as evaluate
+from fastood.evaluate.judge import DetectorScores, detector_warnings, fitted_detectors
+from fastood.evaluate.outputs_cache import OutputsCache
+from fastood.evaluate.split_network import ArmNetwork
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.models import build_model
-from fastood.report.detector_table import detector_tables, skipped_lines
-from fastood.run_folder import RunFolder
-from fastood.training.trained_network import Outputs, TrainedNetwork
+from fastood.train import cli as train
+from fastood.train.report.detector_table import detector_tables, skipped_lines
+from fastood.train.run_folder import RunFolder
+from fastood.train.trained_network import Outputs, TrainedNetwork
 
 ARMS = ("none", "random", "resampled", "full")
 
@@ -30,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of seconds, without report."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+        patch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
         assert train.main(tiny_args(folder)) == 0
     return folder / "runs" / "run"
 
@@ -195,7 +196,7 @@ def test_networks_that_do_not_use_their_head(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(finished / "features", ignore_errors=True)
-    monkeypatch.setattr("fastood.runner.Run.trained", lambda run, module: trained(Idle()))
+    monkeypatch.setattr("fastood.train.run.Run.trained", lambda run, module: trained(Idle()))
     assert evaluate.main([str(finished), "--detectors", "msp", "dice"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("no msp, dice: the head did not run in the forward pass of the model") == len(ARMS)

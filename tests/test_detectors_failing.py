@@ -11,8 +11,6 @@ import torchvision
 from test_detectors_evaluate import finished  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
-from fastood import evaluate
-from fastood.detector_evaluation import detectors as judging
 from fastood.detectors import (
     DETECTORS,
     KNN,
@@ -23,6 +21,8 @@ from fastood.detectors import (
     MaxSoftmax,
     build_detectors,
 )
+from fastood.evaluate import cli as evaluate
+from fastood.evaluate import judge as judging
 
 
 def split_model() -> LinearHeadModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastood.environment import begin_session, end_session, read_sessions, without_location
+from fastood.train.environment import begin_session, end_session, read_sessions, without_location
 
 
 def test_a_run_has_a_session_for_every_time_it_was_begun(tmp_path: Path):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_args, tiny_data_args
 
-from fastood import evaluate, train
-from fastood.training.failure import StageFailure, with_dependants
-from fastood.training.image_stage import ImageStageRun
-from fastood.training.objective import LogitObjective
+from fastood.evaluate import cli as evaluate
+from fastood.train import cli as train
+from fastood.train.engine.failure import StageFailure, with_dependants
+from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.engine.objective import LogitObjective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,7 +152,7 @@ def test_scores_that_are_nan_are_a_failed_arm(
 
 
 def test_failures_are_read_back_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from fastood.run_folder import RunFolder
+    from fastood.train.run_folder import RunFolder
 
     folder = RunFolder(tmp_path)
     failures = {"a": StageFailure(stage="a", step=1, steps=2, reason="the loss is inf")}

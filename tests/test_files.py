@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastood.common.files import remove_temporaries, write_atomically
-from fastood.training.checkpoint import CheckpointFolder
+from fastood.train.engine.checkpoint import CheckpointFolder
 
 
 def on_a_full_disk(limit: int, work: Callable[[], None]) -> None:

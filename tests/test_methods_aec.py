@@ -11,17 +11,17 @@ from safetensors.torch import load_file
 from tiny_run import tiny_task
 from torch import Tensor, nn
 
-from fastood import train
-from fastood.methods.aec import (
+from fastood.models import ModelConfig
+from fastood.models.autoencoder import Autoencoder
+from fastood.train import cli as train
+from fastood.train.engine.objective import Batch
+from fastood.train.methods.aec import (
     AECConfig,
     AutoencodingClassifier,
     ReconstructionObjective,
     by_reconstruction,
     mahalanobis_distance,
 )
-from fastood.models import ModelConfig
-from fastood.models.autoencoder import Autoencoder
-from fastood.training.objective import Batch
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 
@@ -126,7 +126,7 @@ def test_errors_name_the_field(field: str, value: float, message: str):
 
 
 def test_a_run_beats_chance_and_keeps_the_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     # The tiny run will not do: its images are noise, which no autoencoder learns.
     options = {"data.embedded.pool-size": 50, "data.embedded.ood-size": 100}
     options |= {"method.training.epochs": 3, "method.autoencoder.epochs": 4}

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from tiny_run import tiny_args, tiny_task
 from torch import nn
 
-from fastood import train
 from fastood.detectors.bal import BoundarySettings
-from fastood.methods.bal import BAL, LABELS, VARIANTS, BALConfig
-from fastood.methods.boundary_stage import BoundaryStageRun
 from fastood.models import ModelConfig
-from fastood.training.arm import Arm
-from fastood.training.interrupt import TrainingInterrupted
-from fastood.training.trained_network import Outputs
+from fastood.train import cli as train
+from fastood.train.arm import Arm
+from fastood.train.engine.interrupt import TrainingInterrupted
+from fastood.train.methods.bal.method import BAL, LABELS, VARIANTS, BALConfig
+from fastood.train.methods.bal.stage import BoundaryStageRun
+from fastood.train.trained_network import Outputs
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 

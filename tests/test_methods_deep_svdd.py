@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 from tiny_run import tiny_data_args, tiny_task
 from torch import Tensor, nn
 
-from fastood import train
 from fastood.data import Augment
 from fastood.heads import HypersphereHead
 from fastood.losses import DeepSVDDLoss
-from fastood.methods.deep_svdd import OTHERS, DeepSVDDConfig, DeepSVDDObjective, by_distance, one_against_rest
 from fastood.models import ModelConfig
 from fastood.models.one_class import OneClassLeNet
-from fastood.training.method import StageContext
-from fastood.training.objective import Batch
+from fastood.train import cli as train
+from fastood.train.engine.objective import Batch
+from fastood.train.method import StageContext
+from fastood.train.methods.deep_svdd import OTHERS, DeepSVDDConfig, DeepSVDDObjective, by_distance, one_against_rest
 
 DISTANCES = torch.tensor([16.0, 1.0, 9.0, 4.0])
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
@@ -201,7 +201,7 @@ def test_loss_errors_name_the_argument():
 
 
 def test_a_run_has_an_arm_for_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     options = {"training.epochs": 20, "training.learning-rate": 0.003, "batch-size": 8, "boundary": "soft"}
     flat = [part for name, value in options.items() for part in (f"--method.{name}", str(value))]
     # Of 8 test images a fifth is one OOD image; all of them are what papers take.

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastood import session
-from fastood.config import PRESETS
 from fastood.data import DataConfig, EmbeddedConfig
-from fastood.methods import METHODS, MethodConfig
-from fastood.run_folder import RunFolder
-from fastood.training.schedule import Schedule
+from fastood.train import session
+from fastood.train.config import PRESETS
+from fastood.train.engine.schedule import Schedule
+from fastood.train.methods import METHODS, MethodConfig
+from fastood.train.run_folder import RunFolder
 
 DATA = DataConfig(embedded=EmbeddedConfig(pool_size=2000, ood_size=200))
 
@@ -29,7 +29,7 @@ def shortened(method: MethodConfig, factor: int) -> MethodConfig:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_beats_chance(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     preset = PRESETS[name, "embedded"]
     config = replace(preset, method=shortened(preset.method, 3), data=DATA, device="cpu")
     threads = torch.get_num_threads()

@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 from tiny_run import tiny_args, tiny_task
 from torch import Tensor, nn
 
-from fastood import train
-from fastood.methods import METHODS
-from fastood.methods.exposure import EnergyConfig, Exposure, ExposureConfig, ObjectosphereConfig, OEConfig
-from fastood.methods.outlier_losses import OutlierLossConfig
 from fastood.models import ModelConfig
-from fastood.run_folder import RunFolder
 from fastood.samplers import BackgroundPool
-from fastood.training.objective import Batch
-from fastood.training.trained_network import Outputs
+from fastood.train import cli as train
+from fastood.train.engine.objective import Batch
+from fastood.train.methods import METHODS
+from fastood.train.methods.outlier_exposure import EnergyConfig, Exposure, ExposureConfig, ObjectosphereConfig, OEConfig
+from fastood.train.methods.outlier_losses import OutlierLossConfig
+from fastood.train.run_folder import RunFolder
+from fastood.train.trained_network import Outputs
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 

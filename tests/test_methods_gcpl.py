@@ -10,12 +10,12 @@ import torch
 from tiny_run import tiny_data_args, tiny_task
 from torch import nn
 
-from fastood import train
 from fastood.heads import PrototypeHead
 from fastood.losses import PrototypeLoss
-from fastood.methods.gcpl import GCPLConfig, GCPLObjective, by_nearest_prototype
 from fastood.models import ModelConfig
-from fastood.training.objective import Batch
+from fastood.train import cli as train
+from fastood.train.engine.objective import Batch
+from fastood.train.methods.gcpl import GCPLConfig, GCPLObjective, by_nearest_prototype
 
 
 def head_of(prototypes: list, gamma: float = 0.5) -> PrototypeHead:
@@ -139,7 +139,7 @@ def test_head_errors_name_the_argument(setting: dict):
 
 
 def test_a_run_beats_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     options = ["--method.training.epochs", "6", "--method.batch-size", "16"]
     assert train.main(["gcpl", *tiny_data_args(tmp_path), *options]) == 0
     metrics = json.loads((tmp_path / "runs" / "run" / "metrics.json").read_text())

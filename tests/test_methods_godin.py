@@ -10,11 +10,11 @@ import torch
 from tiny_run import tiny_data_args, tiny_task
 from torch import Tensor, nn
 
-from fastood import train
 from fastood.data.images.augment import STD
 from fastood.heads import DecomposedConfidenceHead
-from fastood.methods.godin import GODINConfig, by_confidence
 from fastood.models import ModelConfig
+from fastood.train import cli as train
+from fastood.train.methods.godin import GODINConfig, by_confidence
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 FEATURES = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
@@ -147,7 +147,7 @@ def test_head_errors_name_the_argument():
 
 
 def test_a_run_beats_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     options = ["--method.training.epochs", "6", "--method.batch-size", "16", "--method.confidences", "h", "g"]
     assert train.main(["godin", *tiny_data_args(tmp_path), *options]) == 0
     metrics = json.loads((tmp_path / "runs" / "run" / "metrics.json").read_text())

@@ -11,14 +11,15 @@ from safetensors.torch import load_file
 from tiny_run import tiny_args, tiny_task, train_until_killed
 from torch import Tensor, nn
 
-from fastood import evaluate, train
-from fastood.config import PRESETS
 from fastood.data import ImageSet
+from fastood.evaluate import cli as evaluate
 from fastood.heads import CholeskyMahalanobisHead
-from fastood.methods.ice import ICE, RECIPES, ICEConfig
 from fastood.models import Classifier, ModelConfig
-from fastood.training.image_stage import ImageStage
-from fastood.training.schedule import Schedule
+from fastood.train import cli as train
+from fastood.train.config import PRESETS
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.schedule import Schedule
+from fastood.train.methods.ice import ICE, RECIPES, ICEConfig
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -192,7 +193,7 @@ def test_a_killed_run_resumes_to_the_same_result(finished: Path, tmp_path: Path,
     killed.start()
     killed.join()
     assert killed.exitcode == -9
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     assert train.main([*args, "--resume"]) == 0

@@ -10,15 +10,15 @@ import torch
 from tiny_run import tiny_args, tiny_task
 from torch import Tensor, nn
 
-from fastood import train
-from fastood.config import PRESETS
 from fastood.losses import RejectClassLoss
-from fastood.methods.reject import Reject, RejectConfig, RejectObjective
-from fastood.methods.reject_scores import greedy_weights, reject_scorer
 from fastood.metrics import auroc
 from fastood.models import ModelConfig
 from fastood.scores import reject_sum_score, reject_weighted_score
-from fastood.training.objective import Batch
+from fastood.train import cli as train
+from fastood.train.config import PRESETS
+from fastood.train.engine.objective import Batch
+from fastood.train.methods.reject.method import Reject, RejectConfig, RejectObjective
+from fastood.train.methods.reject.scores import greedy_weights, reject_scorer
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 

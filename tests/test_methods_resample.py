@@ -9,11 +9,11 @@ from tiny_run import tiny_task
 
 from fastood.common.seeding import named_generator
 from fastood.data import Augment
-from fastood.methods.resample import Resample, ResampleConfig
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score
-from fastood.training.failure import StageFailedError
-from fastood.training.method import StageContext
+from fastood.train.engine.failure import StageFailedError
+from fastood.train.method import StageContext
+from fastood.train.methods.resample import Resample, ResampleConfig
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)
 

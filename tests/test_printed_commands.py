@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import tyro
 
-from fastood import evaluate
 from fastood.data import __main__ as data
-from fastood.train import parse_command
+from fastood.evaluate import cli as evaluate
+from fastood.train.cli import parse_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-PAGES += [ROOT / "recipes/README.md", ROOT / "benchmarks/results/README.md"]
+PAGES += [ROOT / "fastood/train/recipes/README.md", ROOT / "benchmarks/results/README.md"]
 SOURCES = [*sorted(ROOT.glob("benchmarks/*.py")), *sorted(ROOT.glob("examples/*.py"))]
 PROGRAMS = "python|pip|make|torchrun|pytest|cmake|ctest"
 
@@ -93,7 +93,7 @@ def test_a_printed_command_can_be_given(page: str, command: str) -> None:
 
 def test_commands_are_found() -> None:
     pages = {page for page, _ in COMMANDS}
-    assert {"README.md", "recipes/README.md", "docs/results.md", "benchmarks/results/README.md"} <= pages
+    assert {"README.md", "fastood/train/recipes/README.md", "docs/results.md", "benchmarks/results/README.md"} <= pages
     assert ("README.md", "pip install '.[train]'") in COMMANDS
     assert ("README.md", "torchrun --nproc-per-node N -m fastood.train …") in COMMANDS
     assert sum("fastood.train" in command for _, command in COMMANDS) >= 5

@@ -14,11 +14,11 @@ import torch
 from test_training_processes import as_torchrun, together
 from tiny_run import tiny_args
 
-from fastood import train
 from fastood.common.locking import hold_lock
-from fastood.training.image_stage import ImageStageRun
-from fastood.training.objective import LogitObjective
-from fastood.training.processes import require_launcher
+from fastood.train import cli as train
+from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.processes import require_launcher
 
 
 def diverging_torchrun(rank: int, port: int, log: Path, stop: None, args: list[str]) -> None:

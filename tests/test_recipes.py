@@ -12,20 +12,22 @@ from lightning.fabric import Fabric
 from safetensors.torch import save_file
 from tiny_run import tiny_task
 
-from fastood import session, train
-from fastood.config import RunConfig, to_dict
+import fastood.train.recipe
 from fastood.data import Augment, DataConfig
 from fastood.data.images.noise import NOISES
 from fastood.data.sources.named_sets import NAMED_SETS
-from fastood.methods import MethodConfig
 from fastood.models import ModelConfig
-from fastood.recipe import find_recipe, read_recipe
-from fastood.run_folder import RunFolder
-from fastood.runner import Run
 from fastood.samplers import BackgroundPool
-from fastood.training.schedule import Schedule
+from fastood.train import cli as train
+from fastood.train import session
+from fastood.train.config import RunConfig, to_dict
+from fastood.train.engine.schedule import Schedule
+from fastood.train.methods import MethodConfig
+from fastood.train.recipe import find_recipe, read_recipe
+from fastood.train.run import Run
+from fastood.train.run_folder import RunFolder
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(fastood.train.recipe.__file__).with_name("recipes")
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 
 
@@ -80,8 +82,8 @@ def train_short(config: RunConfig, folder: Path) -> dict[str, Any]:
 def test_a_recipe_is_read_says_what_it_repeats_and_runs(
     path: Path, pool_weights: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
-    monkeypatch.setattr("fastood.training.error_bars.REPLICATES", 10)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.results.error_bars.REPLICATES", 10)
     torch.set_num_threads(1)
     text = path.read_text(encoding="utf-8")
     authors, place = "Li & Vasconcelos|Wu et al.|Mohseni et al.|Pei et al.", "Tables?|Figure|text"
@@ -124,9 +126,9 @@ def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monke
         find_recipe(Path("elsewhere/mohseni2020-table1-mnist.yaml"))
 
 
-def test_an_installed_package_carries_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_recipes_are_read_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "installed.yaml").write_text("method: {name: oe}")
-    monkeypatch.setattr("fastood.recipe.FOLDERS", (tmp_path, tmp_path / "none"))
+    monkeypatch.setattr("fastood.train.recipe.FOLDER", tmp_path)
     assert read_recipe(Path("installed")).method.name == "oe"
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from fastood.data.images.image_set import ImageSet
 from fastood.metrics import Protocol, evaluate_protocol
-from fastood.report import write_report
-from fastood.report.pool import extreme_images
-from fastood.training.error_bars import bootstrap_of_arm, bootstrap_settings
-from fastood.training.scoring import ArmScores
+from fastood.train.report import write_report
+from fastood.train.report.pool import extreme_images
+from fastood.train.results.error_bars import bootstrap_of_arm, bootstrap_settings
+from fastood.train.results.scoring import ArmScores
 
 NASTY = '<b>Greek</b> & "co" $x$'
 SOURCES = ("near <i>letters</i>", "photographs", "unused", "noise $\\frac$")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from fastood.methods.boundary_map import _plane
-from fastood.report.feature_figure import feature_figure
-from fastood.training.feature_map import FeatureMap
+from fastood.train.feature_map import FeatureMap
+from fastood.train.methods.bal.feature_map import _plane
+from fastood.train.report.feature_figure import feature_figure
 
 
 @pytest.fixture

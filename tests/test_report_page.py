@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from test_report import Page, run  # noqa: F401 - a fixture
 
-from fastood.report import write_report
-from fastood.report.differences import difference_rows
-from fastood.report.results import reported_metrics
-from fastood.report.style import arm_styles
+from fastood.train.report import write_report
+from fastood.train.report.differences import difference_rows
+from fastood.train.report.results import reported_metrics
+from fastood.train.report.style import arm_styles
 
 CURVES = {
     "pretrain": [

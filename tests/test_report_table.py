@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from fastood.report import metrics_table
+from fastood.train.report import metrics_table
 
 
 def make_metrics(arms, sets):

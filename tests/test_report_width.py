@@ -8,9 +8,9 @@ from rich.table import Table
 from test_report_table import make_metrics
 
 from fastood.detectors import detector_names
-from fastood.report import metrics_tables
-from fastood.report.detector_table import detector_tables, notes
-from fastood.report.table_layout import open_console, print_tables, short_heads
+from fastood.train.report import metrics_tables
+from fastood.train.report.detector_table import detector_tables, notes
+from fastood.train.report.table_layout import open_console, print_tables, short_heads
 
 SETS = (
     "held-out digits",

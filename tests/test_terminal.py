@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_run import finished_run
 
-from fastood import train
 from fastood.console.help import paragraph
+from fastood.train import cli as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny_run import tiny_args
 
-from fastood import train
-from fastood.config import PRESETS, from_dict, to_dict
-from fastood.run_folder import RunFolder
-from fastood.runner import settle
-from fastood.threads import default_threads, threads_to_resume
+from fastood.train import cli as train
+from fastood.train.config import PRESETS, from_dict, to_dict
+from fastood.train.run import settle
+from fastood.train.run_folder import RunFolder
+from fastood.train.threads import default_threads, threads_to_resume
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_run_goes_on_as_it_began_and_warns_of_another_number(capsys: pytest.Ca
 def test_the_command_line_keeps_and_resumes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     args = tiny_args(tmp_path)
     assert train.main([*args, "--threads", "2"]) == 0
     folder = RunFolder(tmp_path / "runs" / "run")

@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import STAGES, STEPS, tiny_args, train_until_killed
 
-from fastood import evaluate, session, train
+from fastood.evaluate import cli as evaluate
 from fastood.metrics import PROTOCOLS
 from fastood.metrics.protocol import ProtocolName
-from fastood.run_folder import RunFolder
-from fastood.training.image_stage import ImageStageRun
+from fastood.train import cli as train
+from fastood.train import session
+from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,7 +179,7 @@ def test_resuming_with_another_config_names_the_field(finished: Path, capsys: py
 def test_an_existing_run_folder_is_refused_before_any_work(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("fastood.runner.load_task", lambda *args, **kwargs: pytest.fail("worked"))
+    monkeypatch.setattr("fastood.train.run.load_task", lambda *args, **kwargs: pytest.fail("worked"))
     assert train.main(tiny_args(finished.parents[1])) == 1
     assert "exists: go on with it by --resume, or choose another --name" in capsys.readouterr().err
 
@@ -344,7 +346,7 @@ def test_resuming_another_device_is_refused(finished: Path, monkeypatch: pytest.
 def test_resume_into_files_that_are_no_run_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("fastood.runner.load_task", lambda *args, **kwargs: pytest.fail("worked"))
+    monkeypatch.setattr("fastood.train.run.load_task", lambda *args, **kwargs: pytest.fail("worked"))
     run = tmp_path / "runs" / "run"
     run.mkdir(parents=True)
     (run / "thesis.tex").write_text("mine")
@@ -391,7 +393,7 @@ def test_loading_ends_without_a_traceback(
     def load_task(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("fastood.runner.load_task", load_task)
+    monkeypatch.setattr("fastood.train.run.load_task", load_task)
     for main, args in ((train.main, tiny_args(tmp_path)), (evaluate.main, [str(finished)])):
         assert main(args) == code
         said = capsys.readouterr()

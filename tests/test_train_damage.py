@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_run import contents, finished_run
 
-from fastood import evaluate, train
+from fastood.evaluate import cli as evaluate
+from fastood.train import cli as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

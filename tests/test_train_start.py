@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from tiny_run import contents, finished_run, tiny_args
 
-from fastood import evaluate, session, train
 from fastood.common.locking import hold_lock
 from fastood.console.command_line import launcher
-from fastood.run_folder import RunFolder
-from fastood.training.image_stage import ImageStageRun
+from fastood.evaluate import cli as evaluate
+from fastood.train import cli as train
+from fastood.train import session
+from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_process_writes_a_run(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("fastood.runner.load_task", lambda *args, **kwargs: pytest.fail("worked"))
+    monkeypatch.setattr("fastood.train.run.load_task", lambda *args, **kwargs: pytest.fail("worked"))
     before = contents(finished)
     with hold_lock(finished, doing="writing this run"):
         for main, args in (
@@ -44,7 +46,7 @@ def test_the_lock_is_held_to_the_end_and_then_let_go(tmp_path: Path, monkeypatch
         with pytest.raises(BlockingIOError), hold_lock(run, doing="writing this run"):
             pass
 
-    monkeypatch.setattr("fastood.runner.write_report", write_report)
+    monkeypatch.setattr("fastood.train.run.write_report", write_report)
     assert train.main(tiny_args(tmp_path)) == 0
     assert not (run / ".lock").exists()
     with hold_lock(run, doing="writing this run"):
@@ -126,7 +128,7 @@ def test_python_is_named_as_it_is_found_from_here(tmp_path: Path, monkeypatch: p
 def test_processes_of_other_launchers_are_not_taken_for_one(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], refused: str | None
 ):
-    from fastood.training.processes import require_known_launcher
+    from fastood.train.engine.processes import require_known_launcher
 
     for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
@@ -150,8 +152,8 @@ def test_a_background_below_a_batch_is_told_before_work(
         assert f"warning: arm '{arm}' trains on all of its background images at every step" in said
         assert count in said
     assert "'full'" not in said
-    monkeypatch.setattr("fastood.runner.launched_processes", lambda: 2)
-    monkeypatch.setattr("fastood.stages.run_stage", lambda *args, **kwargs: pytest.fail("worked"))
+    monkeypatch.setattr("fastood.train.run.launched_processes", lambda: 2)
+    monkeypatch.setattr("fastood.train.stages.run_stage", lambda *args, **kwargs: pytest.fail("worked"))
     assert train.main(args) == 1
     assert "cannot be trained by 2 processes: sample_rate (γ) 0.1 leaves it" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -160,7 +162,7 @@ def test_a_background_below_a_batch_is_told_before_work(
 def test_an_in_distribution_set_that_cannot_be_shared_is_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("fastood.runner.launched_processes", lambda: 5)
+    monkeypatch.setattr("fastood.train.run.launched_processes", lambda: 5)
     args = [*tiny_args(tmp_path), "--method.batch-size", "160", "--method.background-batch-size", "20"]
     assert train.main(args) == 1
     assert "the in-distribution batch of stage 'pretrain' must be a multiple of the 5 processes, got 96" in (

@@ -10,9 +10,10 @@ from image_loaders import NEEDS_DALI
 from PIL import Image
 from tiny_run import bars, tiny_args, train_until_killed
 
-from fastood import evaluate, train
 from fastood.data.packed.writer import pack
 from fastood.data.sources.folders_and_arrays import open_folder
+from fastood.evaluate import cli as evaluate
+from fastood.train import cli as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,7 +89,7 @@ def test_files_decoded_on_use_give_the_result_of_memory(args, capsys: pytest.Cap
 @NEEDS_DALI
 def test_dali_serves_files_as_memory_does_where_none_is_resized(args, monkeypatch):
     """Colour, as DALI takes the brightness of a JPEG file for grey, where Pillow weighs its colours."""
-    monkeypatch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     args[args.index("--data.channels") + 1] = "3"
     in_memory = run_as(args, "memory", "--data.decode", "memory")
     streamed = run_as(args, "stream", "--data.decode", "stream", "--data.loader", "dali")

@@ -9,12 +9,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training_loop import make_stage, start, subset
 
-from fastood.training.answers import TrainingAnswers
-from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.curve import Curve, read_curves, write_curve
-from fastood.training.image_stage import ImageStageRun
-from fastood.training.interrupt import TrainingInterrupted
-from fastood.training.loop import run_stage
+from fastood.train.engine.answers import TrainingAnswers
+from fastood.train.engine.checkpoint import CheckpointFolder
+from fastood.train.engine.curve import Curve, read_curves, write_curve
+from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.engine.interrupt import TrainingInterrupted
+from fastood.train.engine.loop import run_stage
 
 
 def run(stage_run: ImageStageRun, folder: Path, *, checkpoint_every: int = 5) -> None:
@@ -94,7 +94,7 @@ def test_a_log_has_a_line_per_epoch_and_no_carriage_return(tmp_path: Path, capsy
 def test_a_terminal_has_a_bar_and_no_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("fastood.training.progress.on_terminal", lambda: True)
+    monkeypatch.setattr("fastood.train.engine.progress.on_terminal", lambda: True)
     run(start(make_stage(subset())), tmp_path)
     said = capsys.readouterr()
     assert said.out == ""

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastood.metrics import Protocol, detection_metrics, pr_curve
-from fastood.training.error_bars import REPLICATES, bootstrap_of_arm, bootstrap_settings
-from fastood.training.scoring import ArmScores
+from fastood.train.results.error_bars import REPLICATES, bootstrap_of_arm, bootstrap_settings
+from fastood.train.results.scoring import ArmScores
 
 
 def arm_scores(shift, *, noise=0.0):

@@ -15,16 +15,16 @@ from fastood.data import Augment
 from fastood.losses import OutlierExposureLoss
 from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
-from fastood.training.background import AdversarialBackground, SubsetBackground
-from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.failure import NonFiniteLossError
-from fastood.training.image_stage import ImageStage, ImageStageRun
-from fastood.training.interrupt import TrainingInterrupted
-from fastood.training.loop import run_stage
-from fastood.training.method import StageContext
-from fastood.training.objective import LogitObjective
-from fastood.training.schedule import Schedule
-from fastood.training.stream import EpochStream
+from fastood.train.engine.background import AdversarialBackground, SubsetBackground
+from fastood.train.engine.checkpoint import CheckpointFolder
+from fastood.train.engine.failure import NonFiniteLossError
+from fastood.train.engine.image_stage import ImageStage, ImageStageRun
+from fastood.train.engine.interrupt import TrainingInterrupted
+from fastood.train.engine.loop import run_stage
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.engine.stream import EpochStream
+from fastood.train.method import StageContext
 
 SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.01)
 

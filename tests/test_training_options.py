@@ -11,13 +11,13 @@ from test_training_loop import make_stage, run, small_cnn, subset
 from tiny_run import tiny_task
 from torch import nn
 
-from fastood.config import RunConfig
 from fastood.data import Augment
 from fastood.models import Classifier
-from fastood.training.acceleration import require_compiler
-from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.image_stage import ImageStage, ImageStageRun
-from fastood.training.method import StageContext
+from fastood.train.acceleration import require_compiler
+from fastood.train.config import RunConfig
+from fastood.train.engine.checkpoint import CheckpointFolder
+from fastood.train.engine.image_stage import ImageStage, ImageStageRun
+from fastood.train.method import StageContext
 
 
 class OneConvolution(Classifier):

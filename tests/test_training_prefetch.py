@@ -16,13 +16,13 @@ from fastood.data.loaders.choice import dali_installed
 from fastood.losses import OutlierExposureLoss
 from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
-from fastood.training.background import AdversarialBackground
-from fastood.training.checkpoint import CheckpointFolder
-from fastood.training.image_stage import ImageStage, ImageStageRun
-from fastood.training.method import StageContext
-from fastood.training.objective import LogitObjective
-from fastood.training.prefetch import PrefetchedBatches
-from fastood.training.schedule import Schedule
+from fastood.train.engine.background import AdversarialBackground
+from fastood.train.engine.checkpoint import CheckpointFolder
+from fastood.train.engine.image_stage import ImageStage, ImageStageRun
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.prefetch import PrefetchedBatches
+from fastood.train.engine.schedule import Schedule
+from fastood.train.method import StageContext
 
 WORLD_SIZE = 2
 

@@ -15,10 +15,10 @@ from test_methods_bal import bal_args
 from test_training_loop import make_stage, start
 from tiny_run import tiny_args
 
-from fastood import train
-from fastood.methods.boundary_stage import BoundaryStageRun
-from fastood.training.image_stage import ImageStageRun
-from fastood.training.method import StageRun
+from fastood.train import cli as train
+from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.method import StageRun
+from fastood.train.methods.bal.stage import BoundaryStageRun
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["fastood.train"])
@@ -40,7 +40,7 @@ def as_torchrun(rank: int, port: int, log: Path, stop: tuple[str, int] | None, a
     }
     with log.open("w") as file:
         os.dup2(file.fileno(), 2)
-        pytest.MonkeyPatch().setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+        pytest.MonkeyPatch().setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
         for kind in (ImageStageRun, BoundaryStageRun):
             pytest.MonkeyPatch().setattr(kind, "train_step", terminated(kind.train_step, stop if rank == 1 else None))
         raise SystemExit(train.main(args))
@@ -83,7 +83,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+        patch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
         assert train.main([*tiny_args(folder), "--model.dropout", "0"]) == 0
     torch.set_num_threads(threads)
     return folder / "runs" / "run"
@@ -132,7 +132,7 @@ def test_two_processes_train_a_boundary(tmp_path: Path):
 def test_a_batch_that_cannot_be_shared_is_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
 ):
-    monkeypatch.setattr("fastood.runner.launched_processes", lambda: 2)
+    monkeypatch.setattr("fastood.train.run.launched_processes", lambda: 2)
     assert train.main([*tiny_args(tmp_path), f"--method.{option}", "31"]) == 1
     name = option.replace("-", "_")
     assert f"method.{name} must be a multiple of the 2 processes, got 31" in capsys.readouterr().err

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from fastood.evaluate import describe_difference
-from fastood.training.run_warnings import run_warnings
-from fastood.training.sanity import (
+from fastood.evaluate.cli import describe_difference
+from fastood.train.results.run_warnings import run_warnings
+from fastood.train.results.sanity import (
     Behaviour,
     accuracy_at_chance,
     binomial_tail,
@@ -22,7 +22,7 @@ from fastood.training.sanity import (
     tied_scores,
     unmoved_loss,
 )
-from fastood.training.scoring import ArmScores
+from fastood.train.results.scoring import ArmScores
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastood import train
 from fastood.data import DetectionTask, ImageSet
-from fastood.training.image_stage import ImageStageRun
+from fastood.train import cli as train
+from fastood.train.engine.image_stage import ImageStageRun
 
 STAGES = ("pretrain", "reweight", "finetune-none", "finetune-random", "finetune-resampled", "finetune-full")
 STEPS = 12
@@ -113,14 +113,14 @@ def train_until_killed(args: list[str], stage: str, step: int, moment: str) -> N
     elif moment == "checkpoint half written":
         patch.setattr(Path, "replace", kill_before_replacing)
     elif moment == "judging":
-        patch.setattr("fastood.runner.score_arm", kill)
+        patch.setattr("fastood.train.run.score_arm", kill)
     train.main(args)
 
 
 def finished_run(folder: Path) -> Path:
     """Train the tiny run to its end, without its report; return its folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastood.runner.write_report", lambda *args, **kwargs: None)
+        patch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
         assert train.main(tiny_args(folder)) == 0
     return folder / "runs" / "run"
 

@@ -27,7 +27,7 @@ class ICELoss(MixedBatchLoss):
 
     Args:
         weight: λ, of both likelihood terms. The paper names it as its only setting and states no value; see
-            `fastood.methods.ICEConfig` for how the default was found.
+            `fastood.train.methods.ICEConfig` for how the default was found.
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
         id_likelihood: Whether in-distribution rows have their likelihood term. Without it this is ICE⁻ of table 3, the
             ablation that leaves out one half of eq. 0.15.

@@ -63,8 +63,8 @@ class BoundarySettings:
     nearest_weight: float = 0.01
     """Weight λ of the L1 distance to the nearest feature of the class (equation 12); the paper's."""
     mode_seeking_weight: float = 3.0
-    """Weight of `fastood.detectors.bal.losses.mode_seeking_loss`. At 0, as in the paper, equation 12 draws all that a label
-    generates to one feature of the class, and RSM's steps all start there."""
+    """Weight of the mode-seeking loss (`fastood.detectors.bal.losses`). At 0, as in the paper, equation 12 draws all
+    that a label generates to one feature of the class, and RSM's steps all start there."""
     conditioning: Conditioning = "distance"
     """How labels enter the discriminator; see `ConditionalDiscriminator`."""
     hidden: int = 256

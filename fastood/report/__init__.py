@@ -1,6 +1,0 @@
-"""What a run tells its reader: the results table in the terminal, and a page with figures that can be mailed."""
-
-from fastood.report.html import write_report
-from fastood.report.table import metrics_table, metrics_tables
-
-__all__ = ["metrics_table", "metrics_tables", "write_report"]

@@ -1,0 +1,1 @@
+"""Training of whole methods, from a configuration to a report: `python -m fastood.train`."""

@@ -1,0 +1,222 @@
+"""The configuration of a run: dataclasses that become command-line options and config.yaml."""
+
+import re
+import types
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fastood.common.config_checks import require_choice, shorten, shown
+from fastood.console.names import expanded
+from fastood.data import Augment, DataConfig
+from fastood.metrics import Protocol
+from fastood.models import ModelConfig
+from fastood.train.acceleration import CompileMode
+from fastood.train.methods import METHODS, MethodConfig, PresetName
+from fastood.train.methods.resample import ResampleConfig
+
+T = TypeVar("T")
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's result; written to config.yaml."""
+
+    seed: int = 0
+    """Decides everything random: splits, initial weights, order, augmentation, draws. 0 or larger."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """In-distribution, background and OOD images."""
+    augment: Augment = field(default_factory=Augment)
+    """What training images go through."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    method: MethodConfig = field(default_factory=ResampleConfig)
+    """How it is trained."""
+    protocol: Protocol = field(default_factory=Protocol)
+    """How detection is evaluated."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    threads: int | None = None
+    """Threads of the CPU, at least 1; a result's last digits depend on their number. None: 1 for small networks on the
+    CPU, whose steps are too short to be shared, else as many as PyTorch takes; config.yaml keeps the number."""
+    precision: Precision = "32-true"
+    """Arithmetic of the network: float32, or bfloat16 with float32 weights."""
+    channels_last: bool = True
+    """Memory layout of the network: channels innermost, which convolutions are fastest with. The same to rounding."""
+    compile: CompileMode = "none"
+    """What torch.compile does to networks that train; the same to rounding. default: fuse what can be fused;
+    reduce-overhead: on a GPU also replay each step's kernels as one CUDA graph. Compiling takes a minute or so."""
+    ema_decay: float | None = None
+    """Decay per step, in (0, 1), of an exponential running average of the weights; this average is then what each
+    stage ends with, and what is judged and stored. None, as in the papers, for the weights themselves."""
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise ValueError(f"seed must be an int, got {shown(self.seed)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or larger, got {self.seed}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, or None, got {self.threads}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), or None, got {self.ema_decay}")
+        require_choice(self, device=Device, precision=Precision, compile=CompileMode)
+
+
+PRESETS: dict[tuple[str, PresetName], RunConfig] = {
+    (name, preset): RunConfig(method=parts.method, data=parts.data, augment=parts.augment, model=parts.model)
+    for name, method in METHODS.items()
+    for preset, parts in method.presets().items()
+}
+"""Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""
+
+
+def absolute_paths(data: DataConfig) -> DataConfig:
+    """Return the data with paths that are found from any directory, and a background of auto as what that is.
+
+    Example:
+        >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood
+        ('x=npy:/x.npy',)
+        >>> absolute_paths(DataConfig(background="packed:/pools/a")).background
+        'packed:/pools/a'
+    """
+
+    def absolute(source: str) -> str:
+        parts = re.fullmatch(r"([^=:]*=)?(folder|npy|list|packed):(.*)", source, re.DOTALL)
+        if parts is None:
+            return source
+        paths = parts[3].split(",") if parts[2] == "npy" else [parts[3]]
+        return f"{parts[1] or ''}{parts[2]}:{','.join(str(expanded(Path(path)).absolute()) for path in paths)}"
+
+    return replace(
+        data,
+        in_dist=absolute(data.in_dist),
+        in_dist_test=None if data.in_dist_test is None else absolute(data.in_dist_test),
+        background=data.background_spec.kind if data.background == "auto" else absolute(data.background),
+        ood=tuple(absolute(source) for source in data.ood),
+        root=expanded(data.root).absolute(),
+        list_root=None if data.list_root is None else expanded(data.list_root).absolute(),
+    )
+
+
+def with_absolute_paths(method: MethodConfig) -> MethodConfig:
+    """The same hyper-parameters, files among them named so that they are found from any directory."""
+    paths = {entry.name: getattr(method, entry.name) for entry in fields(method)}
+    return replace(
+        method, **{name: expanded(path).absolute() for name, path in paths.items() if isinstance(path, Path)}
+    )
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain values, as config.yaml holds it.
+
+    Example:
+        >>> to_dict(PRESETS["resample", "paper"])["model"]
+        {'name': 'wrn-40-4', 'dropout': None}
+    """
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            named = {"name": value.name} if isinstance(value, MethodConfig) else {}
+            return named | {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    values: dict[str, Any] = plain(config)
+    return values
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
+    """Rebuild a configuration dataclass from the plain values of `to_dict`.
+
+    Args:
+        kind: The dataclass.
+        values: A value for any of its fields; the others keep their defaults.
+        path: What errors call it: the names of the fields that lead to it.
+
+    Raises:
+        ValueError: If a name is no field of `kind`, or a value is of another type or out of range.
+
+    Example:
+        >>> from_dict(ModelConfig, {"name": "wrn-16-2", "depth": 16})
+        Traceback (most recent call last):
+        ...
+        ValueError: ModelConfig has no field 'depth'; it has name, dropout
+        >>> from_dict(ModelConfig, {"dropout": "a third"}, path="model")
+        Traceback (most recent call last):
+        ...
+        ValueError: model.dropout must be float, got 'a third'
+    """
+    hints = get_type_hints(kind)
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{path or kind.__name__} has no field {shown(name)}; it has {', '.join(known)}")
+    rebuilt = {name: _rebuild(hints[name], value, f"{path}.{name}".lstrip(".")) for name, value in values.items()}
+    try:
+        return kind(**rebuilt)
+    except ValueError as error:
+        # Of a field within a field it must be said which; some parts say it themselves.
+        told = not path or str(error).startswith(f"{path}.")
+        raise ValueError(str(error) if told else f"{path}: {error}") from None
+
+
+def _rebuild(annotation: Any, value: Any, path: str) -> Any:
+    """A plain value as its field's type wants it: nested dataclasses, paths and tuples."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        if value is None:
+            return None
+        *others, annotation = [option for option in get_args(annotation) if option is not type(None)]
+        for other in others:
+            with suppress(ValueError):
+                return _rebuild(other, value, path)
+    if isinstance(value, Mapping) and annotation is MethodConfig:
+        return from_dict(_method(value), {name: item for name, item in value.items() if name != "name"}, path=path)
+    if isinstance(value, Mapping) and is_dataclass(annotation):
+        return from_dict(annotation, value, path=path)  # type: ignore[arg-type]
+    if get_origin(annotation) is tuple and isinstance(value, list):
+        return tuple(_rebuild(get_args(annotation)[0], item, path) for item in value)
+    if annotation is Path and isinstance(value, str):
+        return Path(value)
+    if annotation is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+    _require_type(annotation, value, path)
+    return value
+
+
+def _require_type(annotation: Any, value: Any, path: str) -> None:
+    """Refuse a value of another type than its field's; which choices there are, the field's dataclass knows."""
+    origin = get_origin(annotation)
+    wanted = type(get_args(annotation)[0]) if origin is Literal else origin or annotation
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        name = "a list" if wanted is tuple else "fields" if is_dataclass(wanted) else wanted.__name__
+        raise ValueError(f"{path} must be {name}, got {shown(value)}")
+
+
+def _method(values: Mapping[str, Any]) -> type[MethodConfig]:
+    """The configuration of the method that plain values name."""
+    if (name := values.get("name")) not in METHODS:
+        raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {shown(name)}")
+    return METHODS[name]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Fields in which two configurations differ, as "model.name: small-cnn → wrn-40-4".
+
+    Example:
+        >>> differences({"seed": 0, "model": {"dropout": 0.3}}, {"seed": 0, "model": {"dropout": 0.0}})
+        ['model.dropout: 0.3 → 0.0']
+    """
+    found = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        before, after = old.get(name, "(absent)"), new.get(name, "(absent)")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name}: {shorten(str(before))} → {shorten(str(after))}")
+    return found

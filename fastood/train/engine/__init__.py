@@ -1,0 +1,1 @@
+"""Training loop that all methods share: stages, steps, checkpoints, processes and progress."""

@@ -1,0 +1,97 @@
+"""Training that went wrong by its numbers, and what that costs: the arms that stand on it, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from fastood.train.method import LearntPool, Method
+
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+"""Error of a factorisation that meets values from which nothing can be computed."""
+
+
+class StageFailedError(ArithmeticError):
+    """A stage cannot be trained to its end; the message names the stage, the step and the reason."""
+
+
+class NonFiniteLossError(StageFailedError):
+    """The loss or a weight became NaN or infinite; the message names the step and its images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFailure:
+    """A failed stage, or an arm that has no scores, as failed.json and metrics.json hold it."""
+
+    stage: str
+    """Stage that failed."""
+    step: int | None
+    """Steps of it that were done; None if another stage failed under it, or it was trained and cannot be judged."""
+    steps: int | None
+    """Steps that it was to take; None where it did not begin."""
+    reason: str
+    """Reason of the failure, without stage and step."""
+
+    def describe(self) -> str:
+        """Return the failure as a sentence part.
+
+        Example:
+            >>> StageFailure(stage="energy", step=48, steps=490, reason="the loss is inf").describe()
+            "stage 'energy', step 48 of 490: the loss is inf"
+        """
+        of = "" if self.steps is None else f" of {self.steps}"
+        return f"stage {self.stage!r}" + ("" if self.step is None else f", step {self.step}{of}") + f": {self.reason}"
+
+
+def reason_of(error: Exception, *, stage: str, step: int, steps: int | None) -> StageFailure:
+    """Return the failure that an error tells of; stage and step are left out of its reason.
+
+    Example:
+        >>> error = NonFiniteLossError("stage 'a', step 3 of 9: the loss is nan")
+        >>> reason_of(error, stage="a", step=3, steps=9).reason
+        'the loss is nan'
+    """
+    prefix = StageFailure(stage=stage, step=step, steps=steps, reason="").describe()
+    return StageFailure(stage=stage, step=step, steps=steps, reason=str(error).removeprefix(prefix))
+
+
+def with_dependants(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, StageFailure]:
+    """Return failures by stage, with those stages that begin with, or need, what a failed one was to leave.
+
+    Args:
+        method: The method, whose stages are in the order in which they run.
+        failed: Failures of stages that ran.
+    """
+    found = dict(failed)
+    for stage in method.stages:
+        bases = [base for base in (stage.start_from, *stage.needs) if base in found]
+        if bases and stage.name not in found:
+            root = found[bases[0]]
+            why = root.reason if root.step is None else f"it needs what has failed, {root.describe()}"
+            found[stage.name] = StageFailure(stage=stage.name, step=None, steps=None, reason=why)
+    return found
+
+
+def failed_arms(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, StageFailure]:
+    """Return the failures of arms by the arm's name, in the order of the table.
+
+    Args:
+        method: The method.
+        failed: Failures of stages that ran.
+    """
+    stages = with_dependants(method, failed)
+    return {arm.name: stages[arm.stage] for arm in method.arms if arm.stage in stages}
+
+
+def learnt_pool_of(method: Method, failed: Mapping[str, StageFailure]) -> LearntPool | None:
+    """Return the method's learnt weights; None if it learns none, or the stage that was to learn them has failed."""
+    learnt = method.learnt_pool
+    if learnt is None:
+        return None
+    names = {arm.name: arm.stage for arm in method.arms}
+    needs = next(stage.needs for stage in method.stages if stage.name == names[learnt.arm])
+    return None if set(needs) & set(with_dependants(method, failed)) else learnt

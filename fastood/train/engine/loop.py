@@ -1,0 +1,142 @@
+"""The training loop: every stage of every method runs through `run_stage`."""
+
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from fastood.common.seeding import named_generator
+from fastood.train.engine.checkpoint import CheckpointFolder, summary
+from fastood.train.engine.curve import Curve, write_curve
+from fastood.train.engine.failure import StageFailedError
+from fastood.train.engine.interrupt import StopRequest, TrainingInterrupted
+from fastood.train.engine.processes import any_process, from_first_process, sum_of_processes
+from fastood.train.engine.progress import StageProgress
+from fastood.train.method import StageRun
+
+LOG_EVERY = 10
+"""Steps between two points of a TensorBoard curve."""
+
+
+def run_stage(
+    run: StageRun,
+    *,
+    checkpoints: CheckpointFolder,
+    checkpoint_every: int,
+    tensorboard_folder: Path,
+    curves: Path | None = None,
+) -> None:
+    """Run a stage to its end, from its checkpoint if it has one, and close it.
+
+    A terminal shows a bar; a pipe or a file gets a line per epoch.
+
+    Args:
+        run: The stage.
+        checkpoints: Where its state is kept.
+        checkpoint_every: Steps between two checkpoints; the end of the stage is always one.
+        tensorboard_folder: Folder of the run's curves; the stage writes into one of its own.
+        curves: File of the run's curves, an entry per epoch; None writes none.
+
+    Raises:
+        StageFailedError: If training diverges; names step, images and the last good checkpoint, and is raised from an
+            error without the latter.
+        TrainingInterrupted: On Ctrl-C or SIGTERM, with the state saved.
+    """
+    name, fabric = run.name, run.context.fabric
+    device = fabric.device
+    # Dropout knows no generator of its own: the global one is seeded for the stage and put back afterwards.
+    with closing(run), torch.random.fork_rng([device] if device.type == "cuda" else []), StopRequest() as stop:
+        # By rank, for each process drops out of images of its own.
+        torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed() + fabric.global_rank)
+        curve = Curve(run.steps_per_epoch, run.total_steps)
+        if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
+            _go_on(run, saved, checkpoints.path(name))
+            if "curve" in saved:
+                curve.load_state_dict(saved["curve"])
+        if run.step < run.total_steps:
+            silent = not fabric.is_global_zero
+            with (
+                open_writer(tensorboard_folder / name, run) as writer,
+                StageProgress(name, curve, step=run.step, images_per_step=run.images_per_step, silent=silent) as shown,
+            ):
+                try:
+                    _run_steps(run, writer, curve, shown, stop, checkpoints, checkpoint_every)
+                except StageFailedError as error:
+                    last = checkpoints.path(name)
+                    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+                    raise type(error)(f"{error}; {kept}") from error
+        # For a finished stage as well: a kill may have come between its last checkpoint and this file.
+        if curves is not None and fabric.is_global_zero and curve.entries:
+            write_curve(curves, name, curve.entries)
+        # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
+        if any_process(stop.requested, fabric):
+            raise TrainingInterrupted(name, run.step, checkpoints.path(name))
+
+
+def _go_on(run: StageRun, saved: dict[str, Any], path: Path) -> None:
+    """Load a checkpoint into a stage.
+
+    Raises:
+        ValueError: If it is no state of this stage; names the file.
+    """
+    try:
+        run.load_state_dict(saved)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} does not belong to this run, or is damaged: {summary(error)}") from None
+    step: Any = run.step
+    if type(step) is not int or not 0 <= step <= run.total_steps:
+        raise ValueError(f"{path} is damaged: step must be in 0 … {run.total_steps}, got {step!r:.40}")
+
+
+def _run_steps(
+    run: StageRun,
+    writer: SummaryWriter | None,
+    curve: Curve,
+    shown: StageProgress,
+    stop: StopRequest,
+    checkpoints: CheckpointFolder,
+    checkpoint_every: int,
+) -> None:
+    fabric = run.context.fabric
+    while run.step < run.total_steps:
+        loss = run.train_step()
+        curve.add(loss=loss)
+        at_end, stopping = run.step == run.total_steps, any_process(stop.requested, fabric)
+        saves = run.step % checkpoint_every == 0 or at_end or stopping
+        if curve.ends_at(run.step) or saves:
+            curve.add_answers(*(sum_of_processes(count, fabric) for count in run.take_answers()))
+        if run.step % LOG_EVERY == 0 or at_end:
+            shown.show_loss(loss)
+            if writer is not None:
+                log_scalars(writer, run, loss)
+        if curve.ends_at(run.step):
+            entry = curve.close(run.step, learning_rate=run.learning_rate)
+            shown.end_epoch(entry)
+            if writer is not None and entry["accuracy"] is not None:
+                writer.add_scalar("training_accuracy", entry["accuracy"], run.step)
+        if saves:
+            run.require_finite_weights()
+            state = run.state_dict() | {"curve": curve.state_dict()}
+            if writer is not None:
+                writer.flush()
+                checkpoints.save(run.name, state)
+            fabric.barrier()
+        shown.advance()
+        if stopping:
+            return
+
+
+def open_writer(folder: Path, run: StageRun) -> AbstractContextManager[SummaryWriter | None]:
+    """TensorBoard's writer in the first process, which writes all files; None in others."""
+    if not run.context.fabric.is_global_zero:
+        return nullcontext()
+    writer: AbstractContextManager[SummaryWriter | None] = SummaryWriter(str(folder), purge_step=run.step + 1)
+    return writer
+
+
+def log_scalars(writer: SummaryWriter, run: StageRun, loss: float) -> None:
+    """One point on each of the stage's TensorBoard curves."""
+    for tag, value in {"loss": loss, **run.scalars()}.items():
+        writer.add_scalar(tag, value, run.step)

@@ -1,0 +1,213 @@
+"""Autoencoder with Mahalanobis distance (Denouden et al. 2018), the AEC of Pei et al. 2022."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastood.common.config_checks import require_at_least_one, require_positive
+from fastood.common.seeding import named_generator
+from fastood.data import DetectionTask, ImageSet
+from fastood.heads import GaussianStatistics
+from fastood.models import Classifier, ModelConfig
+from fastood.models.autoencoder import Autoencoder
+from fastood.ops.mahalanobis_logits import mahalanobis_logits
+from fastood.train.arm import Arm, Predict, Prediction, Scorer
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.objective import Batch, StatelessObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.method import Embed, Weights
+from fastood.train.methods.config import MethodConfig
+from fastood.train.methods.initial_model import initial_model
+from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.trained_network import TrainedNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class AECConfig(MethodConfig):
+    """An autoencoder beside the classifier.
+
+    Example:
+        >>> AECConfig(distance_weight=-1)
+        Traceback (most recent call last):
+        ...
+        ValueError: distance_weight must be finite and above 0, got -1
+    """
+
+    name: ClassVar[str] = "aec"
+    summary: ClassVar[str] = "autoencoder: reconstruction error and Mahalanobis distance (Denouden 2018, in Pei 2022)"
+    ignores_background: ClassVar[bool] = True
+
+    latent_dim: int = 64
+    """Width of the latent vector."""
+    distance_weight: float = 1.0
+    """What the distance counts for beside the error, each in standard deviations over the training images: α/β of the
+    paper's α · distance + β · error. Nothing but OOD images could tell a better value than 1."""
+    batch_size: int = 128
+    """Images in a batch, of classifier and autoencoder."""
+    training: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
+    """Of the classifier."""
+    autoencoder: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=100, learning_rate=0.001, optimizer="adam", decay="cosine", weight_decay=0.0
+        )
+    )
+    """Of the autoencoder. Neither paper's is known here: network and schedule are ours."""
+
+    def __post_init__(self) -> None:
+        require_at_least_one(self, "latent_dim", "batch_size")
+        require_positive(self, "distance_weight")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "AEC":
+        """The method with these hyper-parameters; see `AEC`."""
+        return AEC(self, model=model, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "AECConfig":
+        """A narrower latent vector for smaller images, and half the epochs."""
+        adam = Schedule(epochs=50, learning_rate=0.003, optimizer="adam", decay="cosine", weight_decay=0.0)
+        return cls(latent_dim=16, training=Schedule(epochs=50, learning_rate=0.1, decay="cosine"), autoencoder=adam)
+
+
+class AEC(NoBackground):
+    """A classifier by cross-entropy, and an autoencoder of the same images; the background is not looked at.
+
+    Images are scored by the reconstruction error alone, the paper's baseline, and by
+
+        D(E(x)) / σ_D · α + ‖x - x̂‖² / σ_e,        D(z) = ((z - μ)ᵀ Σ⁻¹ (z - μ))^½,
+
+    with mean μ and covariance Σ of the latent vectors E(x) of all training images, whatever their class, and σ the
+    standard deviations over them. The classifier alone says which class, so that all arms have its accuracy.
+
+    The network of the last stage is no `Classifier`: detectors that want logits and features take its `classifier`.
+
+    Args:
+        config: Hyper-parameters.
+        model: The classifier.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown.
+    """
+
+    name = "aec"
+    baseline = "msp"
+
+    def __init__(self, config: AECConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        self.config = config
+        self._model, self._task, self._seed = model, task, seed
+        self.stages = (
+            plain_stage(self._linear, config.training, batch_size=config.batch_size),
+            ImageStage(
+                name="autoencoder",
+                draws="autoencoder",
+                schedule=config.autoencoder,
+                build_model=self._both,
+                objective=ReconstructionObjective,
+                batch_size=config.batch_size,
+                start_from="msp",
+                take_over=load_classifier,
+            ),
+        )
+        self.arms = (
+            plain_arm(),
+            Arm(name="error", label="Autoencoder, error", stage="autoencoder", scorer=by_reconstruction(0.0)),
+            Arm(name="aec", label="AEC", stage="autoencoder", scorer=by_reconstruction(config.distance_weight)),
+        )
+        self._linear()
+
+    def _linear(self) -> Classifier:
+        return initial_model(self._model, self._task, seed=self._seed)
+
+    def _both(self) -> "AutoencodingClassifier":
+        images = self._task.id_train.images
+        autoencoder = Autoencoder(
+            in_channels=images.shape[1],
+            image_size=images.shape[2],
+            latent_dim=self.config.latent_dim,
+            generator=named_generator(self._seed, "initial autoencoder"),
+        )
+        return AutoencodingClassifier(self._linear(), autoencoder)
+
+
+class AutoencodingClassifier(nn.Module):
+    """A trained classifier, kept as it is, and an autoencoder.
+
+    Args:
+        classifier: Says which class.
+        autoencoder: Is trained.
+    """
+
+    def __init__(self, classifier: Classifier, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False)
+        self.autoencoder = autoencoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, K]`."""
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent vectors `[N, d]`, and the mean squared error over the values of each image, `[N]`."""
+        latent, found = self.autoencoder(images)
+        return latent, (found - images).square().flatten(1).mean(dim=1)
+
+
+def load_classifier(model: AutoencodingClassifier, weights: Weights, embed: Embed) -> None:
+    """Take over a trained classifier."""
+    model.classifier.load_state_dict(weights)
+
+
+class ReconstructionObjective(StatelessObjective):
+    """Mean reconstruction error of an `AutoencodingClassifier`, in the units of normalised images."""
+
+    def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean error over the batch, and that of each image."""
+        network.mark_forward_method("reconstruct")  # type: ignore[operator]
+        _, errors = network.reconstruct(batch.images)  # type: ignore[operator]
+        return errors.mean(), errors.detach()
+
+
+def by_reconstruction(distance_weight: float) -> Scorer:
+    """Score by reconstruction error and Mahalanobis distance, fitted to the training images.
+
+    Args:
+        distance_weight: α; 0 for the error alone.
+    """
+
+    def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:
+        latents, errors = reconstructions(network, task.id_train)
+        distance = mahalanobis_distance(latents)
+        error_scale, distance_scale = errors.std(), distance(latents).std()
+
+        def predict(images: ImageSet) -> Prediction:
+            latents, errors = reconstructions(network, images)
+            scores = errors / error_scale + distance_weight * distance(latents) / distance_scale
+            return Prediction(scores=scores, classes=network.logits(images).argmax(dim=1))
+
+        return predict
+
+    return scorer
+
+
+@torch.inference_mode()
+def reconstructions(network: TrainedNetwork, images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Latent vectors `[N, d]` and reconstruction errors `[N]` of images, float64 on the CPU."""
+    module: Any = network.module
+    found = [module.reconstruct(batch) for batch in network.batches(images)]
+    return torch.cat([z.double().cpu() for z, _ in found]), torch.cat([e.double().cpu() for _, e in found])
+
+
+def mahalanobis_distance(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """The distance `[M]` of rows `[M, d]` to the Gaussian of these, not squared.
+
+    Raises:
+        ValueError: If the covariance of the rows is singular.
+    """
+    statistics = GaussianStatistics(rows.shape[1]).partial_fit(rows, torch.zeros(len(rows), dtype=torch.int64))
+    means, scale_tril = statistics.means, statistics.cholesky()
+    return lambda others: (-mahalanobis_logits(others, means, scale_tril)[:, 0]).sqrt()

@@ -1,0 +1,5 @@
+"""Boundary aware learning (Pei et al. 2022): a classifier, then a GAN on its frozen features."""
+
+from fastood.train.methods.bal.method import BALConfig
+
+__all__ = ["BALConfig"]

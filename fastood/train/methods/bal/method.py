@@ -1,0 +1,295 @@
+"""Boundary aware learning (BAL; Pei et al. 2022): a frozen classifier, and a GAN that learns where its features end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fastood.common.config_checks import require_at_least_one, require_choice, require_weight
+from fastood.common.seeding import named_generator
+from fastood.data import DetectionTask, ImageSet
+from fastood.data.images.augment import STD
+from fastood.detectors import ODIN
+from fastood.detectors.bal import BoundaryAwareNetwork, BoundarySettings, FeatureBank, boundary_score
+from fastood.losses import OutlierExposureLoss
+from fastood.models import Classifier, ModelConfig
+from fastood.scores import max_softmax_score
+from fastood.train.arm import Arm, Predict, Prediction, by_logits
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.processes import without_group
+from fastood.train.engine.schedule import Schedule
+from fastood.train.feature_map import FeatureMap
+from fastood.train.method import Stage, StageContext
+from fastood.train.methods.bal.feature_map import boundary_map
+from fastood.train.methods.bal.stage import BoundaryStage
+from fastood.train.methods.config import MethodConfig, Preset, PresetName
+from fastood.train.methods.initial_model import initial_model
+from fastood.train.methods.plain import NoBackground
+from fastood.train.trained_network import TrainedNetwork
+
+ArmName = Literal[
+    "softmax",
+    "odin",
+    "bal",
+    "bal-p2",
+    "bal-t",
+    "bal-ts",
+    "bal-tu",
+    "bal-0.1",
+    "bal-0.3",
+    "bal-0.5",
+    "bal-0.7",
+    "bal-0.9",
+    "bal-uniform",
+    "bal-gaussian",
+    "bal-log-d",
+    "bal-printed",
+    "bal-features",
+    "bal-no-seeking",
+    "bal-projection",
+]
+
+VARIANTS: dict[str, Callable[[BoundarySettings], BoundarySettings]] = {
+    "bal": lambda settings: settings,
+    "bal-t": lambda settings: replace(settings, shuffle=False, uniform=False),
+    "bal-ts": lambda settings: replace(settings, uniform=False),
+    "bal-tu": lambda settings: replace(settings, shuffle=False),
+    "bal-0.1": lambda settings: replace(settings, uniform_weight=0.1),
+    "bal-0.3": lambda settings: replace(settings, uniform_weight=0.3),
+    "bal-0.5": lambda settings: replace(settings, uniform_weight=0.5),
+    "bal-0.7": lambda settings: replace(settings, uniform_weight=0.7),
+    "bal-0.9": lambda settings: replace(settings, uniform_weight=0.9),
+    "bal-uniform": lambda settings: replace(settings, sampling="uniform"),
+    "bal-gaussian": lambda settings: replace(settings, sampling="gaussian"),
+    "bal-log-d": lambda settings: replace(settings, negative_form="log-d"),
+    "bal-printed": lambda settings: replace(settings, axes="features", mode_seeking_weight=0.0),
+    "bal-features": lambda settings: replace(settings, axes="features"),
+    "bal-no-seeking": lambda settings: replace(settings, mode_seeking_weight=0.0),
+    "bal-projection": lambda settings: replace(settings, conditioning="projection"),
+}
+"""What each arm with a GAN of its own changes of the configured settings."""
+
+LABELS: dict[ArmName, str] = {
+    "softmax": "Softmax",
+    "odin": "ODIN",
+    "bal": "BAL",
+    "bal-p2": "BAL, p₂ alone",
+    "bal-t": "BAL (L_t)",
+    "bal-ts": "BAL (L_t + L_s)",
+    "bal-tu": "BAL (L_t + L_u)",
+    "bal-0.1": "BAL, λ_c 0.1",
+    "bal-0.3": "BAL, λ_c 0.3",
+    "bal-0.5": "BAL, λ_c 0.5",
+    "bal-0.7": "BAL, λ_c 0.7",
+    "bal-0.9": "BAL, λ_c 0.9",
+    "bal-uniform": "BAL, uniform",
+    "bal-gaussian": "BAL, Gaussian",
+    "bal-log-d": "BAL, log D",
+    "bal-printed": "BAL as printed",
+    "bal-features": "BAL, box and steps along the features",
+    "bal-no-seeking": "BAL, no mode seeking",
+    "bal-projection": "BAL, labels by projection",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BALConfig(MethodConfig):
+    """A classifier trained without background, then BAL on its features.
+
+    Example:
+        >>> BALConfig(odin_temperature=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: odin_temperature must be above 0, got 0
+    """
+
+    name: ClassVar[str] = "bal"
+    summary: ClassVar[str] = "boundary aware learning: a GAN in the feature space of a frozen classifier (Pei 2022)"
+    ignores_background: ClassVar[bool] = True
+
+    arms: tuple[ArmName, ...] = ("softmax", "odin", "bal")
+    """What to judge, all on one classifier. softmax: its largest softmax. odin: with temperature, of moved inputs.
+    bal: softmax times discriminator. bal-p2: the discriminator of bal alone. Those that follow have a GAN of their own,
+    with one setting changed. bal-t, bal-ts, bal-tu: the losses L_t, L_t + L_s and L_t + L_u of table 1 in place of all
+    three. bal-0.1 … bal-0.9: λ_c of table 2. bal-uniform, bal-gaussian: the two kinds of trivial features of table 3.
+    bal-log-d: equations 8 and 9 as printed, but bounded. bal-printed: neither principal axes nor mode seeking;
+    bal-features, bal-no-seeking: without the one or the other. bal-projection: a discriminator whose logits have no
+    bound."""
+    boundary: BoundarySettings = field(default_factory=BoundarySettings)
+    """The GAN and its losses. Three settings are ours in every preset, paper included: principal axes, mode seeking,
+    and -log(1 - D) for the log D that equations 8 and 9 print. Arm bal-printed has neither of the first two."""
+    batch_size: int = 128
+    """Images in a batch of the classifier's training."""
+    pretrain: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=300, learning_rate=0.001, optimizer="adam", decay_every=None, weight_decay=0.0
+        )
+    )
+    """Training of the classifier. The paper says Adam and 300 epochs; the step size is Adam's usual one."""
+    odin_temperature: float = 10.0
+    """ODIN's temperature T; that of the paper's table 4."""
+    odin_epsilon: float = 5e-4
+    """ODIN's step ε, of images in [0, 1]; that of the paper's table 4."""
+
+    def __post_init__(self) -> None:
+        require_choice(self, arms=ArmName)
+        require_at_least_one(self, "batch_size")
+        require_weight(self, "odin_epsilon")
+        if not self.odin_temperature > 0:
+            raise ValueError(f"odin_temperature must be above 0, got {self.odin_temperature}")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "BAL":
+        """The method with these hyper-parameters; see `BAL`."""
+        return BAL(self, model=model, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "BALConfig":
+        """Fewer, larger steps for the classifier."""
+        return cls(
+            pretrain=Schedule(epochs=50, learning_rate=0.005, optimizer="adam", decay="cosine", weight_decay=0.0),
+        )
+
+    @classmethod
+    def presets(cls) -> dict[PresetName, Preset]:
+        """The paper's network for MNIST and its like is ResNet-18."""
+        paper = replace(super().presets()["paper"], model=ModelConfig(name="resnet-18", dropout=0.0))
+        return {**super().presets(), "paper": paper}
+
+
+class BAL(NoBackground):
+    """Train a classifier, freeze it, and train discriminators on its features, one for each arm that needs its own.
+
+    Every GAN begins with the same draws, and of one shape with the same weights. The background is not looked at.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown.
+    """
+
+    name = "bal"
+
+    def __init__(self, config: BALConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        self.config = config
+        self._model = model
+        self._task = task
+        self._seed = seed
+        self._bank: FeatureBank | None = None
+        self.baseline: str = "softmax" if "softmax" in config.arms else config.arms[0]
+        self.arms = tuple(self._arm(arm) for arm in config.arms)
+        gans = dict.fromkeys(arm.stage for arm in self.arms if arm.stage != "pretrain")
+        self.stages: tuple[Stage, ...] = (self._pretrain(), *(self._boundary(name) for name in gans))
+        self._classifier()
+
+    def _classifier(self) -> Classifier:
+        return initial_model(self._model, self._task, seed=self._seed)
+
+    def _pretrain(self) -> ImageStage:
+        return ImageStage(
+            name="pretrain",
+            draws="pretrain",
+            schedule=self.config.pretrain,
+            build_model=self._classifier,
+            objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
+            batch_size=self.config.batch_size,
+        )
+
+    def _boundary(self, name: str) -> BoundaryStage:
+        settings = VARIANTS[name](self.config.boundary)
+
+        def network() -> BoundaryAwareNetwork:
+            draws = named_generator(self._seed, "initial gan")
+            return BoundaryAwareNetwork(self._classifier(), self._task.num_classes, settings, generator=draws)
+
+        return BoundaryStage(name=name, settings=settings, build_network=network, bank_of=self._bank_of)
+
+    def _bank_of(self, classifier: Classifier, context: StageContext) -> FeatureBank:
+        """Features of the training images, computed once: every GAN stands on the same classifier."""
+        if self._bank is None:
+            fabric = without_group(context.fabric, precision=context.precision)
+            trained = TrainedNetwork(classifier, augment=context.augment, fabric=fabric)
+            images = context.task.id_train
+            self._bank = FeatureBank(trained.features(images), images.labels).to(context.fabric.device)
+        return self._bank
+
+    def _arm(self, name: ArmName) -> Arm:
+        stage, scorer = {
+            "softmax": ("pretrain", by_logits(max_softmax_score)),
+            "odin": ("pretrain", self._by_odin),
+            "bal-p2": ("bal", _by_discriminator),
+        }.get(name, (name, _by_boundary))
+        shows = name in VARIANTS
+        return Arm(
+            name=name,
+            label=LABELS[name],
+            stage=stage,
+            scorer=scorer,
+            feature_map=partial(self._map, VARIANTS[name](self.config.boundary)) if shows else None,
+        )
+
+    def _map(self, settings: BoundarySettings, network: TrainedNetwork, task: DetectionTask) -> FeatureMap:
+        model = network.module
+        assert isinstance(model, BoundaryAwareNetwork)
+        return boundary_map(network, model, task, settings, seed=self._seed)
+
+    def _by_odin(self, network: TrainedNetwork, task: DetectionTask) -> Predict:
+        """Score by ODIN with the configured temperature and step, which no test image has chosen."""
+        channels = task.id_train.images.shape[1]
+        detector = ODIN(
+            network,
+            temperature=self.config.odin_temperature,
+            epsilon=self.config.odin_epsilon,
+            input_std=[STD] * channels,
+        )
+
+        def predict(images: ImageSet) -> Prediction:
+            scores, classes = [], []
+            for inputs in network.batches(images):
+                inputs.requires_grad_()
+                logits = network(inputs)
+                moved = detector.moved(inputs, logits)
+                with torch.no_grad():
+                    scores.append(detector.score_logits(network(moved)).cpu())
+                classes.append(logits.argmax(dim=1).cpu())
+            return Prediction(scores=torch.cat(scores), classes=torch.cat(classes))
+
+        return predict
+
+
+def _by_boundary(network: TrainedNetwork, task: DetectionTask) -> Predict:
+    """Score by softmax and discriminator, p₁ · p₂."""
+
+    def predict(images: ImageSet) -> Prediction:
+        logits, of_discriminator = _outputs(network, images)
+        return Prediction(scores=boundary_score(logits, of_discriminator), classes=logits.argmax(dim=1))
+
+    return predict
+
+
+def _by_discriminator(network: TrainedNetwork, task: DetectionTask) -> Predict:
+    """Score by the discriminator alone."""
+
+    def predict(images: ImageSet) -> Prediction:
+        logits, of_discriminator = _outputs(network, images)
+        return Prediction(scores=-of_discriminator.double(), classes=logits.argmax(dim=1))
+
+    return predict
+
+
+def _outputs(network: TrainedNetwork, images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Logits of the classifier, and of the discriminator under the likeliest class; on the CPU."""
+    outputs = network.outputs(images)
+    discriminator = network.module.get_submodule("discriminator")
+    classes = outputs.logits.argmax(dim=1)
+    with torch.inference_mode():
+        parts = zip(torch.split(outputs.features, 8192), torch.split(classes, 8192), strict=True)
+        found = [discriminator(rows.to(network.device), under.to(network.device)).cpu() for rows, under in parts]
+    return outputs.logits, torch.cat(found)

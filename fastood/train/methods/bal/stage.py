@@ -1,0 +1,150 @@
+"""The stage of BAL: a GAN trained on the features of a frozen classifier, with the run's loop and checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fastood.common.seeding import named_generator
+from fastood.detectors.bal import BoundaryAwareNetwork, BoundaryLosses, BoundarySettings, BoundaryTraining, FeatureBank
+from fastood.detectors.bal.coverage import generator_coverage
+from fastood.models import Classifier
+from fastood.train.engine.failure import LinAlgError, NonFiniteLossError
+from fastood.train.method import Embed, StageContext, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryStage:
+    """Training of discriminator and generator; the classifier stays as `pretrain` left it, to the bit."""
+
+    name: str
+    """Name in checkpoints, progress bars and TensorBoard."""
+    settings: BoundarySettings
+    """Hyper-parameters."""
+    build_network: Callable[[], BoundaryAwareNetwork]
+    """Makes classifier and GAN with the run's initial weights, the same at each call."""
+    bank_of: Callable[[Classifier, StageContext], FeatureBank]
+    """Features of the training images, on the run's device."""
+    draws: str = "boundary"
+    """Name of the random draws; every stage sees the same batches."""
+    start_from: str | None = "pretrain"
+    """Stage of the classifier."""
+    needs: tuple[str, ...] = ()
+    """No other stage."""
+
+    def build_model(self) -> BoundaryAwareNetwork:
+        """Makes the network with the run's initial weights, the same at each call."""
+        return self.build_network()
+
+    def take_over(self, model: BoundaryAwareNetwork, weights: Weights, embed: Embed) -> None:
+        """Puts the trained classifier in."""
+        model.classifier.load_state_dict(weights)
+
+    def begin(self, model: BoundaryAwareNetwork, context: StageContext) -> "BoundaryStageRun":
+        """Start with a network that holds the trained classifier."""
+        return BoundaryStageRun(self, model, context)
+
+
+class BoundaryStageRun:
+    """A `BoundaryStage` in progress; the GAN computes in float32 whatever the run's precision.
+
+    Several processes each take every step, from the same draws, and the first one's networks are kept: a step of some
+    64 features is over sooner than its gradients were exchanged.
+
+    Args:
+        stage: What to run.
+        model: Holds the trained classifier; its GAN is trained in place.
+        context: Images, device and seed of the run.
+    """
+
+    def __init__(self, stage: BoundaryStage, model: BoundaryAwareNetwork, context: StageContext) -> None:
+        self.stage = stage
+        self.name, self.draws, self.context = stage.name, stage.draws, context
+        self.model = model.to(context.fabric.device)
+        self.step = 0
+        self.total_steps = stage.settings.steps
+        self.steps_per_epoch: int | None = None
+        self.images_per_step = 0
+        self.learning_rate: float | None = None
+        self._losses: BoundaryLosses | None = None
+
+    @cached_property
+    def training(self) -> BoundaryTraining:
+        """Made when a step is due: a stage that is through needs no features."""
+        return BoundaryTraining(
+            self.stage.bank_of(self.model.classifier, self.context),
+            discriminator=self.model.discriminator,
+            generator=self.model.generator,
+            settings=self.stage.settings,
+            draws=named_generator(self.context.seed, self.draws),
+        )
+
+    def train_step(self) -> float:
+        """One batch for both networks.
+
+        Returns:
+            The discriminator's loss.
+
+        Raises:
+            NonFiniteLossError: If a loss is NaN or infinite, or the features of the classifier allow no GAN. If it is
+                the generator's loss, the discriminator has moved.
+        """
+        try:
+            self._losses = self.training.step()
+        except (FloatingPointError, ValueError, LinAlgError) as error:
+            raise NonFiniteLossError(self._describe(str(error))) from None
+        self.step += 1
+        return self._losses.discriminator
+
+    def take_answers(self) -> tuple[int, int]:
+        """Return no answers: the classifier trains no more."""
+        return 0, 0
+
+    def scalars(self) -> dict[str, float]:
+        """What the generator's losses were and, at the end, how much of the training features it reaches."""
+        if self._losses is None:
+            return {}
+        found = {"generator_loss": self._losses.generator, "nearest_distance": self._losses.nearest}
+        if self.step == self.total_steps:
+            draws = named_generator(self.context.seed, self.draws, "coverage")
+            reached = generator_coverage(self.model.generator, self.training.bank, draws=draws)
+            found |= {"generator_coverage": reached.coverage, "generator_spread": reached.spread}
+        return found
+
+    def require_finite_weights(self) -> None:
+        """Raise `NonFiniteLossError` if a parameter is NaN or infinite."""
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise NonFiniteLossError(self._describe(f"{name} is not finite"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on exactly as this one would."""
+        return {
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "model": self.model.state_dict(),
+            "training": self.training.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: If it is of a stage of another length.
+        """
+        if state["total_steps"] != self.total_steps:
+            raise ValueError(
+                f"the checkpoint of stage {self.name!r} must be of {self.total_steps} steps, got {state['total_steps']}"
+            )
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.step < self.total_steps:
+            self.training.load_state_dict(state["training"])
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def _describe(self, problem: str) -> str:
+        return f"stage {self.name!r}, step {self.step} of {self.total_steps}: {problem}"

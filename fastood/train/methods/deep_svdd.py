@@ -1,0 +1,221 @@
+"""Deep SVDD (Ruff et al. 2018): a network for each class that knows no other; Mohseni et al. 2020 compare with it."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastood.common.config_checks import require_at_least_one, require_choice
+from fastood.common.seeding import named_generator
+from fastood.data import Augment, DetectionTask, ImageSet
+from fastood.losses.deep_svdd import DeepSVDDLoss
+from fastood.models import ModelConfig
+from fastood.models.one_class import OneClassLeNet
+from fastood.train.arm import Arm, Predict, Prediction, Scorer
+from fastood.train.engine.image_stage import ImageStage, ImageStageRun
+from fastood.train.engine.objective import Batch, StatelessObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.method import StageContext
+from fastood.train.methods.config import MethodConfig, Preset, PresetName
+from fastood.train.methods.plain import NoBackground
+from fastood.train.trained_network import TrainedNetwork
+
+Boundary = Literal["hard", "soft"]
+OTHERS = "other classes"
+"""The one OOD set of every arm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSVDDConfig(MethodConfig):
+    """One-class networks; the defaults are the authors' for MNIST.
+
+    Example:
+        >>> DeepSVDDConfig(nu=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: nu (ν) must be in (0, 1], got 0
+    """
+
+    name: ClassVar[str] = "deep-svdd"
+    summary: ClassVar[str] = "one class against the others, for each class (Ruff 2018, in Mohseni 2020)"
+    ignores_background: ClassVar[bool] = True
+
+    boundary: Boundary = "hard"
+    """hard: the mean distance to the centre (eq. 4), the authors' One-Class Deep SVDD; soft: a sphere that may leave a
+    share ν of the images outside (eq. 3), its radius solved for on every batch."""
+    nu: float = 0.1
+    """soft: share ν of the training images that may lie outside, in (0, 1]."""
+    widths: tuple[int, ...] = (8, 4)
+    """Channels of the 5×5 convolutions. The authors take 8, 4 for MNIST and 32, 64, 128 for CIFAR-10."""
+    feature_dim: int = 32
+    """Width of the features; 128 for CIFAR-10."""
+    batch_size: int = 200
+    """Images in a batch."""
+    training: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=150,
+            learning_rate=1e-4,
+            optimizer="adam",
+            decay="milestones",
+            milestones=(1 / 3,),
+            weight_decay=0.5e-6,
+        )
+    )
+    """For each class."""
+
+    def __post_init__(self) -> None:
+        require_choice(self, boundary=Boundary)
+        if not 0 < self.nu <= 1:
+            raise ValueError(f"nu (ν) must be in (0, 1], got {self.nu}")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must be one or more, each at least 1, got {self.widths}")
+        require_at_least_one(self, "feature_dim", "batch_size")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "DeepSVDD":
+        """The method with these hyper-parameters; see `DeepSVDD`. The network's name is not looked at."""
+        return DeepSVDD(self, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "DeepSVDDConfig":
+        """Larger steps, as a class has 120 images in the place of 6000."""
+        training = Schedule(epochs=100, learning_rate=1e-3, optimizer="adam", decay_every=None, weight_decay=0.5e-6)
+        return cls(batch_size=32, training=training)
+
+    @classmethod
+    def presets(cls) -> dict[PresetName, Preset]:
+        """Images are not augmented; the paper's preset has the authors' network for CIFAR-10."""
+        presets = super().presets()
+        embedded = replace(presets["embedded"], augment=Augment(padding=0))
+        method = cls(widths=(32, 64, 128), feature_dim=128)
+        return {"embedded": embedded, "paper": replace(presets["paper"], method=method, augment=Augment(padding=0))}
+
+
+class DeepSVDD(NoBackground):
+    """A network and an arm for each class, trained on its images alone and judged by the test images of all.
+
+    An arm's in-distribution images are those of its class, its only OOD set is the test images of the other classes;
+    the run's own OOD sets and background are not looked at. Its "accuracy" is 1 and means nothing: there is one class.
+    Papers print the mean of the AUROC over the arms.
+
+    Ambiguities and what is done here:
+        - The centre is the mean of the features that the initial network, in evaluation mode, gives the training
+          images, as in the authors' code; BatchNorm has seen no image then.
+        - The authors begin with the weights of an autoencoder trained on the class; here with random ones.
+        - They normalise contrast by the image (global contrast normalisation) and scale by the extremes of the class;
+          here images are normalised as for every method.
+        - For the soft boundary they solve for R on every batch after ten epochs; here from the first.
+
+    Args:
+        config: Hyper-parameters.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If images are too small for the network.
+    """
+
+    name = "deep-svdd"
+    baseline = None
+
+    def __init__(self, config: DeepSVDDConfig, *, task: DetectionTask, seed: int) -> None:
+        self.config = config
+        self._task, self._seed = task, seed
+        self.stages = tuple(self._stage(label) for label in range(task.num_classes))
+        self.arms = tuple(
+            Arm(
+                name=stage.name,
+                label=class_name,
+                stage=stage.name,
+                scorer=by_distance(label),
+                view=partial(one_against_rest, label),
+            )
+            for label, (stage, class_name) in enumerate(zip(self.stages, task.id_train.class_names, strict=True))
+        )
+        self._network(0)
+
+    def _network(self, label: int) -> OneClassLeNet:
+        images = self._task.id_train.images
+        return OneClassLeNet(
+            in_channels=images.shape[1],
+            image_size=images.shape[2],
+            widths=self.config.widths,
+            feature_dim=self.config.feature_dim,
+            generator=named_generator(self._seed, "initial weights", str(label)),
+        )
+
+    def _stage(self, label: int) -> "OneClassStage":
+        nu = self.config.nu if self.config.boundary == "soft" else None
+        return OneClassStage(
+            name=f"class-{label}",
+            draws=f"class-{label}",
+            schedule=self.config.training,
+            build_model=partial(self._network, label),
+            objective=lambda: DeepSVDDObjective(DeepSVDDLoss(nu)),
+            batch_size=self.config.batch_size,
+            id_index=(self._task.id_train.labels == label).nonzero().flatten(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneClassStage(ImageStage):
+    """An `ImageStage` that begins with the sphere around its images."""
+
+    def begin(self, model: Any, context: StageContext) -> ImageStageRun:
+        """Start with the centre at the mean of the features; a checkpoint that is loaded then brings its own."""
+        images = context.task.id_train
+        if self.id_index is not None:
+            images = images.subset(self.id_index)
+        initial = TrainedNetwork(model, augment=context.augment, fabric=context.fabric)
+        model.head.fit(initial.features(images).to(context.fabric.device))
+        return super().begin(model, context)
+
+
+class DeepSVDDObjective(StatelessObjective):
+    """`DeepSVDDLoss` of a network that puts out distances; its head keeps the radius.
+
+    Args:
+        loss: Hard or soft.
+    """
+
+    def __init__(self, loss: DeepSVDDLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of the network's distances, at the radius that is best for them."""
+        distances = network(batch.images)
+        radius: Any = network.head.radius  # type: ignore[union-attr]
+        if self.loss.nu is not None:
+            radius.copy_(self.loss.radius_of(distances))
+        return self.loss.with_per_sample(distances, radius)
+
+
+def one_against_rest(label: int, task: DetectionTask) -> DetectionTask:
+    """The task of telling the images of one class from those of all other classes."""
+
+    def of_class(images: ImageSet) -> ImageSet:
+        return images.subset((images.labels == label).nonzero().flatten())
+
+    rest = task.id_test.subset((task.id_test.labels != label).nonzero().flatten(), name=OTHERS)
+    others = replace(rest, labels=torch.full_like(rest.labels, -1), class_names=())
+    return replace(task, id_train=of_class(task.id_train), id_test=of_class(task.id_test), ood={OTHERS: others})
+
+
+def by_distance(label: int) -> Scorer:
+    """Score by the squared distance to the centre less R²; every image is said to be of the one class.
+
+    Args:
+        label: The class.
+    """
+
+    def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:
+        radius: Any = network.module.head.radius  # type: ignore[union-attr]
+
+        def predict(images: ImageSet) -> Prediction:
+            scores = network.logits(images).double() - float(radius) ** 2
+            return Prediction(scores=scores, classes=torch.full((len(images),), label))
+
+        return predict
+
+    return scorer

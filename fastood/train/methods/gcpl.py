@@ -1,0 +1,159 @@
+"""Generalised convolutional prototype learning (GCPL; Yang et al. 2018), as Pei et al. 2022 compare with it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastood.common.config_checks import require_at_least_one, require_weight
+from fastood.common.seeding import named_generator
+from fastood.data import DetectionTask, ImageSet
+from fastood.heads import PrototypeHead
+from fastood.losses import OutlierExposureLoss, PrototypeLoss
+from fastood.models import Classifier, ModelConfig
+from fastood.scores import max_softmax_score
+from fastood.train.arm import Arm, Predict, Prediction, by_logits
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.objective import Batch, StatelessObjective, forward_outputs
+from fastood.train.engine.schedule import Schedule
+from fastood.train.methods.config import MethodConfig
+from fastood.train.methods.initial_model import initial_model
+from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.trained_network import TrainedNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class GCPLConfig(MethodConfig):
+    """Prototypes in the place of a linear head.
+
+    Example:
+        >>> GCPLConfig(gamma=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: gamma (γ) must be finite and above 0, got 0
+    """
+
+    name: ClassVar[str] = "gcpl"
+    summary: ClassVar[str] = "convolutional prototypes: distances instead of logits (Yang 2018, as in Pei 2022)"
+    ignores_background: ClassVar[bool] = True
+
+    per_class: int = 1
+    """Prototypes of each class; one in the authors' code."""
+    gamma: float = 1.0
+    """Hardness γ of the assignment to prototypes; that of the authors' code."""
+    prototype_weight: float = 0.01
+    """Weight λ of the prototype loss; that of Pei et al. 2022, section 5.2."""
+    batch_size: int = 128
+    """Images in a batch."""
+    training: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=300, learning_rate=0.001, optimizer="adam", decay_every=None, weight_decay=0.0
+        )
+    )
+    """For both arms. Pei et al. 2022 state Adam and 300 epochs; the step size is that of the authors of Yang et al."""
+
+    def __post_init__(self) -> None:
+        require_at_least_one(self, "per_class", "batch_size")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma (γ) must be finite and above 0, got {self.gamma}")
+        require_weight(self, "prototype_weight")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "GCPL":
+        """The method with these hyper-parameters; see `GCPL`."""
+        return GCPL(self, model=model, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "GCPLConfig":
+        """Fewer, larger steps: distances mean nothing before features have come close to their prototypes."""
+        return cls(training=Schedule(epochs=50, learning_rate=0.01, optimizer="adam", decay="cosine", weight_decay=0.0))
+
+
+class GCPL(NoBackground):
+    """Cross-entropy of a linear head, and of prototypes on the same budget; the background is not looked at.
+
+    The network with prototypes is judged twice, by the two rejections of Yang et al. 2018: by the distance to the
+    nearest prototype, and by the probability of the most likely class. Pei et al. 2022 do not say which of the two
+    their table has.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown.
+    """
+
+    name = "gcpl"
+    baseline = "msp"
+
+    def __init__(self, config: GCPLConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        self.config = config
+        self._model, self._task, self._seed = model, task, seed
+        self.stages = (
+            plain_stage(self._linear, config.training, batch_size=config.batch_size),
+            ImageStage(
+                name="gcpl",
+                draws="training",
+                schedule=config.training,
+                build_model=self._prototypes,
+                objective=lambda: GCPLObjective(config.prototype_weight),
+                batch_size=config.batch_size,
+            ),
+        )
+        self.arms = (
+            plain_arm(),
+            Arm(name="gcpl", label="GCPL, distance", stage="gcpl", scorer=by_nearest_prototype),
+            Arm(name="gcpl-softmax", label="GCPL, softmax", stage="gcpl", scorer=by_logits(max_softmax_score)),
+        )
+        self._prototypes()
+
+    def _linear(self) -> Classifier:
+        return initial_model(self._model, self._task, seed=self._seed)
+
+    def _prototypes(self) -> Classifier:
+        model = self._linear()
+        model.head = PrototypeHead(
+            model.feature_dim,
+            self._task.num_classes,
+            per_class=self.config.per_class,
+            gamma=self.config.gamma,
+            generator=named_generator(self._seed, "initial head"),
+        )
+        return model
+
+
+class GCPLObjective(StatelessObjective):
+    """Distance-based cross-entropy + λ · prototype loss, of a network whose head is a `PrototypeHead`.
+
+    Args:
+        weight: λ.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.cross_entropy = OutlierExposureLoss(weight=0.0)
+        self.prototype = PrototypeLoss()
+
+    def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of the network's logits and features."""
+        logits, features = forward_outputs(network, batch.images)
+        loss, per_sample = self.cross_entropy.with_per_sample(logits, batch.labels, batch.importance)
+        pull, distance = self.prototype.with_per_sample(features, network.head.prototypes, batch.labels)  # type: ignore[union-attr, arg-type]
+        return loss + self.weight * pull, per_sample + self.weight * distance
+
+
+def by_nearest_prototype(network: TrainedNetwork, task: DetectionTask) -> Predict:
+    """Score by the squared distance to the nearest prototype, whose class is the prediction."""
+    head = network.module.head
+    assert isinstance(head, PrototypeHead)
+
+    @torch.inference_mode()
+    def predict(images: ImageSet) -> Prediction:
+        distances = head.distances(network.features(images).to(network.device)).amin(dim=2).cpu()
+        return Prediction(scores=distances.amin(dim=1).double(), classes=distances.argmin(dim=1))
+
+    return predict

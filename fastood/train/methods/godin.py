@@ -1,0 +1,208 @@
+"""Generalised ODIN: a decomposed confidence, and inputs moved by a step that in-distribution images alone decide."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fastood.common.config_checks import require_at_least_one, require_choice
+from fastood.common.seeding import named_generator
+from fastood.data import DetectionTask, ImageSet
+from fastood.data.images.augment import STD
+from fastood.data.splits import stratified_split
+from fastood.detectors.perturbation import perturbed
+from fastood.heads.decomposed_confidence import DecomposedConfidenceHead, Similarity
+from fastood.losses import OutlierExposureLoss
+from fastood.models import Classifier, ModelConfig
+from fastood.train.arm import Arm, Predict, Prediction, Scorer
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.methods.config import MethodConfig, Preset, PresetName
+from fastood.train.methods.initial_model import initial_model
+from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.trained_network import TrainedNetwork
+
+Confidence = Literal["h", "g"]
+VARIANTS: dict[Similarity, str] = {"inner": "DeConf-I", "euclidean": "DeConf-E", "cosine": "DeConf-C"}
+"""The paper's names of the networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GODINConfig(MethodConfig):
+    """Decomposed confidence.
+
+    The schedule is that of public rebuilds of the paper: 0.1, a tenth of it after half and three quarters of the
+    training, no weight decay for h.
+
+    Example:
+        >>> GODINConfig(magnitudes=(0.01, -0.02))
+        Traceback (most recent call last):
+        ...
+        ValueError: magnitudes (ε) must be finite and at least 0, got 0.01, -0.02
+    """
+
+    name: ClassVar[str] = "godin"
+    summary: ClassVar[str] = "generalised ODIN: logits h/g, scored by h or g, ε from in-distribution alone (Hsu 2020)"
+    ignores_background: ClassVar[bool] = True
+
+    similarities: tuple[Similarity, ...] = ("cosine",)
+    """Networks to train. inner: h is a linear layer, DeConf-I; euclidean: a negative squared distance, DeConf-E;
+    cosine: a cosine, DeConf-C, with which the paper goes on."""
+    confidences: tuple[Confidence, ...] = ("h",)
+    """Scores of each network, an arm each. h: the largest class score; g: the denominator of the logits. Nothing in the
+    training tells g which way to go, as a small one makes logits of the right class large: look at it first."""
+    magnitudes: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+    """Steps ε to choose from, in units of a pixel range of [0, 1]: the one at which the confidence of held-out
+    in-distribution images is highest on average. A single one is taken as it is, 0 for no step."""
+    validation_fraction: float = 0.1
+    """Share of every class that no arm trains on where there is an ε to choose, in (0, 1)."""
+    batch_size: int = 128
+    """Images in a batch."""
+    training: Schedule = field(
+        default_factory=lambda: Schedule(epochs=200, learning_rate=0.1, decay="milestones", milestones=(0.5, 0.75))
+    )
+    """For every arm."""
+
+    def __post_init__(self) -> None:
+        require_choice(self, similarities=Similarity, confidences=Confidence)
+        if not self.magnitudes:
+            raise ValueError("magnitudes (ε) must have at least one value, got none")
+        if not all(0 <= epsilon < math.inf for epsilon in self.magnitudes):
+            got = ", ".join(map(str, self.magnitudes))
+            raise ValueError(f"magnitudes (ε) must be finite and at least 0, got {got}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction}")
+        require_at_least_one(self, "batch_size")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "GODIN":
+        """The method with these hyper-parameters; see `GODIN`."""
+        return GODIN(self, model=model, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "GODINConfig":
+        """Fewer epochs of smaller batches, and smaller steps: at 0.1 g may end at 1, where logits are cosines alone."""
+        training = Schedule(epochs=60, learning_rate=0.03, decay="milestones", milestones=(0.5, 0.75))
+        return cls(batch_size=64, training=training)
+
+    @classmethod
+    def presets(cls) -> dict[PresetName, Preset]:
+        """The largest of the paper's networks is WRN-28-10."""
+        paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-28-10", dropout=0.0))
+        return {**super().presets(), "paper": paper}
+
+
+class GODIN(NoBackground):
+    """Cross-entropy of a linear head, and of `DecomposedConfidenceHead` on the same budget and the same images.
+
+    The background is not looked at; nor are the OOD sets before the test. The in-distribution images that choose ε are
+    held out of the training set, of the plain arm as well. It is the arm's own confidence that ε is to raise: an arm
+    has an ε of its own.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown, or a class has too few images to hold one out.
+    """
+
+    name = "godin"
+    baseline = "msp"
+
+    def __init__(self, config: GODINConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        self.config = config
+        self._model, self._task, self._seed = model, task, seed
+        kept = held_out = torch.arange(len(task.id_train))
+        if len(config.magnitudes) > 1:
+            generator = named_generator(seed, "validation")
+            kept, held_out = stratified_split(task.id_train.labels, config.validation_fraction, generator=generator)
+        self.stages = (
+            plain_stage(self._linear, config.training, batch_size=config.batch_size, id_index=kept),
+            *(self._stage(similarity, kept) for similarity in config.similarities),
+        )
+        self.arms = (
+            plain_arm(),
+            *(
+                Arm(
+                    name=f"{similarity}-{confidence}",
+                    label=f"{VARIANTS[similarity]}, {confidence}",
+                    stage=similarity,
+                    scorer=by_confidence(confidence, config.magnitudes, held_out),
+                )
+                for similarity in config.similarities
+                for confidence in config.confidences
+            ),
+        )
+        self._linear()
+
+    def _linear(self) -> Classifier:
+        return initial_model(self._model, self._task, seed=self._seed)
+
+    def _decomposed(self, similarity: Similarity) -> Classifier:
+        model = self._linear()
+        model.head = DecomposedConfidenceHead(
+            model.feature_dim,
+            self._task.num_classes,
+            similarity=similarity,
+            generator=named_generator(self._seed, "initial head"),
+        )
+        return model
+
+    def _stage(self, similarity: Similarity, kept: Tensor) -> ImageStage:
+        return ImageStage(
+            name=similarity,
+            draws="training",
+            schedule=self.config.training,
+            build_model=partial(self._decomposed, similarity),
+            objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
+            batch_size=self.config.batch_size,
+            id_index=kept,
+        )
+
+
+def by_confidence(confidence: Confidence, magnitudes: Sequence[float], held_out: Tensor) -> Scorer:
+    """Score by h or g of inputs moved towards more of it; classify by the images as they are.
+
+    Args:
+        confidence: "h" or "g".
+        magnitudes: Steps ε to choose from.
+        held_out: In-distribution training images that decide, int64 `[n]`.
+    """
+
+    def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:
+        def ranks(inputs: Tensor) -> Tensor:
+            features = network.module.features(inputs)  # type: ignore[operator]
+            head = network.module.head
+            assert isinstance(head, DecomposedConfidenceHead)
+            return head.class_scores(features).amax(dim=1) if confidence == "h" else head.gate_logits(features)
+
+        def average(epsilon: float) -> float:
+            scores = [moved(inputs, ranks, epsilon) for inputs in network.batches(task.id_train.subset(held_out))]
+            values = torch.cat(scores).double()
+            return float((values if confidence == "h" else values.sigmoid()).mean())
+
+        # Of equally good ones the first.
+        epsilon = magnitudes[0] if len(magnitudes) == 1 else max(magnitudes, key=average)
+
+        def predict(images: ImageSet) -> Prediction:
+            found = [moved(inputs, ranks, epsilon).double().cpu() for inputs in network.batches(images)]
+            return Prediction(scores=-torch.cat(found), classes=network.logits(images).argmax(dim=1))
+
+        return predict
+
+    return scorer
+
+
+def moved(inputs: Tensor, confidence: Callable[[Tensor], Tensor], epsilon: float) -> Tensor:
+    """Confidence `[N]` of inputs after a step ε up its slope."""
+    if epsilon > 0:
+        inputs = perturbed(inputs, lambda x: -confidence(x), epsilon, input_std=[STD] * inputs.shape[1])
+    with torch.inference_mode():
+        return confidence(inputs)

@@ -1,0 +1,266 @@
+"""Outlier exposure and its kin: fine-tuning with none, a random part, learnt choices, or all of the background."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastood.common.config_checks import require_arm, require_at_least_one, require_choice
+from fastood.common.seeding import named_generator
+from fastood.data import DetectionTask
+from fastood.losses import OutlierExposureLoss
+from fastood.models import Classifier, ModelConfig
+from fastood.models.classifier import initialize
+from fastood.samplers import BackgroundPool
+from fastood.train.arm import Arm
+from fastood.train.engine.background import SubsetBackground
+from fastood.train.engine.failure import StageFailedError
+from fastood.train.engine.image_stage import ImageStage, NormMode
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.method import LearntPool
+from fastood.train.methods.config import MethodConfig
+from fastood.train.methods.initial_model import initial_model
+from fastood.train.methods.outlier_losses import OutlierLossConfig
+from fastood.train.methods.pool_weights import require_same_background
+
+BackgroundPart = Literal["none", "random", "resampled", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureConfig(MethodConfig):
+    """Fine-tuning a network with an outlier loss, once for every part of the background that is asked for."""
+
+    backgrounds: tuple[BackgroundPart, ...] = ("none", "full")
+    """Parts of the background to train with, an arm each. none: no background at all, for as many steps; random: each
+    image with probability γ; resampled: by learnt weights, of which `pool_weights` is the file; full: all."""
+    sample_rate: float = 0.1
+    """Sample rate γ: share of the background that the random and the resampled arm keep, in (0, 1].
+    The tables of Li & Vasconcelos 2020 have 0.1, its section 5.4 also 0.01."""
+    pool_weights: Path | None = None
+    """Learnt weights, pool.safetensors of a run of `resample` on the same background in the same order: transfer to
+    another network, loss or in-distribution set (Li & Vasconcelos 2020, section 5.5)."""
+    loss: OutlierLossConfig = field(default_factory=OutlierLossConfig)
+    """The outlier loss of the fine-tuning."""
+    batch_size: int = 128
+    """In-distribution images in a batch."""
+    background_batch_size: int = 128
+    """Background images beside them."""
+    pretrain: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
+    """Training on the in-distribution images alone, from which every arm starts."""
+    finetune: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001))
+    """Training with background images, for every arm alike."""
+    batch_norm: NormMode = "eval"
+    """BatchNorm after pre-training, in every arm: "eval" keeps the in-distribution statistics, "train" learns those of
+    what the arm sees."""
+    dropout: bool = False
+    """Dropout after pre-training, in every arm."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate (γ) must be in (0, 1], got {self.sample_rate}")
+        require_choice(self, backgrounds=BackgroundPart, batch_norm=NormMode)
+        require_at_least_one(self, "batch_size", "background_batch_size")
+
+    @property
+    def needs_background(self) -> bool:
+        """Tell whether an arm other than none is trained."""
+        return set(self.backgrounds) != {"none"}
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Exposure":
+        """The method with these hyper-parameters; see `Exposure`."""
+        return Exposure(self, model=model, task=task, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OEConfig(ExposureConfig):
+    """Outlier exposure."""
+
+    name: ClassVar[str] = "oe"
+    summary: ClassVar[str] = "outlier exposure: background towards the uniform distribution (Hendrycks 2019)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyConfig(ExposureConfig):
+    """Entropy maximisation."""
+
+    name: ClassVar[str] = "entropy"
+    summary: ClassVar[str] = "background towards high entropy (Li & Vasconcelos 2020, section 5.4)"
+    loss: OutlierLossConfig = field(default_factory=lambda: OutlierLossConfig(kind="entropy"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyConfig(ExposureConfig):
+    """Energy training."""
+
+    name: ClassVar[str] = "energy"
+    summary: ClassVar[str] = "margins between the energies of in-distribution and background (Liu 2020)"
+    loss: OutlierLossConfig = field(default_factory=lambda: OutlierLossConfig(kind="energy"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectosphereConfig(ExposureConfig):
+    """Objectosphere."""
+
+    name: ClassVar[str] = "objectosphere"
+    summary: ClassVar[str] = "short features for background, long ones for in-distribution (Dhamija 2018)"
+    loss: OutlierLossConfig = field(default_factory=lambda: OutlierLossConfig(kind="objectosphere"))
+
+
+class Exposure:
+    """Pre-train, then fine-tune one arm for each part of the background.
+
+    All arms start from the same pre-trained weights and take the same number of steps over the same in-distribution
+    batches; only the background differs. None is fine-tuned too, without background, so that steps match.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        FileNotFoundError: If the file of weights does not exist.
+        ValueError: If the network is unknown, γ of the background is less than one image, the random arm draws none,
+            or the weights are missing or of another background.
+    """
+
+    def __init__(self, config: ExposureConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        background_size = len(task.background)
+        if {"random", "resampled"} & set(config.backgrounds) and config.sample_rate * background_size < 1:
+            raise ValueError(
+                f"sample_rate (γ) {config.sample_rate} of {background_size} background images is less than one image"
+            )
+        self.name = config.name
+        self.config = config
+        self._model = model
+        self._task = task
+        self._seed = seed
+        percent = f"γ = {100 * config.sample_rate:g} %"
+        labels: dict[BackgroundPart, str] = {
+            "none": "None, γ = 0",
+            "random": f"Random, {percent}",
+            "resampled": f"Resampled, {percent}",
+            "full": "Full, γ = 100 %",
+        }
+        if not {"random", "resampled"} & set(config.backgrounds):
+            # No share to tell apart: words say more than γ.
+            labels |= {"none": "No background", "full": "All background"}
+        self.arms = tuple(
+            Arm(name=part, label=labels[part], stage=f"finetune-{part}", scorer=config.loss.scorer())
+            for part in config.backgrounds
+        )
+        self.baseline: str = "random" if "random" in config.backgrounds else config.backgrounds[0]
+        self._pool = self._open_pool()
+        self.build_model()
+        if "random" in config.backgrounds:
+            self._require_background("random")
+        self.stages: tuple[ImageStage, ...] = (
+            self._pretrain(),
+            *self._learning_stages(),
+            *(self._finetune(arm.name) for arm in self.arms),
+        )
+
+    @property
+    def learnt_pool(self) -> LearntPool | None:
+        """None: weights are given, not learnt."""
+        return None
+
+    def build_model(self) -> Classifier:
+        """The configured network with the run's initial weights; without a bias where the loss wants none."""
+        model = initial_model(self._model, self._task, seed=self._seed)
+        if not self.config.loss.bias:
+            model.head = nn.Linear(model.feature_dim, self._task.num_classes, bias=False)
+            initialize(model.head, named_generator(self._seed, "initial head"))
+        return model
+
+    def background_index(self, arm: str) -> Tensor:
+        """Background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
+        require_arm(arm, [known.name for known in self.arms])
+        background_size = len(self._task.background)
+        generator = named_generator(self._seed, "select", arm)
+        if arm == "none":
+            return torch.empty(0, dtype=torch.int64)
+        if arm == "full":
+            return torch.arange(background_size)
+        if arm == "random":
+            kept = torch.rand(background_size, generator=generator) < self.config.sample_rate
+            return kept.nonzero().flatten()
+        assert self._pool is not None
+        return self._pool.select(self.config.sample_rate, generator=generator)
+
+    def _open_pool(self) -> BackgroundPool | None:
+        """Weights of the resampled arm."""
+        path = self.config.pool_weights
+        if path is None:
+            if "resampled" in self.config.backgrounds:
+                raise ValueError(
+                    "backgrounds with resampled needs pool_weights, pool.safetensors of a run of resample, got none"
+                )
+            return None
+        try:
+            state = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"pool_weights must be pool.safetensors of a run, got {path}: {error}") from None
+        background_size = len(self._task.background)
+        if "omega" not in state or len(state["omega"]) != background_size:
+            found = f"of {len(state['omega'])} images" if "omega" in state else "no weights"
+            raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {found}")
+        require_same_background(path, self._task.background.sha256())
+        pool = BackgroundPool(background_size)
+        pool.load_state_dict(state)
+        return pool
+
+    def _learning_stages(self) -> tuple[ImageStage, ...]:
+        """What comes between pre-training and fine-tuning."""
+        return ()
+
+    def _require_background(self, arm: str) -> Tensor:
+        """Background images of an arm that must have some: independent draws can all fail where γ N is small."""
+        index = self.background_index(arm)
+        if len(index) == 0:
+            raise ValueError(
+                f"sample_rate (γ) {self.config.sample_rate} of {len(self._task.background)} background images "
+                f"left the {arm} arm none with seed {self._seed}; it must be larger"
+            )
+        return index
+
+    def _pretrain(self) -> ImageStage:
+        return ImageStage(
+            name="pretrain",
+            draws="pretrain",
+            schedule=self.config.pretrain,
+            build_model=self.build_model,
+            objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0, reduction="mean")),
+            batch_size=self.config.batch_size,
+        )
+
+    def _finetune(self, arm: str) -> ImageStage:
+        def background() -> SubsetBackground:
+            try:
+                index = self._require_background(arm)
+            except ValueError as error:
+                raise StageFailedError(str(error)) from None
+            return SubsetBackground(
+                index,
+                batch_size=self.config.background_batch_size,
+                generator=named_generator(self._seed, "finetune", arm, "background"),
+            )
+
+        return ImageStage(
+            name=f"finetune-{arm}",
+            draws="finetune",
+            schedule=self.config.finetune,
+            build_model=self.build_model,
+            objective=self.config.loss.objective,
+            batch_size=self.config.batch_size,
+            start_from="pretrain",
+            needs=tuple(stage.name for stage in self._learning_stages()) if arm == "resampled" else (),
+            background=None if arm == "none" else background,
+            batch_norm=self.config.batch_norm,
+            dropout=self.config.dropout,
+        )

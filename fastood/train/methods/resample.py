@@ -1,0 +1,170 @@
+"""Background data resampling (Li & Vasconcelos, CVPR 2020): learn which background images matter, keep those."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+
+from fastood.common.config_checks import require_choice, require_weight
+from fastood.common.seeding import named_generator
+from fastood.data import DetectionTask
+from fastood.losses import OutlierExposureLoss
+from fastood.models import ModelConfig
+from fastood.samplers import BackgroundPool
+from fastood.train.engine.background import AdversarialBackground
+from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.objective import LogitObjective
+from fastood.train.engine.schedule import Schedule
+from fastood.train.engine.stream import EpochStream
+from fastood.train.method import LearntPool
+from fastood.train.methods.outlier_exposure import BackgroundPart, Exposure, ExposureConfig
+
+SamplerRefresh = Literal["step", "epoch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResampleConfig(ExposureConfig):
+    """Background resampling; the defaults are the paper's.
+
+    Of the inherited fields: `finetune` has the paper's step size of 0.001, not the 0.1 of the authors' train_bg.py;
+    small steps keep the pre-trained features. Of `batch_norm` the paper says nothing; "eval" is the authors' code, and
+    spares test images the statistics of half a background. `dropout` is off there, too, as their network is in eval
+    mode.
+
+    Example:
+        >>> ResampleConfig(sample_rate=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: sample_rate (γ) must be in (0, 1], got 0
+    """
+
+    name: ClassVar[str] = "resample"
+    summary: ClassVar[str] = (
+        "background resampling (Li & Vasconcelos 2020), beside no, a random part of, and the full background"
+    )
+
+    backgrounds: tuple[BackgroundPart, ...] = ("none", "random", "resampled", "full")
+    """Parts of the background to train with, an arm each: none, each image with probability γ, γ of it by learnt
+    weights, all."""
+    outlier_weight: float = 0.5
+    """Weight α of the outlier loss of the reweighting, which is that to the uniform distribution (eq. 5) whatever the
+    fine-tuning has."""
+    reweight: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001, decay_every=None))
+    """Adversarial reweighting. The paper does not say how long; 50 epochs is the command in the authors' readme.
+    The step size η_θ is the paper's, held constant; the authors' script starts at 0.1 and divides every 30 epochs."""
+    epsilon: float = 0.5
+    """Share ε of the weights' effect that the sampler takes, the loss taking the rest, in [0, 1)."""
+    initial_weight: float = 1.0
+    """Weight of every background image at the start: the paper's 1, not the log 2 of the authors' code (ω = 0).
+    Draws and losses depend on ratios of weights alone; a larger start makes the steps smaller beside it."""
+    weight_learning_rate: float = 100.0
+    """Step size η_w of the weights, on l_out as in the paper's algorithm.
+    The authors' script takes its 100 on α · l_out: 50 here."""
+    weight_momentum: float = 0.9
+    """Momentum of the weights' steps: the authors' code; the paper names none."""
+    sampler_refresh: SamplerRefresh = "step"
+    """When draws take up new weights: "step" as in the paper's algorithm, at every step; "epoch" as in the authors'
+    code, which draws a whole epoch's indices from the weights at its start. Importance is always of the moment."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, sampler_refresh=SamplerRefresh)
+        require_weight(self, "outlier_weight")
+        if self.pool_weights is not None:
+            raise ValueError(
+                f"pool_weights must not be given to resample, which learns them; oe, entropy, energy and objectosphere "
+                f"take them, got {self.pool_weights}"
+            )
+        if "resampled" not in self.backgrounds:
+            raise ValueError(f"backgrounds of resample must include resampled, got {', '.join(self.backgrounds)}")
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"epsilon (ε) must be in [0, 1), got {self.epsilon}")
+        if not self.initial_weight > 0:
+            raise ValueError(f"initial_weight must be above 0, got {self.initial_weight}")
+        if not 0 < self.weight_learning_rate < math.inf:
+            raise ValueError(f"weight_learning_rate (η_w) must be finite and above 0, got {self.weight_learning_rate}")
+        if not 0 <= self.weight_momentum < 1:
+            raise ValueError(f"weight_momentum must be in [0, 1), got {self.weight_momentum}")
+
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Resample":
+        """The method with these hyper-parameters; see `Resample`."""
+        return Resample(self, model=model, task=task, seed=seed)
+
+    @classmethod
+    def embedded(cls) -> "ResampleConfig":
+        """The paper's schedule. In 100 epochs the reweighting draws each of 50,000 images about twice.
+
+        That is as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
+        """
+        return cls(sample_rate=0.01, reweight=Schedule(epochs=100, learning_rate=0.001, decay_every=None))
+
+
+class Resample(Exposure):
+    """Pre-train, reweight the background adversarially, select γ of it, fine-tune; beside the paper's other arms.
+
+    The four arms (none, random γ, resampled γ, full) start from the same pre-trained weights and take the same
+    number of steps over the same in-distribution batches; only the background differs. None is fine-tuned too,
+    without background, so that steps match; the paper does not say.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: What to train on.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: If the network is unknown, γ of the background is less than one image, or the random arm draws none.
+    """
+
+    config: ResampleConfig
+
+    def __init__(self, config: ResampleConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        self.pool = BackgroundPool(
+            len(task.background),
+            epsilon=config.epsilon,
+            momentum=config.weight_momentum,
+            initial_weight=config.initial_weight,
+        )
+        self._adversary: AdversarialBackground | None = None
+        super().__init__(config, model=model, task=task, seed=seed)
+
+    @property
+    def learnt_pool(self) -> LearntPool:
+        """The pool, and how many images its weights amounted to after each step of the reweighting."""
+        sizes = [] if self._adversary is None else self._adversary.effective_sample_sizes
+        return LearntPool(
+            pool=self.pool, arm="resampled", effective_sample_sizes=torch.tensor(sizes, dtype=torch.float64)
+        )
+
+    def _open_pool(self) -> BackgroundPool:
+        return self.pool
+
+    def _learning_stages(self) -> tuple[ImageStage, ...]:
+        order = EpochStream(len(self._task.id_train), self.config.batch_size, torch.Generator())
+
+        def background() -> AdversarialBackground:
+            self._adversary = AdversarialBackground(
+                self.pool,
+                batch_size=self.config.background_batch_size,
+                learning_rate=self.config.weight_learning_rate,
+                generator=named_generator(self._seed, "reweight", "background"),
+                batches_ahead=order.batches_per_epoch if self.config.sampler_refresh == "epoch" else 1,
+            )
+            return self._adversary
+
+        # The importance r_i of supplementary eq. 12 averages to 1 by itself: a plain mean keeps eq. 10 unbiased.
+        loss = OutlierExposureLoss(weight=self.config.outlier_weight, reduction="mean")
+        stage = ImageStage(
+            name="reweight",
+            draws="reweight",
+            schedule=self.config.reweight,
+            build_model=self.build_model,
+            objective=lambda: LogitObjective(loss),
+            batch_size=self.config.batch_size,
+            start_from="pretrain",
+            background=background,
+            batch_norm=self.config.batch_norm,
+            dropout=self.config.dropout,
+        )
+        return (stage,)

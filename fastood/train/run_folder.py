@@ -1,0 +1,289 @@
+"""The folder that a run leaves: what lies where, and how it is written and read back."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fastood.common.files import remove_temporaries, save_tensors, write_atomically
+from fastood.common.locking import LOCK_NAME, hold_lock
+from fastood.data import DetectionTask
+from fastood.train.config import RunConfig, differences, from_dict, to_dict
+from fastood.train.engine.checkpoint import CheckpointFolder, summary
+from fastood.train.engine.failure import StageFailure
+from fastood.train.methods.pool_weights import BACKGROUND_KEY
+from fastood.train.results.scoring import ArmScores
+
+_LARGEST_TEXT = 1 << 28
+"""Bytes of a file of text that is still read."""
+
+
+def fingerprint(task: DetectionTask) -> dict[str, str]:
+    """SHA-256 of every set's images, labels and sources, by the set's name, as `ImageSet.sha256` tells.
+
+    Example:
+        >>> from fastood.data import DataConfig, load_task
+        >>> list(fingerprint(load_task(DataConfig(), seed=0)))[:4]
+        ['id_train', 'id_test', 'background', 'ood/held-out digits']
+    """
+    sets = {"id_train": task.id_train, "id_test": task.id_test, "background": task.background}
+    sets |= {f"ood/{name}": images for name, images in task.ood.items()}
+    return {name: images.sha256() for name, images in sets.items()}
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: The folder.
+
+    Example:
+        >>> run = RunFolder(Path("runs/trial"))
+        >>> run.weights("full").as_posix(), run.metrics.as_posix()
+        ('runs/trial/models/full.safetensors', 'runs/trial/metrics.json')
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.data = path / "data.json"
+        self.data_summary = path / "data_summary.json"
+        self.metrics = path / "metrics.json"
+        self.failures = path / "failed.json"
+        self.scores = path / "scores.safetensors"
+        self.pool = path / "pool.safetensors"
+        self.tensorboard = path / "tensorboard"
+        self.curves = path / "curves.json"
+        self.environment = path / "environment.json"
+        self.checkpoints = CheckpointFolder(path / "checkpoints")
+
+    def weights(self, arm: str) -> Path:
+        """File of an arm's trained weights."""
+        return self.path / "models" / f"{arm}.safetensors"
+
+    @contextmanager
+    def lock(self, *, exist_ok: bool = True) -> Iterator[None]:
+        """Keep other processes from writing this run, as `fastood.common.locking.hold_lock`.
+
+        Args:
+            exist_ok: Whether the folder may exist.
+
+        Raises:
+            FileExistsError: If the folder exists and may not.
+            BlockingIOError: If another process is writing this run.
+            OSError: If the folder cannot be written.
+        """
+        if not exist_ok and self.path.exists():
+            raise self._exists()
+        with hold_lock(self.path, doing="writing this run", exist_ok=exist_ok):
+            yield
+
+    def require_absent(self) -> None:
+        """Refuse to begin a run where something lies already, but for the lock of this process.
+
+        Raises:
+            FileExistsError: If the folder exists.
+        """
+        if self.path.exists() and [entry.name for entry in self.path.iterdir()] != [LOCK_NAME]:
+            raise self._exists()
+
+    def _exists(self) -> FileExistsError:
+        return FileExistsError(
+            f"the run folder {self.path} exists: go on with it by --resume, or choose another --name"
+        )
+
+    def require_empty(self) -> None:
+        """Refuse to begin a run among files that are not its own; what a kill left of its first file is.
+
+        Raises:
+            FileExistsError: If the folder holds anything else.
+        """
+        if self.path.exists():
+            remove_temporaries(self.path, self.config.name)
+        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if found - {LOCK_NAME}:
+            raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
+
+    def require_same_config(self, config: RunConfig) -> None:
+        """Refuse to resume a run under another configuration.
+
+        How images are loaded decides no result and may differ; so may the number of threads, which
+        `fastood.train.threads` warns of.
+
+        Raises:
+            FileNotFoundError: If there is no run here.
+            ValueError: If a field differs; each is named with both values.
+        """
+        begun = self.read_config()
+        loading = {name: getattr(config.data, name) for name in ("loader", "decode", "decode_budget_gb")}
+        begun = replace(begun, data=replace(begun.data, **loading), threads=config.threads)
+        changed = differences(to_dict(begun), to_dict(config))
+        if changed:
+            raise ValueError(f"the run in {self.path} has another configuration (there → here): {'; '.join(changed)}")
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.yaml, the first file of a run."""
+        text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.config, text.encode())
+
+    def read_config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            FileNotFoundError: If there is no config.yaml.
+            ValueError: If it cannot be read, or holds an unknown field or a value out of range.
+        """
+        if not self.config.exists():
+            raise FileNotFoundError(f"no run in {self.path}: {self.config} does not exist")
+        try:
+            values = yaml.safe_load(_read_text(self.config))
+            if not isinstance(values, dict):
+                raise ValueError(f"it must hold fields, got {type(values).__name__}")
+            return from_dict(RunConfig, values)
+        except (RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.config} is damaged: {error}") from None
+
+    def write_data(self, digests: dict[str, str]) -> None:
+        """Write data.json: what the run's images were, as `fingerprint` tells."""
+        write_atomically(self.data, (json.dumps(digests, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_data_summary(self, summary: dict[str, Any]) -> None:
+        """Write data_summary.json: how many images of which classes were read, and what was left out."""
+        write_atomically(self.data_summary, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def require_same_data(self, digests: dict[str, str]) -> None:
+        """Refuse to go on with, or to judge on, other images than the run began with.
+
+        Raises:
+            FileNotFoundError: If there is no data.json.
+            ValueError: If a set differs; each is named.
+        """
+        if not self.data.exists():
+            raise FileNotFoundError(f"{self.data} does not exist: what images the run had is not known")
+        before = _read_json(self.data)
+        changed = [name for name in {**before, **digests} if before.get(name) != digests.get(name)]
+        if changed:
+            raise ValueError(f"the run in {self.path} had other images or labels in {', '.join(changed)}")
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write metrics.json."""
+        text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.metrics, text.encode())
+
+    def read_metrics(self) -> dict[str, Any]:
+        """The contents of metrics.json.
+
+        Raises:
+            FileNotFoundError: If the run has none yet.
+            ValueError: If it is damaged.
+        """
+        if not self.metrics.exists():
+            raise FileNotFoundError(f"{self.metrics} does not exist: the run has not come to its end")
+        return _read_json(self.metrics)
+
+    def write_failures(self, failures: Mapping[str, StageFailure]) -> None:
+        """Write failed.json: stages that failed, which a resumed run reports and does not repeat."""
+        plain = {stage: asdict(failure) for stage, failure in failures.items()}
+        write_atomically(self.failures, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_failures(self) -> dict[str, StageFailure]:
+        """Return the stages of the run that failed, by name.
+
+        Raises:
+            ValueError: If failed.json is damaged.
+        """
+        if not self.failures.exists():
+            return {}
+        try:
+            found = {name: StageFailure(**values) for name, values in _read_json(self.failures).items()}
+        except TypeError as error:
+            raise ValueError(f"{self.failures} is damaged: {error}") from None
+        return found
+
+    def write_scores(self, scores: dict[str, ArmScores]) -> None:
+        """Write scores.safetensors, named "<arm>/id" and "<arm>/ood/<set>"."""
+        tensors: dict[str, Tensor] = {}
+        for arm, result in scores.items():
+            tensors[f"{arm}/id"] = result.id_scores
+            tensors |= {f"{arm}/ood/{name}": values for name, values in result.ood_scores.items()}
+        save_tensors(self.scores, tensors)
+
+    def write_weights(self, arm: str, weights: dict[str, Tensor]) -> None:
+        """Write an arm's trained weights."""
+        save_tensors(self.weights(arm), weights)
+
+    def read_weights(self, arm: str) -> dict[str, Tensor]:
+        """An arm's trained weights.
+
+        Raises:
+            FileNotFoundError: If the run has none yet.
+        """
+        return _read_tensors(self.weights(arm))
+
+    def write_pool(self, state: dict[str, Tensor], *, background: str) -> None:
+        """Write the pool's learnt weights, and how it came to them.
+
+        Args:
+            state: Tensors by name.
+            background: SHA-256 of the images that the weights are of, as `ImageSet.sha256` tells.
+        """
+        save_tensors(self.pool, state, {BACKGROUND_KEY: background})
+
+    def read_pool(self) -> dict[str, Tensor]:
+        """The pool's learnt weights.
+
+        Raises:
+            FileNotFoundError: If the run has none yet.
+        """
+        return _read_tensors(self.pool)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what PyTorch says of a file's tensors into an error that names the file.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape or type.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} does not belong to this run, or is damaged: {summary(error)}") from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: the run has not come to its end")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot read {path}: {error.strerror or error}") from None
+    return tensors
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file of a run; a device or an endless file is none."""
+    if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
+        raise ValueError(f"it must be a file of at most {_LARGEST_TEXT:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read_text(path))
+        if not isinstance(values, dict):
+            raise ValueError(f"it must hold fields, got {type(values).__name__}")
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return values
