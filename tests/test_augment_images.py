@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastood.ops import augment_images
-from fastood.ops import augment_images_reference as reference
+from fastood.ops.reference import augment_images as reference
 
 samples = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
-from fastood.ops import background_pool_reference as reference
+from fastood.ops.reference import background_pool as reference
 from fastood.samplers import BackgroundPool
 
 

@@ -13,7 +13,7 @@ from class_l1_nearest_samples import SAMPLES, SMALL_SAMPLES, NearestSample, op_a
 from torch import Tensor
 
 from fastood.ops import ClassL1Index, class_l1_nearest
-from fastood.ops import class_l1_nearest_reference as reference
+from fastood.ops.reference import class_l1_nearest as reference
 
 INF, NAN = math.inf, math.nan
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch import Tensor
 
 from fastood.ops import detection_metrics as ops
-from fastood.ops import detection_metrics_reference as reference
 from fastood.ops.detection_metrics import RankingStatistics
+from fastood.ops.reference import detection_metrics as reference
 
 pairs = pytest.mark.parametrize("pair", PAIR_SAMPLES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -7,9 +7,9 @@ from scipy import stats
 from torch import Tensor
 
 from fastood.ops import detection_metrics as ops
-from fastood.ops import detection_metrics_reference as reference
 from fastood.ops import resampling
 from fastood.ops.detection_metrics import RankingStatistics, Scheme, resampling_counts
+from fastood.ops.reference import detection_metrics as reference
 
 SCHEMES: list[tuple[Scheme, float | None]] = [("multinomial", None), ("poisson", None), ("subset", 0.2)]
 schemes = pytest.mark.parametrize(("scheme", "share"), SCHEMES, ids=[scheme for scheme, _ in SCHEMES])

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-PARTS = ("losses", "ops", "samplers", "heads", "metrics", "detectors", "boundary")
+PARTS = ("common", "losses", "ops", "samplers", "heads", "metrics", "detectors")
 
 SCRIPT = """
 import importlib, pkgutil, sys

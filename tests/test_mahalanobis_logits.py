@@ -12,7 +12,7 @@ from mahalanobis_samples import SAMPLES, SMALL_SAMPLES, MahalanobisSample, rando
 from torch import Tensor
 
 from fastood.ops import mahalanobis_logits, mahalanobis_logits_and_nearest
-from fastood.ops import mahalanobis_reference as reference
+from fastood.ops.reference import mahalanobis as reference
 
 samples = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 small_samples = pytest.mark.parametrize("sample", SMALL_SAMPLES, ids=str)

@@ -19,7 +19,7 @@ from fastood.metrics import (
     pr_curve,
 )
 from fastood.metrics.counts import count_at_thresholds
-from fastood.ops.detection_metrics_reference import resampling_counts
+from fastood.ops.reference.detection_metrics import resampling_counts
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr_at_tpr", "detection_error")
 

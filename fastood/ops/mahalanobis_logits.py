@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood.ops import mahalanobis_reference as reference
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, check_tensor, compute_dtype, require_same_device, widened
+from fastood.ops.reference import mahalanobis as reference
 
 _forward = torch.ops.fastood.mahalanobis_logits.default
 _backward = torch.ops.fastood._mahalanobis_logits_backward.default

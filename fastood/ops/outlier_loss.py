@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastood.ops import reference
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import compute_dtype, require_same_device
+from fastood.ops.reference import outlier_loss as reference
 
 ROW_STATS, FACTORS = 5, 4  # kRowStats, kNumFactors of csrc/outlier_loss/losses.h
 SCALE, EXTRA = 2, 3  # of StatsColumn

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fastood.ops import outlier_loss as op
-from fastood.ops import reference
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import Reduction
 from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments
+from fastood.ops.reference import outlier_loss as reference
 
 _NOT_WEIGHTED = (LossKind.UNIFORMITY, LossKind.ENTROPY)
 """Losses whose background rows have an `extra` that is part of every term: `has_target_term` of row.h is false."""
