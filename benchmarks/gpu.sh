@@ -57,13 +57,13 @@ grep -E "Function properties|registers|spill" "$out/build.log" >"$out/ptxas.txt"
 
 # First of all: whether a static CUDA runtime beside torch's own sees torch's tensors and streams.
 stage static-cudart 60 "$python" -m pytest -q -p no:cacheprovider -o addopts=--strict-markers \
-  tests/test_registration.py -k "current_stream or cuda_equals_cpu"
+  tests/ops/test_registration.py -k "current_stream or cuda_equals_cpu"
 
 pytest=("$python" -m pytest -q -m needs_cuda -p no:cacheprovider -o addopts=--strict-markers)
-stage tests 180 "${pytest[@]}" tests/test_outlier_loss.py tests/test_weighted_uniformity.py tests/test_losses.py \
-  tests/test_logit_scores.py tests/test_registration.py tests/test_samplers.py tests/test_background_pool_cuda.py \
-  tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py tests/test_class_l1_nearest.py tests/test_detection_metrics_cuda.py \
-  tests/test_augment_images.py
+stage tests 180 "${pytest[@]}" tests/ops/test_outlier_loss.py tests/ops/test_weighted_uniformity.py tests/losses/test_losses.py \
+  tests/ops/test_logit_scores.py tests/ops/test_registration.py tests/samplers/test_pool.py tests/ops/test_background_pool_cuda.py \
+  tests/ops/test_mahalanobis_logits.py tests/ops/test_mahalanobis_cuda.py tests/ops/test_class_l1_nearest.py tests/ops/test_detection_metrics_cuda.py \
+  tests/ops/test_augment_images.py
 
 benchmark=("$python" -m pytest -q --device cuda -p no:cacheprovider -o addopts= --benchmark-disable)
 # Graph replay beside an empty launch first: short, and not in the other file.
@@ -90,9 +90,9 @@ if [ -n "$sanitizer" ]; then
   small="$small or what_has_no_key or (float32 and 20x70x33)"
   for tool in memcheck racecheck; do
     stage "$tool" 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
-      --target-processes all "${pytest[@]}" tests/test_outlier_loss.py tests/test_logit_scores.py \
-      tests/test_background_pool_cuda.py tests/test_mahalanobis_logits.py tests/test_mahalanobis_cuda.py \
-      tests/test_class_l1_nearest.py tests/test_detection_metrics_cuda.py -k "$small"
+      --target-processes all "${pytest[@]}" tests/ops/test_outlier_loss.py tests/ops/test_logit_scores.py \
+      tests/ops/test_background_pool_cuda.py tests/ops/test_mahalanobis_logits.py tests/ops/test_mahalanobis_cuda.py \
+      tests/ops/test_class_l1_nearest.py tests/ops/test_detection_metrics_cuda.py -k "$small"
   done
 else
   echo "=== compute-sanitizer is neither on PATH nor in the toolkit"
