@@ -19,7 +19,7 @@ from spread import mean_and_std, per_cent
 
 from fastood.common.files import write_atomically
 from fastood.train.cli import main as train
-from fastood.train.cli import parse_command
+from fastood.train.command import parse_command
 from fastood.train.config import to_dict
 
 METRICS = ("fpr95", "auroc", "aupr")

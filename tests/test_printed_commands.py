@@ -14,7 +14,7 @@ import tyro
 
 from fastood.data import __main__ as data
 from fastood.evaluate import cli as evaluate
-from fastood.train.cli import parse_command
+from fastood.train.command import parse_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

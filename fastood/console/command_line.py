@@ -3,17 +3,19 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import tyro
 
-from fastood.console.help import describe_fields, in_terminal_width
+from fastood.console.help import describe_fields, hidden_fields, in_terminal_width
 
 
-def read_command_line(kind: Any, *, args: Sequence[str], prog: str, description: str, **options: Any) -> Any:
+def read_command_line(
+    kind: Any, *, args: Sequence[str], prog: str, description: str, common: Collection[str] = (), **options: Any
+) -> Any:
     """Read a command line with tyro; its help fits the terminal.
 
     Args:
@@ -21,6 +23,8 @@ def read_command_line(kind: Any, *, args: Sequence[str], prog: str, description:
         args: The command line.
         prog: How the command is called in its help.
         description: Paragraphs above the options; a line that begins with a space stays a line.
+        common: Patterns of the options that --help shows, as `hidden_fields` takes them; --help-all shows every
+            option. Empty shows every option in --help.
         **options: Of `tyro.cli`.
 
     Returns:
@@ -29,16 +33,24 @@ def read_command_line(kind: Any, *, args: Sequence[str], prog: str, description:
     Raises:
         SystemExit: If help is asked for, or an option is wrong.
     """
+    if common:
+        description += "\n\n--help-all shows every option." if "--help" in args or "-h" in args else ""
+    help_all = "--help-all" in args
+    args = ["--help" if arg == "--help-all" else arg for arg in args]
 
     def parse() -> Any:
         return tyro.cli(kind, args=args, prog=prog, description=description, **options)
 
     if not {"-h", "--help"} & set(args):
         return parse()
-    for part in (options.get("default"), kind, *(get_args(found)[0] for found in get_args(kind))):
+    default = options.get("default")
+    for part in (default, kind, *(get_args(member)[0] for member in get_args(kind))):
         if is_dataclass(part):
             describe_fields(part)
-    return in_terminal_width(parse)
+    if not common or help_all:
+        return in_terminal_width(parse)
+    with hidden_fields(default, shown=common):
+        return in_terminal_width(parse)
 
 
 def launcher() -> list[str]:

@@ -5,12 +5,16 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields, is_dataclass
+from fnmatch import fnmatch
 from functools import cache
+from inspect import get_annotations
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import tyro
 
 T = TypeVar("T")
 _ITEM = re.compile(r"[\w⁻-]+( [\w⁻-]+)?: ")
@@ -59,6 +63,37 @@ def _field_texts(of_class: type) -> dict[str, str | None]:
     import docstring_parser
 
     return {found.arg_name: found.description for found in docstring_parser.parse_from_object(of_class).params}
+
+
+@contextmanager
+def hidden_fields(default: Any, *, shown: Collection[str]) -> Iterator[None]:
+    """Hide fields of nested dataclasses from tyro's help, for as long as the context lasts.
+
+    Args:
+        default: Instance of the dataclass.
+        shown: Patterns of the fields that stay, by their names joined with dots, e.g. "data.ood" or "method.*.epochs".
+            Fields of a field that is called "config" count as those of the dataclass itself.
+    """
+    annotations: list[tuple[type, dict[str, Any]]] = []
+
+    def hide(part: Any, prefix: str) -> None:
+        for entry in fields(part):
+            path = f"{prefix}{entry.name}"
+            inner = getattr(part, entry.name)
+            if is_dataclass(inner) and not isinstance(inner, type):
+                hide(inner, "" if path == "config" else f"{path}.")
+            elif not any(fnmatch(path, pattern) for pattern in shown):
+                owner = next(base for base in type(part).__mro__ if entry.name in get_annotations(base))
+                hint = get_type_hints(owner, include_extras=True)[entry.name]
+                annotations.append((owner, owner.__annotations__))
+                owner.__annotations__ = {**owner.__annotations__, entry.name: Annotated[hint, tyro.conf.Suppress]}
+
+    hide(default, "")
+    try:
+        yield
+    finally:
+        for owner, before in reversed(annotations):
+            owner.__annotations__ = before
 
 
 def in_terminal_width(parse: Callable[[], T]) -> T:

@@ -20,7 +20,6 @@ from fastood.train.engine.failure import StageFailedError
 
 if TYPE_CHECKING:
     from fastood.train.run import Run
-    from fastood.train.run_folder import RunFolder
 
 DESCRIPTION = """Score a run's stored weights again, print its table, and compare it with metrics.json.
 
@@ -105,8 +104,9 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
     """The command line; the lock of the run ends with `held`."""
     command: Command = read_command_line(Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION)
     try:
-        from fastood.train.run import Run, print_table
-        from fastood.train.run_folder import RunFolder, fingerprint
+        from fastood.train.report.print_metrics import print_metrics
+        from fastood.train.run import Run
+        from fastood.train.run_folder import RunFolder
 
         folder = RunFolder(expanded(command.run))
         if command.write and command.protocol is not None:
@@ -119,25 +119,26 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         if command.protocol is not None:
             config = replace(config, protocol=PROTOCOLS[command.protocol])
         stored = folder.read_metrics()
-        run = Run.prepare(config, device=command.device)
-        folder.require_same_data(fingerprint(run.task))
+        if command.device is not None:
+            config = replace(config, device=command.device)
+        run = held.enter_context(Run.load(config, folder))
         if command.detectors:
-            return judge_detectors(run, folder, command)
-        metrics, scores = run.judge(folder)
+            return judge_detectors(run, command)
+        evaluation = run.evaluate()
     except (OSError, StageFailedError, TypeError, ValueError) as error:
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    print_table(metrics)
+    print_metrics(evaluation.metrics)
     if command.protocol is not None:
         return 0
-    same, sentence = describe_difference(stored, metrics, tolerance=command.tolerance)
+    same, sentence = describe_difference(stored, evaluation.metrics, tolerance=command.tolerance)
     print(sentence)
     if command.write:
         try:
-            run.write_results(folder, metrics, scores)
+            run.report(evaluation)
         except (OSError, ValueError) as error:
             print(f"error: {printable_lines(str(error))}", file=sys.stderr)
             return 1
@@ -145,7 +146,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
     return 0 if same else 1
 
 
-def judge_detectors(run: Run, folder: RunFolder, command: Command) -> int:
+def judge_detectors(run: Run, command: Command) -> int:
     """The command line with `detectors`.
 
     Raises:
@@ -156,8 +157,8 @@ def judge_detectors(run: Run, folder: RunFolder, command: Command) -> int:
     from fastood.evaluate.printing import print_detectors, write_detectors
 
     names = detector_names() if command.detectors == ("all",) else command.detectors
-    document = detectors_document(run, score_detectors(run, folder, names))
+    document = detectors_document(run, score_detectors(run, names))
     print_detectors(document)
     if command.write:
-        print(f"written: {', '.join(map(str, write_detectors(folder, document)))}")
+        print(f"written: {', '.join(map(str, write_detectors(run.folder, document)))}")
     return 0

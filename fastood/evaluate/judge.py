@@ -24,7 +24,7 @@ from fastood.train.arm import Arm
 from fastood.train.engine.failure import failed_arms
 from fastood.train.results.sanity import Kind, ranks_backwards, tied_scores
 from fastood.train.run import Run
-from fastood.train.run_folder import RunFolder, fingerprint
+from fastood.train.run_folder import fingerprint
 from fastood.train.trained_network import Outputs
 
 JUDGED: Mapping[str, Build] = {**DETECTORS, "bal": builder("bal", BoundaryAwareDetector)}
@@ -53,7 +53,7 @@ class DetectorScores:
     """float64 `[D, M]` of each OOD set."""
 
 
-def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[str, DetectorScores]:
+def score_detectors(run: Run, names: Sequence[str]) -> dict[str, DetectorScores]:
     """Score the test images of every arm with detectors, each image in one pass of the network for all of them.
 
     With ODIN it is that pass with gradients, and one more. Logits and features are kept in the run folder, so that the
@@ -61,7 +61,6 @@ def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[s
 
     Args:
         run: The run.
-        folder: Holds its weights.
         names: Of `JUDGED`.
 
     Returns:
@@ -75,9 +74,9 @@ def score_detectors(run: Run, folder: RunFolder, names: Sequence[str]) -> dict[s
     if unknown or len(names) == 0 or len(set(names)) < len(names):
         raise ValueError(f"detectors must be all, or one or more of {', '.join(JUDGED)}, each once, got {list(names)}")
     digests = fingerprint(run.task)
-    failed = failed_arms(run.method, folder.read_failures())
+    failed = failed_arms(run.method, run.folder.read_failures())
     arms = [arm for arm in run.method.arms if arm.name not in failed]
-    return {arm.name: _score_arm(run, folder, arm, names, digests) for arm in arms}
+    return {arm.name: _score_arm(run, arm, names, digests) for arm in arms}
 
 
 def detectors_document(run: Run, scores: Mapping[str, DetectorScores]) -> dict[str, Any]:
@@ -149,12 +148,10 @@ def _document(found: DetectorScores, protocol: Protocol, seed: int) -> dict[str,
     return {"label": found.label, "detectors": detectors, "skipped": found.skipped}
 
 
-def _score_arm(
-    run: Run, folder: RunFolder, arm: Arm, names: Sequence[str], digests: Mapping[str, str]
-) -> DetectorScores:
+def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, str]) -> DetectorScores:
     task = arm.task(run.task)
-    module = run.network(folder, arm)
-    weights = folder.read_weights(arm.name)
+    module = run.network(arm)
+    weights = run.folder.read_weights(arm.name)
     network = run.trained(module)
     said = {
         "images": dict(digests) if task is run.task else fingerprint(task),
@@ -162,7 +159,7 @@ def _score_arm(
         "device": network.device.type,
         "version": __version__,
     }
-    cache = OutputsCache(folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(said, weights))
+    cache = OutputsCache(run.folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(said, weights))
     known = cache.read()
     none = torch.empty(0, len(task.id_test), dtype=torch.float64)
     try:

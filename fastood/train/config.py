@@ -1,15 +1,13 @@
 """The configuration of a run: dataclasses that become command-line options and config.yaml."""
 
-import re
 import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastood.common.config_checks import require_choice, shorten, shown
-from fastood.console.names import expanded
 from fastood.data import Augment, DataConfig
 from fastood.metrics import Protocol
 from fastood.models import ModelConfig
@@ -72,42 +70,6 @@ PRESETS: dict[tuple[str, PresetName], RunConfig] = {
     for preset, parts in method.presets().items()
 }
 """Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""
-
-
-def absolute_paths(data: DataConfig) -> DataConfig:
-    """Return the data with paths that are found from any directory, and a background of auto as what that is.
-
-    Example:
-        >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood
-        ('x=npy:/x.npy',)
-        >>> absolute_paths(DataConfig(background="packed:/pools/a")).background
-        'packed:/pools/a'
-    """
-
-    def absolute(source: str) -> str:
-        parts = re.fullmatch(r"([^=:]*=)?(folder|npy|list|packed):(.*)", source, re.DOTALL)
-        if parts is None:
-            return source
-        paths = parts[3].split(",") if parts[2] == "npy" else [parts[3]]
-        return f"{parts[1] or ''}{parts[2]}:{','.join(str(expanded(Path(path)).absolute()) for path in paths)}"
-
-    return replace(
-        data,
-        in_dist=absolute(data.in_dist),
-        in_dist_test=None if data.in_dist_test is None else absolute(data.in_dist_test),
-        background=data.background_spec.kind if data.background == "auto" else absolute(data.background),
-        ood=tuple(absolute(source) for source in data.ood),
-        root=expanded(data.root).absolute(),
-        list_root=None if data.list_root is None else expanded(data.list_root).absolute(),
-    )
-
-
-def with_absolute_paths(method: MethodConfig) -> MethodConfig:
-    """The same hyper-parameters, files among them named so that they are found from any directory."""
-    paths = {entry.name: getattr(method, entry.name) for entry in fields(method)}
-    return replace(
-        method, **{name: expanded(path).absolute() for name, path in paths.items() if isinstance(path, Path)}
-    )
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

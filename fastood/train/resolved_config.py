@@ -1,136 +1,179 @@
-"""A session of a run: everything is checked and its folder opened, then stages, judging and results."""
+"""Resolution of a config: fields that depend on the machine, the current directory or the run to resume."""
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from lightning.fabric import Fabric
+import torch
 
-from fastood.common.files import remove_temporaries
+from fastood.console.names import expanded
 from fastood.data import DataConfig
-from fastood.data.summary import data_summary, summary_lines
-from fastood.train.acceleration import require_compiler
-from fastood.train.config import RunConfig
-from fastood.train.engine.processes import close_group, from_first_process, of_every_process, open_fabric
-from fastood.train.environment import end_session
-from fastood.train.run import Run, require_background, resolve_device, settle, small_backgrounds
-from fastood.train.run_folder import RunFolder, fingerprint
-from fastood.train.stages import loader_plan, train_stages
-from fastood.train.threads import threads_to_resume
+from fastood.train.config import Device, RunConfig, differences, to_dict
+from fastood.train.methods import MethodConfig
+from fastood.train.run_folder import RunFolder
+
+SMALL_NETWORKS = ("small-cnn", "lenet-5", "oe-cnn")
+"""Networks whose steps, on images of at most `SMALL_IMAGES` pixels, are too short to be shared by threads."""
+SMALL_IMAGES = 32
 
 
-def begin(config: RunConfig, folder: RunFolder, *, resume: bool = False, fabric: Fabric | None = None) -> Run:
-    """Check everything that can be checked before the work, and open the run folder.
-
-    Args:
-        config: What to run.
-        folder: Where it goes; `folder.lock()` keeps other processes out meanwhile.
-        resume: Go on with what the folder holds; begin if that is nothing yet.
-        fabric: Device and group of processes; None opens them.
+def resolve(config: RunConfig) -> RunConfig:
+    """Return a config that means the same everywhere: device, threads and absolute paths instead of defaults.
 
     Raises:
-        FileExistsError: If the folder exists and `resume` is false, or holds files but no run to resume.
-        FileNotFoundError: If data is missing.
-        ValueError: If the configuration is out of range or wants what this machine lacks, or it or the images are not
-            those of the run to resume.
+        ValueError: If the config asks for a GPU and there is none.
     """
-    asked, settled = config.threads, settle(config)
-    require_compiler(settled.compile)
-    require_background(settled)
-    if fabric is None:
-        config = _config_of(settled, folder, resume=resume, threads=asked)
-        fabric = open_fabric(resolve_device(config.device), precision=config.precision)
-    else:
-        config = from_first_process(lambda: _config_of(settled, folder, resume=resume, threads=asked), fabric)
-    run = Run.prepare(config, fabric=fabric)
-    # Written out like the device: how far ahead batches are drawn is part of the result, and differs between loaders.
-    config = replace(config, data=replace(config.data, prefetch_depth=loader_plan(run).prefetch_depth))
-    run = replace(run, config=config)
-    for warning in small_backgrounds(run.method, run.task, config.method):
-        if fabric.is_global_zero:
-            print(f"warning: {warning}", file=sys.stderr)
-    digests = fingerprint(run.task)
-    for rank, other in enumerate(of_every_process(digests, fabric)):
-        if other != digests:
-            differing = ", ".join(name for name in digests if other.get(name) != digests[name])
-            raise ValueError(f"every process must have the same images, process {rank} has others in {differing}")
-    summary = data_summary(config.data, run.task)
-
-    def enter() -> None:
-        if folder.data.exists():
-            folder.require_same_data(digests)
-        folder.write_config(config)
-        folder.write_data(digests)
-        folder.write_data_summary(summary)
-        print(*summary_lines(summary), sep="\n", flush=True)
-
-    from_first_process(enter, fabric)
-    return run
+    device = resolve_device(config.device)
+    threads = default_threads(device=device, network=config.model.name, image_size=config.data.image_size)
+    return replace(
+        config,
+        device=device,
+        threads=threads if config.threads is None else config.threads,
+        data=absolute_paths(config.data),
+        method=with_absolute_paths(config.method),
+    )
 
 
-def _config_of(config: RunConfig, folder: RunFolder, *, resume: bool, threads: int | None) -> RunConfig:
-    """Return the configuration to run with, if the folder is one for it; what a kill has left in it is removed.
+def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+    """Return the device that "auto" stands for on this machine.
+
+    Raises:
+        ValueError: If `device` is "cuda" and PyTorch finds no GPU.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ValueError("device is cuda, but this PyTorch finds no GPU")
+    return "cuda" if has_gpu and device != "cpu" else "cpu"
+
+
+def default_threads(*, device: str, network: str, image_size: int | None) -> int:
+    """Return the number of threads of a run that names none, from what it computes and never from the machine's load.
+
+    The number is part of the config since sums depend on how threads share them.
 
     Args:
-        config: What is asked for, with everything written out.
-        folder: The run's folder.
-        resume: Go on with what the folder holds.
-        threads: The number of threads that was asked for; None for none.
+        device: "cpu" or "cuda".
+        network: Name of the network.
+        image_size: Height and width of the images in pixels; None for small images of their native size.
+
+    Returns:
+        1 for a small network on the CPU, otherwise PyTorch's number, which follows the cores and OMP_NUM_THREADS.
+
+    Example:
+        >>> default_threads(device="cpu", network="small-cnn", image_size=None)
+        1
     """
-    if resume and folder.config.exists():
-        begun = folder.read_config()
-        threads = threads_to_resume(threads, begun.threads, config.threads)
-        config = replace(config, data=_loading_as_begun(config.data, begun.data), threads=threads)
-        folder.require_same_config(config)
-        remove_temporaries(folder.path)
-        return config
+    is_small = network in SMALL_NETWORKS and (image_size is None or image_size <= SMALL_IMAGES)
+    return 1 if device == "cpu" and is_small else torch.get_num_threads()
+
+
+def absolute_paths(data: DataConfig) -> DataConfig:
+    """Return the data config with absolute paths, and with the background that "auto" stands for.
+
+    Example:
+        >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood
+        ('x=npy:/x.npy',)
+        >>> absolute_paths(DataConfig(background="packed:/pools/a")).background
+        'packed:/pools/a'
+    """
+
+    def absolute(source: str) -> str:
+        parts = re.fullmatch(r"([^=:]*=)?(folder|npy|list|packed):(.*)", source, re.DOTALL)
+        if parts is None:
+            return source
+        paths = parts[3].split(",") if parts[2] == "npy" else [parts[3]]
+        return f"{parts[1] or ''}{parts[2]}:{','.join(str(expanded(Path(path)).absolute()) for path in paths)}"
+
+    return replace(
+        data,
+        in_dist=absolute(data.in_dist),
+        in_dist_test=None if data.in_dist_test is None else absolute(data.in_dist_test),
+        background=data.background_spec.kind if data.background == "auto" else absolute(data.background),
+        ood=tuple(absolute(source) for source in data.ood),
+        root=expanded(data.root).absolute(),
+        list_root=None if data.list_root is None else expanded(data.list_root).absolute(),
+    )
+
+
+def with_absolute_paths(method: MethodConfig) -> MethodConfig:
+    """Return the method's config with absolute paths in every field that is a path."""
+    paths = {entry.name: getattr(method, entry.name) for entry in fields(method)}
+    return replace(
+        method, **{name: expanded(path).absolute() for name, path in paths.items() if isinstance(path, Path)}
+    )
+
+
+def config_to_run(config: RunConfig, folder: RunFolder, *, resume: bool, threads: int | None) -> RunConfig:
+    """Return the config to begin or resume a run with, after checking that the folder is one for it.
+
+    Args:
+        config: The config, resolved.
+        folder: The run's folder.
+        resume: Resume the run in the folder; begin it if there is none.
+        threads: Number of threads that the caller asked for; None for none.
+
+    Raises:
+        FileExistsError: If the folder exists and `resume` is false, or it holds files but no run to resume.
+        ValueError: If the config differs from that of the run to resume.
+    """
+    begun = folder.begun_config(resume=resume)
+    if begun is not None:
+        resumed = replace(
+            config,
+            data=_loading_as_begun(config.data, begun.data),
+            threads=threads_to_resume(threads, begun.threads, config.threads),
+        )
+        _require_same(begun, resumed, folder.path)
+        return resumed
     if resume:
-        folder.require_empty()
         print(f"there is no run to resume in {folder.path}: it is begun", file=sys.stderr, flush=True)
-    else:
-        folder.require_absent()
     if "list" in config.data.kinds and config.data.list_root is None:
-        config = replace(config, data=replace(config.data, list_root=Path.cwd()))
+        return replace(config, data=replace(config.data, list_root=Path.cwd()))
     return config
 
 
-def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
-    """Return how to load images for a run that has begun.
+def _require_same(begun: RunConfig, config: RunConfig, path: Path) -> None:
+    """Raise ValueError, naming each field with both values, if a run is resumed with another config.
 
-    Any loader may go on with a run, for all give the same images; it draws as far ahead as the run began. Lists of
-    files count from where they did then, too, and a root that nothing lies under is no difference.
+    Loaders give the same images and may differ; so may the number of threads, which is warned of.
+    """
+    loading = {name: getattr(config.data, name) for name in ("loader", "decode", "decode_budget_gb")}
+    begun = replace(begun, data=replace(begun.data, **loading), threads=config.threads)
+    if changed := differences(to_dict(begun), to_dict(config)):
+        raise ValueError(f"the run in {path} has another configuration (there → here): {'; '.join(changed)}")
+
+
+def threads_to_resume(asked: int | None, begun: int | None, default: int | None) -> int | None:
+    """Return the number of threads of a resumed run: the number it began with, unless another is asked for.
+
+    Args:
+        asked: Number that the caller asks for; None for none.
+        begun: Number that the run began with; None if the run did not record it.
+        default: Number of a new run.
+
+    A number other than the one that the run began with is warned of on stderr, since the last digits of the result
+    then differ.
+    """
+    if asked is not None and begun is not None and asked != begun:
+        print(
+            f"warning: the run began with threads={begun} and is resumed with threads={asked}: sums are then rounded "
+            "differently, and its result is that of neither number alone",
+            file=sys.stderr,
+        )
+    return next((number for number in (asked, begun) if number is not None), default)
+
+
+def _loading_as_begun(data: DataConfig, begun: DataConfig) -> DataConfig:
+    """Return how to load the images of a run that is resumed.
+
+    Any loader may resume a run, since all give the same images, but it must draw batches as far ahead as the run did
+    at its beginning. Lists of files keep the root that they had then, and a root that no source uses may differ.
     """
     depth = begun.prefetch_depth if data.prefetch_depth is None else data.prefetch_depth
     list_root = begun.list_root if data.list_root is None else data.list_root
     root = data.root if data.kinds & {"torchvision", "set"} else begun.root
     return replace(data, prefetch_depth=depth, list_root=list_root, root=root)
-
-
-def complete(run: Run, folder: RunFolder, *, checkpoint_every: int = 200) -> dict[str, Any]:
-    """Run every stage, judge every arm, and write what a run leaves.
-
-    An arm whose training fails is named under "failed" in metrics.json, with the step and the reason; it costs no
-    other arm.
-
-    Returns:
-        The contents of metrics.json; of several processes the first one judges, and the others return nothing.
-
-    Raises:
-        StageFailedError: If training fails in every arm.
-        OSError: If the folder cannot be written.
-        ValueError: If a file of the run is damaged.
-        TrainingInterrupted: On Ctrl-C or SIGTERM; the run can be resumed.
-    """
-    train_stages(run, folder, checkpoint_every=checkpoint_every)
-    run.fabric.barrier()
-    # Judging may take long, and is for one process alone: nobody waits for it in a group that would lose patience.
-    close_group()
-    if not run.fabric.is_global_zero:
-        return {}
-    metrics, scores = run.judge(folder)
-    end_session(folder.environment)
-    run.write_results(folder, metrics, scores)
-    return metrics

@@ -1,218 +1,228 @@
-"""A run's parts put together from its configuration, judged, and written down."""
+"""A run of a method: opened once, then trained, evaluated and reported."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fastood.data import DetectionTask, ImageSet, load_task
+from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
+from fastood.data.summary import data_summary, summary_lines
 from fastood.train.arm import Arm
-from fastood.train.config import Device, RunConfig, absolute_paths, to_dict, with_absolute_paths
+from fastood.train.config import RunConfig, to_dict
 from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailedError, StageFailure, failed_arms, learnt_pool_of
-from fastood.train.engine.processes import launched_processes, open_fabric, require_equal_shares, without_group
-from fastood.train.environment import read_sessions
-from fastood.train.method import Method
-from fastood.train.methods import MethodConfig
-from fastood.train.report import metrics_tables, write_report
-from fastood.train.report.table_layout import open_console, print_tables
+from fastood.train.engine.processes import (
+    close_group,
+    from_first_process,
+    of_every_process,
+    open_fabric,
+    without_group,
+)
+from fastood.train.environment import begin_session, end_session, read_sessions
+from fastood.train.method import Method, StageContext
+from fastood.train.report import write_report
+from fastood.train.requirements import check_config, require_enough_ood, small_backgrounds
+from fastood.train.resolved_config import config_to_run, resolve, resolve_device
 from fastood.train.results.metrics_document import metrics_document
 from fastood.train.results.run_warnings import run_warnings
-from fastood.train.results.sanity import merged
 from fastood.train.results.scoring import ArmScores, score_arm
-from fastood.train.run_folder import RunFolder, naming
-from fastood.train.threads import default_threads
+from fastood.train.run_folder import RunFolder, fingerprint, naming
+from fastood.train.stages import train_stages
 from fastood.train.trained_network import TrainedNetwork
 
 
-def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """What "auto" means here.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Results of a run before they are written."""
 
-    Raises:
-        ValueError: If a GPU is asked for and there is none.
-    """
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        raise ValueError("device is cuda, but this PyTorch finds no GPU")
-    return "cuda" if found and device != "cpu" else "cpu"
+    metrics: dict[str, Any]
+    """Contents of metrics.json."""
+    scores: dict[str, ArmScores]
+    """Scores of the test images by arm."""
 
 
-def settle(config: RunConfig) -> RunConfig:
-    """Write out what would mean something else elsewhere: device, threads, and paths relative to this directory.
+class Run:
+    """A run: its config, images, method and device, and the folder that it is written to.
 
-    Raises:
-        ValueError: If a GPU is asked for and there is none.
-    """
-    device = resolve_device(config.device)
-    threads = default_threads(device=device, network=config.model.name, image_size=config.data.image_size)
-    return replace(
-        config,
-        device=device,
-        threads=threads if config.threads is None else config.threads,
-        data=absolute_paths(config.data),
-        method=with_absolute_paths(config.method),
-    )
-
-
-def require_shareable(config: MethodConfig) -> None:
-    """Refuse what several processes cannot train together.
-
-    Raises:
-        ValueError: If a batch size is no multiple of the number of processes.
-    """
-    processes = launched_processes()
-    for field in fields(config):
-        if field.name.endswith("batch_size"):
-            require_equal_shares(f"method.{field.name}", getattr(config, field.name), processes)
-
-
-def require_background(config: RunConfig) -> None:
-    """Refuse a method that trains with background images where none are named.
-
-    Raises:
-        ValueError: If they are missing.
-
-    Example:
-        >>> from fastood.data import DataConfig
-        >>> from fastood.train.methods.outlier_exposure import OEConfig
-        >>> require_background(RunConfig(method=OEConfig(), data=DataConfig(in_dist="cifar10", ood=("svhn",))))
-        Traceback (most recent call last):
-        ...
-        ValueError: data.background must name the images that oe trains with, got none: give --data.background \
-folder:PATH, the name of a data set or noise
-    """
-    if config.method.needs_background and config.data.background_spec.kind == "none":
-        raise ValueError(
-            f"data.background must name the images that {config.method.name} trains with, got none: "
-            "give --data.background folder:PATH, the name of a data set or noise"
-        )
-
-
-def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig) -> list[str]:
-    """Return what is to be known of batches that are smaller than the configuration says, before any training.
+    `Run.open` begins or resumes a run, `Run.load` opens a finished one. Either is to be closed, by `close` or as a
+    context manager: the folder is locked and the group of processes open until then.
 
     Args:
-        method: The method.
-        task: Its images.
-        config: Its hyper-parameters.
+        config: Everything that decides the result.
+        folder: Where the run is written.
+        task: Images to train on and to evaluate with.
+        method: Stages to train and arms to evaluate.
+        fabric: Device and group of processes.
 
-    Raises:
-        ValueError: If several processes cannot share such a batch.
+    Example:
+        Train and evaluate a method from Python:
+
+        >>> from fastood.train.config import PRESETS
+        >>> with Run.open(PRESETS["msp", "embedded"], Path("runs/mine")) as run:  # doctest: +SKIP
+        ...     run.train()
+        ...     evaluation = run.evaluate()
+        ...     run.report(evaluation)
     """
-    processes = launched_processes()
-    for stage in method.stages:
-        index, size = getattr(stage, "id_index", None), getattr(stage, "batch_size", None)
-        if size is not None:
-            count = len(task.id_train) if index is None else len(index)
-            require_equal_shares(f"the in-distribution batch of stage {stage.name!r}", min(size, count), processes)
-    size = getattr(config, "background_batch_size", None)
-    if size is None:
-        return []
-    said = []
-    gamma: Any = getattr(config, "sample_rate", None)
-    learnt = method.learnt_pool
-    for arm in method.arms:
-        is_learnt = learnt is not None and arm.name == learnt.arm
-        # What the pool will select is drawn by weights that are yet to be learnt.
-        count = int(gamma * len(task.background)) if is_learnt else len(method.background_index(arm.name))
-        if not 0 < count < size:
-            continue
-        of = f"{'about ' if is_learnt else ''}{count} of {len(task.background)} background images"
-        why = of if gamma is None else f"sample_rate (γ) {gamma} leaves it {of}"
-        if processes > 1 and (is_learnt or count % processes):
-            raise ValueError(
-                f"arm {arm.name!r} cannot be trained by {processes} processes: {why}, fewer than a batch of {size}"
-            )
-        said.append(f"arm {arm.name!r} trains on all of its background images at every step: {why}, a batch is {size}")
-    return said
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
-    """A configuration with the images, the method and the device that it names."""
-
-    config: RunConfig
-    task: DetectionTask
-    method: Method
-    fabric: Fabric
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, *, task: DetectionTask, method: Method, fabric: Fabric
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.task = task
+        self.method = method
+        self.fabric = fabric
+        self.loading = _plan_loading(config, task, fabric)
+        self._held = ExitStack()
+        self._in_session = False
 
     @classmethod
-    def prepare(cls, config: RunConfig, *, device: Device | None = None, fabric: Fabric | None = None) -> "Run":
-        """Load images and set up method, device and threads; anything wrong with the configuration shows here.
+    def open(cls, config: RunConfig, path: Path, *, resume: bool = False, command: str | None = None) -> Self:
+        """Begin a run or resume one: check everything that can be checked before training, and write its config.
 
         Args:
             config: What to run.
-            device: Where to compute; None takes the configuration's.
-            fabric: Device and group of processes that are open already; None opens them.
+            path: The run's folder.
+            resume: Resume the run in the folder; begin it if there is none.
+            command: Command line to record in environment.json; None records none.
 
         Raises:
-            FileNotFoundError: If data is missing.
-            ValueError: If the data or a value does not fit.
+            BlockingIOError: If another process is writing the run.
+            FileExistsError: If the folder exists and `resume` is false, or it holds files but no run to resume.
+            FileNotFoundError: If images are missing.
+            ValueError: If the config is out of range, asks for what this machine lacks, or it or the images are not
+                those of the run to resume.
         """
-        accelerator = resolve_device(config.device if device is None else device)
-        require_background(config)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        task = load_task(config.data, seed=config.seed)
-        drawn = config.protocol.ood_count(len(task.id_test)) or 1  # of a set taken whole
-        for name, images in task.ood.items():
-            if len(images) < drawn:
-                raise ValueError(
-                    f"OOD set {name!r} must have the {drawn} images that the protocol draws "
-                    f"(protocol.ood_fraction of {len(task.id_test)} test images), got {len(images)}"
-                )
-        require_shareable(config.method)
-        method = config.method.build(config.model, task=task, seed=config.seed)
-        if fabric is None:
-            fabric = open_fabric(accelerator, precision=config.precision)
-        return cls(config=config, task=task, method=method, fabric=fabric)
+        check_config(config)
+        asked, folder, held = resolve(config), RunFolder(path), ExitStack()
 
-    def trained(self, model: nn.Module) -> TrainedNetwork:
-        """A network at test time, on this process's device."""
-        return TrainedNetwork(
-            model,
-            augment=self.config.augment,
-            fabric=without_group(self.fabric, precision=self.config.precision),
-            channels_last=self.config.channels_last,
-        )
+        def enter() -> RunConfig:
+            held.enter_context(folder.lock(exist_ok=resume))
+            return config_to_run(asked, folder, resume=resume, threads=config.threads)
 
-    def embed(self, model: nn.Module, images: ImageSet) -> Tensor:
-        """Features `[N, d]` float32 that a `Classifier` gives images at test time."""
-        return self.trained(model).features(images)
+        held.callback(close_group)
+        try:
+            fabric = open_fabric(resolve_device(asked.device), precision=config.precision)
+            # The first process alone reads and writes the folder.
+            resolved = from_first_process(enter, fabric)
+            run = cls(resolved, folder, **_load_parts(resolved), fabric=fabric)
+            # How far ahead batches are drawn is part of the result, and each loader has a default of its own.
+            depth = run.loading.prefetch_depth
+            run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=depth))
+            run._write_beginning()
+            if command is not None and run.is_first:
+                device, processes = fabric.device.type, fabric.world_size
+                begin_session(folder.environment, command=command, device=device, processes=processes)
+        except BaseException:
+            held.close()
+            raise
+        run._held, run._in_session = held, True
+        return run
 
-    def judge(self, folder: RunFolder) -> tuple[dict[str, Any], dict[str, ArmScores]]:
-        """Score every arm's stored weights.
+    @classmethod
+    def load(cls, config: RunConfig, folder: RunFolder) -> Self:
+        """Open a finished run to evaluate it again, in this process alone.
 
         Args:
-            folder: Holds weights and pool; the method's pool is loaded from it.
-
-        Returns:
-            The contents of metrics.json, with "warnings" if there are any, and the scores of each arm.
+            config: The run's config, `folder.read_config()`; device and protocol may be others.
+            folder: The run's folder.
 
         Raises:
-            FileNotFoundError: If the run has not come to its end.
-            StageFailedError: If no arm can be judged.
+            FileNotFoundError: If images, or the record of the run's images, are missing.
+            ValueError: If the images are not those of the run, or the config does not fit this machine.
+        """
+        check_config(config)
+        device = resolve_device(config.device)
+        parts = _load_parts(config)
+        run = cls(config, folder, **parts, fabric=open_fabric(device, precision=config.precision))
+        run._held.callback(close_group)
+        folder.require_same_data(fingerprint(run.task))
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unlock the folder and end the group of processes."""
+        self._held.close()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the first of its group: it alone evaluates and writes."""
+        return self.fabric.is_global_zero
+
+    def train(self, *, checkpoint_every: int = 200) -> None:
+        """Train every stage, each from its checkpoint if there is one, and store the arms' weights and the pool.
+
+        A stage that fails costs the arms that depend on it, and no others; they are named under "failed" in
+        metrics.json. After training the group of processes is closed: the first process evaluates alone.
+
+        Args:
+            checkpoint_every: Steps between two checkpoints.
+
+        Raises:
+            StageFailedError: If training fails in every arm.
+            OSError: If the folder cannot be written.
+            ValueError: If a checkpoint is damaged.
+            TrainingInterrupted: On Ctrl-C or SIGTERM; the run can be resumed.
+        """
+        config = self.config
+        self.fabric.print(self.loading, flush=True)
+        context = StageContext(
+            task=self.task,
+            augment=config.augment,
+            seed=config.seed,
+            fabric=self.fabric,
+            precision=config.precision,
+            loading=self.loading,
+            channels_last=config.channels_last,
+            compile=config.compile,
+            ema_decay=config.ema_decay,
+        )
+        train_stages(self.method, self.folder, context, embed=self.embed, checkpoint_every=checkpoint_every)
+        self.fabric.barrier()
+        # Evaluation may take longer than the other processes would wait in a collective.
+        close_group()
+
+    def evaluate(self) -> Evaluation:
+        """Score the test images with every arm's stored weights, and compute the metrics.
+
+        Raises:
+            FileNotFoundError: If the run has not been trained.
+            StageFailedError: If no arm has scores.
             ValueError: If a file is damaged.
         """
-        failures = folder.read_failures()
+        failures = self.folder.read_failures()
         learnt = learnt_pool_of(self.method, failures)
         if learnt is not None:
-            with naming(folder.pool):
-                learnt.pool.load_state_dict(folder.read_pool())
+            with naming(self.folder.pool):
+                learnt.pool.load_state_dict(self.folder.read_pool())
         failed = failed_arms(self.method, failures)
         scores = {}
         for arm in self.method.arms:
             if arm.name in failed:
                 continue
-            found = score_arm(self.trained(self.network(folder, arm)), arm, self.task)
-            if (reason := found.undefined()) is None:
-                scores[arm.name] = found
+            arm_scores = score_arm(self.trained(self.network(arm)), arm, self.task)
+            if (reason := arm_scores.undefined()) is None:
+                scores[arm.name] = arm_scores
             else:
                 failed[arm.name] = StageFailure(stage=arm.stage, step=None, steps=None, reason=reason)
         if not scores:
-            raise StageFailedError(f"no arm can be judged: {next(iter(failed.values())).describe()}")
+            raise StageFailedError(f"no arm can be evaluated: {next(iter(failed.values())).describe()}")
         metrics = metrics_document(
             self.method,
             self.task,
@@ -222,24 +232,19 @@ class Run:
             failed=failed,
             learnt=learnt,
         )
-        if warnings := run_warnings(self.method, metrics, scores, read_curves(folder.curves)):
+        if warnings := run_warnings(self.method, metrics, scores, read_curves(self.folder.curves)):
             metrics["warnings"] = warnings
-        return metrics, scores
+        return Evaluation(metrics=metrics, scores=scores)
 
-    def network(self, folder: RunFolder, arm: Arm) -> nn.Module:
-        """Return an arm's network with its stored weights.
+    def report(self, evaluation: Evaluation) -> None:
+        """Write scores, report.html and, last, metrics.json: a run that has it has everything else.
 
         Raises:
-            FileNotFoundError: If the run has not come to its end.
-            ValueError: If the file is damaged or its weights are of another network.
+            OSError: If the folder cannot be written.
         """
-        model = next(stage for stage in self.method.stages if stage.name == arm.stage).build_model()
-        with naming(folder.weights(arm.name)):
-            model.load_state_dict(folder.read_weights(arm.name))
-        return model
-
-    def write_results(self, folder: RunFolder, metrics: dict[str, Any], scores: dict[str, ArmScores]) -> None:
-        """Write scores, report and, last, metrics.json: where that lies, everything else does."""
+        folder, metrics, scores = self.folder, evaluation.metrics, evaluation.scores
+        if self._in_session:
+            end_session(folder.environment)
         folder.write_scores(scores)
         learnt = self.method.learnt_pool if "pool" in metrics else None
         write_report(
@@ -259,11 +264,70 @@ class Run:
         )
         folder.write_metrics(metrics)
 
+    def trained(self, model: nn.Module) -> TrainedNetwork:
+        """Return a network for evaluation, on this process's device."""
+        return TrainedNetwork(
+            model,
+            augment=self.config.augment,
+            fabric=without_group(self.fabric, precision=self.config.precision),
+            channels_last=self.config.channels_last,
+        )
 
-def print_table(metrics: dict[str, Any]) -> None:
-    """Print the table of a metrics document and its warnings: as wide as the terminal, or as COLUMNS says, or 110."""
-    console = open_console()
-    print_tables(metrics_tables(metrics, width=console.width))
-    labels = {name: arm["label"] for name, arm in metrics["arms"].items()}
-    for line in merged(metrics.get("warnings", ()), labels):
-        console.print(f"warning: {line}", markup=False, highlight=False)
+    def embed(self, model: nn.Module, images: ImageSet) -> Tensor:
+        """Return the features of images in evaluation mode, float32 `[N, d]`."""
+        return self.trained(model).features(images)
+
+    def network(self, arm: Arm) -> nn.Module:
+        """Return an arm's network with its stored weights.
+
+        Raises:
+            FileNotFoundError: If the run has not been trained.
+            ValueError: If the file is damaged or its weights are of another network.
+        """
+        model = next(stage for stage in self.method.stages if stage.name == arm.stage).build_model()
+        with naming(self.folder.weights(arm.name)):
+            model.load_state_dict(self.folder.read_weights(arm.name))
+        return model
+
+    def _write_beginning(self) -> None:
+        """Check that all processes have the run's images, and write config and images' digests into its folder."""
+        for warning in small_backgrounds(self.method, self.task, self.config.method):
+            if self.is_first:
+                print(f"warning: {warning}", file=sys.stderr)
+        digests = fingerprint(self.task)
+        for rank, other in enumerate(of_every_process(digests, self.fabric)):
+            if other != digests:
+                differing = ", ".join(name for name in digests if other.get(name) != digests[name])
+                raise ValueError(f"every process must have the same images, process {rank} has others in {differing}")
+        summary = data_summary(self.config.data, self.task)
+
+        def write() -> None:
+            self.folder.write_beginning(self.config, digests=digests, data_summary=summary)
+            print(*summary_lines(summary), sep="\n", flush=True)
+
+        from_first_process(write, self.fabric)
+
+
+def _load_parts(config: RunConfig) -> dict[str, Any]:
+    """Load the images of a config and build its method, on the number of threads that it names."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    task = load_task(config.data, seed=config.seed)
+    require_enough_ood(task, config.protocol)
+    return {"task": task, "method": config.method.build(config.model, task=task, seed=config.seed)}
+
+
+def _plan_loading(config: RunConfig, task: DetectionTask, fabric: Fabric) -> LoaderPlan:
+    """Choose how training images get to the device.
+
+    Raises:
+        ValueError: If DALI is asked for and not installed, or resident for images that are decoded on use.
+    """
+    images = (task.id_train.images, task.background.images)
+    return plan_loader(
+        config.data.loader,
+        config.data.prefetch_depth,
+        image_bytes=sum(part.nbytes for part in images),
+        device=fabric.device,
+        encoded=any(isinstance(part, EncodedImages) for part in images),
+    )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastood.common.files import remove_temporaries, save_tensors, write_atomically
 from fastood.common.locking import LOCK_NAME, hold_lock
 from fastood.data import DetectionTask
-from fastood.train.config import RunConfig, differences, from_dict, to_dict
+from fastood.train.config import RunConfig, from_dict, to_dict
 from fastood.train.engine.checkpoint import CheckpointFolder, summary
 from fastood.train.engine.failure import StageFailure
 from fastood.train.methods.pool_weights import BACKGROUND_KEY
@@ -85,48 +85,52 @@ class RunFolder:
         with hold_lock(self.path, doing="writing this run", exist_ok=exist_ok):
             yield
 
-    def require_absent(self) -> None:
-        """Refuse to begin a run where something lies already, but for the lock of this process.
-
-        Raises:
-            FileExistsError: If the folder exists.
-        """
-        if self.path.exists() and [entry.name for entry in self.path.iterdir()] != [LOCK_NAME]:
-            raise self._exists()
-
     def _exists(self) -> FileExistsError:
-        return FileExistsError(
-            f"the run folder {self.path} exists: go on with it by --resume, or choose another --name"
-        )
+        return FileExistsError(f"the run folder {self.path} exists: resume it with --resume, or choose another --name")
 
-    def require_empty(self) -> None:
-        """Refuse to begin a run among files that are not its own; what a kill left of its first file is.
+    def begun_config(self, *, resume: bool) -> RunConfig | None:
+        """Return the config of the run to resume, or None if a run is to begin here.
+
+        Args:
+            resume: Resume the run in the folder; begin it if there is none.
 
         Raises:
-            FileExistsError: If the folder holds anything else.
+            FileExistsError: If the folder exists and `resume` is false, or it holds files but no run to resume.
+            ValueError: If config.yaml is damaged.
         """
-        if self.path.exists():
+        if resume and self.config.exists():
+            return self.read_config()
+        if resume and self.path.exists():
+            # A process that was killed while it wrote config.yaml leaves its temporary file.
             remove_temporaries(self.path, self.config.name)
-        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if found - {LOCK_NAME}:
-            raise FileExistsError(f"the folder {self.path} holds files but no run to go on with: choose another --name")
+        names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        # The lock is this process's own.
+        if not resume and self.path.exists() and names != {LOCK_NAME}:
+            raise self._exists()
+        if names - {LOCK_NAME}:
+            raise FileExistsError(f"the folder {self.path} holds files but no run to resume: choose another --name")
+        return None
 
-    def require_same_config(self, config: RunConfig) -> None:
-        """Refuse to resume a run under another configuration.
+    def write_beginning(self, config: RunConfig, *, digests: dict[str, str], data_summary: dict[str, Any]) -> None:
+        """Write config.yaml, data.json and data_summary.json, and remove what a killed process left half-written.
 
-        How images are loaded decides no result and may differ; so may the number of threads, which
-        `fastood.train.threads` warns of.
+        The images of a resumed run must be those that it began with.
+
+        Args:
+            config: The config.
+            digests: Digests of the run's images, as `fingerprint` returns them.
+            data_summary: Numbers of images and classes that were read, and of files left out.
 
         Raises:
-            FileNotFoundError: If there is no run here.
-            ValueError: If a field differs; each is named with both values.
+            OSError: If a file cannot be written.
+            ValueError: If the folder's data.json has other images.
         """
-        begun = self.read_config()
-        loading = {name: getattr(config.data, name) for name in ("loader", "decode", "decode_budget_gb")}
-        begun = replace(begun, data=replace(begun.data, **loading), threads=config.threads)
-        changed = differences(to_dict(begun), to_dict(config))
-        if changed:
-            raise ValueError(f"the run in {self.path} has another configuration (there → here): {'; '.join(changed)}")
+        if self.data.exists():
+            self.require_same_data(digests)
+        remove_temporaries(self.path)
+        self.write_config(config)
+        _write_json(self.data, digests)
+        _write_json(self.data_summary, data_summary)
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml, the first file of a run."""
@@ -150,14 +154,6 @@ class RunFolder:
         except (RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{self.config} is damaged: {error}") from None
 
-    def write_data(self, digests: dict[str, str]) -> None:
-        """Write data.json: what the run's images were, as `fingerprint` tells."""
-        write_atomically(self.data, (json.dumps(digests, indent=2, ensure_ascii=False) + "\n").encode())
-
-    def write_data_summary(self, summary: dict[str, Any]) -> None:
-        """Write data_summary.json: how many images of which classes were read, and what was left out."""
-        write_atomically(self.data_summary, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
-
     def require_same_data(self, digests: dict[str, str]) -> None:
         """Refuse to go on with, or to judge on, other images than the run began with.
 
@@ -174,8 +170,7 @@ class RunFolder:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json."""
-        text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.metrics, text.encode())
+        _write_json(self.metrics, metrics)
 
     def read_metrics(self) -> dict[str, Any]:
         """The contents of metrics.json.
@@ -191,7 +186,7 @@ class RunFolder:
     def write_failures(self, failures: Mapping[str, StageFailure]) -> None:
         """Write failed.json: stages that failed, which a resumed run reports and does not repeat."""
         plain = {stage: asdict(failure) for stage, failure in failures.items()}
-        write_atomically(self.failures, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+        _write_json(self.failures, plain)
 
     def read_failures(self) -> dict[str, StageFailure]:
         """Return the stages of the run that failed, by name.
@@ -277,6 +272,10 @@ def _read_text(path: Path) -> str:
     if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
         raise ValueError(f"it must be a file of at most {_LARGEST_TEXT:,} bytes")
     return path.read_text(encoding="utf-8")
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

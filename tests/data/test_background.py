@@ -10,14 +10,15 @@ from PIL import Image
 from fastood.data import DataConfig, load_task
 from fastood.data.sources.spec import meant_source, parse_named_spec, parse_spec
 from fastood.train import cli as train
-from fastood.train import session
-from fastood.train.config import PRESETS, RunConfig, absolute_paths
+from fastood.train.config import PRESETS, RunConfig
 from fastood.train.methods import METHODS
 from fastood.train.methods.ice import ICEConfig
 from fastood.train.methods.outlier_exposure import OEConfig
 from fastood.train.methods.reject.method import RejectConfig
-from fastood.train.run import require_background
-from fastood.train.run_folder import RunFolder, fingerprint
+from fastood.train.requirements import check_config
+from fastood.train.resolved_config import absolute_paths
+from fastood.train.run import Run
+from fastood.train.run_folder import fingerprint
 
 OWN = {"in_dist": "mnist", "ood": ("svhn",)}
 
@@ -27,16 +28,16 @@ def test_methods_without_background_do_not_ask_for_one(name: str):
     config = replace(PRESETS[name, "embedded"], data=DataConfig(**OWN))
     if name in ("msp", "bal", "gcpl", "godin", "aec", "deep-svdd"):
         assert not config.method.needs_background
-        require_background(config)
+        check_config(config)
     else:
         assert config.method.needs_background
         with pytest.raises(
             ValueError, match=rf"data.background must name the images that {name} trains with, got none"
         ):
-            require_background(config)
-        require_background(replace(config, data=DataConfig(**OWN, background="uniform")))
+            check_config(config)
+        check_config(replace(config, data=DataConfig(**OWN, background="uniform")))
     # The embedded digits bring theirs.
-    require_background(PRESETS[name, "embedded"])
+    check_config(PRESETS[name, "embedded"])
     assert absolute_paths(DataConfig()).background == "embedded"
 
 
@@ -166,11 +167,11 @@ def test_a_list_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     data = DataConfig(in_dist="folder:id", ood=("far=list:lists/far.txt",), image_size=8)
     config = replace(PRESETS["msp", "embedded"], data=data, device="cpu")
-    folder = RunFolder(tmp_path / "run")
-    begun = session.begin(config, folder)
+    begun = Run.open(config, tmp_path / "run")
+    begun.close()
     assert begun.config.data.list_root == tmp_path
     monkeypatch.chdir("/")
     moved = DataConfig(in_dist=f"folder:{tmp_path}/id", ood=(f"far=list:{tmp_path}/lists/far.txt",), image_size=8)
-    again = session.begin(RunConfig(**(vars(config) | {"data": moved})), folder, resume=True)
+    again = Run.open(RunConfig(**(vars(config) | {"data": moved})), tmp_path / "run", resume=True)
     assert again.config == begun.config
     assert fingerprint(again.task) == fingerprint(begun.task)

@@ -12,14 +12,16 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from fastood.evaluate import cli as evaluate
 from fastood.metrics import PROTOCOLS
 from fastood.metrics.protocol import ProtocolName
 from fastood.train import cli as train
-from fastood.train import session
+from fastood.train.command import parse_command
 from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.run import Run
 from fastood.train.run_folder import RunFolder
 from tests.support.tiny_run import STAGES, STEPS, tiny_args, train_until_killed
 
@@ -181,7 +183,7 @@ def test_an_existing_run_folder_is_refused_before_any_work(
 ):
     monkeypatch.setattr("fastood.train.run.load_task", lambda *args, **kwargs: pytest.fail("worked"))
     assert train.main(tiny_args(finished.parents[1])) == 1
-    assert "exists: go on with it by --resume, or choose another --name" in capsys.readouterr().err
+    assert "exists: resume it with --resume, or choose another --name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_an_existing_run_folder_is_refused_before_any_work(
         (["--name", "../run"], "name must be a plain folder name inside --out, got '../run'"),
         (["--name", ".."], "name must be a plain folder name"),
         (["--name", ""], "name must be a plain folder name"),
-        (["--preset", "paper", "--data.in-dist", "embedded", "--data.background", "embedded"], "preset paper wants"),
+        (["--preset", "paper", "--data.in-dist", "embedded", "--data.background", "embedded"], "preset paper needs"),
         (["--method.sample-rate", "0.01"], "of 80 background images is less than one image"),
         (["--data.noise-size", "5"], "OOD set 'noise' must have the 6 images"),
         (["--data.background", "npy:absent.npy"], "absent.npy"),
@@ -338,9 +340,10 @@ def test_evaluate_finds_relative_images_from_another_directory(
 
 def test_resuming_another_device_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("fastood.train.run.open_fabric", lambda *args, **kwargs: Fabric(accelerator="cpu", devices=1))
     config = replace(RunFolder(finished).read_config(), device="auto")
     with pytest.raises(ValueError, match="device: cpu → cuda"):
-        session.begin(config, RunFolder(finished), resume=True)
+        Run.open(config, finished, resume=True)
 
 
 def test_resume_into_files_that_are_no_run_is_refused(
@@ -351,14 +354,14 @@ def test_resume_into_files_that_are_no_run_is_refused(
     run.mkdir(parents=True)
     (run / "thesis.tex").write_text("mine")
     assert train.main([*tiny_args(tmp_path), "--resume"]) == 1
-    assert "holds files but no run to go on with" in capsys.readouterr().err
+    assert "holds files but no run to resume" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["thesis.tex"]
 
 
 def test_what_a_kill_left_of_the_first_file_does_not_stop_a_resume(tmp_path: Path):
     folder = RunFolder(tmp_path)
     (tmp_path / ".config.yaml.tmp").touch()
-    folder.require_empty()
+    folder.begun_config(resume=True)
 
 
 def test_checkpoint_every_does_not_decide_the_result(finished: Path, tmp_path: Path, no_report: None):
@@ -408,3 +411,12 @@ def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]):
     text = capsys.readouterr().out
     for words in ("--method.sample-rate", "Sample rate γ", "--data.background", "--resume", "--preset"):
         assert words in text
+    for hidden in ("--method.reweight.momentum", "--protocol", "--channels-last"):
+        assert hidden not in text
+    with pytest.raises(SystemExit):
+        train.main(["--help-all"])
+    text_of_all = capsys.readouterr().out
+    for words in ("--method.sample-rate", "--protocol.repeats", "--channels-last", "--method.reweight.optimizer"):
+        assert words in text_of_all
+    assert text_of_all.count("\n") > 2 * text.count("\n")
+    assert parse_command(["--protocol.repeats", "3"]).config.protocol.repeats == 3, "hidden, not gone"

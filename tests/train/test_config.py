@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fastood.train import cli as train
+from fastood.train.command import parse_command
 from fastood.train.config import PRESETS, RunConfig, differences, from_dict, to_dict
 from fastood.train.engine.schedule import Schedule
 
@@ -36,8 +36,8 @@ def test_config_survives_yaml(method: str, preset: str):
 
 
 def test_presets_decide_the_defaults():
-    assert train.parse_command([]).config == PRESETS["resample", "embedded"]
-    command = train.parse_command(["--preset=paper", "--method.sample-rate", "0.01"])
+    assert parse_command([]).config == PRESETS["resample", "embedded"]
+    command = parse_command(["--preset=paper", "--method.sample-rate", "0.01"])
     assert command.config.model.name == "wrn-40-4"
     assert command.config.method.sample_rate == 0.01
     assert command.config.data.size == 32

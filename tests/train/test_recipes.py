@@ -18,7 +18,7 @@ from fastood.data.sources.named_sets import NAMED_SETS
 from fastood.models import ModelConfig
 from fastood.samplers import BackgroundPool
 from fastood.train import cli as train
-from fastood.train import session
+from fastood.train.command import parse_command
 from fastood.train.config import RunConfig, to_dict
 from fastood.train.engine.schedule import Schedule
 from fastood.train.methods import MethodConfig
@@ -74,8 +74,13 @@ def shortened(config: RunConfig, pool_weights: Path) -> RunConfig:
 def train_short(config: RunConfig, folder: Path) -> dict[str, Any]:
     """The metrics of a short run; recipes that differ in images, network or length alone share one."""
     method = config.method.build(config.model, task=tiny_task(), seed=0)
-    run = Run(config=config, task=tiny_task(), method=method, fabric=Fabric(accelerator="cpu", devices=1))
-    return session.complete(run, RunFolder(folder / str(len(list(folder.iterdir())))))
+    path = folder / str(len(list(folder.iterdir())))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    run = Run(config, RunFolder(path), task=tiny_task(), method=method, fabric=fabric)
+    run.train()
+    evaluation = run.evaluate()
+    run.report(evaluation)
+    return evaluation.metrics
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -106,11 +111,11 @@ def test_the_list_names_every_recipe():
 def test_the_command_line_wins_over_the_recipe(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("seed: 3\nmodel: {dropout: 0.1}\nmethod: {name: oe, sample_rate: 0.2, finetune: {epochs: 4}}\n")
-    command = train.parse_command(["--config", str(path), "--method.sample-rate", "0.4", "--seed=5"])
+    command = parse_command(["--config", str(path), "--method.sample-rate", "0.4", "--seed=5"])
     config = command.config
     assert (command.method, config.seed, config.method.sample_rate, config.method.finetune.epochs) == ("oe", 5, 0.4, 4)
     assert (config.model.name, config.model.dropout) == ("wrn-40-4", 0.1), "what is left open is the paper's"
-    assert train.parse_command(["oe", f"--config={path}", "--preset=embedded"]).config.model.name == "small-cnn"
+    assert parse_command(["oe", f"--config={path}", "--preset=embedded"]).config.model.name == "small-cnn"
 
 
 def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -134,9 +139,9 @@ def test_recipes_are_read_from_the_package(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_run_is_repeated_from_its_own_configuration(tmp_path: Path):
     folder = RunFolder(tmp_path)
-    config = replace(train.parse_command(["ice"]).config, seed=4, device="cpu")
+    config = replace(parse_command(["ice"]).config, seed=4, device="cpu")
     folder.write_config(config)
-    assert train.parse_command(["--config", str(folder.config)]).config == config
+    assert parse_command(["--config", str(folder.config)]).config == config
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from fastood.common.locking import hold_lock
 from fastood.console.command_line import launcher
 from fastood.evaluate import cli as evaluate
 from fastood.train import cli as train
-from fastood.train import session
+from fastood.train.command import parse_command
 from fastood.train.engine.image_stage import ImageStageRun
-from fastood.train.run_folder import RunFolder
+from fastood.train.run import Run
 from tests.support.tiny_run import contents, finished_run, tiny_args
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +86,7 @@ def test_the_command_to_go_on_with_works_as_pasted(
     with monkeypatch.context() as patch:
         patch.setattr(ImageStageRun, "train_step", interrupted)
         assert train.main(tiny_args(tmp_path, out=tmp_path / "my runs")) == 130
-    told = capsys.readouterr().err.splitlines()[-1].removeprefix("go on with: ")
+    told = capsys.readouterr().err.splitlines()[-1].removeprefix("resume with: ")
     assert told.endswith(f"-m fastood.train --name run --out '{tmp_path}/my runs' --checkpoint-every 5 --resume")
     done = subprocess.run(
         told.replace("fastood.train", "fastood.train --bad"), shell=True, capture_output=True, text=True
@@ -145,14 +145,14 @@ def test_a_background_below_a_batch_is_told_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     args = [*tiny_args(tmp_path), "--method.sample-rate", "0.1"]
-    config = train.parse_command(args).config
-    session.begin(config, RunFolder(tmp_path / "one"))
+    config = parse_command(args).config
+    Run.open(config, tmp_path / "one").close()
     said = capsys.readouterr().err
     for arm, count in (("random", r"sample_rate (γ) 0.1 leaves it "), ("resampled", "leaves it about 8 of 80")):
         assert f"warning: arm '{arm}' trains on all of its background images at every step" in said
         assert count in said
     assert "'full'" not in said
-    monkeypatch.setattr("fastood.train.run.launched_processes", lambda: 2)
+    monkeypatch.setattr("fastood.train.requirements.launched_processes", lambda: 2)
     monkeypatch.setattr("fastood.train.stages.run_stage", lambda *args, **kwargs: pytest.fail("worked"))
     assert train.main(args) == 1
     assert "cannot be trained by 2 processes: sample_rate (γ) 0.1 leaves it" in capsys.readouterr().err
@@ -162,7 +162,7 @@ def test_a_background_below_a_batch_is_told_before_work(
 def test_an_in_distribution_set_that_cannot_be_shared_is_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("fastood.train.run.launched_processes", lambda: 5)
+    monkeypatch.setattr("fastood.train.requirements.launched_processes", lambda: 5)
     args = [*tiny_args(tmp_path), "--method.batch-size", "160", "--method.background-batch-size", "20"]
     assert train.main(args) == 1
     assert "the in-distribution batch of stage 'pretrain' must be a multiple of the 5 processes, got 96" in (
@@ -180,7 +180,7 @@ def test_a_full_disk_says_how_to_go_on(tmp_path: Path, no_report: None, capsys: 
     said = capsys.readouterr().err
     assert codes == [1]
     assert "bytes are needed" in said
-    assert "make room, then go on with: " in said
+    assert "make room, then resume with: " in said
     assert "Traceback" not in said
     run = tmp_path / "runs" / "run"
     assert not [path for path in run.rglob(".*")]

@@ -12,9 +12,8 @@ import torch
 from fastood.common import openmp
 from fastood.train import cli as train
 from fastood.train.config import PRESETS, from_dict, to_dict
-from fastood.train.run import settle
+from fastood.train.resolved_config import default_threads, resolve, threads_to_resume
 from fastood.train.run_folder import RunFolder
-from fastood.train.threads import default_threads, threads_to_resume
 from tests.support.tiny_run import tiny_args
 
 
@@ -37,8 +36,8 @@ def test_small_networks_have_one_thread_whatever_the_machine_has(load: int):
 
 def test_the_number_is_part_of_the_configuration():
     config = replace(PRESETS["resample", "embedded"], device="cpu")
-    assert settle(config).threads == 1
-    assert settle(replace(config, threads=3)).threads == 3
+    assert resolve(config).threads == 1
+    assert resolve(replace(config, threads=3)).threads == 3
     values = to_dict(config)
     del values["threads"]
     assert from_dict(type(config), values).threads is None
@@ -52,7 +51,7 @@ def test_a_run_goes_on_as_it_began_and_warns_of_another_number(capsys: pytest.Ca
     assert threads_to_resume(2, 2, 1) == 2
     assert capsys.readouterr().err == ""
     assert threads_to_resume(4, 2, 1) == 4
-    assert "began with threads=2 and goes on with threads=4" in capsys.readouterr().err
+    assert "began with threads=2 and is resumed with threads=4" in capsys.readouterr().err
 
 
 def test_the_command_line_keeps_and_resumes_it(
@@ -67,7 +66,7 @@ def test_the_command_line_keeps_and_resumes_it(
     assert folder.read_config().threads == torch.get_num_threads() == 2
     assert "began with" not in capsys.readouterr().err
     assert train.main([*args, "--threads", "1", "--resume"]) == 0
-    assert "began with threads=2 and goes on with threads=1" in capsys.readouterr().err
+    assert "began with threads=2 and is resumed with threads=1" in capsys.readouterr().err
     assert torch.get_num_threads() == 1
 
 

@@ -132,7 +132,7 @@ def test_two_processes_train_a_boundary(tmp_path: Path):
 def test_a_batch_that_cannot_be_shared_is_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
 ):
-    monkeypatch.setattr("fastood.train.run.launched_processes", lambda: 2)
+    monkeypatch.setattr("fastood.train.requirements.launched_processes", lambda: 2)
     assert train.main([*tiny_args(tmp_path), f"--method.{option}", "31"]) == 1
     name = option.replace("-", "_")
     assert f"method.{name} must be a multiple of the 2 processes, got 31" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_work(
 
 
 def test_processes_share_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(train, "launched_processes", lambda: 2)
+    monkeypatch.setattr("fastood.train.command.launched_processes", lambda: 2)
     assert train.main([]) == 1
     assert "several processes need the name of the run that they share: --name NAME" in capsys.readouterr().err
 

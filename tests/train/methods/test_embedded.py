@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from fastood.data import DataConfig, EmbeddedConfig
-from fastood.train import session
 from fastood.train.config import PRESETS
 from fastood.train.engine.schedule import Schedule
 from fastood.train.methods import METHODS, MethodConfig
-from fastood.train.run_folder import RunFolder
+from fastood.train.run import Run
 
 DATA = DataConfig(embedded=EmbeddedConfig(pool_size=2000, ood_size=200))
 
@@ -34,8 +33,9 @@ def test_it_beats_chance(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = replace(preset, method=shortened(preset.method, 3), data=DATA, device="cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    folder = RunFolder(tmp_path / "run")
-    metrics = session.complete(session.begin(config, folder), folder)
+    with Run.open(config, tmp_path / "run") as run:
+        run.train()
+        metrics = run.evaluate().metrics
     torch.set_num_threads(threads)
     assert metrics["method"] == name
     baseline = metrics["bootstrap"]["baseline"]

@@ -123,8 +123,8 @@ def test_learnt_weights_of_other_images_of_the_same_number_are_refused(tmp_path:
     for name in ("old", "old other", "lost"):
         runs[name].path.mkdir()
         save_file(state, runs[name].pool)
-    runs["old"].write_data({"background": mine})
-    runs["old other"].write_data({"background": "f" * 64})
+    runs["old"].data.write_text(json.dumps({"background": mine}))
+    runs["old other"].data.write_text(json.dumps({"background": "f" * 64}))
 
     def config(name: str) -> OEConfig:
         return OEConfig(backgrounds=("resampled",), pool_weights=runs[name].pool)
