@@ -3,7 +3,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastood.common.build import BuildInfo
+from fastood.ops._extension import BuildInfo
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 

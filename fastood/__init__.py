@@ -21,7 +21,7 @@ _openmp.wait_quietly()
 # First, for it takes no second: torch takes several.
 _extras.require_command()
 try:
-    from fastood.common.build import build_info
+    from fastood.ops._extension import build_info
 except ImportError as _error:
     if _extras.running_command() in _extras.COMMANDS:
         _sys.exit(f"error: {_error}")

@@ -125,7 +125,7 @@ def require_command() -> None:
         SystemExit: If this is `python -m fastood.…` and something is missing.
     """
     command = running_command()
-    # Without torch this is the wrong Python altogether, which fastood.common.build says.
+    # Without torch this is the wrong Python altogether, which fastood.ops._extension says.
     if command in COMMANDS and _importable("torch") and (wanted := missing(COMMANDS[command])):
         sys.exit(f"error: {describe(f'python -m {command}', wanted)}")
 

@@ -3,7 +3,7 @@
 `reference` holds the same formulas in plain float64 PyTorch, for tests and for reading.
 """
 
-import fastood.common.build  # noqa: F401  registers the ops, or says why it cannot
+import fastood.ops._extension  # noqa: F401  registers the ops, or says why it cannot
 from fastood.ops.augment_images import augment_images
 from fastood.ops.class_l1_nearest import ClassL1Index, class_l1_nearest
 from fastood.ops.logit_scores import logit_scores
