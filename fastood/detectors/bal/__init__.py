@@ -1,6 +1,5 @@
 """Boundary aware learning (Pei et al. 2022): a conditional GAN learns where the features of a frozen network end."""
 
-from fastood.detectors.bal.build import BoundaryAwareNetwork
 from fastood.detectors.bal.detector import BoundaryAwareDetector
 from fastood.detectors.bal.feature_bank import FeatureBank
 from fastood.detectors.bal.feature_frame import FeatureFrame
@@ -11,7 +10,6 @@ from fastood.detectors.bal.trainer import BoundaryLosses, BoundaryTraining
 
 __all__ = [
     "BoundaryAwareDetector",
-    "BoundaryAwareNetwork",
     "BoundaryLosses",
     "BoundarySettings",
     "BoundaryTraining",

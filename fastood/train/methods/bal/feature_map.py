@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
-from fastood.detectors.bal import BoundaryAwareNetwork, BoundarySettings
+from fastood.detectors.bal import BoundarySettings
 from fastood.detectors.bal.negatives import hard_features, uniform_in_box
 from fastood.scores import max_softmax_score
 from fastood.train.feature_map import FeatureMap
+from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 from fastood.train.trained_network import TrainedNetwork
 
 ID_IMAGES, OOD_IMAGES, SYNTHETIC = 1000, 150, 150

@@ -13,7 +13,7 @@ from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask, ImageSet
 from fastood.data.images.augment import STD
 from fastood.detectors import ODIN
-from fastood.detectors.bal import BoundaryAwareNetwork, BoundarySettings, FeatureBank, boundary_score
+from fastood.detectors.bal import BoundarySettings, FeatureBank, boundary_score
 from fastood.losses import OutlierExposureLoss
 from fastood.models import Classifier, ModelConfig
 from fastood.scores import max_softmax_score
@@ -24,6 +24,7 @@ from fastood.train.engine.processes import without_group
 from fastood.train.engine.schedule import Schedule
 from fastood.train.feature_map import FeatureMap
 from fastood.train.method import Stage, StageContext
+from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 from fastood.train.methods.bal.feature_map import boundary_map
 from fastood.train.methods.bal.stage import BoundaryStage
 from fastood.train.methods.config import MethodConfig, Preset, PresetName

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from fastood.common.seeding import named_generator
-from fastood.detectors.bal import BoundaryAwareNetwork, BoundaryLosses, BoundarySettings, BoundaryTraining, FeatureBank
+from fastood.detectors.bal import BoundaryLosses, BoundarySettings, BoundaryTraining, FeatureBank
 from fastood.detectors.bal.coverage import generator_coverage
 from fastood.models import Classifier
 from fastood.train.engine.failure import LinAlgError, NonFiniteLossError
 from fastood.train.method import Embed, StageContext, Weights
+from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
