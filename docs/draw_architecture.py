@@ -1,0 +1,137 @@
+"""Draw the import graph into docs/architecture.md: `python docs/draw_architecture.py` after a change of imports.
+
+A room is a package of fastood/, csrc/, or a folder of scripts. An arrow is an import of one room by another, wherever
+it stands in a file: on top, in a function or under TYPE_CHECKING. `fastood/__init__.py` is no room, since Python runs
+it before every other module. The rules that the graph keeps are in tests/test_architecture.py.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/architecture.md"
+BEGIN, END = "<!-- drawn by docs/draw_architecture.py: begin -->", "<!-- end -->"
+SCRIPTS = ("benchmarks", "experiments", "examples")
+"""Folders of scripts, which import one another by file name."""
+
+Graph = dict[str, set[str]]
+"""Names of the rooms (or modules) that each room (or module) imports."""
+
+
+class Import(NamedTuple):
+    """An import of one of the repository's modules by another."""
+
+    importer: str
+    imported: str
+    place: str
+    """File and line, relative to the repository."""
+
+
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Return the file of every module, by dotted name: `fastood.ops.logit_scores`, `benchmarks.harness`."""
+    paths = [path for folder in ("fastood", *SCRIPTS) for path in sorted((root / folder).rglob("*.py"))]
+    return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def imports(root: Path = ROOT) -> list[Import]:
+    """Return every import between modules of the repository, in the order of files and lines."""
+    paths = modules(root)
+    known = {name: name for name in paths} | {
+        name.split(".")[1]: name for name in paths if not name.startswith("fasto")
+    }
+    found = []
+    for importer, path in paths.items():
+        package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            targets = []
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                # `from package import module` imports the module; any other name comes from the package itself.
+                targets = [name if (name := f"{base}.{alias.name}") in known else base for alias in node.names]
+                targets = ["csrc" if name.name == "_C" else t for name, t in zip(node.names, targets, strict=True)]
+            for target in dict.fromkeys(targets):
+                if (imported := known.get(target, target)) in (*paths, "csrc") and imported != importer:
+                    found.append(Import(importer, imported, f"{path.relative_to(root)}:{node.lineno}"))
+    return found
+
+
+def room(module: str) -> str:
+    """Return the room of a module: the package under fastood/, or the folder of a script; "" for fastood itself."""
+    parts = module.split(".")
+    return parts[0] if parts[0] != "fastood" else parts[1] if len(parts) > 1 else ""
+
+
+def graph(arrows: Iterable[Import], of: Callable[[str], str] = room) -> Graph:
+    """Return the rooms that each room imports; `of` maps a module to its room, or to "" if it has none."""
+    below: Graph = {}
+    for arrow in arrows:
+        upper, lower = of(arrow.importer), of(arrow.imported)
+        for name in filter(None, (upper, lower)):
+            below.setdefault(name, set())
+        if upper and lower and upper != lower:
+            below[upper].add(lower)
+    return below
+
+
+def floors(below: Mapping[str, set[str]]) -> dict[str, int]:
+    """Return the floor of every room: 0 if it imports no other, else one above the highest room that it imports.
+
+    Raises:
+        graphlib.CycleError: If rooms import one another in a circle.
+    """
+    level: dict[str, int] = {}
+    for name in TopologicalSorter(below).static_order():
+        level[name] = max((level[lower] + 1 for lower in below[name]), default=0)
+    return level
+
+
+def direct(below: Mapping[str, set[str]]) -> Graph:
+    """Return the graph without the arrows that a longer way implies, which leaves a drawing that can be read."""
+
+    def reached(name: str) -> set[str]:
+        return below[name].union(*(reached(lower) for lower in below[name]))
+
+    return {name: lower - set().union(*(reached(other) for other in lower)) for name, lower in below.items()}
+
+
+def section(root: Path = ROOT) -> str:
+    """Return the drawn part of the page, in Markdown."""
+    below = graph(imports(root))
+    level = floors(below)
+    count = max(level.values()) + 1
+    stories = [sorted(name for name in below if level[name] == floor) for floor in range(count)]
+    arrows = sum(map(len, below.values()))
+    lines = [
+        f"{len(below)} rooms on {count} floors, {arrows} arrows; none leads upward.",
+        "The drawing leaves out an arrow that a longer way implies; the table has them all.",
+        "",
+        "```mermaid",
+        "flowchart TB",
+    ]
+    for floor in reversed(range(count)):
+        lines += [f'  subgraph floor{floor}["floor {floor}"]', *(f"    {name}" for name in stories[floor]), "  end"]
+    lines += [f"  {name} --> {lower}" for name, lowers in sorted(direct(below).items()) for lower in sorted(lowers)]
+    lines += ["```", "", "| floor | room | imports |", "|---|---|---|"]
+    for floor in reversed(range(count)):
+        for name in stories[floor]:
+            lines.append(f"| {floor} | `{name}` | {', '.join(f'`{lower}`' for lower in sorted(below[name])) or '–'} |")
+    return "\n".join(lines)
+
+
+def drawn(page: str, root: Path = ROOT) -> str:
+    """Return the page with the section between its markers drawn anew."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{section(root)}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
