@@ -7,6 +7,7 @@ it before every other module. The rules that the graph keeps are in tests/test_a
 
 from __future__ import annotations
 
+import argparse
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from graphlib import TopologicalSorter
@@ -44,7 +45,7 @@ def imports(root: Path = ROOT) -> list[Import]:
     known = {name: name for name in paths} | {
         name.split(".")[1]: name for name in paths if not name.startswith("fasto")
     }
-    found = []
+    arrows = []
     for importer, path in paths.items():
         package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -59,8 +60,8 @@ def imports(root: Path = ROOT) -> list[Import]:
                 targets = ["csrc" if name.name == "_C" else t for name, t in zip(node.names, targets, strict=True)]
             for target in dict.fromkeys(targets):
                 if (imported := known.get(target, target)) in (*paths, "csrc") and imported != importer:
-                    found.append(Import(importer, imported, f"{path.relative_to(root)}:{node.lineno}"))
-    return found
+                    arrows.append(Import(importer, imported, f"{path.relative_to(root)}:{node.lineno}"))
+    return arrows
 
 
 def room(module: str) -> str:
@@ -132,6 +133,12 @@ def drawn(page: str, root: Path = ROOT) -> str:
     return f"{before}{BEGIN}\n{section(root)}\n{END}{rest.partition(END)[2]}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import re
 import sys
+from collections.abc import Callable
 from graphlib import CycleError
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -108,25 +112,27 @@ def test_the_report_imports_neither_engine_nor_methods() -> None:
             )
 
 
-def circle(below: dict[str, set[str]]) -> str | None:
-    """Return rooms that import one another, with arrows, or None."""
+def circle(arrows: list[Any], of: Callable[[str], str]) -> str | None:
+    """Return the imports by which rooms import one another in a circle, one of each room, or None."""
     try:
-        draw.floors(below)
+        draw.floors(draw.graph(arrows, of))
     except CycleError as error:
-        return " -> ".join(reversed(error.args[1]))
+        steps = set(itertools.pairwise(reversed(error.args[1])))
+        of_step = {(of(a.importer), of(a.imported)): f"{a.place}: {a.importer} imports {a.imported}" for a in arrows}
+        return "\n".join(sorted(of_step[step] for step in steps))
     return None
 
 
 def test_no_modules_import_one_another_in_a_circle() -> None:
     """`fastood/__init__.py` aside, which runs before every other module whether it is imported or not."""
-    found = circle(draw.graph(IMPORTS, lambda module: "" if module == "fastood" else module))
-    assert found is None, f"modules import one another in a circle: {found}"
+    found = circle(IMPORTS, lambda module: "" if module == "fastood" else module)
+    assert found is None, f"modules import one another in a circle, cut one of these:\n{found}"
 
 
 @pytest.mark.parametrize("package", STOREYS)
 def test_no_rooms_import_one_another_in_a_circle(package: str) -> None:
-    found = circle(draw.graph(IMPORTS, lambda module: room_in(package, module) or ""))
-    assert found is None, f"rooms of {package} import one another in a circle: {found}"
+    found = circle(IMPORTS, lambda module: room_in(package, module) or "")
+    assert found is None, f"rooms of {package} import one another in a circle, cut one of these:\n{found}"
 
 
 def test_the_house_is_no_larger_than_one_can_keep_in_mind() -> None:
@@ -138,6 +144,27 @@ def test_the_house_is_no_larger_than_one_can_keep_in_mind() -> None:
 def test_the_page_is_current() -> None:
     page = draw.PAGE.read_text(encoding="utf-8")
     assert page == draw.drawn(page), "an import between packages has changed: run python docs/draw_architecture.py"
+
+
+def test_the_stops_of_the_walks_are_there() -> None:
+    """A name in backquotes after a file, up to the next file, is one that the file holds."""
+    walks = draw.PAGE.read_text(encoding="utf-8").partition("## Walk 1")[2]
+    # Text, file, text, file, …, text: what follows a file belongs to it up to the end of the stop.
+    _, *parts = re.split(r"`([^`\s]+/[^`\s]+)`", walks)
+    assert len(parts) > 60
+    for path, text in zip(parts[::2], parts[1::2], strict=True):
+        assert (ROOT / path).is_file(), f"docs/architecture.md leads to {path}, which does not exist"
+        for name in re.findall(r"`(\w+)`", re.split(r"\n\n|\n\d+\. ", text)[0]):
+            holds = re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8"))
+            assert holds, f"docs/architecture.md leads to {name} in {path}, which does not name it"
+
+
+def test_the_files_that_the_map_names_are_there() -> None:
+    """Those of the guides to a change, too; `<name>` stands for a file that is to be written."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = {path for path in re.findall(r"`([\w.]+/[\w./-]+)`", text)}
+    gone = sorted(path for path in paths if not (ROOT / path).exists())
+    assert not gone, f"CONTRIBUTING.md names files that do not exist: {gone}"
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
@@ -162,4 +189,7 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
         ("fastood.low.one", "fastood.high.two", "fastood/low/one.py:2"),
         ("benchmarks.test_speed", "benchmarks.harness", "benchmarks/test_speed.py:1"),
     ]
-    assert circle(draw.graph(draw.imports(tmp_path))) in ("high -> low -> high", "low -> high -> low")
+    assert circle(draw.imports(tmp_path), draw.room) == (
+        "fastood/high/two.py:3: fastood.high.two imports fastood.low.one\n"
+        "fastood/low/one.py:2: fastood.low.one imports fastood.high.two"
+    )
