@@ -1,4 +1,4 @@
-"""Check docstrings for the style guide of CONTRIBUTING.md: `python .ci/check_style.py [FILE OR FOLDER …]`.
+"""Check docstrings for the style guide of CONTRIBUTING.md: `python .ci/check_style.py [PATH …]`.
 
 Without arguments it reads fastood/. Prints `file:line: phrase: remedy` for each place and exits with 1 if there is any.
 The rules hold what ruff's D401 (imperative first line) does not: openings that point at something else instead of
@@ -7,6 +7,7 @@ naming it, and phrases that the field does not use. They are few on purpose, so 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import sys
@@ -102,8 +103,15 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
 
 
+def main() -> None:
+    """Print the findings of the files and folders on the command line, and exit with 1 if there are any."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="*", type=Path, default=[ROOT / "fastood"], metavar="PATH")
+    findings = [finding for file in files(parser.parse_args().paths) for finding in check(file)]
+    if findings:
+        print(*findings, sep="\n")
+        sys.exit(f"style: {len(findings)} to mend; the style guide is in CONTRIBUTING.md")
+
+
 if __name__ == "__main__":
-    found = [finding for file in files(map(Path, sys.argv[1:] or [ROOT / "fastood"])) for finding in check(file)]
-    if found:
-        print(*found, sep="\n")
-        sys.exit(f"style: {len(found)} to mend; the style guide is in CONTRIBUTING.md")
+    main()
