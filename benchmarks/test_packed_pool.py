@@ -16,7 +16,7 @@ from torch import Tensor
 from fastood.data.images.augment import Augment
 from fastood.data.packed.pool import PackedPool, open_packed
 from fastood.data.packed.writer import pack
-from fastood.data.sources.folders_and_arrays import open_arrays
+from fastood.data.sources.local_files import open_arrays
 
 IMAGES = 400_000
 SIZE = 32

@@ -6,7 +6,7 @@ from fastood.common.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from fastood.data.config import DataConfig
-    from fastood.data.embedded.task import EmbeddedConfig
+    from fastood.data.embedded.image_sets import EmbeddedConfig
     from fastood.data.images.augment import Augment, AugmentDraws, epoch_batches
     from fastood.data.images.encoded import Images, split_images
     from fastood.data.images.image_set import DetectionTask, ImageSet
@@ -30,7 +30,7 @@ _load = lazy_attributes(
     __name__,
     {
         "config": ["DataConfig"],
-        "embedded.task": ["EmbeddedConfig"],
+        "embedded.image_sets": ["EmbeddedConfig"],
         "images.augment": ["Augment", "AugmentDraws", "epoch_batches"],
         "images.encoded": ["Images", "split_images"],
         "images.image_set": ["DetectionTask", "ImageSet"],

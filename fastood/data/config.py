@@ -6,10 +6,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
-from fastood.data.embedded.task import EMBEDDED_OOD, EmbeddedConfig
+from fastood.data.embedded.image_sets import EMBEDDED_OOD, EmbeddedConfig
 from fastood.data.images.noise import NOISES, NoiseSpace
 from fastood.data.sources.overlap import overlap_lists
-from fastood.data.sources.spec import SourceSpec, parse_named_spec, parse_spec
+from fastood.data.sources.source_spec import SourceSpec, parse_named_spec, parse_spec
 
 _WITH_CLASSES = ("folder", "packed", "torchvision", "set")
 """Kinds of sources whose classes may have names."""

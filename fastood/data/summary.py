@@ -10,7 +10,7 @@ from fastood.console.wording import counted
 from fastood.data.config import DataConfig
 from fastood.data.images.image_set import DetectionTask, ImageSet
 from fastood.data.images.left_out import LeftOut
-from fastood.data.sources.spec import SourceSpec
+from fastood.data.sources.source_spec import SourceSpec
 
 _NAMED = 6
 

@@ -6,19 +6,19 @@ from torch import Tensor
 from fastood.common.seeding import named_generator
 from fastood.console.wording import counted
 from fastood.data.config import DataConfig
-from fastood.data.embedded.task import embedded_background, embedded_digits, embedded_ood
+from fastood.data.embedded.image_sets import embedded_background, embedded_digits, embedded_ood
 from fastood.data.images.blending import blend_images
-from fastood.data.images.digests import digest_of_choice
+from fastood.data.images.digests import digest_of_subset
 from fastood.data.images.encoded import EncodedImages, Images
 from fastood.data.images.image_set import DetectionTask, ImageSet
 from fastood.data.images.image_source import ImageSource, decode_images
 from fastood.data.images.noise import NOISES
 from fastood.data.packed.pool import PackedPool
-from fastood.data.sources.folders import require_classes
+from fastood.data.sources.folder_listing import require_classes
 from fastood.data.sources.named_sets import Part
-from fastood.data.sources.open import open_pool, open_source
+from fastood.data.sources.open_source import open_pool, open_source
 from fastood.data.sources.overlap import kept_images, without_overlap
-from fastood.data.sources.spec import SourceSpec
+from fastood.data.sources.source_spec import SourceSpec
 from fastood.data.splits import stratified_split
 
 
@@ -159,7 +159,7 @@ def _in_distribution(
             source=torch.zeros(len(index), dtype=torch.int64),
             source_names=(source.name,),
             class_names=class_names,
-            digest=digest_of_choice(source.digest, index),
+            digest=digest_of_subset(source.digest, index),
             left_out=source.left_out,
         )
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fastood.data import DataConfig, load_task
-from fastood.data.sources.spec import meant_source, parse_named_spec, parse_spec
+from fastood.data.sources.source_spec import meant_source, parse_named_spec, parse_spec
 from fastood.train import cli as train
 from fastood.train.config import PRESETS, RunConfig
 from fastood.train.methods import METHODS

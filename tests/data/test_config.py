@@ -3,7 +3,7 @@ import pytest
 
 from fastood.data import DataConfig, load_task
 from fastood.data.sources.named_sets import NAMED_SETS
-from fastood.data.sources.spec import KNOWN_SPECS, parse_named_spec, parse_spec
+from fastood.data.sources.source_spec import KNOWN_SPECS, parse_named_spec, parse_spec
 from fastood.data.sources.torchvision_sets import TORCHVISION_SETS
 
 OWN = {"in_dist": "torchvision:MNIST", "background": "folder:pool", "ood": ("noise=uniform",)}

@@ -6,8 +6,8 @@ from sklearn.datasets import load_digits
 
 from fastood.common.seeding import named_generator
 from fastood.data import DataConfig, DetectionTask, EmbeddedConfig, load_task
+from fastood.data.embedded.image_sets import EMBEDDED_OOD, embedded_background, embedded_digits, embedded_ood
 from fastood.data.embedded.scans import count_blocks, quantize, to_pixels
-from fastood.data.embedded.task import EMBEDDED_OOD, embedded_background, embedded_digits, embedded_ood
 from fastood.data.images.noise import NOISES
 from fastood.data.splits import stratified_split
 

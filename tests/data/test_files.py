@@ -16,7 +16,7 @@ from fastood.data.images.resize import fit_images
 from fastood.data.packed import writer as packing
 from fastood.data.packed.pool import open_packed
 from fastood.data.packed.writer import pack
-from fastood.data.sources.folders_and_arrays import open_folder
+from fastood.data.sources.local_files import open_folder
 from tests.support.image_loaders import AUGMENT, NEEDS_DALI, draw_batch, open_named
 
 LOADERS = pytest.mark.parametrize("name", ["dataloader", pytest.param("dali", marks=NEEDS_DALI)])

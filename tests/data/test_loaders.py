@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fastood.data.loaders import EncodedImages, LoaderPlan, choice, open_loader, plan_loader
-from fastood.data.loaders.dataloader import DataLoaderLoader
+from fastood.data.loaders.dataloader import WorkerLoader
 from tests.support.image_loaders import AUGMENT, CPU, EVERY_LOADER, NEEDS_DALI, draw_batch, open_named, random_images
 
 
@@ -164,7 +164,7 @@ def test_encoded_images_refuse():
 
 def test_closing_ends_the_workers():
     before = set(multiprocessing.active_children())
-    loader = DataLoaderLoader(random_images(), AUGMENT, device=CPU, prefetch_depth=1, workers=2)
+    loader = WorkerLoader(random_images(), AUGMENT, device=CPU, prefetch_depth=1, workers=2)
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
     loader.submit(*draw_batch(4, torch.Generator()))

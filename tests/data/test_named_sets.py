@@ -18,8 +18,8 @@ from PIL import Image
 from fastood.data import DataConfig, load_task
 from fastood.data.images.image_source import ImageSource, decode_images
 from fastood.data.sources.named_sets import NAMED_SETS
-from fastood.data.sources.open import open_source
-from fastood.data.sources.spec import parse_spec
+from fastood.data.sources.open_source import open_source
+from fastood.data.sources.source_spec import parse_spec
 
 
 def open_named(name: str, root: Path, part: str = "train") -> ImageSource:

@@ -13,9 +13,9 @@ from fastood.data import DataConfig, load_task
 from fastood.data.__main__ import main
 from fastood.data.packed.pool import open_packed
 from fastood.data.packed.writer import pack
-from fastood.data.sources.folders_and_arrays import open_arrays, open_folder
+from fastood.data.sources.local_files import open_arrays, open_folder
 from fastood.data.sources.overlap import overlap_lists, overlapping_classes
-from fastood.data.sources.spec import parse_spec
+from fastood.data.sources.source_spec import parse_spec
 
 CIFAR100 = {
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",

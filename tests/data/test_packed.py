@@ -10,8 +10,8 @@ import torch
 from fastood.data import DataConfig, load_task
 from fastood.data.packed.pool import open_packed
 from fastood.data.packed.writer import pack
-from fastood.data.sources.folders_and_arrays import open_arrays
-from fastood.data.sources.spec import parse_spec
+from fastood.data.sources.local_files import open_arrays
+from fastood.data.sources.source_spec import parse_spec
 from tests.support.packed_pool_samples import flip_byte, open_tree, write_tree
 
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from fastood.data import DataConfig, load_task
-from fastood.data.sources.folders_and_arrays import open_folder
+from fastood.data.sources.local_files import open_folder
 from fastood.data.sources.named_sets import NAMED_SETS
-from fastood.data.sources.open import open_source
+from fastood.data.sources.open_source import open_source
 from fastood.data.sources.overlap import without_overlap
-from fastood.data.sources.spec import parse_spec
+from fastood.data.sources.source_spec import parse_spec
 from fastood.samplers import BackgroundPool
 from fastood.train import cli as train
 from fastood.train.report.illustrations import SHEET_IMAGES

@@ -9,7 +9,7 @@ from PIL import Image
 from fastood.data import DataConfig, load_task
 from fastood.data.images.image_source import decode_images, image_to_tensor, read_image
 from fastood.data.images.resize import fit_images
-from fastood.data.sources.folders_and_arrays import open_arrays, open_folder
+from fastood.data.sources.local_files import open_arrays, open_folder
 from fastood.data.sources.torchvision_sets import open_torchvision
 
 

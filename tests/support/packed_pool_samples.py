@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from fastood.data.images.image_source import ImageSource
-from fastood.data.sources.folders_and_arrays import open_folder
+from fastood.data.sources.local_files import open_folder
 
 
 def write_jpeg(path: Path, *, seed: int, width: int = 40, height: int = 36) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastood.data.packed.writer import pack
-from fastood.data.sources.folders_and_arrays import open_folder
+from fastood.data.sources.local_files import open_folder
 from fastood.evaluate import cli as evaluate
 from fastood.train import cli as train
 from tests.support.image_loaders import NEEDS_DALI

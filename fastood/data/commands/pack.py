@@ -17,9 +17,9 @@ from fastood.data.images.image_source import ImageSource
 from fastood.data.packed.pool import PackedPool, Store, open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.named_sets import Part
-from fastood.data.sources.open import open_source
+from fastood.data.sources.open_source import open_source
 from fastood.data.sources.overlap import without_overlap
-from fastood.data.sources.spec import parse_spec
+from fastood.data.sources.source_spec import parse_spec
 
 _LISTED = 20
 

@@ -55,7 +55,7 @@ def digest_of_files(files: Sequence[str]) -> Callable[[], str]:
     return digest
 
 
-def digest_of_choice(digest: Callable[[], str] | None, index: Tensor) -> Callable[[], str] | None:
+def digest_of_subset(digest: Callable[[], str] | None, index: Tensor) -> Callable[[], str] | None:
     """The same for the images at int64 `index` [M]; None of None."""
     if digest is None:
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastood.data.images.digests import digest_of_choice
+from fastood.data.images.digests import digest_of_subset
 from fastood.data.images.encoded import Images, decoded_images, select_images, split_images
 from fastood.data.images.left_out import LeftOut
 
@@ -97,7 +97,7 @@ class ImageSet:
             images=select_images(self.images, index),
             labels=self.labels[index],
             source=self.source[index],
-            digest=digest_of_choice(self.digest, index),
+            digest=digest_of_subset(self.digest, index),
         )
 
     def pixels(self, index: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fastood.console.names import printable
 from fastood.data.images.decoding import UNREADABLE, require_decodable, upright
-from fastood.data.images.digests import digest_of_choice
+from fastood.data.images.digests import digest_of_subset
 from fastood.data.images.lazy_files import choose_files
 from fastood.data.images.left_out import LeftOut
 from fastood.data.images.resize import fit_in_turn
@@ -63,7 +63,7 @@ class ImageSource:
             size=len(chosen),
             files=None if self.files is None else choose_files(self.files, chosen),
             contents=None if self.contents is None else choose_files(self.contents, chosen),
-            digest=digest_of_choice(self.digest, index),
+            digest=digest_of_subset(self.digest, index),
             read=lambda i: read(chosen[i]),
         )
 

@@ -2,6 +2,6 @@
 
 from fastood.data.images.encoded import EncodedImages
 from fastood.data.loaders.choice import LoaderName, LoaderPlan, open_loader, plan_loader
-from fastood.data.loaders.protocol import ImageLoader
+from fastood.data.loaders.loader import ImageLoader
 
 __all__ = ["EncodedImages", "ImageLoader", "LoaderName", "LoaderPlan", "open_loader", "plan_loader"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from fastood.common.extras import install_command, requirements
 from fastood.data.images.augment import Augment
 from fastood.data.images.encoded import EncodedImages
-from fastood.data.loaders.dataloader import DataLoaderLoader
-from fastood.data.loaders.protocol import ImageLoader
+from fastood.data.loaders.dataloader import WorkerLoader
+from fastood.data.loaders.loader import ImageLoader
 from fastood.data.loaders.resident import ResidentLoader
 
 LoaderName = Literal["resident", "dataloader", "dali"]
@@ -113,7 +113,7 @@ def open_loader(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MAX_WORKERS
     )
     if plan.name == "dataloader":
-        return DataLoaderLoader(images, augment, device=device, prefetch_depth=plan.prefetch_depth, workers=threads)
+        return WorkerLoader(images, augment, device=device, prefetch_depth=plan.prefetch_depth, workers=threads)
     require_dali()
     # Imported here: DALI is an extra, and takes seconds to load.
     from fastood.data.loaders.dali import DaliLoader

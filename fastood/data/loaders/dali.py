@@ -18,7 +18,7 @@ from fastood.console.names import printable
 from fastood.data.images.augment import Augment, AugmentDraws
 from fastood.data.images.decoding import UNREADABLE, require_decodable
 from fastood.data.images.encoded import EncodedImages
-from fastood.data.loaders.checks import check_batch, check_depth, check_room, check_waiting
+from fastood.data.loaders.batch_checks import check_batch, check_depth, check_room, check_waiting
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _DECODED_FORMATS = ("JPEG", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")

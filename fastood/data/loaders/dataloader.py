@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fastood.data.images.augment import Augment, AugmentDraws
 from fastood.data.images.encoded import EncodedImages, decoded_images
-from fastood.data.loaders.checks import check_batch, check_depth, check_room, check_waiting
+from fastood.data.loaders.batch_checks import check_batch, check_depth, check_room, check_waiting
 
 # A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
 _START_METHOD = "fork" if sys.platform == "linux" else None
@@ -23,7 +23,7 @@ _START_METHOD = "fork" if sys.platform == "linux" else None
 _PARENT_CHECK_S = 2.0
 
 
-class DataLoaderLoader:
+class WorkerLoader:
     """Serves images that worker processes read ahead of time.
 
     Workers hand over uint8 images of one size; crop, flip and normalisation happen on the device by `Augment.apply`, so
@@ -39,7 +39,7 @@ class DataLoaderLoader:
     Example:
         >>> augment = Augment()
         >>> images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
-        >>> loader = DataLoaderLoader(images, augment, device=torch.device("cpu"), prefetch_depth=1, workers=1)
+        >>> loader = WorkerLoader(images, augment, device=torch.device("cpu"), prefetch_depth=1, workers=1)
         >>> loader.submit(torch.tensor([4, 0]), augment.draw(2, height=8, generator=torch.Generator()))
         >>> loader.collect().shape
         torch.Size([2, 1, 8, 8])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.data.images.augment import Augment, AugmentDraws
-from fastood.data.loaders.checks import check_batch, check_depth, check_room, check_waiting
+from fastood.data.loaders.batch_checks import check_batch, check_depth, check_room, check_waiting
 
 
 class ResidentLoader:

@@ -190,7 +190,7 @@ def open_packed(path: Path) -> PackedPool:
     Example:
         >>> import tempfile
         >>> from fastood.data.packed.writer import pack
-        >>> from fastood.data.sources.folders_and_arrays import open_arrays
+        >>> from fastood.data.sources.local_files import open_arrays
         >>> folder = Path(tempfile.mkdtemp())
         >>> np.save(folder / "noise.npy", np.zeros((5, 40, 40, 3), dtype=np.uint8))
         >>> source = open_arrays(folder / "noise.npy", None, field="source")

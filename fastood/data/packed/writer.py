@@ -25,7 +25,7 @@ from fastood.common.locking import LOCK_NAME, hold_lock
 from fastood.console.names import printable
 from fastood.data.images.image_source import ImageSource, read_image
 from fastood.data.images.resize import FITTED_TOGETHER, fit_images, fit_in_turn
-from fastood.data.packed.files import PackedFiles, hold_room
+from fastood.data.packed.appended_files import PackedFiles, hold_room
 from fastood.data.packed.pool import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, file_sha256, open_packed
 
 _CHUNK = 64

@@ -9,10 +9,10 @@ from fastood.console.names import expanded
 from fastood.data.images.image_source import ImageSource
 from fastood.data.images.noise import NOISES
 from fastood.data.packed.pool import PackedPool, open_packed
-from fastood.data.sources.folders_and_arrays import open_arrays, open_folder, open_list
 from fastood.data.sources.idx import open_idx
+from fastood.data.sources.local_files import open_arrays, open_folder, open_list
 from fastood.data.sources.named_sets import NAMED_SETS, Part
-from fastood.data.sources.spec import SourceSpec
+from fastood.data.sources.source_spec import SourceSpec
 from fastood.data.sources.tiny_imagenet import open_tiny_imagenet
 from fastood.data.sources.torchvision_sets import open_torchvision
 

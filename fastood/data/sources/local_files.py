@@ -9,8 +9,8 @@ import torch
 from fastood.console.names import printable
 from fastood.data.images.digests import digest_of_files
 from fastood.data.images.image_source import ImageSource, read_image
-from fastood.data.sources.folders import list_folder, set_name
-from fastood.data.sources.lists import read_list
+from fastood.data.sources.folder_listing import list_folder, set_name
+from fastood.data.sources.image_lists import read_list
 
 
 def open_folder(path: Path, *, field: str, labelled: bool = True) -> ImageSource:

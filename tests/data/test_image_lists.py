@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastood.data.sources.lists import read_list
+from fastood.data.sources.image_lists import read_list
 
 
 @pytest.fixture
