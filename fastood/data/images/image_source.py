@@ -8,7 +8,6 @@ from io import BytesIO
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
 
 from fastood.console.names import printable
 from fastood.data.images.decoding import UNREADABLE, require_decodable, upright
@@ -45,6 +44,8 @@ class ImageSource:
     """Content of each image's file, where files lie in one large one; fetched on use."""
     place: str = "memory"
     """Where `contents` lie, to name in errors."""
+    mapped: Tensor | None = None
+    """uint8 `[N, C, H, W]`, the images mapped from a file where they are stored at one size; None elsewhere."""
     digest: Callable[[], str] | None = None
     """SHA-256 by which the images are known again without being decoded; None where their pixels must be hashed."""
     left_out: tuple[LeftOut, ...] = ()
@@ -63,6 +64,8 @@ class ImageSource:
             size=len(chosen),
             files=None if self.files is None else choose_files(self.files, chosen),
             contents=None if self.contents is None else choose_files(self.contents, chosen),
+            # Indexing would copy the images into memory.
+            mapped=None,
             digest=digest_of_subset(self.digest, index),
             read=lambda i: read(chosen[i]),
         )
@@ -122,6 +125,9 @@ def decode_images(source: ImageSource, index: Tensor, *, size: int, channels: in
     Raises:
         ValueError: An image is unreadable; the message names it.
     """
+    # Imported here: loaders import this module, and do without it.
+    from tqdm import tqdm
+
     decoded = torch.empty(len(index), channels, size, size, dtype=torch.uint8)
 
     def decode(start: int) -> int:

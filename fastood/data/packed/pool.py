@@ -159,6 +159,7 @@ class PackedPool:
             size=len(self),
             contents=None if self.encoded is None or self.offsets is None else FileContents(self.encoded, self.offsets),
             place=str(self.path),
+            mapped=self.images,
             digest=self.digest,
             left_out=self.left_out,
         )

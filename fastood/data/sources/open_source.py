@@ -62,19 +62,6 @@ def open_source(
     return source
 
 
-def open_pool(spec: SourceSpec, field: str) -> PackedPool:
-    """Open a packed pool.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is damaged, or was never finished.
-    """
-    try:
-        return open_packed(Path(spec.argument))
-    except (OSError, ValueError) as error:
-        raise type(error)(f"data.{field}: {error}") from error
-
-
 def _open(
     spec: SourceSpec, field: str, part: Part, root: Path, download: bool, labelled: bool, list_root: Path | None
 ) -> ImageSource:
@@ -83,13 +70,20 @@ def _open(
     if spec.kind == "list":
         return open_list(Path(spec.argument), field=field, root=list_root)
     if spec.kind == "packed":
-        return open_pool(spec, field).as_source()
+        return _open_pool(Path(spec.argument), field).as_source()
     if spec.kind == "npy":
         paths = [Path(path) for path in spec.paths]
         return open_arrays(paths[0], paths[1] if len(paths) > 1 else None, field=field)
     if spec.kind == "torchvision":
         return open_torchvision(spec.argument, part=part, root=root, download=download, field=field)
     return _open_set(spec.argument, field, part, root)
+
+
+def _open_pool(path: Path, field: str) -> PackedPool:
+    try:
+        return open_packed(path)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"data.{field}: {error}") from error
 
 
 def _open_set(name: str, field: str, part: Part, root: Path) -> ImageSource:
