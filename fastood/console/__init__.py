@@ -1,1 +1,1 @@
-"""Text for people: options, help, names and counts, and terminals that may be closed or full."""
+"""Command lines: options and help, printable names and counts, and streams that may be closed or full."""

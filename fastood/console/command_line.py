@@ -1,4 +1,4 @@
-"""Parts that the commands share: options with their help, and the command that was given."""
+"""Reading of command lines with their help, and the launcher of this process."""
 
 import os
 import shutil
@@ -16,22 +16,22 @@ from fastood.console.help import describe_fields, hidden_fields, in_terminal_wid
 def read_command_line(
     kind: Any, *, args: Sequence[str], prog: str, description: str, common: Collection[str] = (), **options: Any
 ) -> Any:
-    """Read a command line with tyro; its help fits the terminal.
+    """Parse a command line with tyro; its help is wrapped to the width of the terminal.
 
     Args:
-        kind: Dataclass of the options, or a union of them, a subcommand each.
+        kind: Dataclass of the options, or a union of dataclasses, one per subcommand.
         args: The command line.
-        prog: How the command is called in its help.
-        description: Paragraphs above the options; a line that begins with a space stays a line.
+        prog: Name of the command in its help.
+        description: Paragraphs above the options; a line that begins with a space is not joined.
         common: Patterns of the options that --help shows, as `hidden_fields` takes them; --help-all shows every
             option. Empty shows every option in --help.
-        **options: Of `tyro.cli`.
+        **options: Further arguments of `tyro.cli`.
 
     Returns:
-        The dataclass.
+        Instance of the dataclass.
 
     Raises:
-        SystemExit: If help is asked for, or an option is wrong.
+        SystemExit: If help is requested, or an option is invalid.
     """
     if common:
         description += "\n\n--help-all shows every option." if "--help" in args or "-h" in args else ""
@@ -54,27 +54,27 @@ def read_command_line(
 
 
 def launcher() -> list[str]:
-    """Return how this process was launched: Python, or torchrun with as many processes, as it is found from here."""
+    """Return the words that launched this process: Python, or torchrun with its number of processes."""
     local = os.environ.get("LOCAL_WORLD_SIZE")
     if "TORCHELASTIC_RUN_ID" not in os.environ or local is None:
         return [_from_here(sys.executable)]
     torchrun = Path(sys.executable).with_name("torchrun")
-    known = [_from_here(sys.executable), "-m", "torch.distributed.run"]
+    words = [_from_here(sys.executable), "-m", "torch.distributed.run"]
     if torchrun.exists():
-        known = [_from_here(str(torchrun))]
+        words = [_from_here(str(torchrun))]
     nodes = int(os.environ["WORLD_SIZE"]) // int(local)
     several = ["--nnodes", str(nodes), "--master-addr", os.environ.get("MASTER_ADDR", "HOST"), "--node-rank", "RANK"]
-    return [*known, *(several if nodes > 1 else []), "--nproc-per-node", local]
+    return [*words, *(several if nodes > 1 else []), "--nproc-per-node", local]
 
 
 def _from_here(program: str) -> str:
-    """Name a program as the shell finds it in this directory."""
+    """Return the shortest name by which a shell in this directory runs a program."""
     name = Path(program).name
     if not program:
         return "python"
     if shutil.which(name) == program:
         return name
-    # As it is written: where a virtual environment's link leads there are no packages.
+    # Links are not resolved: the target of a virtual environment's link has no packages.
     here = os.path.relpath(program)
     if here.startswith(os.pardir):
         return program

@@ -1,4 +1,4 @@
-"""Help texts as wide as the terminal: paragraphs of docstrings, whatever their source lines."""
+"""Help texts in the width of the terminal, from paragraphs of docstrings."""
 
 import io
 import re
@@ -22,7 +22,7 @@ _LONG_NUMBER = re.compile(r"(\d\.\d{4})\d{8,}")
 
 
 def paragraph(text: str) -> str:
-    r"""Join the lines of a docstring; an item, such as "paper: …", begins a line of its own.
+    r"""Join the lines of a docstring; an item such as "paper: …" begins a new line.
 
     Example:
         >>> print(paragraph("Where the\n    defaults come from.\n    paper: from the paper\n    (a PDF)."))
@@ -39,10 +39,10 @@ def paragraph(text: str) -> str:
 
 
 def describe_fields(kind: Any) -> None:
-    """Tell tyro the help of the fields of a dataclass, and of those in it, in paragraphs.
+    """Set tyro's help of the fields of a dataclass and of nested dataclasses, in paragraphs.
 
     Args:
-        kind: The dataclass, or an instance; its class is changed, in what only help texts read.
+        kind: The dataclass, or an instance; the metadata of the fields of its class are changed.
     """
     of_class = kind if isinstance(kind, type) else type(kind)
     hints = get_type_hints(of_class)
@@ -59,10 +59,10 @@ def describe_fields(kind: Any) -> None:
 
 @cache
 def _field_texts(of_class: type) -> dict[str, str | None]:
-    """Return the docstrings of a class's own fields; its source is parsed once for all of them."""
+    """Return the docstrings of the fields that a class defines; its source is parsed once."""
     import docstring_parser
 
-    return {found.arg_name: found.description for found in docstring_parser.parse_from_object(of_class).params}
+    return {param.arg_name: param.description for param in docstring_parser.parse_from_object(of_class).params}
 
 
 @contextmanager
@@ -97,18 +97,18 @@ def hidden_fields(default: Any, *, shown: Collection[str]) -> Iterator[None]:
 
 
 def in_terminal_width(parse: Callable[[], T]) -> T:
-    """Print the help that parsing prints, with every line within the terminal.
+    """Call a parser, and wrap the help that it prints to the width of the terminal.
 
     Args:
-        parse: Reads the command line; prints help and raises SystemExit if that is asked for.
+        parse: Function that parses the command line; it prints help and raises SystemExit if help is requested.
 
     Returns:
-        Result of `parse`, if it ends.
+        Result of `parse`.
 
     Raises:
         SystemExit: If `parse` does.
     """
-    # Of the terminal's encoding, by which frames are drawn or not.
+    # In the encoding of the terminal, which decides whether frames are drawn.
     printed = io.TextIOWrapper(
         io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "utf-8", errors="replace"
     )
@@ -123,7 +123,7 @@ def in_terminal_width(parse: Callable[[], T]) -> T:
             if line.endswith("│"):
                 line = line[:-1] + " " * (len(row) - len(line)) + "│"
             indent = re.match(r" *", line)[0]  # type: ignore[index]
-            # Choices in braces hold no space; a break may follow a comma in them.
+            # Choices in braces contain no spaces; allow a break after their commas.
             spread = line.replace(",", ", ") if line.startswith("usage:") else line
             further = indent or "  " * line.startswith("usage:")
             wrapped = textwrap.wrap(

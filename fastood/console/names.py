@@ -1,4 +1,4 @@
-"""Names from the disk and the command line, made fit for print; paths from the home folder."""
+"""Printable names from the disk and the command line, and expansion of the home folder."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -6,20 +6,20 @@ from pathlib import Path
 
 _ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
-"""Invisible, but without them Persian words and many emoji are others."""
+"""Invisible characters that are kept, as Persian words and many emoji need them."""
 
 
 def printable(name: str) -> str:
-    r"""Write a name so that every terminal, figure, page and JSON file can hold it.
+    r"""Return a name in a form that every terminal, figure, page and JSON file can contain.
 
-    Bytes of a file name that are no UTF-8 (which Python keeps as surrogates), control codes, line ends and marks that
-    turn the direction of writing become escapes; everything else stays.
+    Bytes of a file name that are not UTF-8 (surrogates in Python), control codes, line ends and marks that change the
+    direction of writing are escaped; all other characters are kept.
 
     Args:
-        name: As the disk or the command line has it.
+        name: Name on the disk or the command line.
 
     Returns:
-        The name in one line, without any character that cannot be encoded in UTF-8.
+        The name in one line, with only characters that UTF-8 can encode.
 
     Example:
         >>> print(printable("caf\udce9"), printable("two\nlines"), printable("größe 7 $x^{"))
@@ -37,7 +37,7 @@ def _escape(letter: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    r"""Write a text of several lines so that it can be printed anywhere: `printable` for each of them.
+    r"""Return a text of several lines with `printable` applied to each.
 
     Example:
         >>> print(printable_lines("missing:\nx\x1b[31m.png"))
@@ -48,7 +48,7 @@ def printable_lines(text: str) -> str:
 
 
 def first_of(names: Sequence[str], limit: int = 3) -> str:
-    """Write the first names of many, as they print.
+    """Return the first names of many, printable and joined by commas.
 
     Example:
         >>> first_of(["a", "b", "c", "d"]), first_of(["a", "b"])
@@ -58,7 +58,7 @@ def first_of(names: Sequence[str], limit: int = 3) -> str:
 
 
 def expanded(path: Path) -> Path:
-    """Write out a leading ~ or ~user, which a shell leaves alone inside a longer word.
+    """Expand a leading ~ or ~user, which a shell does not expand inside a longer word.
 
     Example:
         >>> expanded(Path("~/pictures")) == Path.home() / "pictures", expanded(Path("pictures")).as_posix()
@@ -66,5 +66,5 @@ def expanded(path: Path) -> Path:
     """
     try:
         return path.expanduser()
-    except RuntimeError:  # no such user: a folder may be called so
+    except RuntimeError:  # There is no such user; a folder may have this name.
         return path

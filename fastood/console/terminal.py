@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full or of another encoding: none of this ends a command."""
+"""Standard streams that may be closed, full or of a limited encoding without ending a command."""
 
 import io
 import os
@@ -10,11 +10,11 @@ from typing import Any, TextIO
 
 
 class TolerantStream:
-    """A text stream that goes quiet when it can no longer be written; everything else is the stream's own.
+    """A text stream that drops its output once it cannot be written; other attributes are those of the stream.
 
     Args:
         stream: The stream.
-        name: Name of the stream in the warning that it is lost; None to lose it without a word.
+        name: Name of the stream in the warning that it cannot be written; None for no warning.
 
     Example:
         >>> stream = TolerantStream(open("/dev/full", "w"), None)
@@ -44,7 +44,7 @@ class TolerantStream:
             work()
         except OSError as error:
             self.lost = True
-            # What is still in the buffer goes nowhere when the interpreter ends, instead of failing once more.
+            # Redirected, so that flushing the buffer when the interpreter ends does not fail again.
             with suppress(OSError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
@@ -58,16 +58,16 @@ class TolerantStream:
 
 @contextmanager
 def tolerant_terminal() -> Iterator[None]:
-    """Let nothing that is wrong with stdout or stderr end a command.
+    """Keep errors of stdout and stderr from ending a command.
 
-    Characters that the stream's encoding lacks are replaced; a closed pipe is taken quietly, and another error of
-    stdout is told on stderr.
+    Characters that the encoding of a stream lacks are replaced. A closed pipe is ignored; any other error of stdout is
+    reported once on stderr.
     """
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            # Closed by the caller: this takes its number, which the next file would get.
+            # Closed by the caller: occupy its descriptor, which the next opened file would get.
             stream = Path(os.devnull).open("w")  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")

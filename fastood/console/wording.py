@@ -1,9 +1,9 @@
-"""Plain words for counts and names: singular and plural, articles, and lists that do not run on."""
+"""Text for counts and names: singular and plural, articles, and shortened lists."""
 
 from collections.abc import Iterable
 
 NAMED = 3
-"""Items of a list that `some` names."""
+"""Number of items that `some` names."""
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -22,7 +22,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def with_article(name: str) -> str:
-    """Return a name behind "a" or "an", by its first letter.
+    """Return a name after "a" or "an", chosen by its first letter.
 
     Example:
         >>> with_article("AutoencodingClassifier"), with_article("Linear")
@@ -32,7 +32,7 @@ def with_article(name: str) -> str:
 
 
 def joined(names: Iterable[str], *, word: str = "and") -> str:
-    """Return names as a sentence lists them.
+    """Return names joined by commas, and the last by a word.
 
     Example:
         >>> joined(["a"]), joined(["a", "b"]), joined(["a", "b", "c"])
@@ -43,7 +43,7 @@ def joined(names: Iterable[str], *, word: str = "and") -> str:
 
 
 def some(items: Iterable[object]) -> str:
-    """Return the first three items, and how many more there are.
+    """Return the first three items, and the number of the others.
 
     Example:
         >>> some([4, 8]), some(range(100)), some([])

@@ -1,4 +1,4 @@
-"""Images: the embedded default task, other sources by option, and training batches."""
+"""Image data: sources, the embedded default task, and training batches."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ __all__ = [
     "split_images",
 ]
 
-# On first use: loaders need neither the embedded task nor the packages that it is made of.
+# Imported on first use: loaders need neither the embedded task nor its packages.
 _load = lazy_attributes(
     __name__,
     {
@@ -40,5 +40,5 @@ _load = lazy_attributes(
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for."""
+    """Import a name on first use."""
     return _load(name)

@@ -30,7 +30,7 @@ Examples:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command line.
+    """Run the command line.
 
     Returns:
         0 on success, 1 if the command failed or found damage, 130 if stopped by Ctrl-C.
@@ -52,7 +52,7 @@ def _run(args: Sequence[str] | None) -> int:
         print(f"error: {printable_lines(str(error).removeprefix('data.'))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; repeat the command to resume", file=sys.stderr)
         return 130
 
 

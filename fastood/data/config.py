@@ -1,4 +1,4 @@
-"""What a run trains and is judged on, as options."""
+"""Options of the data that a run trains and is evaluated on."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from fastood.data.sources.overlap import overlap_lists
 from fastood.data.sources.source_spec import SourceSpec, parse_named_spec, parse_spec
 
 _WITH_CLASSES = ("folder", "packed", "torchvision", "set")
-"""Kinds of sources whose classes may have names."""
+"""Kinds of sources with named classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where images come from, and how they are brought to one size.
+    """Sources of the images, and the size and channels that they are fitted to.
 
     A source is one of: embedded (digits, letters, photographs; no download), the name of a data set under --data.root
-    (cifar10, tiny-imagenet, …: ``python -m fastood.data list``), folder:PATH (of PATH/CLASS/IMAGE), torchvision:NAME,
-    list:FILE (an image's path per line), packed:PATH (made by `python -m fastood.data pack`; mapped, not decoded),
-    npy:IMAGES.npy[,LABELS.npy] (uint8 [N, H, W] or [N, H, W, C], integers [N]), and for background and OOD sets also
-    gaussian, uniform, rademacher or blobs (noise), and folders without class folders. A leading ~ in a path is the home
-    folder. The background may be none, for methods that train without.
+    (cifar10, tiny-imagenet, …: `python -m fastood.data list`), folder:PATH (of PATH/CLASS/IMAGE), torchvision:NAME,
+    list:FILE (one image path per line), packed:PATH (written by `python -m fastood.data pack`; mapped, not decoded),
+    npy:IMAGES.npy[,LABELS.npy] (uint8 `[N, H, W]` or `[N, H, W, C]`, integers `[N]`). Background and OOD sets may also
+    be gaussian, uniform, rademacher or blobs (noise), and folders without class folders. A leading ~ in a path is the
+    home folder. The background may be none, for methods that train without it.
 
     Raises:
-        ValueError: A source is unknown or used twice, or a value is out of range.
+        ValueError: If a source is unknown or used twice, or a value is out of range.
 
     Example:
         >>> DataConfig(in_dist="cifar10", background="folder:pictures", ood=("svhn", "noise=gaussian")).size
@@ -39,61 +39,61 @@ class DataConfig:
     embedded: scikit-learn's digits, no download.
     NAME: the training part of a data set under --data.root, e.g. cifar10; `python -m fastood.data list` shows all.
     folder:PATH: a tree PATH/CLASS/IMAGE.
-    torchvision:NAME: the same by the name that torchvision gives it, e.g. CIFAR10.
-    npy:IMAGES.npy,LABELS.npy: uint8 [N, H, W] or [N, H, W, C], and integers [N].
-    packed:PATH: a pool of `python -m fastood.data pack`, with labels."""
+    torchvision:NAME: a data set by its name in torchvision, e.g. CIFAR10.
+    npy:IMAGES.npy,LABELS.npy: uint8 `[N, H, W]` or `[N, H, W, C]`, and integers `[N]`.
+    packed:PATH: a labelled pool, written by `python -m fastood.data pack`."""
     in_dist_test: str | None = None
-    """In-distribution test images. Default: the test part of the data set; else test_fraction of every class."""
+    """In-distribution test images. Default: the test part of the data set, or test_fraction of every class."""
     background: str = "auto"
-    """Background pool: a source as above, without need of labels, or list:FILE or noise.
-    packed:PATH: stays in its file, however large; its images must have the task's size and channels already.
-    none: no images, for methods that train without.
+    """Background pool: any source of in_dist, where labels are not needed, or list:FILE or noise.
+    packed:PATH: stays in its file at any size; its images must have the size and channels of the task.
+    none: no images, for methods that train without them.
     auto: embedded for the embedded digits, else none."""
     ood: tuple[str, ...] = ("embedded",)
-    """OOD test sets: any number of NAME=SOURCE, of data sets and noise by their own names, or embedded for the six that
-    belong to the embedded digits. Of data sets the test part."""
+    """OOD test sets: any number of NAME=SOURCE, names of data sets or noise, or embedded for the six sets of the
+    embedded digits. Data sets are represented by their test parts."""
     exclude_overlap: str | None = None
-    """Leave out the classes of the background that repeat the in-distribution set, by a list of
-    fastood/data/sources/overlap, e.g. tiny-imagenet-vs-cifar10; also for a folder with such classes."""
+    """Leave out the background classes that repeat in-distribution classes, by a list of fastood/data/sources/overlap,
+    e.g. tiny-imagenet-vs-cifar10; also for a folder with such classes."""
     blend: float | None = None
-    """Blend each background image with an in-distribution training image, whose weight this is, in (0, 1): synthesised
-    outliers nearer to the in-distribution ones. Mohseni et al. 2020 take 0.1 for ImageNet beside CIFAR; None blends
-    none. Not for packed pools and other images that stay in their files."""
+    """Weight, in (0, 1), of an in-distribution training image that is blended into each background image, which makes
+    outliers more similar to the in-distribution images. Mohseni et al. 2020 use 0.1 for ImageNet and CIFAR. None: no
+    blending. Not for packed pools and other images that stay in their files."""
     test_fraction: float = 1 / 3
-    """Share of every class held out for testing where in_dist brings no test set."""
+    """Share of every class held out for testing if in_dist has no test set."""
     image_size: int | None = None
-    """Rows and columns; the shorter edge is resized to this, then the centre is cropped, once and for all.
+    """Rows and columns; the shorter edge is resized to this, then the centre is cropped, once before training.
     Default: 16 for the embedded digits, else 32."""
     channels: Literal[1, 3] | None = None
-    """1 (grey) or 3 (RGB). Default: that of in_dist, a folder counting as RGB."""
+    """1 (grey) or 3 (RGB). Default: that of in_dist, RGB for a folder."""
     root: Path = Path("data")
-    """Folder of the data sets that have a name, as torchvision lays them out."""
+    """Folder of the named data sets, in torchvision's layout."""
     list_root: Path | None = None
-    """Folder that relative paths in list:FILE count from where the first of them is not found beside the list.
+    """Base folder of relative paths in list:FILE if the first of them is not in the folder of the list.
     Default: the working folder in which the run began."""
     download: bool = False
-    """Let torchvision fetch datasets that are missing under root."""
+    """Let torchvision fetch datasets that are missing under the root."""
     noise_size: int = 10_000
     """Images in a set of noise; the paper's code draws 10,000."""
     decode: Literal["auto", "memory", "stream"] = "auto"
-    """When image files, and the files in packed pools of JPEGs, are decoded; the pixels are the same.
-    memory: all before the run begins. stream: each whenever it is used; `python -m fastood.data pack` decodes once and
-    for all. auto: stream for the sets that take more than decode_budget_gb once decoded."""
+    """When image files and packed pools of JPEGs are decoded; the pixels are equal.
+    memory: all before training. stream: each image whenever it is used (`python -m fastood.data pack` decodes once).
+    auto: stream for sets that take more than decode_budget_gb when decoded."""
     decode_budget_gb: float = 2.0
-    """GB (10⁹ bytes) of decoded images of one set that auto keeps in memory, and the most that exclude_overlap copies
-    there of a packed pool."""
+    """Limit in GB (10⁹ bytes) of the decoded images of one set that auto keeps in memory, and of the images of a packed
+    pool that exclude_overlap copies into memory."""
     noise_space: NoiseSpace = "normalized"
-    """Where noise is drawn; papers differ, and figures compare only within one space.
-    normalized: z in ±1 as the network sees it, pixels 64…191 (CIFAR tables). pixel: over 0…255 (MNIST, SVHN tables).
-    The noise among the embedded sets is always normalized."""
+    """Space that noise is drawn in; papers differ, and results are comparable only within one space.
+    normalized: ±1 of normalised images, pixels 64…191 (CIFAR tables). pixel: 0…255 (MNIST, SVHN tables).
+    The noise of the embedded sets is always normalized."""
     loader: Literal["auto", "resident", "dataloader", "dali"] = "auto"
-    """How training images get to the device; the pixels are the same, but for files that DALI decodes itself.
-    resident: from the device's own memory. dataloader: by worker processes. dali: by NVIDIA DALI, an extra.
-    auto: dataloader if a set is decoded on use, resident if all fit into half of the memory, else dali if installed,
-    else dataloader."""
+    """Loader of the training images; the pixels are equal except for image files that DALI decodes.
+    resident: from the memory of the device. dataloader: by worker processes. dali: by NVIDIA DALI, an extra.
+    auto: dataloader if a set is decoded on use, resident if all sets fit into half of the memory, else dali if
+    installed, else dataloader."""
     prefetch_depth: int | None = None
-    """Training batches that dataloader and dali prepare ahead. Background images are then drawn from weights as they
-    were so many steps before. Default: 0 for resident, 2 for the others."""
+    """Training batches that dataloader and dali prepare ahead. The sampler's weights lag by up to this many steps.
+    Default: 0 for resident, 2 for the others."""
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The embedded digits, letters and photographs."""
 
@@ -127,8 +127,8 @@ class DataConfig:
         self._check_embedded_and_names()
         self._check_overlap()
         if self.exclude_overlap is not None and self.exclude_overlap not in overlap_lists():
-            known = ", ".join(overlap_lists())
-            raise ValueError(f"data.exclude_overlap must be one of {known}, got {self.exclude_overlap!r}")
+            names = ", ".join(overlap_lists())
+            raise ValueError(f"data.exclude_overlap must be one of {names}, got {self.exclude_overlap!r}")
         if self.exclude_overlap is not None and self.background_spec.kind not in _WITH_CLASSES:
             raise ValueError(
                 f"data.exclude_overlap needs a data.background with named classes, got {str(self.background_spec)!r}"
@@ -153,7 +153,7 @@ class DataConfig:
 
     @property
     def background_spec(self) -> SourceSpec:
-        """`background`, parsed; of auto the source that it stands for."""
+        """`background`, parsed; auto is replaced by its source."""
         if self.background == "auto":
             return SourceSpec("embedded" if self.in_dist_spec.kind == "embedded" else "none")
         return parse_spec(self.background, field="background")
@@ -165,7 +165,7 @@ class DataConfig:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Kinds of all sources, as `SourceSpec.kind` has them."""
+        """`SourceSpec.kind` of all sources."""
         specs = (self.in_dist_spec, self.in_dist_test_spec, self.background_spec, *(spec for _, spec in self.ood_specs))
         return frozenset(spec.kind for spec in specs if spec is not None)
 
@@ -206,7 +206,7 @@ class DataConfig:
                 if name and spec.kind == "embedded"
             ]
             if named:
-                raise ValueError(f"data.ood: {named[0]!r} must read embedded, without a name")
+                raise ValueError(f"data.ood: {named[0]!r} must be embedded, without a name")
             if self.in_dist_test not in (None, "embedded"):
                 raise ValueError(
                     f"data.in_dist_test must be left out with data.in_dist='embedded', got {self.in_dist_test!r}"
@@ -219,8 +219,8 @@ class DataConfig:
         ):
             if spec is not None and spec.kind == "embedded":
                 raise ValueError(
-                    f"data.{name}: 'embedded' belongs to data.in_dist='embedded', whose digits it is made to match; "
-                    f"with data.in_dist={self.in_dist!r} name a source of your own"
+                    f"data.{name}: 'embedded' belongs to data.in_dist='embedded', which it is made to match; "
+                    f"with data.in_dist={self.in_dist!r} name another source"
                 )
 
     def _check_overlap(self) -> None:
@@ -232,7 +232,7 @@ class DataConfig:
             if (first, second) == ("data.in_dist", "data.in_dist_test") or not spec.overlaps(other):
                 continue
             if spec.kind in NOISES:
-                # Their images differ, but a set drawn like the background that was trained on tells nothing of others.
+                # Their images differ, but an OOD set drawn like the background does not measure generalisation.
                 raise ValueError(f"{first} and {second} must not be of one kind of noise, both are {spec}")
             raise ValueError(f"{first} and {second} must not share images, {_both(spec, other)}")
 

@@ -1,22 +1,22 @@
-"""Holding out a test set where a data set brings none."""
+"""Splitting of a test set from a data set without one."""
 
 import torch
 from torch import Tensor
 
 
 def stratified_split(labels: Tensor, fraction: float, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Hold out the same fraction of every class, at least one image of each.
+    """Split off the same fraction of every class, at least one image of each.
 
     Args:
-        labels: int64 [N], 0 or larger.
-        fraction: Share to hold out, in (0, 1).
-        generator: Source of the choice.
+        labels: int64 `[N]`, 0 or larger.
+        fraction: Share of the held-out images, in (0, 1).
+        generator: RNG of the split.
 
     Returns:
-        int64 indices of the rest and of the held-out images, each in ascending order.
+        int64 indices of the remaining and of the held-out images, each in ascending order.
 
     Raises:
-        ValueError: `fraction` is out of range, or a class has only one image.
+        ValueError: If `fraction` is out of range, or a class has only one image.
 
     Example:
         >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])

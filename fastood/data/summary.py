@@ -1,4 +1,4 @@
-"""Reading of a run's images in words and in plain values: how many, of which classes, and what was left out."""
+"""Summary of a task's images as text and as plain values: numbers, classes, and files that were left out."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,15 +16,15 @@ _NAMED = 6
 
 
 def data_summary(config: DataConfig, task: DetectionTask) -> dict[str, Any]:
-    """Tell what a task was made of, as plain values for a JSON file.
+    """Return the numbers of images of a task as plain values for a JSON file.
 
     Args:
-        config: Where the images came from.
-        task: What `load_task` made of it.
+        config: Sources of the images.
+        task: Task that `load_task` returned for `config`.
 
     Returns:
         "in_distribution", "in_distribution_test", "background" and "ood" (by name), each with the source, the number of
-        images, the number of each class or group, and what was left out among the files.
+        images, the number of images of each class or group, and the files that were left out.
 
     Example:
         >>> from fastood.data import EmbeddedConfig, load_task
@@ -93,25 +93,25 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _part(images: ImageSet) -> dict[str, Any]:
-    """Number of images, in all and of each class or group, and what was left out."""
+    """Return the number of images, in total and of each class or group, and the files that were left out."""
     names, index = (images.class_names, images.labels) if images.class_names else (images.source_names, images.source)
     groups: dict[str, int] = {}
     for name, count in zip(names, torch.bincount(index, minlength=len(names)).tolist(), strict=True):
-        # Two of one name, of different ids, count together.
+        # Classes of one name with different ids are counted together.
         groups[printable(name)] = groups.get(printable(name), 0) + count
     left_out = [
-        {"reason": what.reason, "count": what.count, "examples": list(what.examples)} for what in images.left_out
+        {"reason": entry.reason, "count": entry.count, "examples": list(entry.examples)} for entry in images.left_out
     ]
     return {"images": len(images), "groups": groups if len(images) else {}, "left_out": left_out}
 
 
 def _groups(groups: Mapping[str, int], noun: str, plural: str = "") -> str:
-    """Number of classes with the first ones' names and sizes."""
+    """Return the number of classes with the names and sizes of the first ones."""
     named = first_of([f"{name} {count:,}" for name, count in groups.items()], _NAMED)
     return f"{counted(len(groups), noun, plural)} ({named})"
 
 
 def _left_out(role: str, part: Mapping[str, Any]) -> Iterator[str]:
-    found = [LeftOut(what["reason"], what["count"], tuple(what["examples"])) for what in part["left_out"]]
-    if found:
-        yield f"{role}, left out: {'; '.join(map(str, found))}"
+    entries = [LeftOut(entry["reason"], entry["count"], tuple(entry["examples"])) for entry in part["left_out"]]
+    if entries:
+        yield f"{role}, left out: {'; '.join(map(str, entries))}"

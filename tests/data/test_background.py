@@ -104,7 +104,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path):
         f"data.ood 'c': there is no file {tmp_path}/c.npy",
     ]
     (tmp_path / "c.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"(?s)3 of the 4 sources .*c\.npy is no \.npy array"):
+    with pytest.raises(ValueError, match=r"(?s)3 of the 4 sources .*c\.npy is not an \.npy array"):
         load_task(config, seed=0)
 
 
@@ -137,7 +137,7 @@ def test_a_bare_path_is_answered_with_what_lies_there(tmp_path: Path, monkeypatc
         ("folder:a/dogs", "dogs=folder:a/dogs"),
         ("C:\\a", "a=folder:C:\\a"),
     ):
-        with pytest.raises(ValueError, match=r"must read NAME=SOURCE") as error:
+        with pytest.raises(ValueError, match=r"must have the form NAME=SOURCE") as error:
             parse_named_spec(text, field="ood")
         assert str(error.value).endswith(f"; did you mean {source}?")
 

@@ -48,10 +48,10 @@ def test_named_sets_and_noise_name_themselves_as_ood_sets():
     [
         ("torchvision:CIFAR", r"unknown torchvision set 'CIFAR'; known: MNIST, .*CIFAR10, "),
         ("torchvision:", "unknown torchvision set ''"),
-        ("folder:", "'folder:' must read folder:PATH"),
-        ("npy:", r"must read npy:IMAGES.npy\[,LABELS.npy\]"),
-        ("npy:a.npy,", "must read npy"),
-        ("npy:a.npy,b.npy,c.npy", "must read npy"),
+        ("folder:", "'folder:' must have the form folder:PATH"),
+        ("npy:", r"must have the form npy:IMAGES.npy\[,LABELS.npy\]"),
+        ("npy:a.npy,", "must have the form npy"),
+        ("npy:a.npy,b.npy,c.npy", "must have the form npy"),
     ],
 )
 def test_malformed_sources(text, message):
@@ -61,7 +61,7 @@ def test_malformed_sources(text, message):
 
 @pytest.mark.parametrize("text", ["=gaussian", "a/b=gaussian", "folder:a=b", "torchvision:SVHN"])
 def test_ood_sets_need_names(text):
-    with pytest.raises(ValueError, match=r"data.ood: .* must read NAME=SOURCE"):
+    with pytest.raises(ValueError, match=r"data.ood: .* must have the form NAME=SOURCE"):
         DataConfig(ood=(text,))
 
 
@@ -118,7 +118,7 @@ def test_config_refuses(options, message):
     [
         ({"in_dist_test": "folder:a"}, "data.in_dist_test must be left out with data.in_dist='embedded'"),
         ({"ood": ("embedded", "symbols=gaussian")}, "'symbols' is the name of an embedded set already"),
-        ({"ood": ("x=embedded",)}, "data.ood: 'x=embedded' must read embedded, without a name"),
+        ({"ood": ("x=embedded",)}, "data.ood: 'x=embedded' must be embedded, without a name"),
     ],
 )
 def test_embedded_config_refuses(options, message):

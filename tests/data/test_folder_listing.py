@@ -124,7 +124,7 @@ def test_parts_that_were_packed_are_no_classes_either(tmp_path: Path, monkeypatc
     assert main(["pack", "folder:data", "pool"]) == 0
     assert "read: folder:data, 8 images, 2 classes (test, train)\n" in capsys.readouterr().out
     with pytest.raises(
-        ValueError, match=r"the classes of packed:pool are parts of a data set .*pack each part by itse"
+        ValueError, match=r"the classes of packed:pool are parts of a data set .*pack each part separately"
     ):
         load_task(DataConfig(in_dist="packed:pool", ood=("gaussian",), noise_size=9), seed=0)
 

@@ -74,7 +74,7 @@ def test_what_cannot_be_served_is_refused_and_changes_nothing(name):
     generator = torch.Generator().manual_seed(1)
     loader, batch = open_named(name, random_images(), depth=1), draw_batch(4, generator)
     index, draws = batch
-    with pytest.raises(RuntimeError, match="submit comes first"):
+    with pytest.raises(RuntimeError, match="call submit first"):
         loader.collect()
     with pytest.raises(ValueError, match=r"index must be in 0…49, got 50"):
         loader.submit(torch.tensor([0, 1, 50, 2]), draws)

@@ -69,8 +69,8 @@ def test_notmnist_reads_plain_and_packed_idx_files(notmnist):
     [
         ("images-idx3", idx(pixels(20, 28, 28))[:1000], r"must hold 15696 bytes by its header .*, got 1000"),
         ("images-idx3", idx(pixels(20, 28, 28)) + b"x", r"must hold 15696 bytes by its header .*, got 15697"),
-        ("images-idx3", b"", "is no idx file of unsigned bytes, it begins with nothing"),
-        ("images-idx3", b"\x00\x00\x0d\x03", "is no idx file of unsigned bytes, it begins with 00 00 0d 03"),
+        ("images-idx3", b"", "is not an idx file of unsigned bytes, it begins with nothing"),
+        ("images-idx3", b"\x00\x00\x0d\x03", "is not an idx file of unsigned bytes, it begins with 00 00 0d 03"),
         ("images-idx3", idx(pixels(20)), "must have 3 dimensions, got 1"),
         ("labels-idx1", idx(np.arange(19) % 10), "must hold a label for each of 20 images, got 19"),
         ("labels-idx1", idx(np.arange(20)), "must have labels 0…9, got 19"),
@@ -85,7 +85,7 @@ def test_damaged_idx_files_are_named(notmnist, name, content, message):
 def test_a_truncated_gzip_file_is_named(notmnist):
     path = notmnist / "notMNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.gz is no whole gzip file"):
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.gz is not a complete gzip file"):
         open_named("notmnist", notmnist, "ood")
 
 
@@ -139,8 +139,18 @@ def test_tiny_imagenet_trains_and_is_judged_on_val(tiny_imagenet):
         ("wnids.txt", "n02124075\nn02124075\n", ValueError, "wnids.txt names n02124075 twice"),
         ("words.txt", "n02124075\tcat\n", ValueError, "words.txt has no line for n01443537 of wnids.txt"),
         ("val/val_annotations.txt", None, FileNotFoundError, "there is no file .*val_annotations.txt"),
-        ("val/val_annotations.txt", "val_0.JPEG n02124075\n", ValueError, "line 1 of .*val_annotations.txt must read"),
-        ("val/val_annotations.txt", "val_0.JPEG\tn1\t0\n", ValueError, "line 1 of .*val_annotations.txt must read"),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG n02124075\n",
+            ValueError,
+            "line 1 of .*val_annotations.txt must have the form",
+        ),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\tn1\t0\n",
+            ValueError,
+            "line 1 of .*val_annotations.txt must have the form",
+        ),
         (
             "val/val_annotations.txt",
             "val_0.JPEG\tn02124075\n" * 2,

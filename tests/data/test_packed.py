@@ -129,9 +129,9 @@ def test_packed_background_of_another_shape(pool, options):
 def test_specification():
     assert parse_spec("packed:a/pool", field="background").name == "pool"
     assert parse_spec("packed:a", field="background").overlaps(parse_spec("packed:./a", field="ood"))
-    with pytest.raises(ValueError, match="must read packed:PATH"):
+    with pytest.raises(ValueError, match="must have the form packed:PATH"):
         parse_spec("packed:", field="background")
-    with pytest.raises(ValueError, match="must read list:FILE"):
+    with pytest.raises(ValueError, match="must have the form list:FILE"):
         parse_spec("list:", field="background")
     with pytest.raises(ValueError, match="must have labels, got a list of files, list:a"):
         config("uniform", in_dist="list:a.txt")
@@ -158,12 +158,16 @@ def damage_header(pool: Path, **changes) -> None:
     ("damage", "error", "message"),
     [
         (shutil.rmtree, FileNotFoundError, "there is no packed pool .*pool"),
-        (lambda pool: (pool / "pool.json").unlink(), ValueError, r"pool is no packed pool: it has no pool\.json"),
-        (lambda pool: (pool / "pool.json").rename(pool / "progress.json"), ValueError, "is a half-written pool"),
-        (lambda pool: (pool / "progress.json").touch(), ValueError, "is a half-written pool"),
+        (lambda pool: (pool / "pool.json").unlink(), ValueError, r"pool is not a packed pool: it has no pool\.json"),
+        (lambda pool: (pool / "pool.json").rename(pool / "progress.json"), ValueError, "is an incomplete pool"),
+        (lambda pool: (pool / "progress.json").touch(), ValueError, "is an incomplete pool"),
         (lambda pool: os.truncate(pool / "pool.json", 100), ValueError, r"pool\.json is damaged"),
-        (lambda pool: damage_header(pool, format="2"), ValueError, r"pool\.json must say format 'fastood packed"),
-        (lambda pool: (pool / "labels.npy").unlink(), FileNotFoundError, r"has lost its file labels\.npy"),
+        (lambda pool: damage_header(pool, format="2"), ValueError, r"pool\.json must have the format 'fastood packed"),
+        (
+            lambda pool: (pool / "labels.npy").unlink(),
+            FileNotFoundError,
+            r"the file labels\.npy of the packed pool .* is missing",
+        ),
         (
             lambda pool: os.truncate(pool / "images.npy", 5000),
             ValueError,

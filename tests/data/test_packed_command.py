@@ -56,14 +56,14 @@ def test_skipped_images_are_listed(tree, capsys):
     ("args", "message"),
     [
         (["pack", "folder:none", "pool"], "error: source: there is no folder none"),
-        (["pack", "gaussian", "pool"], "error: source must be read from somewhere"),
+        (["pack", "gaussian", "pool"], "error: source must be read from files"),
         (["pack", "somewhere", "pool"], "error: source: unknown source 'somewhere'"),
         (["pack", "torchvision:CIFAR10", "pool", "--root", "none"], "there is no folder none"),
-        (["pack", "npy:bad.npy", "pool"], "error: source: bad.npy is no .npy array"),
+        (["pack", "npy:bad.npy", "pool"], "error: source: bad.npy is not an .npy array"),
         (["pack", "folder:tree", "taken"], "error: taken exists"),
         (["pack", "folder:tree", "pool", "--strict"], "unreadable image tree/bee/004.jpg"),
         (["info", "none"], "error: there is no packed pool none"),
-        (["verify", "tree"], "error: tree is no packed pool"),
+        (["verify", "tree"], "error: tree is not a packed pool"),
     ],
 )
 def test_errors_are_one_line(tree, capsys, args, message):
@@ -82,7 +82,7 @@ def test_interrupt_keeps_what_there_is(tree, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(packing, "_write_header", interrupt)
         assert main(["pack", "folder:tree", "pool"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "repeat the command to resume" in capsys.readouterr().err
     assert sorted(entry.name for entry in Path().iterdir()) == ["pool.partial", "tree"]
     assert main(["pack", "folder:tree", "pool"]) == 0
     assert len(open_packed(Path("pool"))) == 25

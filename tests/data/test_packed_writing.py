@@ -109,12 +109,12 @@ def test_strict_after_images_were_left_out(tree, tmp_path, monkeypatch):
     (tree / "ant/001.jpg").write_bytes(b"no image")
     monkeypatch.setattr(packing, "_CHECKPOINT_SECONDS", 0.0)
     _interrupt(tree, tmp_path / "pool")
-    with pytest.raises(ValueError, match="left out images already"):
+    with pytest.raises(ValueError, match="skipped images already"):
         pack(open_tree(tree), tmp_path / "pool", origin="folder:tree", strict=True)
 
 
 def _interrupt(tree: Path, out: Path) -> None:
-    """Leave a half-written pool."""
+    """Leave an incomplete pool."""
     source = open_tree(tree)
 
     def read(i: int) -> torch.Tensor:
@@ -130,7 +130,7 @@ def _interrupt(tree: Path, out: Path) -> None:
 def test_nothing_readable(tree, tmp_path):
     for file in tree.glob("*/*.jpg"):
         file.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"no image of folder:tree can be read, e\.g\. unreadable image .*000\.jpg"):
+    with pytest.raises(ValueError, match=r"no image of folder:tree is readable, e\.g\. unreadable image .*000\.jpg"):
         pack(open_tree(tree), tmp_path / "pool", origin="folder:tree")
     assert not (tmp_path / "pool").exists()
 
@@ -141,7 +141,7 @@ def test_nothing_readable(tree, tmp_path):
 )
 def test_half_of_another_pool_is_not_gone_on_with(tree, tmp_path, change, field):
     _interrupt(tree, tmp_path / "pool")
-    with pytest.raises(ValueError, match=f"half of another pool: its {field}"):
+    with pytest.raises(ValueError, match=f"part of another pool: its {field}"):
         pack(open_tree(tree), tmp_path / "pool", **{"origin": "folder:tree", **change})
 
 
@@ -166,7 +166,7 @@ def test_nothing_is_overwritten(tree, tmp_path):
         pack(open_tree(tree), tmp_path / "pool", origin="folder:tree")
     (tmp_path / "new.partial").mkdir()
     (tmp_path / "new.partial/images.npy").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"new\.partial holds files that are not of a half-written pool"):
+    with pytest.raises(FileExistsError, match=r"new\.partial holds files that do not belong to an incomplete pool"):
         pack(open_tree(tree), tmp_path / "new", origin="folder:tree")
     assert (tmp_path / "new.partial/images.npy").read_bytes() == b"mine"
 
@@ -187,7 +187,7 @@ def test_full_disk_is_named_and_costs_nothing(tree, tmp_path):
     # The kernel refuses to let a file grow beyond this, as it would on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"the disk is full; make room.*pool\.partial") as caught:
+        with pytest.raises(OSError, match=r"the disk is full; free some space.*pool\.partial") as caught:
             pack(open_tree(tree), tmp_path / "pool", origin="folder:tree")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

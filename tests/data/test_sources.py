@@ -131,7 +131,7 @@ def test_an_unreadable_image_is_named(tree, content):
 
 def test_deep_images_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep.png: 8 bits per channel are wanted, got Pillow mode 'I;16'"):
+    with pytest.raises(ValueError, match=r"deep.png: the image must have 8 bits per channel, got Pillow mode 'I;16'"):
         read_image(str(tmp_path / "deep.png"))
     assert image_to_tensor(Image.new("1", (3, 2), 1)).unique().tolist() == [255]
 
@@ -146,7 +146,7 @@ def test_deep_images_are_refused_rather_than_clipped(tmp_path):
         (random_pixels(2, 8, 8), np.zeros(2), TypeError, "y.npy must hold integers, got float64"),
         (random_pixels(2, 8, 8), np.zeros(3, int), ValueError, r"y.npy must have shape \[2\] .* got \[3\]"),
         (random_pixels(2, 8, 8), np.array([0, -1]), ValueError, r"y.npy must hold labels 0…K-1, got -1"),
-        (np.array([{}]), None, ValueError, "x.npy is no .npy array"),
+        (np.array([{}]), None, ValueError, "x.npy is not an .npy array"),
     ],
 )
 def test_array_problems_are_named(tmp_path, images, labels, error, message):
@@ -161,7 +161,7 @@ def test_files_that_are_no_arrays_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data.ood: there is no file .*x.npy"):
         open_arrays(tmp_path / "x.npy", None, field="ood")
     (tmp_path / "x.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"x.npy is no .npy array"):
+    with pytest.raises(ValueError, match=r"x.npy is not an .npy array"):
         open_arrays(tmp_path / "x.npy", None, field="ood")
     np.savez(tmp_path / "x.npz", a=np.zeros(2))
     with pytest.raises(ValueError, match=r"x.npz must be an .npy array, got NpzFile"):

@@ -1,4 +1,4 @@
-"""`python -m fastood.data list`: the data sets that have a name, and which of them are at hand."""
+"""`python -m fastood.data list`: the named data sets, and which of them are present."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ from fastood.data.sources.torchvision_sets import TORCHVISION_SETS
 
 @dataclass(frozen=True, kw_only=True)
 class ListCommand:
-    """Show every data set that has a name, and whether it is under the root."""
+    """Show all named data sets, and whether they are under the root."""
 
     root: Path = Path("data")
-    """Folder of the data sets, --data.root of `python -m fastood.train`."""
+    """Folder of the data sets, as --data.root of `python -m fastood.train`."""
 
     def run(self) -> int:
         """Print the table.
 
         Returns:
-            0, whatever is there.
+            0, always.
         """
         console = Console()
         root = expanded(self.root)
@@ -34,27 +34,27 @@ class ListCommand:
         for column in ("name", "images", "classes", "train", "test", "status"):
             number = column in ("classes", "train", "test")
             table.add_column(column, justify="right" if number else "left", no_wrap=column != "images")
-        for name, known in NAMED_SETS.items():
-            state = status(known, root)
+        for name, named in NAMED_SETS.items():
+            state = status(named, root)
             style = "green" if state.startswith("present") else "none"
             table.add_row(
-                name, known.what, str(known.classes), *map(_count, known.images), f"[{style}]{state}[/{style}]"
+                name, named.what, str(named.classes), *map(_count, named.images), f"[{style}]{state}[/{style}]"
             )
         console.print(table)
-        console.print("downloadable: --data.download fetches it. Others are brought by hand:", highlight=False)
-        for name, known in NAMED_SETS.items():
-            if known.how and status(known, root) != "present":
-                console.print(f"{name}: {known.how}", markup=False, highlight=False, soft_wrap=True)
+        console.print("downloadable: --data.download fetches it. Others must be downloaded by hand:", highlight=False)
+        for name, named in NAMED_SETS.items():
+            if named.how and status(named, root) != "present":
+                console.print(f"{name}: {named.how}", markup=False, highlight=False, soft_wrap=True)
         lists = ", ".join(overlap_lists())
         console.print(f"Overlapping classes are left out by --data.exclude-overlap: {lists}", highlight=False)
         return 0
 
 
-def status(known: NamedSet, root: Path) -> str:
-    """Whether a set is under `root`, and otherwise how it gets there.
+def status(named: NamedSet, root: Path) -> str:
+    """Return whether a set is under `root`, and otherwise how to get it.
 
     Args:
-        known: The set.
+        named: The data set.
         root: Folder of the data sets; need not exist.
 
     Returns:
@@ -64,10 +64,10 @@ def status(known: NamedSet, root: Path) -> str:
         >>> status(NAMED_SETS["mnist"], Path("nowhere"))
         'downloadable'
     """
-    parts = known.present(root)
+    parts = named.present(root)
     if parts:
-        return "present" if len(parts) == len(known.files) else f"present: {parts[0]}"
-    return "downloadable" if known.torchvision and TORCHVISION_SETS[known.torchvision].downloads else "by hand"
+        return "present" if len(parts) == len(named.files) else f"present: {parts[0]}"
+    return "downloadable" if named.torchvision and TORCHVISION_SETS[named.torchvision].downloads else "by hand"
 
 
 def _count(images: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The commands of packed pools: `python -m fastood.data pack`, `info` and `verify`."""
+"""`python -m fastood.data pack`, `info` and `verify`: the commands of packed pools."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,37 +26,41 @@ _LISTED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class PackCommand:
-    """Turn images into one packed pool, which opens at once however large it is.
+    """Pack images into one pool, which opens immediately at any size.
 
-    An interrupted command is given again and goes on. Train with it by --data.background packed:OUT.
+    Repeat an interrupted command to resume it. Train with the pool by --data.background packed:OUT.
     """
 
     source: Annotated[str, tyro.conf.Positional]
     """folder:PATH (PATH/CLASS/IMAGE, or PATH/IMAGE for images without classes), list:FILE (a path per line),
     torchvision:NAME (under --root), npy:IMAGES.npy[,LABELS.npy], or packed:PATH."""
     out: Annotated[Path, tyro.conf.Positional]
-    """Folder to make. Until the pool is whole it is called OUT.partial."""
+    """Folder to create. It is called OUT.partial until the pool is complete."""
     store: Store = "pixels"
-    """pixels: uint8 at one size. jpeg: the bytes of the files, decoded when they are used."""
+    """pixels: uint8 at one size. jpeg: the bytes of the files, decoded on use."""
     size: int | None = None
     """Rows and columns; the shorter edge is resized to this, then the centre is cropped. Default: 32. Not with jpeg."""
     channels: Literal[1, 3] | None = None
-    """1 (grey) or 3 (RGB). Default: that of the source, files counting as RGB. Not with jpeg."""
+    """1 (grey) or 3 (RGB). Default: that of the source, RGB for files. Not with jpeg."""
     exclude_overlap: str | None = None
     """Leave out the classes that repeat an in-distribution set, by a list of fastood/data/sources/overlap."""
     strict: bool = False
-    """Stop at an image that cannot be read; otherwise it is left out and listed."""
+    """Stop at an unreadable image; otherwise it is skipped and listed."""
     threads: int | None = None
-    """Threads that decode. Default: one per CPU."""
+    """Decoding threads. Default: one per CPU."""
     part: Part = "train"
-    """Which part of a torchvision dataset."""
+    """Part of a torchvision dataset."""
     root: Path = Path("data")
     """Folder of the torchvision datasets."""
     download: bool = False
-    """Let torchvision fetch a dataset that is missing under root."""
+    """Let torchvision fetch a dataset that is missing under the root."""
 
     def run(self) -> int:
-        """Pack; 0 if the pool is whole."""
+        """Write the pool, and print its size.
+
+        Returns:
+            0; errors are raised.
+        """
         spec, out = parse_spec(self.source, field="source"), expanded(self.out)
         source = open_source(spec, field="source", part=self.part, root=self.root, download=self.download)
         origin = self.source
@@ -82,15 +86,19 @@ class PackCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class InfoCommand:
-    """Show what a packed pool holds."""
+    """Show the contents of a packed pool."""
 
     pool: Annotated[Path, tyro.conf.Positional]
-    """The folder."""
+    """Folder of the pool."""
     skipped: bool = False
-    """List every image that was left out, not the first ones alone."""
+    """List all skipped images instead of the first ones."""
 
     def run(self) -> int:
-        """Print; 0."""
+        """Print the table of the pool.
+
+        Returns:
+            0, always.
+        """
         pool = open_packed(expanded(self.pool))
         shape = "as in the files" if pool.images is None else "×".join(map(str, pool.images.shape[1:]))
         rows = {
@@ -109,7 +117,7 @@ class InfoCommand:
         table.add_column()
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            # As text, for a path may hold what looks like markup.
+            # As text, since a path may contain characters of rich's markup.
             table.add_row(name, Text(printable(value)))
         Console().print(table)
         print_skipped(pool, len(pool.skipped) if self.skipped else _LISTED)
@@ -118,19 +126,23 @@ class InfoCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyCommand:
-    """Recompute the digest of every image of a packed pool and of its index."""
+    """Recompute the digests of all images of a packed pool and of its index."""
 
     pool: Annotated[Path, tyro.conf.Positional]
-    """The folder."""
+    """Folder of the pool."""
 
     def run(self) -> int:
-        """Print what is damaged; 0 if nothing is, else 1."""
+        """Print damaged images and files.
+
+        Returns:
+            0 if nothing is damaged, else 1.
+        """
         pool = open_packed(expanded(self.pool))
         total = len(pool) + len(pool.digests)
         progress = tqdm(pool.damage(), total=total, desc=f"verifying {pool.name}", unit=" images", disable=None)
-        damaged = [sentence for sentence in progress if sentence is not None]
-        for sentence in damaged[:_LISTED]:
-            print(f"damaged: {printable(sentence)}")
+        damaged = [message for message in progress if message is not None]
+        for message in damaged[:_LISTED]:
+            print(f"damaged: {printable(message)}")
         if len(damaged) > _LISTED:
             print(f"and {len(damaged) - _LISTED:,} more")
         state = f"{counted(len(pool), 'image')}, {len(damaged):,} damaged" if damaged else "whole"
@@ -138,26 +150,26 @@ class VerifyCommand:
         return 1 if damaged else 0
 
 
-def source_lines(spelt: str, source: ImageSource) -> Iterator[str]:
-    """Tell what an opened source holds: its images, its classes, and what was left out.
+def source_lines(text: str, source: ImageSource) -> Iterator[str]:
+    """Describe an opened source: its images, its classes, and the files that were left out.
 
     Args:
-        spelt: The source as options spell it.
+        text: The source as options spell it.
         source: The opened source.
 
     Yields:
-        Lines without their ends.
+        Lines without line ends.
     """
     classes = ""
     if source.class_names:
         classes = f", {counted(len(source.class_names), 'class', 'classes')} ({first_of(source.class_names, 6)})"
-    yield f"read: {spelt}, {counted(len(source), 'image')}{classes}"
+    yield f"read: {text}, {counted(len(source), 'image')}{classes}"
     if source.left_out:
         yield f"left out: {'; '.join(map(str, source.left_out))}"
 
 
 def print_skipped(pool: PackedPool, limit: int) -> None:
-    """List images that were left out, the first ones."""
+    """Print the first skipped images, at most `limit`."""
     for image in pool.skipped[:limit]:
         print(f"skipped: image {image.index}: {printable(image.reason)}")
     if len(pool.skipped) > limit:

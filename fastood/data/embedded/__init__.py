@@ -1,1 +1,1 @@
-"""Embedded default task: digits, letters and photographs that installed packages bring, without a download."""
+"""Embedded default task: digits, letters and photographs of installed packages, without a download."""

@@ -1,9 +1,9 @@
-"""Typeset letters and symbols, drawn as the embedded scans were: near, but not handwritten digits.
+"""Typeset letters and symbols in the format of the embedded scans: near OOD for handwritten digits.
 
-The scans come from NIST's form reader (NISTIR 5469, named in scikit-learn's description of the set). It left
-its marks on every one of the 1,797 bitmaps: the character fills all 32 rows, is at most about 20 columns wide and
-centred, and its strokes were thickened or thinned until some 31 % of the pixels are ink. Glyphs are normalised to
-the same box and the same ink, or these marks alone would give them away.
+The scans come from NIST's form reader (NISTIR 5469, named in scikit-learn's description of the set), which normalised
+each of the 1,797 bitmaps: the character fills all 32 rows, is at most about 20 columns wide and centred, and its
+strokes are thickened or thinned until about 31 % of the pixels are ink. Glyphs are normalised to the same box and the
+same ink; otherwise these features alone would separate them from the digits.
 """
 
 from collections.abc import Sequence
@@ -30,21 +30,21 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "STIX": ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
     "Computer Modern": ("cmr10", "cmb10", "cmss10", "cmtt10", "cmti10", "cmmi10"),
 }
-"""Font families that matplotlib ships, each with the files of its styles."""
+"""Font families in matplotlib, each with the files of its styles."""
 
 LATIN_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""All 52, those that resemble a digit (O, o, I, l, S, Z …) included."""
+"""All 52 letters, including those that resemble a digit (O, o, I, l, S, Z …)."""
 
 GREEK_LETTERS = "ΓΔΛΞΠΣΦΨΩβδεζηλμξπςτφψω"
-"""Without those that share a Latin letter's shape (Α Β Ε … Χ; α γ ι κ ν ο ρ σ υ χ) or nearly that of a zero (Θ θ)."""
+"""Greek letters except those shaped like a Latin letter (Α Β Ε … Χ; α γ ι κ ν ο ρ σ υ χ) or a zero (Θ θ)."""
 
 SYMBOLS = "#$%&@*+=<>?{}§¶†‡€£¥±÷≠≤≥≈≡∞∂√∇∈∃∀⊕⊗←↑→↓↔↕⇐⇑⇒⇓⇔◊♠♣♥♦"
-"""Punctuation, mathematics, arrows and suits; no bare strokes or dots, and none with a letter's or digit's shape."""
+"""Punctuation, mathematics, arrows and suits; no single strokes or dots, and none shaped like a letter or digit."""
 
 BOX_WIDTH = 20
-"""Widest ink of a scanned character, in pixels of its bitmap."""
+"""Largest width of a scanned character, in pixels of its bitmap."""
 INK_MEAN, INK_STD, INK_RANGE = 0.306, 0.035, (0.2, 0.42)
-"""Share of ink pixels over the 1,797 scans: mean, standard deviation and about the 0.1 and 99.9 percentiles."""
+"""Share of ink pixels over the 1,797 scans: mean, standard deviation, and about the 0.1 and 99.9 percentiles."""
 
 _FINE = 2  # An outline's pixels per bitmap pixel.
 _MARGIN = 6 * _FINE  # Room for strokes to thicken.
@@ -52,14 +52,14 @@ _DIRECTIONS = 64
 
 
 def font_path(font: str) -> Path:
-    """The file of a font that matplotlib ships, by its stem."""
+    """Return the path of a font in matplotlib by its file stem."""
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
 
 
 def available_characters(font: str, characters: str) -> str:
-    """Those of `characters` for which a font has a glyph of its own (not the empty ".notdef" box).
+    """Return those of `characters` that a font has a glyph for, other than the empty ".notdef" box.
 
     Example:
         >>> available_characters("cmr10", "AΩ♠")
@@ -71,7 +71,7 @@ def available_characters(font: str, characters: str) -> str:
 
 @cache
 def _charmap(font: str) -> dict[int, int]:
-    """Glyph numbers by code point; 0 is ".notdef"."""
+    """Return glyph indices by code point; 0 is ".notdef"."""
     from matplotlib.ft2font import FT2Font
 
     charmap: dict[int, int] = dict(FT2Font(str(font_path(font))).get_charmap())
@@ -80,18 +80,18 @@ def _charmap(font: str) -> dict[int, int]:
 
 @cache
 def glyph_outline(font: str, character: str) -> tuple[Tensor, Tensor]:
-    """A glyph scaled to the scans' box, as a signed distance map.
+    """Return a glyph, scaled to the box of the scans, as a signed distance map.
 
     Args:
         font: A font of `FAMILIES`, by file stem.
-        character: A character the font has.
+        character: A character of the font.
 
     Returns:
         The signed distance to the outline, positive inside, float32 in bitmap pixels, on a grid of 1/2 pixel; and
-        the ink's outermost points along 64 directions, float32 [64, 2] (x, y) in bitmap pixels from the grid's centre.
+        the ink's outermost points along 64 directions, float32 `[64, 2]` (x, y) in bitmap pixels from its centre.
 
     Raises:
-        ValueError: The font has no such glyph, or it is blank.
+        ValueError: If the font has no glyph for the character, or a blank one.
     """
     if not available_characters(font, character):
         raise ValueError(f"character: {font} has no glyph for {character!r}")
@@ -123,20 +123,20 @@ def glyph_scans(
 ) -> tuple[Tensor, Tensor]:
     """Draw glyphs of several font families and scan them.
 
-    Each family gives an equal share, each style and character of it the same chance. A glyph is turned, slanted and
-    bent a little at random, stretched to the scans' box, and its strokes set to a random share of ink.
+    Each family has an equal share of the images, and its styles and characters are equally likely. A glyph is slightly
+    rotated, slanted and bent at random, stretched to the box of the scans, and its strokes get a random share of ink.
 
     Args:
-        characters: What to draw; a font draws those it has.
-        count: How many images, N.
+        characters: Characters to draw; a font is used for those that it has.
+        count: Number N of images.
         families: Names in `FAMILIES`.
-        generator: Source of all randomness.
+        generator: RNG of all random choices.
 
     Returns:
-        uint8 [N, 8, 8] grey levels 0…16, and int64 [N] the index of each image's family.
+        uint8 `[N, 8, 8]` grey levels 0…16, and int64 `[N]` the index of each image's family.
 
     Raises:
-        ValueError: A family has none of the characters.
+        ValueError: If a family has none of the characters.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -160,7 +160,7 @@ def glyph_scans(
 
 
 def _draw(distance: Tensor, points: Tensor, generator: torch.Generator) -> Tensor:
-    """Bitmaps bool [N, 32, 32] of glyphs given by `glyph_outline`'s maps [N, H, W] and points [N, P, 2]."""
+    """Return bitmaps, bool `[N, 32, 32]`, from the maps `[N, H, W]` and points `[N, P, 2]` of `glyph_outline`."""
     n, height, width = distance.shape
 
     def uniform(low: float, high: float) -> Tensor:
@@ -172,12 +172,13 @@ def _draw(distance: Tensor, points: Tensor, generator: torch.Generator) -> Tenso
     turned = points @ turn.mT
     low, high = turned.amin(1), turned.amax(1)
     extent = (high - low).clamp(min=1)
-    # As NIST's reader did: all rows used, at most the box's columns, narrow characters left narrow.
+    # As NIST's reader: all rows are used, at most the columns of the box, and narrow characters stay narrow.
     stretch_y = BITMAP_SIZE / extent[:, 1]
     stretch_x = (BOX_WIDTH / extent[:, 0]).minimum(stretch_y) * uniform(0.9, 1.1)
     stretch = torch.stack([stretch_x, stretch_y], dim=1)
     offset = torch.stack([uniform(-1, 1), torch.zeros(n)], dim=1)
 
+    # Each bitmap pixel is mapped back to its position in the outline's distance map, which is sampled there.
     axis = torch.arange(BITMAP_SIZE) - (BITMAP_SIZE - 1) / 2
     pixel = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
     bend = torch.randn(n, 2, 4, 4, generator=generator)
@@ -187,6 +188,7 @@ def _draw(distance: Tensor, points: Tensor, generator: torch.Generator) -> Tenso
     grid = position * _FINE / torch.tensor([(width - 1) / 2, (height - 1) / 2])
     level = F.grid_sample(distance[:, None], grid, padding_mode="border", align_corners=True).flatten(1)
 
+    # The threshold is the quantile of the levels that gives each glyph its drawn share of ink.
     ink = (INK_MEAN + INK_STD * torch.randn(n, generator=generator)).clamp(*INK_RANGE)
     rank = (ink * BITMAP_SIZE**2).long()
     threshold = level.sort(dim=1, descending=True).values.gather(1, rank[:, None])

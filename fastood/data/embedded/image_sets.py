@@ -1,12 +1,12 @@
-"""The default task: real scans of digits, with everything else made on the spot. Nothing is downloaded.
+"""Image sets of the embedded default task: scans of digits, and generated background and OOD sets; no download.
 
-| part | what |
+| part | content |
 |---|---|
 | in-distribution | scikit-learn's handwritten digits without the held-out classes |
-| background | letters of five font families (near, a few per cent) and crops of two photographs (far, the rest) |
+| background | letters of five font families (near, a few percent) and crops of two photographs (far, the rest) |
 | OOD | held-out digits, Greek letters, symbols, held-out parts of the photographs, Gaussian and uniform noise |
 
-All are 8×8 images of 17 grey levels, resampled alike.
+All are 8×8 images of 17 grey levels, resized in the same way.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from fastood.data.images.noise import NOISES
 from fastood.data.images.resize import fit_images
 from fastood.data.splits import stratified_split
 
-# Computer Modern's files keep Greek and symbols at positions of their own, not at Unicode's.
+# The files of Computer Modern have Greek letters and symbols at other code points than Unicode.
 _UNICODE_FAMILIES = tuple(family for family in FAMILIES if family != "Computer Modern")
 
 EMBEDDED_OOD = ("held-out digits", "Greek letters", "symbols", "photographs", "Gaussian noise", "uniform noise")
@@ -32,22 +32,22 @@ EMBEDDED_OOD = ("held-out digits", "Greek letters", "symbols", "photographs", "G
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedConfig:
-    """The embedded default task.
+    """Options of the embedded default task.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If a value is out of range.
     """
 
     held_out_digits: tuple[int, ...] = (8, 9)
-    """Digits that are no class but an OOD test set, the nearest one. The last two, fixed before any result."""
+    """Digits that are the nearest OOD test set instead of classes. The default was fixed before any result."""
     pool_size: int = 50_000
-    """Images in the background pool; the photographs have enough different crops for some 130,000."""
+    """Images in the background pool; the photographs have about 130,000 different crops."""
     near_fraction: float = 0.02
-    """Share of letters in the background pool; the rest are crops of photographs."""
+    """Share of letters in the background pool; the others are crops of photographs."""
     photo_scales: tuple[int, ...] = (1, 2, 4)
     """Pixels of a photograph per pixel of a crop."""
     ood_size: int = 1000
-    """Images in each OOD test set but the held-out digits, of which there are about 180 per class."""
+    """Images in each OOD test set except the held-out digits, of which there are about 180 per class."""
 
     def __post_init__(self) -> None:
         held_out = set(self.held_out_digits)
@@ -67,14 +67,14 @@ class EmbeddedConfig:
 def embedded_digits(
     config: EmbeddedConfig, *, test_fraction: float, size: int, channels: int, seed: int
 ) -> tuple[ImageSet, ImageSet]:
-    """The in-distribution training and test sets: every digit that is not held out.
+    """Return the in-distribution training and test sets: all digits that are not held out.
 
     Args:
-        config: Which digits are held out.
+        config: Held-out digits.
         test_fraction: Share of each class for testing, in (0, 1).
         size: Rows and columns of the images.
-        channels: 1 or 3.
-        seed: Decides the split.
+        channels: 1 (grey) or 3 (RGB).
+        seed: Seed of the split.
 
     Returns:
         The training and the test set.
@@ -101,16 +101,16 @@ def embedded_digits(
 
 
 def embedded_background(config: EmbeddedConfig, *, size: int, channels: int, seed: int) -> ImageSet:
-    """The background pool: Latin letters and crops of photographs.
+    """Generate the background pool: Latin letters and crops of photographs.
 
     Args:
         config: Size and composition of the pool.
         size: Rows and columns of the images.
-        channels: 1 or 3.
-        seed: Decides every image.
+        channels: 1 (grey) or 3 (RGB).
+        seed: Seed of all images.
 
     Returns:
-        A set of `config.pool_size` images whose sources are font families and photographs by scale.
+        A set of `config.pool_size` images; its sources are font families, and photographs by scale.
 
     Example:
         >>> pool = embedded_background(EmbeddedConfig(pool_size=60, near_fraction=0.1), size=16, channels=1, seed=0)
@@ -135,16 +135,16 @@ def embedded_background(config: EmbeddedConfig, *, size: int, channels: int, see
 
 
 def embedded_ood(config: EmbeddedConfig, *, size: int, channels: int, seed: int) -> dict[str, ImageSet]:
-    """The OOD test sets, from near to far; none shares a character or a photograph's pixel with the pool.
+    """Generate the OOD test sets, from near to far; they share no character or photograph's pixel with the pool.
 
     Args:
         config: Held-out digits and size of the sets.
         size: Rows and columns of the images.
-        channels: 1 or 3.
-        seed: Decides every image but the held-out digits.
+        channels: 1 (grey) or 3 (RGB).
+        seed: Seed of all images except the held-out digits.
 
     Returns:
-        The sets by name; without "held-out digits" if the configuration holds none out.
+        The sets by name; without "held-out digits" if `config` holds none out.
 
     Example:
         >>> sets = embedded_ood(EmbeddedConfig(ood_size=10), size=16, channels=1, seed=0)
@@ -172,14 +172,14 @@ def embedded_ood(config: EmbeddedConfig, *, size: int, channels: int, seed: int)
     )
     for noise, name in (("gaussian", "Gaussian noise"), ("uniform", "uniform noise")):
         generator = named_generator(seed, "ood", name)
-        # Drawn before the resampling, as a scan would be: smooth between pixels like every other set.
+        # Drawn before resizing, as a scan, so that noise is as smooth between pixels as the other sets.
         levels = quantize(NOISES[noise]((config.ood_size, SCAN_SIZE, SCAN_SIZE), generator=generator))
         sets[name] = levels, torch.zeros(config.ood_size, dtype=torch.int64), (name,)
     return {name: _unlabelled(name, *parts, size=size, channels=channels) for name, parts in sets.items()}
 
 
 def _scanned_digits() -> tuple[Tensor, Tensor]:
-    """The 1,797 scans, uint8 [N, 8, 8] of 0…16, and their digits, int64 [N]."""
+    """Return the 1,797 scans, uint8 `[N, 8, 8]` in 0…16, and their digits, int64 `[N]`."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

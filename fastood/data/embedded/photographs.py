@@ -1,7 +1,7 @@
-"""Crops of scikit-learn's two photographs, scanned like the digits: far from anything handwritten.
+"""Crops of scikit-learn's two photographs in the format of the embedded scans: far OOD for handwritten digits.
 
-A photograph is cut into a grid of tiles, of which every fourth is held out: crops of the background pool lie in one
-kind of tile and test crops in the other, so that no pixel is in both.
+A photograph is divided into a grid of tiles, of which every fourth is held out. Crops of the background pool lie in the
+other tiles and test crops in the held-out ones, so that they share no pixel.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ TILE_ROWS, TILE_COLUMNS = 4, 6
 TILE_SIZE = 106
 """Rows and columns of a tile in pixels; 4×6 of them fit into the 427×640 photographs."""
 MIN_CONTRAST = 0.25
-"""Least difference of a crop's brightest and darkest pixel."""
+"""Smallest difference between the brightest and the darkest pixel of a crop."""
 
 
 def load_grey(photograph: str) -> Tensor:
-    """A photograph's luma (ITU-R BT.601), float32 [427, 640] in 0…1."""
+    """Return the luma (ITU-R BT.601) of a photograph, float32 `[427, 640]` in 0…1."""
     from sklearn.datasets import load_sample_image
 
     colour = torch.tensor(load_sample_image(photograph), dtype=torch.float32)
@@ -29,7 +29,7 @@ def load_grey(photograph: str) -> Tensor:
 
 
 def is_held_out(tile: Tensor) -> Tensor:
-    """Which tiles, counted row by row, are for testing: a diagonal, so every fourth of a row and one a column.
+    """Return whether tiles, counted row by row, are held out: every fourth of a row and one per column, on diagonals.
 
     Args:
         tile: int64 of any shape, 0…23.
@@ -46,18 +46,18 @@ def is_held_out(tile: Tensor) -> Tensor:
 
 
 def crop_corners(photograph: Tensor, scale: int, *, held_out: bool) -> Tensor:
-    """All places to crop: inside one of the pool's tiles or of the held-out ones, and not blank.
+    """Return the corners of all crops inside one tile, of the pool or held out, that are not blank.
 
-    Blank crops, sky and blur that span less than a quarter of the grey levels, are left out: a pool of tens of
-    thousands would hold the same few images over and over.
+    Blank crops (sky and blur that span less than a quarter of the grey levels) are left out: a pool of tens of
+    thousands of crops would otherwise repeat the same few images.
 
     Args:
-        photograph: float32 [427, 640] in 0…1.
+        photograph: float32 `[427, 640]` in 0…1.
         scale: Pixels of the photograph per pixel of the scan, 1…13; a crop is 8·scale pixels square.
-        held_out: Whether to list the tiles for testing.
+        held_out: Whether to crop from the held-out tiles.
 
     Returns:
-        int64 [N, 2], row and column of the top left pixel.
+        int64 `[N, 2]`, row and column of the top left pixel.
 
     Example:
         >>> crop_corners(load_grey("china.jpg"), 4, held_out=True).shape[1]
@@ -84,12 +84,12 @@ def crop_scans(photograph: Tensor, corners: Tensor, scale: int) -> Tensor:
     """Scan crops of a photograph: the mean of each scale×scale block, rounded to 17 grey levels.
 
     Args:
-        photograph: float32 [H, W] in 0…1.
-        corners: int64 [N, 2] from `crop_corners`.
-        scale: The scale that the corners were drawn for.
+        photograph: float32 `[H, W]` in 0…1.
+        corners: int64 `[N, 2]` from `crop_corners`.
+        scale: Scale of the corners, as for `crop_corners`.
 
     Returns:
-        uint8 [N, 8, 8] grey levels 0…16.
+        uint8 `[N, 8, 8]` grey levels 0…16.
 
     Example:
         >>> crop_scans(torch.ones(16, 16), torch.tensor([[0, 0], [8, 8]]), 1).shape
@@ -103,19 +103,19 @@ def crop_scans(photograph: Tensor, corners: Tensor, scale: int) -> Tensor:
 def photograph_scans(
     count: int, *, scales: Sequence[int], held_out: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Scan random crops of both photographs, an equal share of each photograph and scale, none twice.
+    """Scan random crops of both photographs, in equal shares per photograph and scale, without repetition.
 
     Args:
-        count: How many images, N.
+        count: Number N of images.
         scales: Pixels of the photograph per pixel of the scan, each 1…13.
-        held_out: Whether to crop from the tiles for testing.
-        generator: Source of all randomness.
+        held_out: Whether to crop from the held-out tiles.
+        generator: RNG of the crops.
 
     Returns:
-        uint8 [N, 8, 8] grey levels 0…16; int64 [N] the index of each image's source; and the sources' names.
+        uint8 `[N, 8, 8]` grey levels 0…16; int64 `[N]` the index of each image's source; and the sources' names.
 
     Raises:
-        ValueError: `count` asks for more crops than a photograph has at one of the scales.
+        ValueError: If `count` asks for more crops than a photograph has at one of the scales.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -140,5 +140,5 @@ def photograph_scans(
 
 
 def _block_means(photograph: Tensor, scale: int) -> Tensor:
-    """Mean of the scale×scale block that begins at each pixel, float32 [H - scale + 1, W - scale + 1]."""
+    """Return the mean of the scale×scale block that begins at each pixel, float32 `[H - scale + 1, W - scale + 1]`."""
     return F.avg_pool2d(photograph[None, None], scale, stride=1)[0, 0]

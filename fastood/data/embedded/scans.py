@@ -1,8 +1,8 @@
-"""The pipeline of the embedded scans: 32×32 bitmap → 4×4 block counts → 8×8 images of 17 grey levels.
+"""Pipeline of the embedded scans: 32×32 bitmap → 4×4 block counts → 8×8 images of 17 grey levels.
 
-scikit-learn's digits were made so (`sklearn.datasets.load_digits`, after the UCI "Optical Recognition of
-Handwritten Digits" set). Every other embedded image goes through the same steps, so that grey levels, resolution
-and interpolation are the same everywhere and only content tells the sets apart.
+scikit-learn's digits were made by it (`sklearn.datasets.load_digits`, from the UCI set "Optical Recognition of
+Handwritten Digits"). All other embedded images pass through the same steps, so that grey levels, resolution and
+interpolation are equal and the sets differ only in content.
 """
 
 import torch
@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BITMAP_SIZE = 32
-"""Rows and columns of the bitmap a character is scanned to."""
+"""Rows and columns of the bitmap of a character."""
 SCAN_SIZE = 8
 """Rows and columns of a scan."""
 MAX_LEVEL = 16
-"""Brightest grey level of a scan: all 4×4 pixels of a block are ink."""
+"""Brightest grey level of a scan, where all 4×4 pixels of a block are ink."""
 
 
 def count_blocks(bitmap: Tensor) -> Tensor:
     """Count the ink of each 4×4 block of a bitmap.
 
     Args:
-        bitmap: bool [N, 32, 32], true where there is ink.
+        bitmap: bool `[N, 32, 32]`, true where there is ink.
 
     Returns:
-        uint8 [N, 8, 8], 0…16.
+        uint8 `[N, 8, 8]`, 0…16.
 
     Example:
         >>> count_blocks(torch.ones(1, 32, 32, dtype=torch.bool)).unique().tolist()
@@ -52,13 +52,13 @@ def quantize(intensity: Tensor) -> Tensor:
 
 
 def to_pixels(levels: Tensor) -> Tensor:
-    """Spread the 17 grey levels over 0…255 and add the channel axis.
+    """Map the 17 grey levels to 0…255, and add the channel axis.
 
     Args:
-        levels: uint8 [N, 8, 8], 0…16.
+        levels: uint8 `[N, 8, 8]`, 0…16.
 
     Returns:
-        uint8 [N, 1, 8, 8].
+        uint8 `[N, 1, 8, 8]`.
 
     Example:
         >>> to_pixels(torch.tensor([[[0, 8, 16]]], dtype=torch.uint8)).tolist()

@@ -9,19 +9,24 @@ from torch import Tensor
 from fastood.ops.augment_images import augment_images
 
 MEAN, STD = 0.5, 0.25
-"""Normalisation of every data set (Li & Vasconcelos 2020, supplementary C): a test image's origin is unknown."""
+"""Normalisation of every data set (Li & Vasconcelos 2020, supplementary C,
+https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html);
+one for all, since the data set of a test image is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AugmentDraws:
-    """What chance decided about a batch of n images; holds no images, so that it is small to send and to keep."""
+    """Random crop offsets and flips for a batch of n images.
+
+    Holds no images, so that it is cheap to send to workers and to keep in checkpoints.
+    """
 
     rows: Tensor
-    """int64 [n], first row of each crop in the zero-padded image, 0…2·padding."""
+    """int64 `[n]`, first row of each crop in the zero-padded image, 0…2·padding."""
     columns: Tensor
-    """int64 [n], first column likewise."""
+    """int64 `[n]`, first column of each crop in the zero-padded image, 0…2·padding."""
     flip: Tensor
-    """bool [n], whether the crop is mirrored left and right."""
+    """bool `[n]`, whether the crop is mirrored left and right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +53,11 @@ class Augment:
             raise ValueError(f"padding must be 0 or larger, got {self.padding}")
 
     def draw(self, n: int, *, height: int, generator: torch.Generator) -> AugmentDraws:
-        """Draw the augmentations of a batch; `apply` puts them on images, then or later, here or in another process.
+        """Draw the augmentations of a batch; `apply` can apply them later or in another process.
 
         Args:
             n: Number of images, 0 or larger.
-            height: Of the images, which decides the default padding.
+            height: Rows of the images, which decide the default padding.
             generator: Source of all randomness, on any device.
 
         Returns:
@@ -74,16 +79,16 @@ class Augment:
         """Pick images out of a set, augment them by `draws` and normalise them, in one pass over their bytes.
 
         Args:
-            images: uint8 [P, C, H, W]; may be a memory-mapped file, of which only the images asked for are read.
-            index: int64 [n], each 0…P-1, repeats allowed; on any device.
-            draws: Of n images of this height; on any device.
+            images: uint8 `[P, C, H, W]`; may be a memory-mapped file, of which only the images asked for are read.
+            index: int64 `[n]`, each 0…P-1, repeats allowed; on any device.
+            draws: Augmentations of n images of this height; on any device.
 
         Returns:
-            float32 [n, C, H, W] on the device of `images`.
+            float32 `[n, C, H, W]` on the device of `images`.
 
         Raises:
-            TypeError: A tensor has the wrong dtype.
-            ValueError: A tensor has the wrong shape, or an index or crop is out of range.
+            TypeError: If a tensor has the wrong dtype.
+            ValueError: If a tensor has the wrong shape, or an index or crop is out of range.
 
         Example:
             >>> images = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
@@ -108,15 +113,15 @@ class Augment:
         """Augment and normalise a batch for training: `draw`, then `apply` to all images.
 
         Args:
-            images: uint8 [N, C, H, W].
+            images: uint8 `[N, C, H, W]`.
             generator: Source of all randomness, on any device.
 
         Returns:
-            float32 [N, C, H, W] on the device of `images`.
+            float32 `[N, C, H, W]` on the device of `images`.
 
         Raises:
-            TypeError: `images` is not uint8.
-            ValueError: `images` is not of four dimensions.
+            TypeError: If `images` is not uint8.
+            ValueError: If `images` does not have four dimensions.
         """
         _check_images(images)
         n, _, height, _ = images.shape
@@ -124,17 +129,17 @@ class Augment:
         return self.apply(images, torch.arange(n, device=images.device), draws)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalise a batch, (x/255 - 0.5)/0.25, without randomness: what the network sees at test time.
+        """Normalise a batch, (x/255 - 0.5)/0.25, without randomness, as for evaluation.
 
         Args:
-            images: uint8 [N, C, H, W].
+            images: uint8 `[N, C, H, W]`.
 
         Returns:
-            float32 [N, C, H, W] in -2…2.
+            float32 `[N, C, H, W]` in -2…2.
 
         Raises:
-            TypeError: `images` is not uint8.
-            ValueError: `images` is not of four dimensions.
+            TypeError: If `images` is not uint8.
+            ValueError: If `images` does not have four dimensions.
 
         Example:
             >>> Augment().normalize(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
@@ -146,7 +151,10 @@ class Augment:
         return augment_images(images, index, middle, middle, middle.bool(), padding=0, mean=MEAN, std=STD)
 
     def padding_of(self, height: int) -> int:
-        """Zero pixels on each side of images of so many rows.
+        """Return the zero pixels on each side of an image before the crop.
+
+        Args:
+            height: Rows of the image.
 
         Example:
             >>> Augment().padding_of(32), Augment(padding=2).padding_of(32)
@@ -156,13 +164,14 @@ class Augment:
 
 
 def _coin_flips(n: int, generator: torch.Generator) -> Tensor:
+    # Not randint: seeded runs depend on these draws.
     return torch.rand(n, generator=generator, device=generator.device) < 0.5
 
 
 def epoch_batches(
     num_examples: int, batch_size: int, *, generator: torch.Generator, drop_last: bool
 ) -> Iterator[Tensor]:
-    """Go once through a data set in random order, without replacement.
+    """Return the batches of one epoch, in random order without replacement.
 
     The order is drawn when the function is called, not when the first batch is taken.
 
@@ -173,10 +182,10 @@ def epoch_batches(
         drop_last: Leave out the last batch if it is smaller than the others.
 
     Returns:
-        Iterator over int64 [batch_size] indices into the data set.
+        Iterator over int64 `[batch_size]` indices into the data set.
 
     Raises:
-        ValueError: A size is below 1, or `drop_last` would leave no batch.
+        ValueError: If a size is below 1, or `drop_last` would leave no batch.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -192,6 +201,7 @@ def epoch_batches(
         raise ValueError(
             f"batch_size must be at most num_examples with drop_last, got {batch_size} for {num_examples} examples"
         )
+    # Drawn here and not in a generator function, which would draw when the first batch is taken.
     order = torch.randperm(num_examples, generator=generator, device=generator.device)
     stop = num_examples - num_examples % batch_size if drop_last else num_examples
     return iter(torch.split(order[:stop], batch_size))

@@ -1,4 +1,4 @@
-"""Background images that are nearer to the in-distribution ones: each blended with one of them."""
+"""Blending of background images with in-distribution images."""
 
 from dataclasses import replace
 
@@ -9,24 +9,25 @@ from fastood.data.images.image_set import ImageSet
 
 
 def blend_images(background: ImageSet, id_images: ImageSet, *, alpha: float, generator: torch.Generator) -> ImageSet:
-    """Synthesised outliers `(1 - α) · background + α · in-distribution` (Mohseni et al. 2020, "Synthesized OOD").
+    """Synthesise outliers `(1 - α) · background + α · in-distribution`.
+
+    "Synthesized OOD" of Mohseni et al. 2020 (https://ojs.aaai.org/index.php/AAAI/article/view/5966).
 
     The paper improves ImageNet as a source of outliers for CIFAR "with α = 0.1 image blending". It does not say which
-    of the two images has weight α: here the in-distribution one, for at 0.9 it would hardly be an outlier. Every
+    of the two images has weight α. Here it is the in-distribution image: at 0.9 it would hardly be an outlier. Every
     background image is blended once, with a partner drawn with replacement.
 
     Args:
         background: N images, in memory.
         id_images: In-distribution images of the same size and channels, at least one.
-        alpha: α, in (0, 1).
-        generator: Source of the partners.
+        alpha: Weight α of the in-distribution image, in (0, 1).
+        generator: RNG that draws the partners.
 
     Returns:
-        The N blends, with labels and sources of the background.
+        The N blends, with the labels and sources of the background.
 
     Raises:
-        ValueError: `alpha` is out of range, there is nothing to blend with, shapes differ, or the background is still
-            encoded.
+        ValueError: If `alpha` is out of range, `id_images` is empty, shapes differ, or the background is still encoded.
 
     Example:
         >>> def images(value: int, **names: tuple[str, ...]) -> ImageSet:
@@ -52,8 +53,9 @@ def blend_images(background: ImageSet, id_images: ImageSet, *, alpha: float, gen
         )
     partners = torch.randint(len(id_images), (len(background),), generator=generator)
     blends = torch.empty_like(background.images)
-    # In parts: floating-point copies of a whole pool would take four times its memory, twice.
+    # In parts: two float64 copies of a whole pool would take 16 times its memory.
     for index in torch.split(torch.arange(len(background)), 1024):
+        # In float64: ties such as 115.5 then round up on every platform.
         pixels = torch.lerp(background.images[index].double(), id_images.pixels(partners[index]).double(), alpha)
         blends[index] = pixels.add_(0.5).floor_().to(torch.uint8)
     return replace(background, name=f"{background.name}, blended", images=blends, digest=None)

@@ -1,4 +1,4 @@
-"""Checks and turns that every image goes through when Pillow decodes it, and what may go wrong on the way."""
+"""Checks of image files before decoding, EXIF orientation, and the errors that Pillow raises."""
 
 import struct
 import zlib
@@ -9,9 +9,9 @@ UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, MemoryError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-"""Errors by which Pillow says that a file is damaged, too large, or of no kind that it knows."""
+"""Errors that Pillow raises for files that are damaged, too large or of an unsupported format."""
 MOST_OBLONG = 1000
-"""Largest ratio of edges: fitting an image's shorter edge to the size wanted stretches the longer one with it."""
+"""Largest ratio of edges: resizing the shorter edge of a small image enlarges the longer edge with it."""
 
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _TURNS = {
@@ -26,48 +26,48 @@ _TURNS = {
 
 
 def require_decodable(image: Image.Image) -> None:
-    """Refuse images whose content would be cut or whose size would fill the memory; an opened file is not decoded yet.
+    """Check that an image has 8 bits per channel, and that resizing it would not exhaust the memory.
 
     Args:
-        image: As opened.
+        image: An opened image; it need not be decoded yet.
 
     Raises:
-        ValueError: It has more than 8 bits per channel, or one edge is more than 1,000 times the other.
+        ValueError: If it has more than 8 bits per channel, or one edge is more than 1,000 times the other.
 
     Example:
         >>> require_decodable(Image.new("I;16", (5, 4)))
         Traceback (most recent call last):
         ...
-        ValueError: 8 bits per channel are wanted, got Pillow mode 'I;16'
+        ValueError: the image must have 8 bits per channel, got Pillow mode 'I;16'
         >>> require_decodable(Image.new("L", (1, 4000)))
         Traceback (most recent call last):
         ...
-        ValueError: edges of a ratio of at most 1,000 are wanted, got 1×4000 pixels
+        ValueError: the ratio of the image's edges must be at most 1,000, got 1×4000 pixels
     """
     if image.mode in _DEEP_MODES:
-        raise ValueError(f"8 bits per channel are wanted, got Pillow mode {image.mode!r}")
-    # Of colours with 16 bits Pillow keeps the upper 8; its mode does not tell, only what its decoder is asked for.
+        raise ValueError(f"the image must have 8 bits per channel, got Pillow mode {image.mode!r}")
+    # Pillow keeps the upper 8 of 16 bits of colour images. The mode does not show it, only the decoder's arguments do.
     for codec, _, _, asked in getattr(image, "tile", ()):
         arguments = asked if isinstance(asked, tuple) else (asked,)
         if any(isinstance(part, str) and ";16" in part for part in arguments) or (
             codec.startswith("ppm") and any(isinstance(part, int) and part > 255 for part in arguments)
         ):
-            raise ValueError(f"8 bits per channel are wanted, got 16 in a file of mode {image.mode!r}")
+            raise ValueError(f"the image must have 8 bits per channel, got 16 in a file of mode {image.mode!r}")
     shorter, longer = sorted(image.size)
     if longer > MOST_OBLONG * shorter:
         raise ValueError(
-            f"edges of a ratio of at most {MOST_OBLONG:,} are wanted, got {image.width}×{image.height} pixels"
+            f"the ratio of the image's edges must be at most {MOST_OBLONG:,}, got {image.width}×{image.height} pixels"
         )
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says: cameras store what the sensor saw, however they were held.
+    """Turn an image upright by its EXIF orientation.
 
     Args:
-        image: Of any file; decoded by this.
+        image: An image; this decodes it.
 
     Returns:
-        The turned image, or the image itself where nothing is to be turned or the EXIF data are damaged.
+        The turned image, or the image itself if it is upright or its EXIF data are damaged.
 
     Example:
         >>> from io import BytesIO
@@ -77,7 +77,7 @@ def upright(image: Image.Image) -> Image.Image:
         >>> upright(Image.open(file)).size
         (4, 5)
     """
-    # PNG files may hold EXIF data behind their pixels; TIFF files are turned here.
+    # PNG files may hold EXIF data after their pixels; load() itself turns TIFF files.
     image.load()
     data = image.info.get("exif")
     if image.format == "TIFF" or not isinstance(data, bytes):

@@ -1,4 +1,4 @@
-"""Knowing images again without decoding them: by their files' names, sizes and contents."""
+"""Digests that identify images without decoding them: by names, sizes and contents of their files."""
 
 import hashlib
 import math
@@ -12,19 +12,20 @@ from torch import Tensor
 from fastood.console.names import printable
 
 READ_FILES = 10_000
-"""A set of more files is known by all their names and sizes, and by the contents of at most so many of them."""
+"""Largest number of files whose contents are hashed; of a larger set all names and sizes are hashed as well."""
 
 
 def digest_of_files(files: Sequence[str]) -> Callable[[], str]:
-    """How to hash image files: computed when first asked for, and once.
+    """Return a function that computes a digest of image files on its first call.
 
-    A tree may move as a whole: names count from the folder that all files share.
+    Names are relative to the folder that all files share, so that a tree may be moved as a whole.
 
     Args:
         files: Paths.
 
     Returns:
-        Gives the SHA-256 in hexadecimal; raises ValueError, naming the file, if one cannot be read.
+        Function that returns the SHA-256 in hexadecimal. It raises a ValueError that names the file if one cannot be
+        read.
 
     Example:
         >>> import tempfile
@@ -38,7 +39,7 @@ def digest_of_files(files: Sequence[str]) -> Callable[[], str]:
 
     @cache
     def digest() -> str:
-        # By characters, and cut at a folder: commonpath refuses a list that mixes relative and absolute paths.
+        # By characters, cut at a folder: commonpath raises an error if relative and absolute paths are mixed.
         prefix = os.path.commonprefix(files).rpartition(os.sep)[0]  # noqa: RUF071
         every = max(1, math.ceil(len(files) / READ_FILES))
         whole = hashlib.sha256()
@@ -56,7 +57,12 @@ def digest_of_files(files: Sequence[str]) -> Callable[[], str]:
 
 
 def digest_of_subset(digest: Callable[[], str] | None, index: Tensor) -> Callable[[], str] | None:
-    """The same for the images at int64 `index` [M]; None of None."""
+    """Return a digest of the selected images, or None if the source has none.
+
+    Args:
+        digest: Function that computes the digest of all images.
+        index: int64 `[M]`, the selected images.
+    """
     if digest is None:
         return None
     return lambda: hashlib.sha256(digest().encode() + index.contiguous().numpy().tobytes()).hexdigest()

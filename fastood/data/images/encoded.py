@@ -1,4 +1,4 @@
-"""Image files that are decoded when they are asked for, instead of once and for all."""
+"""Image files that are decoded on use instead of once in advance."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +17,7 @@ _DECODED_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedImages:
-    """JPEG, PNG or other image files, on disk or in memory, all to be brought to one size.
+    """JPEG, PNG or other image files, on disk or in memory, that are decoded to one size.
 
     Raises:
         TypeError: If paths and contents are mixed.
@@ -34,13 +34,13 @@ class EncodedImages:
     """
 
     files: Sequence[str] | Sequence[bytes]
-    """Paths, or whole contents; a sequence that is neither list nor tuple is not gone through, only its first item."""
+    """Paths, or contents of files. Of a sequence that is neither list nor tuple only the first item is checked."""
     size: int
     """Rows and columns after fitting: the shorter edge is resized to this, then the centre is cropped."""
     channels: int
     """1 (grey) or 3 (RGB)."""
     place: str = "memory"
-    """Where contents come from, to name in errors."""
+    """Place that the contents come from, named in errors."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -49,8 +49,8 @@ class EncodedImages:
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
         kinds = {type(file) for file in (self.files if isinstance(self.files, list | tuple) else self.files[:1])}
         if len(kinds) > 1 or not kinds <= {str, bytes}:
-            found = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise TypeError(f"files must be all str (paths) or all bytes (contents), got {found}")
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise TypeError(f"files must be all str (paths) or all bytes (contents), got {names}")
 
     def __len__(self) -> int:
         return len(self.files)
@@ -66,7 +66,7 @@ class EncodedImages:
         return len(self) * self.channels * self.size**2
 
     def select(self, index: Tensor) -> "EncodedImages":
-        """The images at int64 `index` [M] alone, in that order, still encoded."""
+        """Return the images at int64 `index` `[M]`, in that order, still encoded."""
         chosen: Any = choose_files(self.files, index.tolist())
         return replace(self, files=chosen)
 
@@ -95,42 +95,42 @@ class EncodedImages:
 
 
 Images: TypeAlias = Tensor | EncodedImages
-"""Images of one size: uint8 [N, C, H, W] in memory or mapped from a file, or image files that are decoded on use."""
+"""Images of one size: uint8 `[N, C, H, W]` in memory or mapped from a file, or image files that are decoded on use."""
 
 
 def select_images(images: Images, index: Tensor) -> Images:
-    """The images at int64 `index` [M] alone, in that order, decoded or not as they were."""
+    """Return the images at int64 `index` `[M]`, in that order; encoded images stay encoded."""
     return images.select(index) if isinstance(images, EncodedImages) else images[index]
 
 
 def decoded_images(images: Images, index: Tensor) -> Tensor:
-    """The pixels of a few images.
+    """Return the pixels of selected images.
 
     Args:
-        images: Decoded or encoded.
-        index: int64 [M], each 0…N-1.
+        images: Decoded or encoded images.
+        index: int64 `[M]`, each 0…N-1.
 
     Returns:
-        uint8 [M, C, H, W].
+        uint8 `[M, C, H, W]`.
 
     Raises:
-        ValueError: An image is unreadable; the message names it.
+        ValueError: If an image is unreadable; the message names it.
     """
     return images.decode(index) if isinstance(images, EncodedImages) else images[index]
 
 
 def split_images(images: Images, size: int) -> Iterator[Tensor]:
-    """Go once through images in their order, as `torch.split` does; encoded ones are decoded one chunk ahead.
+    """Split images into chunks as `torch.split` does; encoded images are decoded one chunk ahead.
 
     Args:
-        images: Decoded or encoded.
+        images: Decoded or encoded images.
         size: Images in a chunk, 1 or more; the last may be smaller.
 
     Yields:
-        uint8 [size, C, H, W].
+        uint8 `[size, C, H, W]`.
 
     Raises:
-        ValueError: An image is unreadable; the message names it.
+        ValueError: If an image is unreadable; the message names it.
 
     Example:
         >>> [len(chunk) for chunk in split_images(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), 2)]
@@ -152,6 +152,6 @@ def split_images(images: Images, size: int) -> Iterator[Tensor]:
                 done, running = running, start(following) if following is not None else []
                 yield torch.cat([part.result() for part in done])
         finally:
-            # After an error, or where the caller stops early, nothing more is decoded.
+            # Stop decoding after an error, or if the caller stops early.
             for part in running:
                 part.cancel()

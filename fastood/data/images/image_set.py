@@ -1,4 +1,4 @@
-"""What methods train and are judged on: labelled sets of images that remember where each came from."""
+"""Labelled sets of images, and the task that methods train and are evaluated on."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class ImageSet:
     """Images of one size, in memory, mapped from a file or still encoded, each with a label and a source.
 
     Raises:
-        TypeError: A tensor has the wrong dtype.
-        ValueError: A tensor has the wrong shape, or a label or source is out of range.
+        TypeError: If a tensor has the wrong dtype.
+        ValueError: If a tensor has the wrong shape, or a label or source is out of range.
 
     Example:
         >>> letters = ImageSet(
@@ -35,19 +35,19 @@ class ImageSet:
     """
 
     name: str
-    """What tables call the set."""
+    """Name of the set in tables."""
     images: Images
-    """uint8 [N, C, H, W], or image files that come to that when they are decoded."""
+    """uint8 `[N, C, H, W]`, or image files that are decoded to this shape."""
     labels: Tensor
-    """int64 [N]: 0…K-1 in-distribution, -1 background or out-of-distribution."""
+    """int64 `[N]`: 0…K-1 in-distribution, -1 background or out-of-distribution."""
     source: Tensor
-    """int64 [N], index into `source_names`."""
+    """int64 `[N]`, index into `source_names`."""
     source_names: tuple[str, ...]
-    """Where images come from, e.g. "letters: DejaVu Sans"."""
+    """Origins of the images, e.g. "letters: DejaVu Sans"."""
     class_names: tuple[str, ...] = ()
-    """The K classes of an in-distribution set; empty for background and OOD."""
+    """Names of the K classes of an in-distribution set; empty for background and OOD sets."""
     digest: Callable[[], str] | None = None
-    """SHA-256 by which the images are known again, where it can be had without all their pixels."""
+    """Function that computes a SHA-256 of the images without decoding them; None if their pixels must be hashed."""
     left_out: tuple[LeftOut, ...] = ()
     """Files and folders among the images that are not read."""
 
@@ -76,15 +76,15 @@ class ImageSet:
         """Select images by index.
 
         Args:
-            index: int64 [M], each 0…N-1, in any order.
-            name: What to call the subset; by default the same.
+            index: int64 `[M]`, each 0…N-1, in any order.
+            name: Name of the subset; by default that of the set.
 
         Returns:
             A set of M images with the same sources and classes.
 
         Raises:
-            TypeError: `index` is not int64.
-            ValueError: `index` is not of one dimension, or out of range.
+            TypeError: If `index` is not int64.
+            ValueError: If `index` does not have one dimension, or is out of range.
         """
         if index.dtype != torch.int64:
             raise TypeError(f"index must be int64, got {index.dtype}")
@@ -101,17 +101,23 @@ class ImageSet:
         )
 
     def pixels(self, index: Tensor) -> Tensor:
-        """The pixels of a few images, uint8 [M, C, H, W], in the order of int64 `index` [M], each 0…N-1.
+        """Return the pixels of selected images.
+
+        Args:
+            index: int64 `[M]`, each 0…N-1.
+
+        Returns:
+            uint8 `[M, C, H, W]`, in the order of `index`.
 
         Raises:
-            ValueError: An image is unreadable; the message names it.
+            ValueError: If an image is unreadable; the message names it.
         """
         return decoded_images(self.images, index)
 
     def sha256(self) -> str:
-        """SHA-256 of images, labels and sources, in hexadecimal; the same whether images are in memory or encoded.
+        """Return the SHA-256 of images, labels and sources, in hexadecimal; equal for decoded and encoded images.
 
-        Images count by `digest` where there is one, by their pixels otherwise.
+        Images enter by `digest` if there is one, otherwise by their pixels.
         """
         whole = hashlib.sha256(str(tuple(self.images.shape)).encode())
         if self.digest is not None:
@@ -126,11 +132,11 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectionTask:
-    """An in-distribution classification task, a background pool, and OOD sets to be told apart from it.
+    """An in-distribution classification task, a background pool, and OOD test sets.
 
     Raises:
-        ValueError: A set but the background is empty, or one is labelled wrongly for its part, or of another image
-            size than the others.
+        ValueError: If a set other than the background is empty, has the wrong labels for its part, or images of another
+            shape than `id_train`.
     """
 
     id_train: ImageSet
@@ -138,7 +144,7 @@ class DetectionTask:
     id_test: ImageSet
     """In-distribution test images of the same classes."""
     background: ImageSet
-    """Pool of background images to train with; empty for methods that train without."""
+    """Pool of background images to train with; empty for methods that train without it."""
     ood: dict[str, ImageSet]
     """OOD test sets by name, in the order of the table; disjoint from the background."""
 
@@ -157,8 +163,8 @@ class DetectionTask:
                 )
             labelled = bool(images.class_names)
             if labelled != part.startswith("id_"):
-                wanted = "class_names" if part.startswith("id_") else "no class_names (every label -1)"
-                raise ValueError(f"{part} must have {wanted}, got {images.class_names}")
+                expected = "class_names" if part.startswith("id_") else "no class_names (every label -1)"
+                raise ValueError(f"{part} must have {expected}, got {images.class_names}")
         if self.id_test.class_names != self.id_train.class_names:
             raise ValueError(
                 f"id_test must have the classes of id_train {self.id_train.class_names}, got {self.id_test.class_names}"
@@ -168,13 +174,13 @@ class DetectionTask:
 
     @property
     def num_classes(self) -> int:
-        """K, the number of in-distribution classes."""
+        """Number K of in-distribution classes."""
         return len(self.id_train.class_names)
 
 
 def _check_range(name: str, field: str, values: Tensor, low: int, high: int) -> None:
-    """Refuse values outside [low, high)."""
+    """Check that values are in [low, high)."""
     outside = values[(values < low) | (values >= high)]
     if len(outside):
-        wanted = f"in {low}…{high - 1}" if high > low + 1 else str(low)
-        raise ValueError(f"{name}: {field} must be {wanted}, got {int(outside[0])}")
+        expected = f"in {low}…{high - 1}" if high > low + 1 else str(low)
+        raise ValueError(f"{name}: {field} must be {expected}, got {int(outside[0])}")

@@ -1,4 +1,4 @@
-"""Images that can be read one by one: the source, the file formats, and decoding into memory."""
+"""Sources of images that are read one by one, reading of image files, and decoding into memory."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,29 +25,29 @@ class ImageSource:
     """Images that can be read one by one, from any thread."""
 
     name: str
-    """What tables call the set."""
+    """Name of the set in tables."""
     labels: Tensor | None
-    """int64 [N], 0 or larger; None without labels."""
+    """int64 `[N]`, 0 or larger; None without labels."""
     class_names: tuple[str, ...]
-    """Names of the classes; empty if they have none."""
+    """Names of the classes; empty if the classes have none."""
     channels: int
     """1 if every image is grey, otherwise 3."""
     read: Callable[[int], Tensor]
-    """Decodes the image at an index to uint8 [1 or 3, H, W]."""
+    """Function that decodes the image at an index to uint8 `[1 or 3, H, W]`; called from several threads."""
     class_ids: tuple[str, ...] = ()
-    """Their WordNet ids, where names alone may be ambiguous."""
+    """WordNet ids of the classes, where names alone may be ambiguous."""
     size: int = -1
-    """Number of images; by default that of the labels."""
+    """Number of images; by default the number of labels."""
     files: Sequence[str] | None = None
-    """Path of each image; None where images are not files of their own."""
+    """Path of each image; None if images are not separate files."""
     contents: Sequence[bytes] | None = None
-    """Content of each image's file, where files lie in one large one; fetched on use."""
+    """Content of each image's file where they are joined in one large file; fetched on use."""
     place: str = "memory"
-    """Where `contents` lie, to name in errors."""
+    """Place of `contents` or `mapped`, named in errors."""
     mapped: Tensor | None = None
-    """uint8 `[N, C, H, W]`, the images mapped from a file where they are stored at one size; None elsewhere."""
+    """uint8 `[N, C, H, W]`, the images mapped from a file; None if they are not stored at one size."""
     digest: Callable[[], str] | None = None
-    """SHA-256 by which the images are known again without being decoded; None where their pixels must be hashed."""
+    """Function that computes a SHA-256 of the images without decoding them; None if their pixels must be hashed."""
     left_out: tuple[LeftOut, ...] = ()
     """Files and folders among the images that are not read."""
 
@@ -55,7 +55,7 @@ class ImageSource:
         return self.size if self.labels is None else len(self.labels)
 
     def subset(self, index: Tensor) -> "ImageSource":
-        """The images at int64 `index` [M] alone, in that order, with the same classes."""
+        """Return the images at int64 `index` `[M]`, in that order, with all classes of the source."""
         read, chosen = self.read, index.tolist()
         labels = None if self.labels is None else self.labels[index]
         return replace(
@@ -72,10 +72,10 @@ class ImageSource:
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
-    """Convert a Pillow image to uint8 [1 or 3, H, W], upright by its EXIF data; transparency is dropped.
+    """Convert a Pillow image to uint8 `[1 or 3, H, W]`, upright by its EXIF data; transparency is dropped.
 
     Raises:
-        ValueError: The image has more than 8 bits per channel, or is more than 1,000 times as long as wide.
+        ValueError: If the image has more than 8 bits per channel, or is more than 1,000 times as long as wide.
 
     Example:
         >>> image_to_tensor(Image.new("RGBA", (5, 4))).shape
@@ -91,39 +91,39 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def read_image(path: str, content: bytes | None = None) -> Tensor:
-    """Decode an image file to uint8 [1 or 3, H, W], upright by its EXIF data.
+    """Decode an image file to uint8 `[1 or 3, H, W]`, upright by its EXIF data.
 
     Args:
         path: The file.
-        content: Its bytes, where they have been read already; `path` then only names it in errors.
+        content: Its bytes, if they have been read already; `path` then only names the file in errors.
 
     Raises:
-        ValueError: The file is no readable image; the message names it.
+        ValueError: If the file is not a readable image; the message names it.
     """
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
             return image_to_tensor(image)
     except UnidentifiedImageError as error:
-        # Pillow's own words would hold the address of `content`.
-        raise ValueError(f"unreadable image {printable(path)}: it is of no kind that Pillow knows") from error
+        # Pillow's own message would hold the memory address of `content`.
+        raise ValueError(f"unreadable image {printable(path)}: its format is unknown to Pillow") from error
     except UNREADABLE as error:
         raise ValueError(f"unreadable image {printable(path)}: {error}") from error
 
 
 def decode_images(source: ImageSource, index: Tensor, *, size: int, channels: int) -> Tensor:
-    """Decode images into memory, in parallel, all brought to one size.
+    """Decode images into memory in parallel, and fit all to one size.
 
     Args:
-        source: Where to read.
-        index: int64 [M] which images.
+        source: Source of the images.
+        index: int64 `[M]`, the images to decode.
         size: Rows and columns.
         channels: 1 or 3.
 
     Returns:
-        uint8 [M, channels, size, size].
+        uint8 `[M, channels, size, size]`.
 
     Raises:
-        ValueError: An image is unreadable; the message names it.
+        ValueError: If an image is unreadable; the message names it.
     """
     # Imported here: loaders import this module, and do without it.
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Sequences of image files that are not all in memory: a choice of others, or slices of one large file."""
+"""Sequences of image files that are fetched on use: subsets of other sequences, and slices of one large file."""
 
 from collections.abc import Sequence
 from typing import TypeVar, overload
@@ -9,11 +9,11 @@ FileT = TypeVar("FileT")
 
 
 class ChosenFiles(Sequence[FileT]):
-    """Some of a sequence's items, fetched when they are asked for.
+    """Selected items of a sequence, fetched on use.
 
     Args:
         files: The sequence.
-        chosen: Places in it, in the order wanted.
+        chosen: Their indices in `files`.
 
     Example:
         >>> list(ChosenFiles(("a.jpg", "b.jpg", "c.jpg"), range(2, 0, -1)))
@@ -32,18 +32,18 @@ class ChosenFiles(Sequence[FileT]):
     @overload
     def __getitem__(self, place: slice) -> "ChosenFiles[FileT]": ...
     def __getitem__(self, place: int | slice) -> "FileT | ChosenFiles[FileT]":
-        """The item at a place, or a further choice."""
+        """Return the item at an index, or a further subset."""
         if isinstance(place, slice):
             return ChosenFiles(self._files, self._chosen[place])
         return self._files[self._chosen[place]]
 
 
 class FileContents(Sequence[bytes]):
-    r"""Contents of files that lie end to end in one.
+    r"""Contents of files that are joined in one.
 
     Args:
-        joined: uint8 [bytes], may be mapped from a file.
-        offsets: int64 [N + 1], where each begins and the last one ends.
+        joined: uint8 `[bytes]`, all contents end to end; may be mapped from a file.
+        offsets: int64 `[N + 1]`, the start of each file in `joined`, and the end of the last one.
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ class FileContents(Sequence[bytes]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[bytes]: ...
     def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
-        """The content at a place, or a choice of them."""
+        """Return the content at an index, or a subset of the contents."""
         places = range(len(self))[place]
         if isinstance(places, range):
             return ChosenFiles(self, places)
@@ -73,7 +73,7 @@ class FileContents(Sequence[bytes]):
 
 
 def choose_files(files: Sequence[FileT], chosen: list[int]) -> Sequence[FileT]:
-    """Items of a sequence, in the order asked: a tuple of a tuple's or list's, fetched on use of others."""
+    """Return selected items of a sequence: a tuple for a list or tuple, otherwise a sequence that fetches on use."""
     if isinstance(files, list | tuple):
         return tuple(files[place] for place in chosen)
     return ChosenFiles(files, chosen)

@@ -1,4 +1,4 @@
-"""Files that lie among images and are not read."""
+"""Counts of files and folders that lie among images and are not read."""
 
 import re
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from fastood.console.wording import counted
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files or folders that lie among images and are not read, for one reason."""
+    """Files or folders that are not read for one reason."""
 
     reason: str
-    """Reason, as a noun for one of them: "hidden file", "file of an unread type, .gif", …"""
+    """Reason, as a noun in the singular: "hidden file", "file of an unread type, .gif", …"""
     count: int
-    """Number of them; a folder counts as one, whatever it holds."""
+    """Number of files or folders; a folder counts as one, whatever it holds."""
     examples: tuple[str, ...]
-    """Names of the first ones, printable, relative to the folder that was opened."""
+    """Printable names of the first ones, relative to the opened folder."""
 
     def __str__(self) -> str:
-        """Number, reason and examples.
+        """Return number, reason and examples as text.
 
         Example:
             >>> print(LeftOut("hidden file", 1, ("._a.jpg",)), LeftOut("other file", 4, ("a.csv", "b.csv")))

@@ -1,14 +1,15 @@
-"""Noise images, with the parameters of the papers, in the space in which their code draws them.
+"""Noise images with the parameters of the papers.
 
-Papers draw noise in one of two spaces, and figures for noise compare only with tables of the same one.
+Papers draw noise in one of two spaces; results on noise are comparable only within one of them.
 
-"normalized", the default: what the network sees, normalised with mean 0.5 and standard deviation 0.25, as
-Li & Vasconcelos (2020) do and Hendrycks et al. (2019, for CIFAR) before them: values z in ±1. The result is carried
-back to pixel intensities, x = 0.5 + 0.25·z in 0.25…0.75: it is then stored, resampled and normalised like every other
-image.
+"normalized", the default: values z in ±1 after normalisation with mean 0.5 and standard deviation 0.25, as in
+Li & Vasconcelos 2020
+(https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html)
+and, for CIFAR, Hendrycks et al. 2019 (https://arxiv.org/abs/1812.04606). They are mapped to pixel intensities,
+x = 0.5 + 0.25·z in 0.25…0.75, so that noise is stored, resampled and normalised like every other image.
 
-"pixel": the whole of 0…1, as Hendrycks et al. do for MNIST and SVHN, whose images they do not normalise:
-x = 0.5 + 0.5·z, and for the Gaussian N(0.5, 0.5²), clipped, so that its z is twice as wide.
+"pixel": all intensities 0…1, as Hendrycks et al. do for MNIST and SVHN, whose images they do not normalise:
+x = 0.5 + 0.5·z. Gaussian noise is N(0.5, 0.5²), clipped, so that its z is twice as wide.
 """
 
 from typing import Literal, Protocol, get_args
@@ -19,14 +20,14 @@ from torch import Tensor
 from fastood.data.images.augment import MEAN, STD
 
 NoiseSpace = Literal["normalized", "pixel"]
-"""Where noise is drawn: over ±1 as the network sees it, or over all pixel intensities."""
+"""Space that noise is drawn in: ±1 of normalised images, or all pixel intensities."""
 
 
 def intensities(z: Tensor, space: NoiseSpace) -> Tensor:
-    """Noise z in ±1 as pixel intensities: 0.25…0.75 of normalised space, 0…1 of pixel space.
+    """Map noise z in ±1 to pixel intensities: 0.25…0.75 from normalised space, 0…1 from pixel space.
 
     Raises:
-        ValueError: `space` is neither.
+        ValueError: If `space` is unknown.
 
     Example:
         >>> z = torch.tensor([-1.0, 0.0, 1.0])
@@ -39,15 +40,15 @@ def intensities(z: Tensor, space: NoiseSpace) -> Tensor:
 
 
 def gaussian_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
-    """Gaussian noise: N(0, 0.5²) clamped to ±1 in normalised space, N(0.5, 0.5²) clamped to 0…1 in pixel space.
+    """Draw Gaussian noise: N(0, 0.5²) clamped to ±1 in normalised space, N(0.5, 0.5²) clamped to 0…1 in pixel space.
 
     Args:
         shape: Any shape.
-        generator: Source of all randomness.
-        space: Where it is drawn.
+        generator: RNG of the noise.
+        space: Space that the noise is drawn in.
 
     Returns:
-        float32 intensities of that shape, 0.25…0.75 or 0…1.
+        float32 intensities of shape `shape`, 0.25…0.75 or 0…1.
 
     Example:
         >>> noise = gaussian_noise((100, 1, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -59,15 +60,15 @@ def gaussian_noise(shape: tuple[int, ...], *, generator: torch.Generator, space:
 
 
 def uniform_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
-    """Uniform noise on ±1 in normalised space, on 0…1 in pixel space.
+    """Draw uniform noise on ±1 in normalised space, on 0…1 in pixel space.
 
     Args:
         shape: Any shape.
-        generator: Source of all randomness.
-        space: Where it is drawn.
+        generator: RNG of the noise.
+        space: Space that the noise is drawn in.
 
     Returns:
-        float32 intensities of that shape, 0.25…0.75 or 0…1.
+        float32 intensities of shape `shape`, 0.25…0.75 or 0…1.
 
     Example:
         >>> noise = uniform_noise((100, 1, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -78,17 +79,17 @@ def uniform_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: 
 
 
 def rademacher_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
-    """Rademacher noise: -1 or 1 with equal probability in normalised space, for every pixel and channel alone.
+    """Draw Rademacher noise: -1 or 1 with equal probability in normalised space, independently per pixel and channel.
 
-    Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure" (ICLR 2019), CIFAR/test.py.
+    From CIFAR/test.py of Hendrycks et al. 2019.
 
     Args:
         shape: Any shape.
-        generator: Source of all randomness.
-        space: Where it is drawn.
+        generator: RNG of the noise.
+        space: Space that the noise is drawn in.
 
     Returns:
-        float32 intensities of that shape, 0.25 or 0.75; in pixel space 0 or 1, Bernoulli noise.
+        float32 intensities of shape `shape`, 0.25 or 0.75; in pixel space 0 or 1, Bernoulli noise.
 
     Example:
         >>> rademacher_noise((100, 1, 8, 8), generator=torch.Generator().manual_seed(0)).unique().tolist()
@@ -98,21 +99,21 @@ def rademacher_noise(shape: tuple[int, ...], *, generator: torch.Generator, spac
 
 
 def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = "normalized") -> Tensor:
-    """Blobs: Bernoulli(0.7) pixels blurred with σ = 1.5, then 0 wherever the result is below 0.75; z = 2·blob - 1.
+    """Draw blobs: Bernoulli(0.7) pixels blurred with σ = 1.5, then 0 wherever the result is below 0.75; z = 2·blob - 1.
 
-    Hendrycks et al., as `rademacher_noise`. Their blur (skimage's ``gaussian`` with ``multichannel=False``) runs over
-    rows, columns and channels alike, edges repeated; that is kept, as it decides how grey the blobs are.
+    From CIFAR/test.py of Hendrycks et al. 2019. Their blur (skimage's ``gaussian`` with ``multichannel=False``) runs
+    over rows, columns and channels, with repeated edges; this is kept, as it decides how grey the blobs are.
 
     Args:
-        shape: [N, C, H, W].
-        generator: Source of all randomness.
-        space: Where it is drawn.
+        shape: `[N, C, H, W]`.
+        generator: RNG of the noise.
+        space: Space that the noise is drawn in.
 
     Returns:
-        float32 intensities of that shape: 0.25 (no blob) or 0.625…0.75 (blob); in pixel space 0 or 0.75…1.
+        float32 intensities of shape `shape`: 0.25 (no blob) or 0.625…0.75 (blob); in pixel space 0 or 0.75…1.
 
     Raises:
-        ValueError: `shape` has not four dimensions.
+        ValueError: If `shape` does not have four dimensions.
 
     Example:
         >>> blobs = blob_noise((10, 3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -129,10 +130,10 @@ def blob_noise(shape: tuple[int, ...], *, generator: torch.Generator, space: Noi
 
 
 class Noise(Protocol):
-    """A kind of noise."""
+    """Function that draws noise of one kind."""
 
     def __call__(self, shape: tuple[int, ...], *, generator: torch.Generator, space: NoiseSpace = ...) -> Tensor:
-        """Intensities in 0…1, float32 of that shape."""
+        """Return float32 intensities in 0…1 of shape `shape`."""
         ...
 
 
@@ -142,4 +143,4 @@ NOISES: dict[str, Noise] = {
     "rademacher": rademacher_noise,
     "blobs": blob_noise,
 }
-"""Noise by the name that options give it."""
+"""Noise functions by their names in options."""

@@ -1,4 +1,4 @@
-"""Bringing images of any size and colour to one size and channel count, all in the same way."""
+"""Resizing, cropping and colour conversion of images to one size and number of channels."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 FITTED_TOGETHER = 1 << 18
-"""Largest image, in numbers, that waits to be fitted with its neighbours: of photographs one at a time fills enough."""
+"""Largest number of elements of an image that is fitted in a batch; larger images are fitted one at a time."""
 
 
 def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
     """Resize the shorter edge, crop the centre, and convert between grey and RGB.
 
-    Li & Vasconcelos 2020, supplementary C, resize in the same way but crop at random: here images are stored once, at
-    one size, so that only the centre square of an oblong image is ever seen. Interpolation is bilinear with
+    Li & Vasconcelos 2020, supplementary C, resize in the same way but crop at random. Here images are stored once, at
+    one size, so that only the centre square of an oblong image is used. Interpolation is bilinear with
     antialiasing; everything is computed in floating point and rounded once.
 
     Args:
-        images: uint8 [N, 1 or 3, H, W].
-        size: Rows and columns of the result.
+        images: uint8 `[N, 1 or 3, H, W]`.
+        size: Rows and columns of the results.
         channels: 1 (ITU-R BT.601 luma) or 3 (grey repeated).
 
     Returns:
-        uint8 [N, channels, size, size].
+        uint8 `[N, channels, size, size]`.
 
     Raises:
-        ValueError: `channels` or those of `images` are neither 1 nor 3.
+        ValueError: If `channels` or the channels of `images` are neither 1 nor 3.
 
     Example:
         >>> fit_images(torch.zeros(2, 3, 40, 60, dtype=torch.uint8), size=32, channels=1).shape
@@ -43,21 +43,22 @@ def fit_images(images: Tensor, *, size: int, channels: int) -> Tensor:
 
         fitted = transforms.resize(fitted.float(), [size], antialias=True)
         fitted = transforms.center_crop(fitted, [size, size])
+    # Rounded once, after all steps: rounding between them would depend on their order.
     if fitted.is_floating_point():
         fitted = fitted.round().clamp(0, 255).to(torch.uint8)
     return fitted.expand(-1, channels, -1, -1).contiguous()
 
 
 def fit_in_turn(images: Iterable[Tensor], *, size: int, channels: int) -> Iterator[Tensor]:
-    """Fit images of any shapes one by one as `fit_images` does, small neighbours of one shape together.
+    """Fit images of any shapes as `fit_images` does; consecutive small images of one shape are fitted together.
 
     Args:
-        images: uint8 [1 or 3, H, W] each; taken as they are needed, so that large ones are not held together.
-        size: As in `fit_images`.
-        channels: As in `fit_images`.
+        images: uint8 `[1 or 3, H, W]` each; consumed lazily, so that large images are not held together.
+        size: Rows and columns of the results.
+        channels: 1 (ITU-R BT.601 luma) or 3 (grey repeated).
 
     Yields:
-        uint8 [channels, size, size], in the same order.
+        uint8 `[channels, size, size]`, in the same order.
 
     Example:
         >>> shapes = [(3, 40, 60), (3, 40, 60), (1, 32, 32), (3, 600, 400)]

@@ -1,4 +1,4 @@
-"""Loaders: three ways from images and the indices that a sampler chose to augmented batches, with the same pixels."""
+"""Loaders that turn images and sampled indices into augmented batches: three implementations with equal pixels."""
 
 from fastood.data.images.encoded import EncodedImages
 from fastood.data.loaders.choice import LoaderName, LoaderPlan, open_loader, plan_loader

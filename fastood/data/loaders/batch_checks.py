@@ -1,4 +1,4 @@
-"""What every loader checks of a batch before it takes it on."""
+"""Checks of batches and of the prefetch queue, shared by all loaders."""
 
 import torch
 from torch import Tensor
@@ -7,31 +7,31 @@ from fastood.data.images.augment import AugmentDraws
 
 
 def check_depth(prefetch_depth: int) -> None:
-    """Refuse a depth below 0 with a ValueError."""
+    """Raise a ValueError if a prefetch depth is negative."""
     if prefetch_depth < 0:
         raise ValueError(f"prefetch_depth must be 0 or larger, got {prefetch_depth}")
 
 
 def check_room(waiting: int, prefetch_depth: int) -> None:
-    """Refuse a batch more than may wait, with a RuntimeError."""
+    """Raise a RuntimeError if the queue of submitted batches is full."""
     if waiting > prefetch_depth:
         raise RuntimeError(f"{waiting} batches wait to be collected, as many as prefetch_depth {prefetch_depth} allows")
 
 
 def check_waiting(waiting: int) -> None:
-    """Refuse to collect what was never asked for, with a RuntimeError."""
+    """Raise a RuntimeError if no submitted batch waits to be collected."""
     if not waiting:
-        raise RuntimeError("no batch waits to be collected: submit comes first")
+        raise RuntimeError("no batch waits to be collected: call submit first")
 
 
 def check_batch(index: Tensor, draws: AugmentDraws, *, num_images: int, padding: int) -> None:
-    """Refuse a batch that no loader could serve.
+    """Check the indices and augmentations of a batch.
 
     Args:
-        index: Images asked for.
-        draws: Their crops and flips.
-        num_images: N of the set.
-        padding: Zero pixels around its images.
+        index: int64 `[B]`, the requested images.
+        draws: Crops and flips of the B images.
+        num_images: Number N of images of the loader.
+        padding: Zero pixels on each side of an image before the crop.
 
     Raises:
         TypeError: If a dtype is wrong.
@@ -45,16 +45,17 @@ def check_batch(index: Tensor, draws: AugmentDraws, *, num_images: int, padding:
         ...
         ValueError: index must be in 0…4, got 7
     """
-    given = {"index": index, "draws.rows": draws.rows, "draws.columns": draws.columns, "draws.flip": draws.flip}
+    values_of = {"index": index, "draws.rows": draws.rows, "draws.columns": draws.columns, "draws.flip": draws.flip}
     if index.ndim != 1:
         raise ValueError(f"index must have shape [B], got {list(index.shape)}")
-    for name, values in given.items():
-        wanted = torch.bool if name == "draws.flip" else torch.int64
-        if values.dtype != wanted:
-            raise TypeError(f"{name} must be {str(wanted).removeprefix('torch.')}, got {values.dtype}")
+    for name, values in values_of.items():
+        dtype = torch.bool if name == "draws.flip" else torch.int64
+        if values.dtype != dtype:
+            raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')}, got {values.dtype}")
         if values.shape != index.shape:
             raise ValueError(f"{name} must have shape [{len(index)}] as index, got {list(values.shape)}")
     for name, limit in (("index", num_images), ("draws.rows", 2 * padding + 1), ("draws.columns", 2 * padding + 1)):
-        outside = given[name][(given[name] < 0) | (given[name] >= limit)]
+        values = values_of[name]
+        outside = values[(values < 0) | (values >= limit)]
         if len(outside):
             raise ValueError(f"{name} must be in 0…{limit - 1}, got {int(outside[0])}")

@@ -1,4 +1,4 @@
-"""Which loader serves a run: by the size of its images and by what is installed."""
+"""Choice of a loader by the size of the images and the installed packages."""
 
 import importlib.util
 import os
@@ -17,13 +17,13 @@ from fastood.data.loaders.resident import ResidentLoader
 
 LoaderName = Literal["resident", "dataloader", "dali"]
 DEFAULT_DEPTH = 2
-"""Batches that the loaders with workers are asked ahead unless told otherwise."""
+"""Default prefetch depth of the loaders with workers."""
 MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderPlan:
-    """A loader chosen, and why."""
+    """Chosen loader, and the reason for the choice."""
 
     name: LoaderName
     prefetch_depth: int
@@ -43,20 +43,20 @@ def plan_loader(
 ) -> LoaderPlan:
     """Choose a loader.
 
-    Left to itself: DataLoader where images are still encoded, as DALI's resizing and its decoder on a GPU round
-    otherwise than what all test images go through; resident where they take up to half of the device's memory (free
-    memory of a GPU, all of the machine's for a CPU); else DALI if it is installed, else DataLoader.
+    "auto" chooses "dataloader" if images are still encoded, since DALI's resizing and its GPU decoder round differently
+    from the decoder of the test images; "resident" if the images take at most half of the device's memory (free memory
+    of a GPU, total memory of the machine for a CPU); otherwise "dali" if it is installed, else "dataloader".
 
     Args:
         asked: A loader by name, or "auto".
-        prefetch_depth: Batches asked ahead; None for 0 with resident and 2 with the others.
-        image_bytes: Of all images that are to be served.
-        device: Where batches are wanted.
-        encoded: Whether some of them are still encoded.
+        prefetch_depth: Batches prepared ahead; None for 0 with "resident" and 2 with the others.
+        image_bytes: Bytes of all decoded images of the loaders.
+        device: Device of the batches.
+        encoded: Whether some images are still encoded.
 
     Raises:
-        ValueError: If `asked` is unknown, or DALI is asked for and not installed, or resident for encoded images, or
-            `prefetch_depth` is below 0.
+        ValueError: If `asked` is unknown, or "dali" and not installed, or "resident" for encoded images, or
+            `prefetch_depth` is negative.
 
     Example:
         >>> print(plan_loader("auto", None, image_bytes=10**6, device=torch.device("cpu")))  # doctest: +ELLIPSIS
@@ -93,17 +93,17 @@ def plan_loader(
 def open_loader(
     plan: LoaderPlan, images: Tensor | EncodedImages, augment: Augment, *, batch_size: int, device: torch.device
 ) -> ImageLoader:
-    """Make the loader of one image set.
+    """Create the loader of one image set.
 
     Args:
-        plan: Which, and how far ahead.
+        plan: Chosen loader and prefetch depth.
         images: uint8 `[N, C, H, W]`, in memory or mapped from a file, or encoded images for DALI and DataLoader.
-        augment: What they go through.
-        batch_size: The most images that a batch asks for.
-        device: Where batches are wanted.
+        augment: Augmentation and normalisation of the images.
+        batch_size: Largest number of images of a batch.
+        device: Device of the batches.
 
     Raises:
-        ValueError: If encoded images are to be resident, or DALI is not installed.
+        ValueError: If images are encoded and the plan is "resident", or DALI is not installed.
     """
     if plan.name == "resident":
         if isinstance(images, EncodedImages):
@@ -129,16 +129,16 @@ def open_loader(
 
 
 def dali_installed() -> bool:
-    """Whether NVIDIA DALI can be imported."""
+    """Return whether NVIDIA DALI can be imported."""
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
 def require_dali() -> None:
-    """Refuse to go on without DALI, with a ValueError that says how to install it."""
+    """Raise a ValueError with the install command if DALI is not installed."""
     if not dali_installed():
         raise ValueError(
             f"data.loader is dali, but NVIDIA DALI is not installed: {install_command(requirements('dali'))}, "
-            "or take data.loader dataloader"
+            "or choose data.loader dataloader"
         )
 
 

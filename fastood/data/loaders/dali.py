@@ -1,4 +1,4 @@
-"""NVIDIA DALI: one pipeline that decodes, fits, crops, flips and normalises, on the CPU or on a GPU."""
+"""Loader by NVIDIA DALI: one pipeline decodes, fits, crops, flips and normalises, on the CPU or on a GPU."""
 
 import os
 from collections import deque
@@ -25,20 +25,20 @@ _DECODED_FORMATS = ("JPEG", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 
 
 class DaliLoader:
-    """Serves images by a DALI pipeline that is fed the caller's choices.
+    """Loader of a DALI pipeline that is fed with the submitted batches.
 
-    DALI's readers take no sampler, so every batch is fed from outside: paths, file contents or pixels, and beside each
-    its crop and flip. A batch is scheduled when it is asked for; DALI's queue is as long as what may wait. Of
-    decoded images the pixels are those of `ResidentLoader`, bit for bit. Encoded ones are decoded by DALI: on the CPU
-    to the same pixels if they are wanted in colour and at their own size; it resizes, makes grey and decodes on a GPU
-    with other roundings than Pillow and `fit_images`.
+    DALI's readers take no sampler, so every batch is fed as an external source: paths, file contents or pixels, with a
+    crop and a flip for each image. A batch is scheduled when it is submitted; DALI's queue is as long as the prefetch
+    queue. Batches of decoded images equal those of `ResidentLoader` bit for bit. Encoded images are decoded by DALI: on
+    the CPU the pixels are equal for colour images that are not resized; resizing, conversion to grey and decoding on a
+    GPU round differently from Pillow and `fit_images`.
 
     Args:
         images: uint8 `[N, C, H, W]`, in memory or mapped from a file, or encoded images.
-        augment: What they go through.
-        batch_size: The most images that a batch asks for.
-        device: Where batches are wanted; JPEGs are decoded there, too.
-        prefetch_depth: As in `ImageLoader`.
+        augment: Augmentation and normalisation of the images.
+        batch_size: Largest number of images of a batch.
+        device: Device of the batches; it also decodes JPEGs.
+        prefetch_depth: Batches prepared ahead, 0 or larger; see `ImageLoader`.
         threads: CPU threads of the pipeline, at least 1.
     """
 
@@ -68,25 +68,25 @@ class DaliLoader:
             self._shape = (images.shape[1], images.shape[2], images.shape[3])
         self._padding = augment.padding_of(self._shape[1])
         self._waiting: deque[Tensor | ValueError] = deque()
-        self._known = bytearray(len(images))
+        self._checked = bytearray(len(images))
         values = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
         self._pipeline = _pipeline(
             batch_size=batch_size,
             num_threads=threads,
             device_id=(device.index or 0) if device.type == "cuda" else None,
             prefetch_queue_depth=prefetch_depth + 1,
-            # Pipelined, DALI's first run would start a whole queue of batches and want all of them fed.
+            # A pipelined first run would start a whole queue of batches and need input for all of them.
             exec_pipelined=False,
             kind=_kind(images),
             shape=self._shape,
-            # A table and not a formula: the pixels are then those of Augment to the last bit.
+            # A table instead of a formula, so that pixels equal those of Augment bit for bit.
             normalized=augment.normalize(values).flatten().tolist(),
             gpu=device.type == "cuda",
         )
         self._pipeline.build()
 
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
-        """Feed the pipeline a batch and set it going."""
+        """Feed a batch to the pipeline and schedule its run."""
         check_room(len(self._waiting), self.prefetch_depth)
         check_batch(index, draws, num_images=len(self._images), padding=self._padding)
         if len(index) > self._batch_size:
@@ -94,7 +94,7 @@ class DaliLoader:
         refused = self._refused(index)
         self._waiting.append(index if refused is None else refused)
         if len(index) == 0 or refused is not None:
-            # DALI knows no empty batch; the share of one process in a sharded pool's batch may be one.
+            # DALI has no empty batches; with a sharded pool the share of one process may be empty.
             return
         corner = torch.stack([draws.rows, draws.columns], dim=1).cpu() - self._padding
         self._pipeline.feed_input("image", self._pixels_or_files(index.cpu()))
@@ -114,12 +114,12 @@ class DaliLoader:
         if isinstance(self._images, Tensor):
             return None
         for chosen in index.tolist():
-            if not self._known[chosen]:
+            if not self._checked[chosen]:
                 try:
                     _require_served(self._images, chosen)
                 except ValueError as error:
                     return error
-                self._known[chosen] = 1
+                self._checked[chosen] = 1
         return None
 
     def collect(self) -> Tensor:
@@ -135,12 +135,12 @@ class DaliLoader:
             (served,) = self._pipeline.share_outputs()
         except RuntimeError as error:
             if isinstance(self._images, EncodedImages):
-                self._images.decode(index)  # raises for an image that Pillow cannot read either, and names it
+                self._images.decode(index)  # Raises an error that names the image if Pillow cannot read it either.
             raise ValueError(f"DALI cannot serve images {index.tolist()}: {error}") from error
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         feed_ndarray(served.as_tensor(), batch, cuda_stream=stream)
         if stream is not None:
-            # The copy reads a buffer that DALI takes back below.
+            # The copy reads a buffer that is released to DALI below.
             stream.synchronize()
         self._pipeline.release_outputs()
         return batch
@@ -153,14 +153,14 @@ class DaliLoader:
 
 
 def _decode_and_fit(encoded: Any, *, size: int, channels: int, gpu: bool) -> Any:
-    """As `fit_images` does: its sizes and its centre to the pixel, its filter to the rounding."""
-    # Turned by their EXIF data, as `upright` does.
+    """Decode and fit images as `fit_images` does: with equal sizes and crops, and a filter that rounds differently."""
+    # With the EXIF orientation, as `upright` does.
     shape = fn.peek_image_shape(encoded, adjust_orientation=True, dtype=types.INT32)
     rows, columns = shape[0], shape[1]
     shorter = math.min(rows, columns)
     fitted = fn.stack(size * rows // shorter, size * columns // shorter)
     half = (fitted - size) // 2
-    # An odd margin is halved to the even neighbour, as torchvision's centre crop does by Python's round.
+    # Half of an odd margin is rounded to even, as torchvision's centre crop does with Python's round.
     margin_is_odd, half_is_odd = fitted - size - 2 * half, half - 2 * (half // 2)
     images = fn.decoders.image(
         encoded,
@@ -173,10 +173,10 @@ def _decode_and_fit(encoded: Any, *, size: int, channels: int, gpu: bool) -> Any
 
 
 def _require_served(images: EncodedImages, chosen: int) -> None:
-    """Refuse a file that Pillow would refuse, and one of a kind that DALI does not decode.
+    """Check that Pillow accepts a file and that DALI decodes its format.
 
     Raises:
-        ValueError: The file is refused; the message names it.
+        ValueError: If the file is unreadable or its format unsupported; the message names it.
     """
     file = images.files[chosen]
     name = printable(file) if isinstance(file, str) else f"{chosen} of {len(images)} in {images.place}"
@@ -191,9 +191,9 @@ def _require_served(images: EncodedImages, chosen: int) -> None:
         with Image.open(file if isinstance(file, str) else BytesIO(file)) as image:
             require_decodable(image)
             if image.format not in _DECODED_FORMATS:
-                raise ValueError(f"DALI does not decode {image.format}: take data.loader dataloader")
+                raise ValueError(f"DALI does not decode {image.format}: choose data.loader dataloader")
     except UnidentifiedImageError as error:
-        raise ValueError(f"unreadable image {name}: it is of no kind that Pillow knows") from error
+        raise ValueError(f"unreadable image {name}: its format is unknown to Pillow") from error
     except UNREADABLE as error:
         raise ValueError(f"unreadable image {name}: {error}") from error
 
@@ -205,7 +205,7 @@ def _kind(images: Tensor | EncodedImages) -> str:
 
 
 def _graph(*, kind: str, shape: tuple[int, int, int], normalized: list[float], gpu: bool) -> Any:
-    """From what `submit` feeds to float32 `[C, H, W]`, on the GPU if asked."""
+    """Define the pipeline from the inputs of `submit` to float32 `[C, H, W]`, on the GPU if `gpu`."""
     channels, height, width = shape
     images = fn.external_source(name="image", dtype=types.UINT8, **({"layout": "CHW"} if kind == "pixels" else {}))
     corner = fn.external_source(name="corner", dtype=types.INT32, ndim=1)
@@ -217,7 +217,7 @@ def _graph(*, kind: str, shape: tuple[int, int, int], normalized: list[float], g
             images = fn.io.file.read(images)
         images = _decode_and_fit(images, size=height, channels=channels, gpu=gpu)
         images = fn.transpose(images, perm=[2, 0, 1], output_layout="CHW")
-    # The window may lie partly outside: there are the zeros that pad the image.
+    # The crop may lie partly outside the image, where the zeros of the padding are.
     images = fn.slice(
         images, start=corner, shape=(height, width), axis_names="HW", out_of_bounds_policy="pad", fill_values=0
     )

@@ -1,4 +1,4 @@
-"""PyTorch's DataLoader: worker processes read and decode ahead, the device augments."""
+"""Loader by PyTorch's DataLoader: worker processes read and decode ahead, the device augments."""
 
 import gc
 import multiprocessing
@@ -17,24 +17,24 @@ from fastood.data.images.augment import Augment, AugmentDraws
 from fastood.data.images.encoded import EncodedImages, decoded_images
 from fastood.data.loaders.batch_checks import check_batch, check_depth, check_room, check_waiting
 
-# A forked worker shares the images; a spawned one would be sent a copy. Other systems keep their default.
+# A forked worker shares the images; a spawned one would receive a copy. Other systems keep their default.
 _START_METHOD = "fork" if sys.platform == "linux" else None
-# Seconds after which a worker that waits for work asks whether the training process is still there.
+# Interval in seconds at which a waiting worker checks that the training process is alive.
 _PARENT_CHECK_S = 2.0
 
 
 class WorkerLoader:
-    """Serves images that worker processes read ahead of time.
+    """Loader of images that worker processes read ahead of time.
 
-    Workers hand over uint8 images of one size; crop, flip and normalisation happen on the device by `Augment.apply`, so
-    that a quarter of the bytes pass between processes and the pixels are those of `ResidentLoader`, bit for bit.
+    Workers return uint8 images of one size; the device crops, flips and normalises them by `Augment.apply`. So only a
+    quarter of the bytes pass between processes, and batches equal those of `ResidentLoader` bit for bit.
 
     Args:
         images: uint8 `[N, C, H, W]`, in memory or mapped from a file, or encoded images.
-        augment: What they go through.
-        device: Where batches are wanted.
-        prefetch_depth: As in `ImageLoader`; below the number of workers, some of them idle.
-        workers: Processes, at least 1; they live until `close`.
+        augment: Augmentation and normalisation of the images.
+        device: Device of the batches.
+        prefetch_depth: Batches prepared ahead, 0 or larger; see `ImageLoader`. With fewer than `workers` some are idle.
+        workers: Number of worker processes, at least 1; they live until `close`.
 
     Example:
         >>> augment = Augment()
@@ -68,21 +68,21 @@ class WorkerLoader:
         self._waiting: deque[tuple[int, AugmentDraws]] = deque()
         self._submitted = 0
         context = multiprocessing.get_context(_START_METHOD)
-        # A queue for each, because DataLoader collects from its workers in turn: batch k is worker k mod W's.
+        # A queue per worker: DataLoader collects from its W workers in turn, batch k from worker k mod W.
         self._orders: list[multiprocessing.queues.Queue[list[int] | None]] = [context.Queue() for _ in range(workers)]
         reader = DataLoader(
             _OrderedImages(images, self._orders),
             batch_size=None,
             num_workers=workers,
-            # What a worker may have decoded before its first batch is collected; the rest waits in its queue.
+            # Batches that a worker may decode before its first one is collected; further orders wait in its queue.
             prefetch_factor=prefetch_depth // workers + 1,
             multiprocessing_context=context,
             pin_memory=device.type == "cuda",
             worker_init_fn=_ignore_interrupt,
-            # Its own, or seeding the workers would take from the global one, which dropout draws from.
+            # Otherwise seeding the workers would draw from the global RNG, which dropout uses.
             generator=torch.Generator(),
         )
-        # A worker must not collect garbage of this process: a DALI pipeline in it has no threads there, and crashes.
+        # A worker must not collect garbage of this process: a DALI pipeline has no threads in the worker and crashes.
         gc.collect()
         gc.freeze()
         try:
@@ -91,7 +91,7 @@ class WorkerLoader:
             gc.unfreeze()
 
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
-        """Send the next worker its order."""
+        """Send the indices of a batch to the next worker."""
         check_room(len(self._waiting), self.prefetch_depth)
         check_batch(index, draws, num_images=self._num_images, padding=self._padding)
         self._orders[self._submitted % len(self._orders)].put(index.tolist())
@@ -99,7 +99,7 @@ class WorkerLoader:
         self._waiting.append((len(index), draws))
 
     def collect(self) -> Tensor:
-        """Wait for the worker that has the oldest batch."""
+        """Wait for the oldest batch, and augment it on the device."""
         check_waiting(len(self._waiting))
         count, draws = self._waiting.popleft()
         batch = next(self._batches)
@@ -109,20 +109,21 @@ class WorkerLoader:
         return self._augment.apply(images, torch.arange(count, device=self._device), draws)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the worker processes."""
         self._waiting.clear()
         for order in self._orders:
             order.put(None)
             order.close()
         self._orders = []
-        # DataLoader joins its workers when its iterator goes.
+        # DataLoader joins its workers when its iterator is deleted.
         self._batches = iter(())
 
 
 class _OrderedImages(IterableDataset[Tensor | str]):
-    """In each worker: the batches that its queue asks for, until that asks for None.
+    """Batches that a worker reads in the order of its queue, until the queue holds None.
 
-    Of a batch with an unreadable image it sends what is wrong: an error would bring the worker's traceback along.
+    A batch with an unreadable image is replaced by the error message, since a raised error would carry the worker's
+    traceback.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class _OrderedImages(IterableDataset[Tensor | str]):
 
     def __iter__(self) -> Iterator[Tensor | str]:
         worker = get_worker_info()
-        assert worker is not None, "only worker processes read"
+        assert worker is not None, "only worker processes may iterate"
         while (order := _wait_for_order(self._orders[worker.id])) is not None:
             index = torch.tensor(order, dtype=torch.int64)
             try:
@@ -154,5 +155,5 @@ def _wait_for_order(orders: "multiprocessing.queues.Queue[list[int] | None]") ->
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but the training process still finishes its step."""
+    """Ignore Ctrl-C in a worker, as the training process still finishes its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What every loader is: batches asked for by index and draws, collected in the order asked."""
+"""Protocol of all loaders: batches are submitted by indices and augmentations, and collected in order."""
 
 from typing import Protocol
 
@@ -8,24 +8,24 @@ from fastood.data.images.augment import AugmentDraws
 
 
 class ImageLoader(Protocol):
-    """Serves augmented batches of one image set.
+    """Loader of augmented batches of one image set.
 
-    A loader holds no randomness: its caller chooses images and draws. So all loaders give the same batches, and a run
-    that was stopped goes on by asking again for what had not been collected.
+    A loader has no RNG: its caller chooses images and augmentations. So all loaders return the same batches, and a run
+    is resumed by submitting the uncollected batches again.
     """
 
     name: str
     """"resident", "dataloader" or "dali"."""
     prefetch_depth: int
-    """Batches that may be asked for before the first of them is collected, beside that one; 0 decodes on collect.
-    Whatever chose the indices of a batch knows nothing of the losses of so many batches before it."""
+    """Batches that may be submitted in addition to the one that is collected next; 0 decodes on collect.
+    The sampler's weights lag by up to this many batches."""
 
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
-        """Ask for a batch.
+        """Submit a batch.
 
         Args:
             index: int64 `[B]`, each 0…N-1, in any order, repeats allowed.
-            draws: Crops and flips of these B images.
+            draws: Crops and flips of the B images.
 
         Raises:
             RuntimeError: If `prefetch_depth` + 1 batches are waiting to be collected.
@@ -35,14 +35,14 @@ class ImageLoader(Protocol):
         ...
 
     def collect(self) -> Tensor:
-        """The oldest batch asked for, float32 `[B, C, H, W]` on the loader's device.
+        """Return the oldest submitted batch, float32 `[B, C, H, W]` on the loader's device.
 
         Raises:
-            RuntimeError: If none is waiting.
-            ValueError: If one of its images cannot be read.
+            RuntimeError: If no batch is waiting.
+            ValueError: If one of its images is unreadable.
         """
         ...
 
     def close(self) -> None:
-        """End processes and threads, and forget what is waiting."""
+        """End processes and threads, and drop waiting batches."""
         ...

@@ -1,4 +1,4 @@
-"""Images that stay on the device: a batch is one fused gather, crop, flip and normalisation there."""
+"""Loader of images that stay on the device: a batch is one fused gather, crop, flip and normalisation."""
 
 from collections import deque
 
@@ -10,14 +10,14 @@ from fastood.data.loaders.batch_checks import check_batch, check_depth, check_ro
 
 
 class ResidentLoader:
-    """Serves images from the memory of the device that trains.
+    """Loader of images in the memory of the training device.
 
     Args:
-        images: uint8 `[N, C, H, W]`; taken to the device once. On the CPU it may be mapped from a file.
-        augment: What they go through.
-        device: Where batches are wanted.
-        prefetch_depth: As in `ImageLoader`. Nothing is gained by more than 0, which is there to go on with a run that
-            another loader began.
+        images: uint8 `[N, C, H, W]`; copied to the device once. On the CPU it may be mapped from a file.
+        augment: Augmentation and normalisation of the images.
+        device: Device of the batches.
+        prefetch_depth: Batches prepared ahead, 0 or larger; see `ImageLoader`. Values above 0 bring no speed; they are
+            for resuming a run of another loader.
 
     Example:
         >>> augment = Augment()
@@ -37,17 +37,17 @@ class ResidentLoader:
         self._waiting: deque[tuple[Tensor, AugmentDraws]] = deque()
 
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
-        """Note what is wanted."""
+        """Queue a batch."""
         check_room(len(self._waiting), self.prefetch_depth)
         padding = self._augment.padding_of(self._images.shape[2])
         check_batch(index, draws, num_images=len(self._images), padding=padding)
         self._waiting.append((index, draws))
 
     def collect(self) -> Tensor:
-        """Make the oldest batch."""
+        """Compute the oldest batch."""
         check_waiting(len(self._waiting))
         return self._augment.apply(self._images, *self._waiting.popleft())
 
     def close(self) -> None:
-        """Forget what is waiting."""
+        """Drop waiting batches."""
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""The files of a pool while they grow: arrays that can be cut back, and a disk that may be full."""
+"""Files of a pool that grow by appending: they can be truncated to a checkpoint, and survive a full disk."""
 
 import errno
 import os
@@ -11,25 +11,25 @@ from types import TracebackType
 
 import numpy as np
 
-# NumPy leaves room for a longer shape and rounds up to 64: every array of a pool gets this much.
+# Size of the header of every array of a pool. NumPy reserves space for a longer shape and rounds up to 64 bytes.
 _HEADER_BYTES = 128
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class AppendedFile:
-    """A file that is written at its end alone, beginning at a known length.
+    """A file that grows by appending, from a given length.
 
     Args:
-        path: The file; made if `length` is 0.
-        length: Bytes that count; what lies beyond them is cut off.
+        path: The file; created if `length` is 0.
+        length: Bytes to keep; the rest of the file is truncated.
 
     Raises:
-        OSError: It cannot be opened.
-        ValueError: It is shorter than `length`.
+        OSError: If it cannot be opened.
+        ValueError: If it is shorter than `length`.
     """
 
     def __init__(self, path: Path, length: int) -> None:
-        # Unbuffered: after a full disk nothing is left to be written by close().
+        # Unbuffered: after an error for a full disk, close() has nothing left to write.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         size = os.fstat(self._file).st_size
         if size < length:
@@ -39,34 +39,34 @@ class AppendedFile:
         self.length = length
 
     def append(self, content: bytes) -> None:
-        """Write at the end."""
+        """Append bytes."""
         self.write_at(self.length, content)
         self.length += len(content)
 
     def write_at(self, position: int, content: bytes) -> None:
-        """Write somewhere; `length` stays."""
+        """Write bytes at a position; `length` does not change."""
         rest = memoryview(content)
         while rest:
             written = os.pwrite(self._file, rest, position)
             rest, position = rest[written:], position + written
 
     def sync(self) -> None:
-        """Wait until the disk has it."""
+        """Flush the file to the disk."""
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
 
 class AppendedArray:
-    """An .npy file that grows by rows, and says how many it has when it is finished.
+    """An .npy file that grows by rows; its header is written at the end.
 
     Args:
         path: The file.
-        dtype: Type of an element.
+        dtype: Dtype of an element, as NumPy spells it.
         row: Shape of a row.
-        rows: Rows that count already.
+        rows: Rows to keep; later rows are truncated.
 
     Example:
         >>> import tempfile
@@ -87,11 +87,11 @@ class AppendedArray:
             self._file.append(bytes(_HEADER_BYTES))
 
     def append(self, rows: "bytes | np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> None:
-        """Add rows, as an array or as the bytes of one."""
+        """Append rows, as an array or as its bytes."""
         self._file.append(rows if isinstance(rows, bytes) else rows.astype(self._dtype).tobytes())
 
     def finish(self) -> None:
-        """Write the header; the file is then an array of all rows."""
+        """Write the header, which makes the file an .npy array of all rows."""
         rows = (self._file.length - _HEADER_BYTES) // self._row_bytes
         header = BytesIO()
         shape = (rows, *self._row)
@@ -104,22 +104,22 @@ class AppendedArray:
         self.sync()
 
     def sync(self) -> None:
-        """Wait until the disk has it."""
+        """Flush the file to the disk."""
         self._file.sync()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
 class PackedFiles:
-    """All files of a pool that grow with every image, to be used in a `with` statement.
+    """All files of a pool that grow with every image, as a context manager.
 
     Args:
-        folder: Where they lie.
-        shape: [C, H, W] of an image; None if files are kept as they are.
-        count: Images that count already.
-        encoded_bytes: Bytes of kept files that count already.
+        folder: Folder of the files.
+        shape: `[C, H, W]` of an image; None if image files are stored unchanged.
+        count: Images to keep; later ones are truncated.
+        encoded_bytes: Bytes of `images.bin` to keep.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int] | None, count: int, encoded_bytes: int) -> None:
@@ -150,7 +150,14 @@ class PackedFiles:
     def append(
         self, content: Sequence[bytes], *, sha256: Sequence[bytes], index: Sequence[int], labels: Sequence[int]
     ) -> None:
-        """Add images by their bytes, each with their digest, its place in the source, and its class or -1."""
+        """Append images.
+
+        Args:
+            content: Bytes of each image as they are stored.
+            sha256: Digest of each content, 32 bytes.
+            index: Index of each image in its source.
+            labels: Class of each image, or -1.
+        """
         if self._images is not None:
             self._images.append(b"".join(content))
         if self._encoded is not None and self._offsets is not None:
@@ -163,12 +170,12 @@ class PackedFiles:
         self.count += len(content)
 
     def sync(self) -> None:
-        """Wait until the disk has everything."""
+        """Flush all files to the disk."""
         for file in self._all():
             file.sync()
 
     def finish(self) -> None:
-        """Make arrays of the files."""
+        """Write the headers of all arrays, and flush all files to the disk."""
         for file in self._all():
             if isinstance(file, AppendedArray):
                 file.finish()
@@ -181,20 +188,20 @@ class PackedFiles:
 
 
 @contextmanager
-def hold_room(folder: Path, wanted: int) -> Iterator[None]:
-    """Refuse to begin where the disk has no room, and say what to do where it runs full on the way.
+def require_disk_space(folder: Path, needed: int) -> Iterator[None]:
+    """Check the free disk space on entry, and explain how to resume if the disk becomes full inside the context.
 
     Args:
-        folder: Where will be written.
-        wanted: Bytes that are known to be needed.
+        folder: Folder that is written.
+        needed: Bytes that will be written at least.
 
     Raises:
-        OSError: There is no room. What has been written stays.
+        OSError: If the disk has less free space than needed, or becomes full. Files that have been written are kept.
     """
     free = shutil.disk_usage(folder).free
-    if free < wanted:
+    if free < needed:
         raise OSError(
-            errno.ENOSPC, f"{wanted / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free", str(folder)
+            errno.ENOSPC, f"{needed / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free", str(folder)
         )
     try:
         yield
@@ -202,5 +209,5 @@ def hold_room(folder: Path, wanted: int) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         raise OSError(
-            error.errno, "the disk is full; make room and give the same command again, it goes on", str(folder)
+            error.errno, "the disk is full; free some space and repeat the command to resume", str(folder)
         ) from error

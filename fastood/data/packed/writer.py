@@ -1,8 +1,8 @@
-"""Writing packed pools: in parallel, and so that a kill at any moment costs seconds of work and never a byte.
+"""Writing of packed pools, in parallel and resumable: a kill loses at most some seconds of work.
 
-Images are decoded by threads (Pillow and PyTorch let go of the interpreter lock: processes were no faster) and appended
-in the order of the source. Now and then the files are flushed and progress.json says how far they count; going on cuts
-them back to that. Everything lies in OUT.partial, which becomes OUT at the end.
+Images are decoded by threads (Pillow and PyTorch release the GIL; processes were no faster) and appended in the order
+of the source. Every few seconds the files are flushed and progress.json records their lengths, to which they are
+truncated on resuming. All files are in OUT.partial, which is renamed to OUT at the end.
 """
 
 import hashlib
@@ -25,8 +25,9 @@ from fastood.common.locking import LOCK_NAME, hold_lock
 from fastood.console.names import printable
 from fastood.data.images.image_source import ImageSource, read_image
 from fastood.data.images.resize import FITTED_TOGETHER, fit_images, fit_in_turn
-from fastood.data.packed.appended_files import PackedFiles, hold_room
-from fastood.data.packed.pool import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, file_sha256, open_packed
+from fastood.data.packed.appended_files import PackedFiles, require_disk_space
+from fastood.data.packed.mapped_files import file_sha256
+from fastood.data.packed.pool import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, open_packed
 
 _CHUNK = 64
 _CHECKPOINT_SECONDS = 2.0
@@ -35,7 +36,7 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What has become of neighbouring images of the source."""
+    """Stored bytes of consecutive images of the source, and the images that were skipped."""
 
     stop: int
     index: list[int]
@@ -55,26 +56,26 @@ def pack(
     strict: bool = False,
     threads: int | None = None,
 ) -> PackedPool:
-    """Write a packed pool, or go on with one that was interrupted; the result is the same to the byte.
+    """Write a packed pool, or resume writing an interrupted one; its bytes do not depend on interruptions.
 
     Args:
-        source: What to pack.
-        out: The folder to make. Until the pool is whole it is OUT.partial.
-        origin: What `source` was opened from, e.g. "folder:pictures", to be written down.
-        store: "pixels" brings every image to one size; "jpeg" keeps the bytes of the files.
-        size: Rows and columns of "pixels", 32 by default; none with "jpeg".
-        channels: 1 or 3 of "pixels", by default those of the source; none with "jpeg".
-        strict: Stop at an unreadable image instead of leaving it out.
-        threads: Threads that decode; by default one per CPU.
+        source: Images to pack.
+        out: Folder to create. It is OUT.partial until the pool is complete.
+        origin: Option that `source` was opened from, e.g. "folder:pictures"; recorded in the pool.
+        store: "pixels" fits every image to one size; "jpeg" keeps the bytes of the files.
+        size: Rows and columns of "pixels", 32 by default; None with "jpeg".
+        channels: 1 or 3, by default those of the source; None with "jpeg".
+        strict: Whether an unreadable image is an error; otherwise it is skipped.
+        threads: Decoding threads; by default one per CPU.
 
     Returns:
-        The pool, opened.
+        The opened pool.
 
     Raises:
-        FileExistsError: `out` exists, or OUT.partial holds other files than those of an interrupted pool.
-        OSError: A folder cannot be written, or the disk is full. What has been packed is kept.
-        ValueError: An argument is out of range, OUT.partial is of another source or other options, no image can be
-            read, or one cannot and `strict` is true.
+        FileExistsError: If `out` exists, or OUT.partial holds files that do not belong to an incomplete pool.
+        OSError: If a folder cannot be written, or the disk is full. Images that have been packed are kept.
+        ValueError: If an argument is out of range, OUT.partial belongs to another source or other options, no image is
+            readable, or one is unreadable and `strict` is true.
     """
     plan = _plan(source, origin=origin, store=store, size=size, channels=channels)
     if threads is not None and threads < 1:
@@ -88,14 +89,14 @@ def pack(
         if progress is not None:
             _write_images(source, plan, partial, progress, strict=strict, threads=threads or os.cpu_count() or 1)
         (partial / PROGRESS).unlink(missing_ok=True)
-        # A whole pool has no owner, wherever a kill comes; the folder stays locked.
+        # Before the renaming, so that a complete pool never names an owner. The folder stays locked.
         (partial / LOCK_NAME).unlink(missing_ok=True)
         partial.rename(out)
     return open_packed(out)
 
 
 def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, channels: int | None) -> dict[str, Any]:
-    """What decides the bytes of a pool, checked."""
+    """Check the arguments, and return the fields that decide the bytes of a pool."""
     if store not in ("pixels", "jpeg"):
         raise ValueError(f"store must be pixels or jpeg, got {store!r}")
     if len(source) == 0:
@@ -115,9 +116,9 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     left_out = source.left_out
-    known = hashlib.sha256("\0".join(source.files or ()).encode("utf-8", "surrogateescape"))
+    sha256 = hashlib.sha256("\0".join(source.files or ()).encode("utf-8", "surrogateescape"))
     if source.labels is not None:
-        known.update(source.labels.numpy().astype("<i8").tobytes())
+        sha256.update(source.labels.numpy().astype("<i8").tobytes())
     return {
         "format": FORMAT,
         "name": source.name,
@@ -128,44 +129,44 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
         "class_names": list(source.class_names),
         "class_ids": list(source.class_ids),
         "images_in_source": len(source),
-        "files_and_labels_sha256": known.hexdigest(),
-        # Absent where there is nothing, as in pools from before it was kept.
+        "files_and_labels_sha256": sha256.hexdigest(),
+        # Left out if empty, as in pools of earlier versions, whose plans must stay equal.
         **({"left_out": [asdict(one) | {"examples": list(one.examples)} for one in left_out]} if left_out else {}),
     }
 
 
 def _read_progress(partial: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """How far an interrupted pool got, the start of a new one, or None if it only needs its name."""
+    """Return the progress of an interrupted pool or of a new one, or None if only the renaming is missing."""
     file = partial / (HEADER if (partial / HEADER).exists() else PROGRESS)
     if not file.exists():
         others = sorted({entry.name for entry in partial.iterdir()} - {LOCK_NAME})
         if others:
-            raise FileExistsError(f"{partial} holds files that are not of a half-written pool, e.g. {others[0]}")
+            raise FileExistsError(f"{partial} holds files that do not belong to an incomplete pool, e.g. {others[0]}")
         return {**plan, "done": 0, "images": 0, "encoded_bytes": 0, "skipped": []}
-    found = json.loads(file.read_bytes())
-    for field, wanted in plan.items():
-        if found.get(field) != wanted:
+    progress = json.loads(file.read_bytes())
+    for field, value in plan.items():
+        if progress.get(field) != value:
             raise ValueError(
-                f"{partial} is half of another pool: its {field} is {found.get(field)!r}, now {wanted!r}; remove it, "
-                "or give the command that began it"
+                f"{partial} is part of another pool: its {field} is {progress.get(field)!r}, now {value!r}; remove it, "
+                "or repeat the command that created it"
             )
-    return None if file.name == HEADER else found
+    return None if file.name == HEADER else progress
 
 
 def _write_images(
     source: ImageSource, plan: dict[str, Any], partial: Path, progress: dict[str, Any], *, strict: bool, threads: int
 ) -> None:
-    """Write the images that are missing, and the header."""
+    """Write the missing images and the header."""
     shape: list[int] | None = plan["shape"]
 
     def read(start: int) -> _Chunk:
         return _read_chunk(source, range(start, min(start + _CHUNK, len(source))), shape)
 
     if strict and progress["skipped"]:
-        raise ValueError(f"{partial} has left out images already, so strict comes too late: remove it first")
+        raise ValueError(f"{partial} has skipped images already: remove it to pack with strict")
     missing = len(source) - progress["done"]
-    with hold_room(partial, missing * int(np.prod(shape)) if shape else 0):
-        # Before any other file: a folder without it is not ours.
+    with require_disk_space(partial, missing * int(np.prod(shape)) if shape else 0):
+        # Before any other file: a folder without it is taken for foreign.
         _write_progress(partial, progress)
         bar = tqdm(
             total=len(source), initial=progress["done"], desc=f"packing {source.name}", unit=" images", disable=None
@@ -185,18 +186,18 @@ def _write_images(
                 progress |= {"done": chunk.stop, "images": files.count, "encoded_bytes": files.encoded_bytes}
                 progress["skipped"] += [asdict(image) for image in chunk.skipped]
             if files.count == 0:
-                raise ValueError(f"no image of {plan['origin']} can be read, e.g. {progress['skipped'][0]['reason']}")
+                raise ValueError(f"no image of {plan['origin']} is readable, e.g. {progress['skipped'][0]['reason']}")
             files.finish()
         _write_header(partial, plan, progress)
 
 
 def _write_progress(partial: Path, progress: dict[str, Any]) -> None:
-    """Say how much of the files counts."""
+    """Record how many images are complete."""
     write_atomically(partial / PROGRESS, json.dumps(progress).encode())
 
 
 def _write_header(partial: Path, plan: dict[str, Any], progress: dict[str, Any]) -> None:
-    """Write pool.json, which makes a pool of the files."""
+    """Write pool.json, which completes the pool."""
     sha256 = np.load(partial / "sha256.npy", mmap_mode="r")
     names = sorted(file.name for file in partial.iterdir() if file.suffix in (".npy", ".bin"))
     header = {
@@ -211,7 +212,7 @@ def _write_header(partial: Path, plan: dict[str, Any], progress: dict[str, Any])
 
 
 def _in_order(read: Callable[[int], _Chunk], starts: range, threads: int) -> Iterator[_Chunk]:
-    """Read chunks in parallel and give them in order, a few ahead of what is written and no more."""
+    """Yield chunks in order, read in parallel a few chunks ahead."""
     with ThreadPoolExecutor(threads) as executor:
         running: deque[Future[_Chunk]] = deque()
         try:
@@ -227,15 +228,15 @@ def _in_order(read: Callable[[int], _Chunk], starts: range, threads: int) -> Ite
 
 
 def _read_chunk(source: ImageSource, indices: range, shape: list[int] | None) -> _Chunk:
-    """Read neighbouring images to the bytes that are stored."""
+    """Read consecutive images, and convert them to the stored bytes."""
     chunk = _Chunk(indices.stop, [], [], [], [])
 
     def readable() -> Iterator[Tensor]:
-        """Images that can be read; those that can not are noted."""
+        """Yield the readable images, and record the others as skipped."""
         for i in indices:
             try:
                 image = source.read(i)
-                # Large ones alone here, where want of memory costs one image; small ones with their neighbours.
+                # Large images are fitted here, where exhausted memory skips one image; small ones in batches below.
                 if shape is not None and image.numel() > FITTED_TOGETHER:
                     image = fit_images(image[None], size=shape[1], channels=shape[0])[0]
             except (ValueError, RuntimeError) as error:
@@ -261,7 +262,7 @@ def _read_chunk(source: ImageSource, indices: range, shape: list[int] | None) ->
 
 
 def _named(error: Exception, source: ImageSource, i: int) -> str:
-    """Reason why an image was left out; PyTorch's own, of want of memory, names no file."""
+    """Return the reason why an image was skipped. PyTorch's error for exhausted memory does not name the file."""
     if isinstance(error, ValueError):
         return str(error)
     name = f"image {i}" if source.files is None else printable(source.files[i])
@@ -269,8 +270,8 @@ def _named(error: Exception, source: ImageSource, i: int) -> str:
 
 
 def _read_jpeg(source: ImageSource, i: int) -> bytes:
-    """The bytes of a JPEG file that has been decoded once, to know that it can be."""
-    assert source.files is not None  # Asked in `_plan`.
+    """Return the bytes of a JPEG file, after decoding it once as a check."""
+    assert source.files is not None  # Checked in `_plan`.
     path = source.files[i]
     try:
         content = Path(path).read_bytes()

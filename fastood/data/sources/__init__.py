@@ -1,1 +1,1 @@
-"""Sources of images that options name: folders, lists, arrays and data sets of torchvision and others."""
+"""Sources of images by their names in options: folders, lists, arrays, and data sets of torchvision and others."""

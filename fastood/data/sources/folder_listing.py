@@ -1,4 +1,4 @@
-"""Listing folders of images: which files are images, which folders are classes, and what is left out."""
+"""Listing of image folders: files that are images, folders that are classes, and entries that are left out."""
 
 import errno
 import os
@@ -14,18 +14,18 @@ from fastood.console.wording import counted
 from fastood.data.images.left_out import LeftOut
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Files that count as images, whatever the case: torchvision's."""
+"""Suffixes of image files, in any case; those of torchvision."""
 UNREAD_SUFFIXES = (
     ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".gif", ".hdr", ".heic", ".heif",
     ".ico", ".icns", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf", ".jpx", ".jxl", ".nef", ".npy", ".orf", ".pbm",
     ".pcx", ".pfm", ".pnm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz", ".tga", ".xbm", ".xcf",
 )  # fmt: skip
-"""Files that are images, too, but are not read."""
+"""Suffixes of image files that are not read."""
 SYSTEM_FOLDERS = (
     "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
     "recycled", "system volume information", "lost+found", "found.000", "__pycache__", "thumbnails", "_thumbnails",
 )  # fmt: skip
-"""Folders that programs leave between a user's own, in lower case."""
+"""Names of folders that systems and programs create among a user's folders, in lower case."""
 _PART = re.compile(
     r"(?:(?:data|images?|imgs?|seg|set|split)[ _-]*)?"
     r"(?P<part>train(?:ing)?|test(?:ing)?|tst|val(?:id|idation)?|dev)"
@@ -36,7 +36,7 @@ _EXAMPLES = 3
 
 
 def set_name(path: Path) -> str:
-    """Return what to call the images of a folder: its name, behind that of its parent if it is only train or the like.
+    """Return a name for the images of a folder: its own name, after that of its parent if it is train, test or similar.
 
     Example:
         >>> set_name(Path("pictures/birds")), set_name(Path("birds/train"))
@@ -48,27 +48,27 @@ def set_name(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderListing:
-    """Images of a folder, in the order of their paths class by class, as torchvision's ImageFolder has them."""
+    """Images of a folder in the order of torchvision's ImageFolder: class by class, sorted by path."""
 
     files: tuple[str, ...]
     """Path of each image."""
     labels: tuple[int, ...]
-    """Index into `class_names` of each; empty without class folders."""
+    """Index of each image into `class_names`; empty without class folders."""
     class_names: tuple[str, ...]
-    """Names of the class folders, printable, in the order of their names; empty without class folders."""
+    """Printable names of the class folders, sorted; empty without class folders."""
     left_out: tuple[LeftOut, ...]
-    """Entries that are neither images nor folders."""
+    """Entries that are not read."""
 
 
 @dataclass
-class _Notes:
-    """Entries that are left out while a folder is listed."""
+class _LeftOutPaths:
+    """Paths that are left out while a folder is listed, by reason."""
 
     root: Path
-    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    paths: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, reason: str, path: str) -> None:
-        self.found[reason].append(path)
+        self.paths[reason].append(path)
 
     def as_left_out(self) -> tuple[LeftOut, ...]:
         return tuple(
@@ -77,12 +77,12 @@ class _Notes:
                 len(paths),
                 tuple(printable(os.path.relpath(path, self.root)) for path in sorted(paths)[:_EXAMPLES]),
             )
-            for reason, paths in sorted(self.found.items())
+            for reason, paths in sorted(self.paths.items())
         )
 
 
 def is_left_out(name: str) -> bool:
-    """Tell whether a file or folder is hidden or a system's own, by its name.
+    """Return whether a file or folder is hidden or belongs to the system, by its name.
 
     Example:
         >>> [is_left_out(name) for name in (".ipynb_checkpoints", "__MACOSX", "._x.jpg", "cat", "train")]
@@ -92,7 +92,7 @@ def is_left_out(name: str) -> bool:
 
 
 def is_image_name(path: str) -> bool:
-    """Tell whether a file is taken for an image, by its name.
+    """Return whether a file is an image, by its name.
 
     Example:
         >>> is_image_name("cat/1.JPG"), is_image_name("cat/._1.jpg"), is_image_name("cat/1.gif")
@@ -107,21 +107,21 @@ def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
 
     Args:
         path: The folder; links in it are followed.
-        option: The option it was given for, to name in errors.
-        labelled: Whether every image needs a class, the folder that it lies in: PATH/CLASS/…/IMAGE. Otherwise images
-            may lie in the folder itself, too; beside class folders they make a group of the folder's own name.
+        option: Option of the folder, named in errors.
+        labelled: Whether every image needs a class, which is the folder that it lies in: PATH/CLASS/…/IMAGE. Otherwise
+            images may also lie in the folder itself; next to class folders they make a group with the folder's name.
 
     Returns:
-        The images.
+        The listed images.
 
     Raises:
-        FileNotFoundError: There is no such folder or no image in it, or `labelled` and a class folder has no image.
-        PermissionError: The folder or one in it may not be read.
-        ValueError: `labelled`, and the folders of `path` are parts of a data set, not classes.
+        FileNotFoundError: If the folder or an image in it is missing, or `labelled` and a class folder has no image.
+        PermissionError: If the folder or one in it is not readable.
+        ValueError: If `labelled` and the folders of `path` are parts of a data set instead of classes.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"data.{option}: there is no folder {path}")
-    notes = _Notes(path)
+    notes = _LeftOutPaths(path)
     root = path.stat()
     folders, alone = _children(path, option, notes)
     folders = [name for name in folders if not _leads_back(path / name, root, notes)]
@@ -151,29 +151,29 @@ def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
 
 
 def require_classes(names: Sequence[str], *, option: str, kind: str, place: str) -> None:
-    """Refuse class folders that are the parts of a data set: train, test, validation.
+    """Check that class folders are not the parts of a data set: train, test, validation.
 
     Args:
-        names: Of the class folders.
-        option: The option they were given for.
-        kind: Kind of source, "folder" or "packed".
-        place: Where they lie.
+        names: Names of the class folders.
+        option: Option of the source, named in errors.
+        kind: Kind of the source, "folder" or "packed".
+        place: Path of the source.
 
     Raises:
-        ValueError: They are parts, or a single folder that holds the classes; the message says what to give instead.
+        ValueError: If they are parts, or a single folder that holds the classes; the message names the right options.
 
     Example:
         >>> require_classes(["bus", "car", "train"], option="in_dist", kind="folder", place="data")
         >>> require_classes(["Test", "train"], option="in_dist", kind="folder", place="data")
         Traceback (most recent call last):
         ...
-        ValueError: data.in_dist: the folders of data are parts of a data set and not classes (Test, train): give \
+        ValueError: data.in_dist: the folders of data are parts of a data set and not classes (Test, train): use \
 --data.in-dist folder:data/train --data.in-dist-test folder:data/Test
     """
     parts: dict[str, str] = {}
     for name in names:
-        if (found := _PART.fullmatch(name.strip())) is not None:
-            parts.setdefault({"tr": "train", "te": "test", "ts": "test"}.get(found["part"][:2].lower(), "val"), name)
+        if (match := _PART.fullmatch(name.strip())) is not None:
+            parts.setdefault({"tr": "train", "te": "test", "ts": "test"}.get(match["part"][:2].lower(), "val"), name)
     both = "train" in parts and len(parts) > 1
     if not both and not (names and all(_PART.fullmatch(name.strip()) for name in names)):
         if kind == "folder" and len(names) == 1:
@@ -182,36 +182,36 @@ def require_classes(names: Sequence[str], *, option: str, kind: str, place: str)
     train, test = parts.get("train"), parts.get("test", parts.get("val"))
     if train is None:
         train, test = test, None
-    what = f"parts of a data set and not classes ({first_of(names)})"
+    problem = f"parts of a data set and not classes ({first_of(names)})"
     if kind == "packed":
-        raise ValueError(f"data.{option}: the classes of packed:{place} are {what}: pack each part by itself")
+        raise ValueError(f"data.{option}: the classes of packed:{place} are {problem}: pack each part separately")
     options = (
         {"in-dist": train, "in-dist-test": test} if option == "in_dist" else {option.replace("_", "-"): test or train}
     )
-    given = [word for name, part in options.items() if part for word in (f"--data.{name}", f"folder:{place}/{part}")]
-    raise ValueError(f"data.{option}: the folders of {place} are {what}: give {shlex.join(given)}")
+    words = [word for name, part in options.items() if part for word in (f"--data.{name}", f"folder:{place}/{part}")]
+    raise ValueError(f"data.{option}: the folders of {place} are {problem}: use {shlex.join(words)}")
 
 
 def _require_no_nested_classes(folder: Path, option: str) -> None:
-    """Refuse a tree whose only class folder holds no image itself but folders of them."""
-    notes = _Notes(folder)
+    """Check that the only class folder of a tree holds images and not folders of images."""
+    notes = _LeftOutPaths(folder)
     folders, alone = _children(folder, option, notes)
     if len(folders) > 1 and not alone:
-        given = shlex.join([f"--data.{option.replace('_', '-')}", f"folder:{folder}"])
+        words = shlex.join([f"--data.{option.replace('_', '-')}", f"folder:{folder}"])
         raise ValueError(
             f"data.{option}: {folder.parent} has one class folder, {printable(folder.name)}, which holds folders "
-            f"({first_of(folders)}): give {given} if these are the classes"
+            f"({first_of(folders)}): use {words} if these are the classes"
         )
 
 
 def _require_images(
-    path: Path, option: str, folders: list[str], filled: list[str], alone: list[str], notes: _Notes
+    path: Path, option: str, folders: list[str], filled: list[str], alone: list[str], notes: _LeftOutPaths
 ) -> None:
     if not folders:
         others = [counted(len(alone), "image")] if alone else []
         others += [str(what) for what in notes.as_left_out()[:2]]
-        found = f", got {' and '.join(others)}" if others else ""
-        raise FileNotFoundError(f"data.{option}: {path} must hold class folders with images, PATH/CLASS/IMAGE{found}")
+        got = f", got {' and '.join(others)}" if others else ""
+        raise FileNotFoundError(f"data.{option}: {path} must hold class folders with images, PATH/CLASS/IMAGE{got}")
     empty = [name for name in folders if name not in filled]
     if empty:
         raise FileNotFoundError(
@@ -221,8 +221,8 @@ def _require_images(
         )
 
 
-def _children(path: Path, option: str, notes: _Notes) -> tuple[list[str], list[str]]:
-    """Names of a folder's folders, and paths of its images, each in order."""
+def _children(path: Path, option: str, notes: _LeftOutPaths) -> tuple[list[str], list[str]]:
+    """Return the names of a folder's folders and the paths of its images, both sorted."""
     folders, images = [], []
     try:
         with os.scandir(path) as entries:
@@ -243,16 +243,16 @@ def _children(path: Path, option: str, notes: _Notes) -> tuple[list[str], list[s
     return sorted(folders), sorted(images)
 
 
-def _images_below(folder: Path, option: str, notes: _Notes, above: frozenset[tuple[int, int]]) -> list[str]:
-    """Images of a folder and of all folders in it, by the folders' paths and then by their own names.
+def _images_below(folder: Path, option: str, notes: _LeftOutPaths, above: frozenset[tuple[int, int]]) -> list[str]:
+    """Return the images of a folder and of all folders in it, sorted by folder and then by name.
 
     Args:
         folder: The folder.
-        option: The option it was given for.
-        notes: Taken of what is left out.
-        above: Device and number of the folders above, to which a link may lead back.
+        option: Option of the source, named in errors.
+        notes: Collects the paths that are left out.
+        above: Device and inode of the folders above, which links may lead back to.
     """
-    found: list[tuple[str, list[str]]] = []
+    images_of: list[tuple[str, list[str]]] = []
 
     def visit(place: Path, above: frozenset[tuple[int, int]]) -> None:
         try:
@@ -264,27 +264,27 @@ def _images_below(folder: Path, option: str, notes: _Notes, above: frozenset[tup
             notes.add("link back to a folder above", str(place))
             return
         folders, images = _children(place, option, notes)
-        found.append((str(place), images))
+        images_of.append((str(place), images))
         for name in folders:
             visit(place / name, above | {identity})
 
     visit(folder, above)
-    return [image for _, images in sorted(found) for image in images]
+    return [image for _, images in sorted(images_of) for image in images]
 
 
-def _leads_back(folder: Path, root: os.stat_result, notes: _Notes) -> bool:
-    """Tell whether a class folder is the very folder that holds it, of which its images would be copies; noted."""
+def _leads_back(folder: Path, root: os.stat_result, notes: _LeftOutPaths) -> bool:
+    """Return whether a class folder is a link to the folder that holds it, which would repeat its images."""
     try:
-        found = os.path.samestat(folder.stat(), root)
-    except OSError:  # told where it is read
+        leads_back = os.path.samestat(folder.stat(), root)
+    except OSError:  # Raised again where the folder is read.
         return False
-    if found:
+    if leads_back:
         notes.add("link back to a folder above", str(folder))
-    return found
+    return leads_back
 
 
 def _leads_in_a_circle(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a link that ends nowhere, for it leads to itself."""
+    """Return whether an entry is a link that leads to itself."""
     if not entry.is_symlink():
         return False
     try:
@@ -295,14 +295,14 @@ def _leads_in_a_circle(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a pipe, a socket or a device, which may have no end; a link to nothing is none."""
+    """Return whether an entry is a pipe, a socket or a device, which may be endless; a broken link is not."""
     if entry.is_file():
         return False
     return not entry.is_symlink() or os.path.exists(entry.path)  # noqa: PTH110, for a million of files
 
 
 def _reason(name: str) -> str:
-    """Why a file is no image."""
+    """Return the reason why a file is left out."""
     if is_left_out(name):
         return "hidden file"
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122, for a million of files

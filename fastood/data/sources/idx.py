@@ -1,7 +1,8 @@
 """The idx format of MNIST: a header of big-endian sizes, then the bytes.
 
-torchvision's own reader names no file in its errors. Format: two zero bytes, the type (8: unsigned byte), the number of
-dimensions, each size as uint32, then the values in row-major order (LeCun, Cortes & Burges, http://yann.lecun.com/exdb/mnist).
+Unlike torchvision's reader, this one names the file in errors. Format: two zero bytes, the type (8: unsigned byte), the
+number of dimensions, each size as uint32, then the values in row-major order (LeCun, Cortes & Burges,
+http://yann.lecun.com/exdb/mnist).
 """
 
 import gzip
@@ -18,25 +19,27 @@ _UNSIGNED_BYTE = 8
 
 
 def read_idx(path: Path, *, dimensions: int) -> Tensor:
-    """Read a file of unsigned bytes, plain or packed by gzip (name ending in .gz).
+    """Read a file of unsigned bytes, plain or compressed by gzip (suffix .gz).
 
     Args:
         path: The file.
-        dimensions: How many dimensions it must have: 3 for images, 1 for labels.
+        dimensions: Expected number of dimensions: 3 for images, 1 for labels.
 
     Returns:
-        uint8, of the shape that the header states.
+        uint8, of the shape in the header.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is truncated, too long or of another format; the message names it.
+        FileNotFoundError: If the file is missing.
+        ValueError: If the file is truncated, too long or of another format; the message names it.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file: {error}") from error
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UNSIGNED_BYTE:
-        raise ValueError(f"{path} is no idx file of unsigned bytes, it begins with {data[:4].hex(' ') or 'nothing'}")
+        raise ValueError(
+            f"{path} is not an idx file of unsigned bytes, it begins with {data[:4].hex(' ') or 'nothing'}"
+        )
     if data[3] != dimensions:
         raise ValueError(f"{path} must have {dimensions} dimensions, got {data[3]}")
     start = 4 + 4 * dimensions
@@ -48,9 +51,9 @@ def read_idx(path: Path, *, dimensions: int) -> Tensor:
 
 
 def damaged_idx_file(folder: Path) -> str:
-    """What is wrong with the first damaged idx file of a folder, in words; empty if nothing is.
+    """Return the error of the first damaged idx file of a folder, or an empty string.
 
-    torchvision's own error for such a file is a bare assertion.
+    torchvision raises an assertion without a message for such a file.
     """
     for path in sorted(folder.glob("*-ubyte")):
         try:
@@ -64,25 +67,25 @@ def open_idx(folder: Path, *, prefix: str, name: str, class_names: tuple[str, ..
     """Open a pair of idx files, FOLDER/PREFIX-images-idx3-ubyte and -labels-idx1-ubyte, each plain or with .gz.
 
     Args:
-        folder: Where they lie.
+        folder: Folder of the files.
         prefix: "train" or "t10k", as for MNIST.
-        name: What tables call the set.
-        class_names: Of labels 0, 1, ….
-        field: The option it was given for, to name in errors.
+        name: Name of the set in tables.
+        class_names: Names of the classes 0, 1, ….
+        field: Option of the source, named in errors.
 
     Returns:
-        The set, grey.
+        The source of grey images.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is damaged, or images and labels do not belong together.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, or the numbers of images and labels differ.
     """
     parts = []
     for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
         plain = folder / f"{prefix}-{kind}-ubyte"
         path = plain if plain.is_file() else plain.with_name(plain.name + ".gz")
         if not path.is_file():
-            raise FileNotFoundError(f"data.{field}: {name} needs {plain} (or with .gz), but there is no such file")
+            raise FileNotFoundError(f"data.{field}: {name} needs {plain} (or with .gz), but the file is missing")
         try:
             parts.append(read_idx(path, dimensions=dimensions))
         except ValueError as error:

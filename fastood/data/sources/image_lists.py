@@ -1,4 +1,4 @@
-"""Text files that list image files, one path a line."""
+"""Text files that list image files, one path per line."""
 
 import os
 from itertools import chain
@@ -14,22 +14,22 @@ _BLANKS = " \t\r"
 def read_list(path: Path, *, option: str, root: Path | None = None) -> tuple[str, ...]:
     r"""Read a list of files.
 
-    Lines end in a line feed, with or without a carriage return; every other character may be part of a name, and so
-    may bytes that are no UTF-8. Empty lines, and those that begin with # where no such file exists, are passed over;
-    blanks around a path are left away where no file is called so with them. Relative paths count from the folder of the
-    list if the first of them is found there, else from `root`.
+    Lines end in a line feed, with or without a carriage return; every other character may be part of a name, also bytes
+    that are not UTF-8. Empty lines are skipped, and lines that begin with # unless such a file exists. Blanks around a
+    path are stripped unless a file has them in its name. Relative paths are relative to the folder of the list if the
+    first of them exists there, otherwise to `root`.
 
     Args:
         path: The list.
-        option: The option it was given for, to name in errors.
-        root: Folder for relative paths that are not found beside the list; None for the working folder.
+        option: Option of the list, named in errors.
+        root: Base folder of relative paths if the first is not in the folder of the list; None for the working folder.
 
     Returns:
         The paths, in the order of the list.
 
     Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: It is UTF-16, or no text, or a path that is no UTF-8 leads to no file.
+        FileNotFoundError: If the list is missing.
+        ValueError: If the list is UTF-16 or not text, or a path that is not UTF-8 leads to no file.
 
     Example:
         >>> import tempfile
@@ -57,14 +57,14 @@ def read_list(path: Path, *, option: str, root: Path | None = None) -> tuple[str
 
 
 def _is_lost(file: str) -> bool:
-    """Tell whether a path holds bytes that are no UTF-8, and no file is there: another encoding was meant."""
+    """Return whether a path holds bytes that are not UTF-8 and leads to no file, so that its encoding is another."""
     return any("\udc80" <= letter <= "\udcff" for letter in file) and not os.path.exists(file)  # noqa: PTH110
 
 
-def _resolved(lines: list[str], beside: Path, root: Path | None) -> tuple[str, ...]:
-    """Paths of the files that lines name."""
+def _resolved(lines: list[str], folder: Path, root: Path | None) -> tuple[str, ...]:
+    """Return the paths of the files that lines name."""
     lines = [line for line in lines if line.strip(_BLANKS)]
-    bases = [str(beside), "" if root is None else str(root)]
+    bases = [str(folder), "" if root is None else str(root)]
 
     def exists(line: str) -> bool:
         return any(os.path.exists(os.path.join(base, line)) for base in bases)  # noqa: PTH110, PTH118
@@ -72,7 +72,7 @@ def _resolved(lines: list[str], beside: Path, root: Path | None) -> tuple[str, .
     def cleaned(line: str) -> str:
         bare = line.strip(_BLANKS)
         if bare == line and not bare.startswith("#"):
-            return line  # for a million lines: without a look at the disk
+            return line  # Without disk access, for lists of a million lines.
         if exists(line):
             return line
         return "" if bare.startswith("#") and not exists(bare) else bare
@@ -81,6 +81,6 @@ def _resolved(lines: list[str], beside: Path, root: Path | None) -> tuple[str, .
     first = next((name for name in names if not os.path.isabs(name)), None)  # noqa: PTH117
     if first is None:
         return tuple(names)
-    found = (base for base in bases if os.path.exists(os.path.join(base, first)))  # noqa: PTH110, PTH118
-    base = next(chain(found, bases))
+    existing = (base for base in bases if os.path.exists(os.path.join(base, first)))  # noqa: PTH110, PTH118
+    base = next(chain(existing, bases))
     return tuple(os.path.join(base, name) for name in names)  # noqa: PTH118

@@ -1,4 +1,4 @@
-"""Opened image sources: folders and arrays, counted and labelled first, decoded into memory later."""
+"""Sources of images in local files: folders, lists of files, and NumPy arrays."""
 
 from pathlib import Path
 from tokenize import TokenError
@@ -18,30 +18,30 @@ def open_folder(path: Path, *, field: str, labelled: bool = True) -> ImageSource
 
     Args:
         path: The folder.
-        field: The option it was given for, to name in errors.
-        labelled: Whether every image needs a class. Otherwise class folders may be empty, and images may lie in PATH.
+        field: Option of the source, named in errors.
+        labelled: Whether every image needs a class. Otherwise class folders may be empty, and images may lie in `path`.
 
     Returns:
-        The opened set, without labels if there is no class folder; nothing is decoded yet.
+        The source, without labels if there is no class folder; nothing is decoded yet.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no image in it; or `labelled`, and there is no class folder, or
-            one without an image.
-        PermissionError: The folder or one in it may not be read.
-        ValueError: `labelled`, and its folders are train, test and the like, which are no classes.
+        FileNotFoundError: If the folder or an image in it is missing, or `labelled` and there is no class folder or an
+            empty one.
+        PermissionError: If the folder or one in it is not readable.
+        ValueError: If `labelled` and its folders are parts of a data set (train, test, …) instead of classes.
     """
-    found = list_folder(path, option=field, labelled=labelled)
-    files = found.files
+    listing = list_folder(path, option=field, labelled=labelled)
+    files = listing.files
     return ImageSource(
         name=set_name(path),
-        labels=torch.tensor(found.labels, dtype=torch.int64) if found.labels else None,
-        class_names=found.class_names,
+        labels=torch.tensor(listing.labels, dtype=torch.int64) if listing.labels else None,
+        class_names=listing.class_names,
         channels=3,
         read=lambda index: read_image(files[index]),
         size=len(files),
         files=files,
         digest=digest_of_files(files),
-        left_out=found.left_out,
+        left_out=listing.left_out,
     )
 
 
@@ -50,15 +50,15 @@ def open_list(path: Path, *, field: str, root: Path | None = None) -> ImageSourc
 
     Args:
         path: The list.
-        field: The option it was given for, to name in errors.
-        root: Folder for relative paths that are not found beside the list; None for the working folder.
+        field: Option of the source, named in errors.
+        root: Base folder of relative paths if the first is not in the folder of the list; None for the working folder.
 
     Returns:
-        The opened set, without labels; nothing is decoded yet.
+        The source, without labels; nothing is decoded yet.
 
     Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: The list is UTF-16, or no text.
+        FileNotFoundError: If the list is missing.
+        ValueError: If the list is UTF-16 or not text.
     """
     files = read_list(path, option=field, root=root)
     return ImageSource(
@@ -74,20 +74,20 @@ def open_list(path: Path, *, field: str, root: Path | None = None) -> ImageSourc
 
 
 def open_arrays(images: Path, labels: Path | None, *, field: str) -> ImageSource:
-    """Open a NumPy array of images, and one of labels.
+    """Open a NumPy array of images, and optionally one of labels.
 
     Args:
-        images: uint8 [N, H, W] or [N, H, W, 1 or 3], as saved by ``numpy.save``.
-        labels: Integers [N], 0…K-1 with every class present.
-        field: The option they were given for, to name in errors.
+        images: uint8 `[N, H, W]` or `[N, H, W, 1 or 3]`, as saved by ``numpy.save``.
+        labels: Integers `[N]`, 0…K-1; None without labels.
+        field: Option of the source, named in errors.
 
     Returns:
-        The opened set; nothing is read yet.
+        The source; no image is read yet.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        TypeError: A dtype is wrong.
-        ValueError: A file is no array, a shape is wrong, or a label is negative.
+        FileNotFoundError: If a file is missing.
+        TypeError: If a dtype is wrong.
+        ValueError: If a file is not an array, a shape is wrong, or a label is negative.
     """
     pixels = _open_array(images, field)
     if pixels.dtype != np.uint8:
@@ -121,7 +121,7 @@ def open_arrays(images: Path, labels: Path | None, *, field: str) -> ImageSource
 
 
 def _open_array(path: Path, field: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
-    """Map an .npy file into memory."""
+    """Memory-map an .npy file."""
     if not path.is_file():
         raise FileNotFoundError(f"data.{field}: there is no file {path}")
     try:
@@ -129,7 +129,7 @@ def _open_array(path: Path, field: str) -> "np.ndarray[tuple[int, ...], np.dtype
     except PermissionError:
         raise
     except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
-        raise ValueError(f"data.{field}: {path} is no .npy array: {error}") from error
+        raise ValueError(f"data.{field}: {path} is not an .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"data.{field}: {path} must be an .npy array, got {type(array).__name__}")
     return array

@@ -1,4 +1,4 @@
-"""The data sets that have a name: what they are, where they lie under the data root, and how to get them."""
+"""Data sets that options name: contents, files under the data root, and how to get them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,34 +10,34 @@ _ODIN = "ShiyuLiang/odin-pytorch on GitHub links it; unpack under the root"
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSet:
-    """A data set by its name in options, e.g. ``--data.in-dist cifar10``."""
+    """Data set with a name in options, e.g. ``--data.in-dist cifar10``."""
 
     what: str
-    """Content, size and colour of its images."""
+    """Content, size and colour of the images."""
     classes: int
     """Number of classes; 1 where images have none."""
     images: tuple[int | None, int | None]
     """Published counts of the training and the test part; None for a part that does not exist or varies."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Part ("train", "test") to glob patterns under the root, each of which finds something if the part is there."""
+    """Glob patterns under the root by part ("train", "test"); each matches something if the part is present."""
     torchvision: str = ""
-    """Key in `TORCHVISION_SETS`; empty for the sets that torchvision does not have."""
+    """Key in `TORCHVISION_SETS`; empty for sets that torchvision does not have."""
     tree: str = ""
-    """For a tree of class folders: its path under the root."""
+    """Path of a tree of class folders under the root; empty for other layouts."""
     inverted_grey: bool = False
-    """Whether `tree` holds black strokes on white, to be read as grey and inverted, as MNIST is."""
+    """Whether `tree` holds black strokes on white, which are read as grey and inverted to resemble MNIST."""
     part_of: str = ""
-    """Key in `TORCHVISION_SETS` of the data set whose images these are."""
+    """Key in `TORCHVISION_SETS` of the data set that contains these images."""
     how: str = ""
-    """How to get it by hand; empty if --data.download fetches it."""
+    """Instructions for getting the set by hand; empty if --data.download fetches it."""
 
     def present(self, root: Path) -> tuple[str, ...]:
-        """Which parts are under `root`, judged by the names of files and folders; nothing is opened."""
+        """Return the parts that are under `root`, by the names of files and folders; nothing is opened."""
         return tuple(part for part, globs in self.files.items() if all(any(root.glob(one)) for one in globs))
 
 
 def _idx(folder: str, train: str = "train", test: str = "t10k") -> dict[str, tuple[str, ...]]:
-    """Images and labels of both parts of a set of MNIST's format."""
+    """Return glob patterns of the images and labels of both parts of a set in MNIST's format."""
     return {
         part: tuple(f"{folder}/raw/{prefix}-{kind}-ubyte*" for kind in ("images-idx3", "labels-idx1"))
         for part, prefix in (("train", train), ("test", test))
@@ -49,13 +49,13 @@ def _parts(train: str, test: str) -> dict[str, tuple[str, ...]]:
 
 
 def _tree(what: str, path: str, classes: int, images: int, how: str) -> NamedSet:
-    """A tree that is one set, without a training part of its own."""
+    """Return a tree of class folders that has one part, for testing."""
     files = {"test": (f"{path}/*",)}
     return NamedSet(what=what, classes=classes, images=(None, images), files=files, tree=path, how=how)
 
 
 def _omniglot_small(number: int, images: int) -> NamedSet:
-    """Five alphabets of Omniglot's background part; Greek and Latin are in both such sets, image for image."""
+    """Return five alphabets of Omniglot's background part; both such sets share the images of Greek and Latin."""
     archive = f"images_background_small{number}"
     how = f"brendenlake/omniglot on GitHub: python/{archive}.zip; unpack in omniglot/ under the root"
     tree = _tree("characters of 5 alphabets (classes), 105×105 grey, inverted", f"omniglot/{archive}", 5, images, how)
@@ -133,7 +133,7 @@ NAMED_SETS: dict[str, NamedSet] = {
         how="https://image-net.org (with an account): the archives and the devkit, in imagenet/ under the root",
     ),
 }  # fmt: skip
-"""Every named set, in the order of the list."""
+"""All named sets, in the order of `python -m fastood.data list`."""
 
 Part = Literal["train", "test", "ood"]
-"""What a set is opened for: to train on, to test the classifier with, or as an OOD set."""
+"""Purpose that a set is opened for: to train on, to test the classifier with, or as an OOD set."""

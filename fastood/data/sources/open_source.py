@@ -1,4 +1,4 @@
-"""From a parsed source to an opened one, whatever its kind."""
+"""Opening of parsed sources of every kind."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,28 +27,29 @@ def open_source(
     labelled: bool = False,
     list_root: Path | None = None,
 ) -> ImageSource:
-    """Open a source: count and check its images, decode none.
+    """Open a source: list and check its images without decoding them.
 
     Args:
-        spec: What to open; not embedded or noise, which are made.
-        field: The option it was given for, to name in errors.
-        part: Which part of a data set that has several.
-        root: Folder of the data sets that have a name.
-        download: Let torchvision fetch what is missing there.
-        labelled: Whether the images of a folder need classes, the folders that they lie in.
-        list_root: Folder for relative paths of a list that are not found beside it; None for the working folder.
+        spec: The parsed source; not embedded images or noise, which are generated.
+        field: Option of the source, named in errors.
+        part: Part of a data set that has several.
+        root: Folder of the named data sets.
+        download: Whether torchvision fetches missing data sets.
+        labelled: Whether the images of a folder need classes, which are the folders that they lie in.
+        list_root: Base folder of relative paths of a list if the first is not in the folder of the list; None for the
+            working folder.
 
     Returns:
-        The opened set, of at least one image.
+        The opened source, of at least one image.
 
     Raises:
-        FileNotFoundError: A path is missing, or a folder that must hold images has none.
-        PermissionError: A file or folder may not be read.
-        TypeError: An array has the wrong dtype.
-        ValueError: The set is empty, or its files are damaged; the message names the file.
+        FileNotFoundError: If a path is missing, or a folder has no images.
+        PermissionError: If a file or folder is not readable.
+        TypeError: If an array has the wrong dtype.
+        ValueError: If the set is empty, or its files are damaged; the message names the file.
     """
     if spec.kind in ("none", "embedded", *NOISES):
-        raise ValueError(f"data.{field} must be read from somewhere, {spec.kind!r} is made on the spot")
+        raise ValueError(f"data.{field} must be read from files, {spec.kind!r} is generated")
     try:
         source = _open(spec, field, part, expanded(root), download, labelled, list_root)
     except PermissionError as error:
@@ -87,8 +88,8 @@ def _open_pool(path: Path, field: str) -> PackedPool:
 
 
 def _open_set(name: str, field: str, part: Part, root: Path) -> ImageSource:
-    """One of the named sets that torchvision does not have."""
-    known = NAMED_SETS[name]
+    """Open a named set that torchvision does not have."""
+    named = NAMED_SETS[name]
     if not root.is_dir():
         raise FileNotFoundError(f"data.{field}: {name} needs data.root, but there is no folder {root}")
     try:
@@ -98,15 +99,15 @@ def _open_set(name: str, field: str, part: Part, root: Path) -> ImageSource:
             return open_idx(folder, prefix=prefix, name=name, class_names=tuple("ABCDEFGHIJ"), field=field)
         if name == "tiny-imagenet":
             return open_tiny_imagenet(root, part="train" if part == "train" else "val", field=field)
-        tree = replace(open_folder(root / known.tree, field=field), name=name)
+        tree = replace(open_folder(root / named.tree, field=field), name=name)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; {name}: {known.how}") from error
-    return _inverted(tree) if known.inverted_grey else tree
+        raise FileNotFoundError(f"{error}; {name}: {named.how}") from error
+    return _inverted(tree) if named.inverted_grey else tree
 
 
 def _inverted(source: ImageSource) -> ImageSource:
     def read(index: int) -> Tensor:
         return 255 - source.read(index)
 
-    # What the files hold is not what is read: whoever decodes them would miss the inversion. Their digest stays good.
+    # Without `files`, which would be decoded without the inversion. The digest of the files stays valid.
     return replace(source, channels=1, read=read, files=None)

@@ -1,4 +1,4 @@
-"""The strings that say where images come from, such as "cifar10", "folder:pictures" or "torchvision:USPS"."""
+"""Parsing of source specifications such as "cifar10", "folder:pictures" or "torchvision:USPS"."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ KNOWN_SPECS = ", ".join(
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """A parsed source.
+    """A parsed source specification.
 
     Example:
         >>> parse_spec("torchvision:CIFAR10", field="in_dist")
@@ -30,11 +30,11 @@ class SourceSpec:
     kind: str
     """Word before the colon; "set" for a named set that torchvision does not have, "none" for no images."""
     argument: str = ""
-    """Text after it, or the name; of paths with the home folder written out."""
+    """Text after the colon, or the name of the set; a leading ~ of a path is expanded."""
 
     @property
     def name(self) -> str:
-        """What tables call the set unless it is named otherwise."""
+        """Default name of the set in tables."""
         if self.kind in ("torchvision", "set"):
             return self.argument
         if self.kind in ("none", "embedded"):
@@ -43,25 +43,25 @@ class SourceSpec:
 
     @property
     def has_test_part(self) -> bool:
-        """Whether it brings a test part of its own: the data sets do, but for trees of one part."""
+        """Whether the source has a test part: true for data sets except trees of one part."""
         return self.kind == "torchvision" or (self.kind == "set" and not NAMED_SETS[self.argument].tree)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Files or folder of a source that lies in them."""
+        """Paths of a source in local files; empty for other kinds."""
         if self.kind in _PATH_KINDS:
             return (self.argument,)
         return tuple(self.argument.split(",")) if self.kind == "npy" else ()
 
     @property
     def published(self) -> str:
-        """The published data set that the images of a named set come from; empty for other kinds."""
+        """Published data set of the images of a named set; empty for other kinds."""
         if self.kind == "set":
             return NAMED_SETS[self.argument].part_of or self.argument
         return self.argument if self.kind == "torchvision" else ""
 
     def overlaps(self, other: "SourceSpec") -> bool:
-        """Whether both name the same images, or one a folder inside the other's; embedded sets never overlap.
+        """Return whether two sources share images or one is a folder inside the other; embedded sets never overlap.
 
         Example:
             >>> parse_spec("folder:a", field="background").overlaps(parse_spec("folder:a/b", field="ood"))
@@ -77,7 +77,7 @@ class SourceSpec:
         return mine.is_relative_to(theirs) or theirs.is_relative_to(mine)
 
     def __str__(self) -> str:
-        """The source as options spell it, for print."""
+        """Return the source as options spell it, printable."""
         kind = "" if self.kind == "set" else f"{self.kind}:"
         return printable(f"{kind}{self.argument}" if self.argument else self.kind)
 
@@ -87,20 +87,20 @@ def parse_spec(text: str, *, field: str) -> SourceSpec:
 
     Args:
         text: One of the forms in `KNOWN_SPECS`.
-        field: The option it was given for, to name in errors.
+        field: Option of the source, named in errors.
 
     Returns:
         The parsed source; nothing is opened.
 
     Raises:
-        ValueError: The form or the name is unknown, or the argument is missing.
+        ValueError: If the form or the name is unknown, or the argument is missing.
     """
     kind, _, argument = text.partition(":")
     if kind in ("embedded", "none", *NOISES) and not argument and ":" not in text:
         return SourceSpec(kind)
     if text in NAMED_SETS:
-        known = NAMED_SETS[text]
-        return SourceSpec("torchvision", known.torchvision) if known.torchvision else SourceSpec("set", text)
+        torchvision_name = NAMED_SETS[text].torchvision
+        return SourceSpec("torchvision", torchvision_name) if torchvision_name else SourceSpec("set", text)
     if kind not in (*_PATH_KINDS, "torchvision", "npy"):
         meant = meant_source(text)
         raise ValueError(
@@ -114,23 +114,23 @@ def parse_spec(text: str, *, field: str) -> SourceSpec:
     if kind == "torchvision" and argument not in TORCHVISION_SETS:
         raise ValueError(f"data.{field}: unknown torchvision set {argument!r}; known: {', '.join(TORCHVISION_SETS)}")
     if kind != "torchvision" and (not all(spec.paths) or len(spec.paths) > 2):
-        wanted = _PATH_KINDS.get(kind, "npy:IMAGES.npy[,LABELS.npy]")
-        raise ValueError(f"data.{field}: {text!r} must read {wanted}")
+        form = _PATH_KINDS.get(kind, "npy:IMAGES.npy[,LABELS.npy]")
+        raise ValueError(f"data.{field}: {text!r} must have the form {form}")
     return spec
 
 
 def parse_named_spec(text: str, *, field: str) -> tuple[str, SourceSpec]:
-    """Parse an OOD set's NAME=SOURCE, or a source that names itself: noise, a named set, or "embedded" (several sets).
+    """Parse NAME=SOURCE of an OOD set, or a source without a name: noise, a named set, or "embedded" (several sets).
 
     Args:
         text: The specification.
-        field: The option it was given for, to name in errors.
+        field: Option of the source, named in errors.
 
     Returns:
         The name, empty for "embedded", and the parsed source.
 
     Raises:
-        ValueError: There is no name, or the source is refused by `parse_spec`.
+        ValueError: If the name is missing, or `parse_spec` raises an error for the source.
 
     Example:
         >>> parse_named_spec("SVHN=torchvision:SVHN", field="ood") == ("SVHN", parse_spec("svhn", field="ood"))
@@ -144,21 +144,21 @@ def parse_named_spec(text: str, *, field: str) -> tuple[str, SourceSpec]:
         return text, parse_spec(text, field=field)
     name, separator, spec = text.partition("=")
     if not separator or not name or "/" in name or ":" in name:
-        wanted = "NAME=SOURCE (no '/' or ':' in NAME), a data set's name, noise or embedded"
+        form = "NAME=SOURCE (no '/' or ':' in NAME), a data set's name, noise or embedded"
         meant = text if text.partition(":")[0] in (*_PATH_KINDS, "npy", "torchvision") else meant_source(text)
         meant = meant and f"; did you mean {_set_name(meant)}={meant}?"
-        raise ValueError(f"data.{field}: {text!r} must read {wanted}{meant}")
+        raise ValueError(f"data.{field}: {text!r} must have the form {form}{meant}")
     return printable(name), parse_spec(spec, field=field)
 
 
 def meant_source(text: str) -> str:
-    """Guess the source that a bare path stands for, by what lies there.
+    """Guess the source specification that is meant by a bare path.
 
     Args:
-        text: What was given as a source.
+        text: Text of an option.
 
     Returns:
-        The source, or nothing if `text` is no path and names no file or folder.
+        The source specification, or an empty string if `text` is not a path.
 
     Example:
         >>> meant_source("./cats"), meant_source("cats.npy"), meant_source("digits")
@@ -175,7 +175,7 @@ def meant_source(text: str) -> str:
             return f"packed:{text}" if (path / "pool.json").is_file() else f"folder:{text}"
         if path.is_file() and not is_image_name(text):
             return f"list:{text}"
-    except (OSError, ValueError):  # too long for a path, or with a zero byte
+    except (OSError, ValueError):  # Too long for a path, or with a zero byte.
         return ""
     if path.is_file():
         return f"folder:{path.parent}"
@@ -184,6 +184,6 @@ def meant_source(text: str) -> str:
 
 
 def _set_name(source: str) -> str:
-    """A name for an OOD set that is given without one."""
+    """Return a name for an OOD set without a name."""
     place = source.partition(":")[2].split(",")[0].rstrip("/\\")
     return re.split(r"[/\\:=]", place)[-1].partition(".")[0] or "NAME"

@@ -1,12 +1,12 @@
 """Tiny ImageNet in the layout of its zip file, which torchvision does not read.
 
-    tiny-imagenet-200/wnids.txt                      the 200 WordNet ids, one a line
-    tiny-imagenet-200/words.txt                      WordNet id, tab, what it means (82,115 lines)
-    tiny-imagenet-200/train/WNID/images/*.JPEG       500 images a class
+    tiny-imagenet-200/wnids.txt                      the 200 WordNet ids, one per line
+    tiny-imagenet-200/words.txt                      WordNet id, tab, meaning (82,115 lines)
+    tiny-imagenet-200/train/WNID/images/*.JPEG       500 images per class
     tiny-imagenet-200/val/images/*.JPEG              10,000 images of all classes in one folder
     tiny-imagenet-200/val/val_annotations.txt        file name, WordNet id and a box, separated by tabs
 
-The labels of test/ were never published, so that val is the test part here as in the papers.
+The labels of test/ were never published, so val is the test part, as in the papers.
 """
 
 from itertools import pairwise
@@ -26,17 +26,17 @@ def open_tiny_imagenet(root: Path, *, part: Literal["train", "val"], field: str)
     """Open the training or the validation part.
 
     Args:
-        root: Folder that holds tiny-imagenet-200.
+        root: Folder that contains tiny-imagenet-200.
         part: "train" (100,000 images) or "val" (10,000).
-        field: The option it was given for, to name in errors.
+        field: Option of the source, named in errors.
 
     Returns:
-        The opened set, classes in the order of their WordNet ids, nothing decoded yet. `class_names` are the first
+        The source, with classes in the order of their WordNet ids; nothing is decoded yet. `class_names` are the first
         words of words.txt, `class_ids` the WordNet ids.
 
     Raises:
-        FileNotFoundError: A file or folder of the layout is missing, or a class has no image.
-        ValueError: wnids.txt, words.txt or val_annotations.txt contradict each other; the message names file and line.
+        FileNotFoundError: If a file or folder of the layout is missing, or a class has no image.
+        ValueError: If wnids.txt, words.txt or val_annotations.txt contradict each other; the message names the file.
     """
     folder = root / FOLDER
     wnids = sorted(_lines(folder / "wnids.txt", field))
@@ -64,17 +64,17 @@ def _train(folder: Path, label_of: dict[str, int], field: str) -> tuple[list[str
     files, labels = [], []
     for wnid, label in label_of.items():
         images = folder / "train" / wnid / "images"
-        found = sorted(str(path) for path in images.glob("*.JPEG") if not is_left_out(path.name))
-        if not found:
+        paths = sorted(str(path) for path in images.glob("*.JPEG") if not is_left_out(path.name))
+        if not paths:
             raise FileNotFoundError(f"data.{field}: there is no image *.JPEG in {images}")
-        files += found
-        labels += [label] * len(found)
+        files += paths
+        labels += [label] * len(paths)
     return files, labels
 
 
 def _val(folder: Path, label_of: dict[str, int], field: str) -> tuple[list[str], list[int]]:
     annotations = folder / "val" / "val_annotations.txt"
-    # One look at the folder, rather than one at each of its 10,000 files.
+    # One listing of the folder instead of a look-up for each of its 10,000 files.
     present = {path.name for path in (folder / "val" / "images").glob("*")}
     label_of_file: dict[str, int] = {}
     for number, line in enumerate(_lines(annotations, field), start=1):
@@ -82,7 +82,7 @@ def _val(folder: Path, label_of: dict[str, int], field: str) -> tuple[list[str],
         wnid = rest.split("\t", 1)[0]
         where = f"data.{field}: line {number} of {annotations}"
         if wnid not in label_of:
-            raise ValueError(f"{where} must read NAME, tab, an id of wnids.txt, …, got {line!r}")
+            raise ValueError(f"{where} must have the form NAME, tab, an id of wnids.txt, …, got {line!r}")
         if name in label_of_file:
             raise ValueError(f"{where} names {name} a second time")
         if name not in present:
@@ -92,7 +92,7 @@ def _val(folder: Path, label_of: dict[str, int], field: str) -> tuple[list[str],
 
 
 def _lines(path: Path, field: str) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """Return the non-empty lines of a text file."""
     if not path.is_file():
         raise FileNotFoundError(f"data.{field}: there is no file {path}")
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The torchvision datasets that can be named as a source, and how each spells its training and test part."""
+"""Torchvision datasets that can be named as a source, with the arguments of their training and test parts."""
 
 import re
 from collections.abc import Mapping
@@ -22,24 +22,24 @@ from fastood.data.sources.named_sets import Part
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionSet:
-    """How to construct a torchvision dataset's two parts, and what its images are."""
+    """Constructor arguments and properties of a torchvision dataset."""
 
     train: Mapping[str, Any]
     """Constructor arguments of the training part."""
     test: Mapping[str, Any]
     """Constructor arguments of the test part."""
     ood: tuple[Mapping[str, Any], ...] = ()
-    """Constructor arguments of the parts that make an OOD set, where that is more than the test part."""
+    """Constructor arguments of the parts of an OOD set; empty for the test part alone."""
     channels: int
-    """1 or 3."""
+    """Channels of the images, 1 or 3."""
     first_label: int = 0
     """Label of the first class."""
     transposed: bool = False
-    """Whether images are stored with rows and columns exchanged."""
+    """Whether images are stored transposed."""
     inverted: bool = False
-    """Whether images are black strokes on white, and are inverted to be like MNIST."""
+    """Whether images are black strokes on white, which are inverted to resemble MNIST."""
     folder: str = ""
-    """Folder under the root; empty for the sets that make one of their own there."""
+    """Folder under the root; empty for sets that create a folder there themselves."""
     downloads: bool = True
     """Whether torchvision can fetch it."""
 
@@ -90,27 +90,31 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
 
     Args:
         name: A key of `TORCHVISION_SETS`.
-        part: The training part, the test part, or all that makes an OOD set (the test part for most).
-        root: Folder that holds the dataset as torchvision lays it out.
-        download: Fetch it if it is not there.
-        field: The option it was given for, to name in errors.
+        part: The training part, the test part, or the parts of an OOD set (the test part for most).
+        root: Folder of the dataset in torchvision's layout.
+        download: Whether torchvision fetches a missing dataset.
+        field: Option of the source, named in errors.
 
     Returns:
-        The opened set; nothing is decoded yet.
+        The source; nothing is decoded yet.
 
     Raises:
-        FileNotFoundError: The dataset is not under `root`, and `download` is false.
-        PermissionError: A file may not be read.
-        ValueError: Its files are damaged, or it is LSUN, and the package lmdb is not installed.
+        FileNotFoundError: If the dataset is not under `root`, and `download` is false.
+        PermissionError: If a file is not readable.
+        ValueError: If the files are damaged, or the dataset is LSUN and the package lmdb is not installed.
     """
-    known = TORCHVISION_SETS[name]
-    arguments = {"train": (known.train,), "test": (known.test,), "ood": known.ood or (known.test,)}[part]
+    torchvision_set = TORCHVISION_SETS[name]
+    arguments = {
+        "train": (torchvision_set.train,),
+        "test": (torchvision_set.test,),
+        "ood": torchvision_set.ood or (torchvision_set.test,),
+    }[part]
     if not download and not root.is_dir():
         raise FileNotFoundError(f"data.{field}: torchvision:{name} needs data.root, but there is no folder {root}")
     datasets = [_construct(name, of_part, root=root, download=download, field=field) for of_part in arguments]
     dataset: ConcatDataset[Any] = ConcatDataset(datasets)
-    labels = torch.cat([_labels(one) for one in datasets]) - known.first_label
-    class_names = _class_names(datasets[0], int(labels.max()) + 1 + known.first_label if len(labels) else 0)
+    labels = torch.cat([_labels(one) for one in datasets]) - torchvision_set.first_label
+    class_names = _class_names(datasets[0], int(labels.max()) + 1 + torchvision_set.first_label if len(labels) else 0)
 
     files = _files(datasets)
 
@@ -121,16 +125,16 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
             image = image_to_tensor(dataset[index][0])
         except UNREADABLE as error:
             raise ValueError(f"unreadable image {index} of torchvision:{name}: {error}") from error
-        if known.inverted:
+        if torchvision_set.inverted:
             image = 255 - image
-        return image.mT if known.transposed else image
+        return image.mT if torchvision_set.transposed else image
 
     return ImageSource(
         name=name,
         labels=labels,
-        class_names=class_names[known.first_label :],
+        class_names=class_names[torchvision_set.first_label :],
         class_ids=tuple(getattr(datasets[0], "wnids", ())),
-        channels=known.channels,
+        channels=torchvision_set.channels,
         read=read,
         files=files,
         digest=None if files is None else digest_of_files(files),
@@ -138,22 +142,25 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
 
 
 def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download: bool, field: str) -> Any:
-    """One part of a dataset; fetched only if it is missing, as torchvision extracts some anew whenever it may fetch."""
-    known = TORCHVISION_SETS[name]
-    place = root / known.folder
+    """Construct one part of a dataset; fetch it only if it is missing.
+
+    With download=True torchvision extracts some datasets again even if they are present.
+    """
+    torchvision_set = TORCHVISION_SETS[name]
+    place = root / torchvision_set.folder
     failures = _failures(name, field)
     try:
-        return _make(name, place, {"download": False} if known.downloads else {}, arguments)
+        return _make(name, place, {"download": False} if torchvision_set.downloads else {}, arguments)
     except PermissionError:
         raise
     except failures as error:
-        # torchvision raises RuntimeError for files that are missing and for files that it cannot parse.
+        # torchvision raises RuntimeError both for missing files and for files that it cannot parse.
         if not isinstance(error, OSError) and not _MISSING.search(str(error)):
             reason = damaged_idx_file(place / name / "raw") or error
             message = f"data.{field}: the files of torchvision:{name} under {place} are damaged: {reason}"
             raise ValueError(message) from error
-        if not (download and known.downloads):
-            hint = "; data.download fetches it" if known.downloads else ""
+        if not (download and torchvision_set.downloads):
+            hint = "; data.download fetches it" if torchvision_set.downloads else ""
             raise FileNotFoundError(f"data.{field}: torchvision:{name} under {place}: {error}{hint}") from error
     try:
         return _make(name, place, {"download": True}, arguments)
@@ -162,17 +169,17 @@ def _construct(name: str, arguments: Mapping[str, Any], *, root: Path, download:
 
 
 def _visible_imagenet() -> type[Any]:
-    """Return torchvision's ImageNet without what systems leave among its class folders and files."""
+    """Return torchvision's ImageNet without hidden and system folders and files."""
     import torchvision
 
     class VisibleImageNet(torchvision.datasets.ImageNet):  # type: ignore[misc]
-        """ImageNet of the folders and files that are not hidden."""
+        """ImageNet without hidden and system folders and files."""
 
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments, is_valid_file=_is_visible_image)
 
         def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-            """Return the class folders that are not hidden."""
+            """Return the visible class folders and their labels."""
             names = [name for name in super().find_classes(directory)[0] if not is_left_out(name)]
             return names, {name: label for label, name in enumerate(names)}
 
@@ -184,12 +191,12 @@ def _is_visible_image(path: str) -> bool:
 
 
 def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    # Imported here: command lines ask for help without waiting for it.
+    # Imported here, so that --help does not wait for it.
     import torchvision
 
     kind = _visible_imagenet() if name == "ImageNet" else getattr(torchvision.datasets, name)
     dataset = kind(root=str(place), **options, **arguments)
-    # Places365 asks for its lists alone.
+    # Places365 itself checks only its lists.
     if not Path(getattr(dataset, "images_dir", place)).is_dir():
         raise FileNotFoundError(f"there is no folder {dataset.images_dir}")
     if name == "Omniglot":
@@ -198,17 +205,17 @@ def _make(name: str, place: Path, options: Mapping[str, Any], arguments: Mapping
 
 
 def _sort_omniglot(dataset: Any) -> None:
-    """Sort classes and images by name, without hidden ones; torchvision takes them as the disk lists them."""
+    """Sort classes and images by name, without hidden ones; torchvision leaves them in the order of the disk."""
     characters = sorted(name for name in dataset._characters if not any(map(is_left_out, Path(name).parts)))
     label_of = {character: label for label, character in enumerate(characters)}
-    found = [(dataset._characters[label], image) for image, label in dataset._flat_character_images]
-    images = [(label_of[name], image) for name, image in found if name in label_of and not is_left_out(image)]
+    named = [(dataset._characters[label], image) for image, label in dataset._flat_character_images]
+    images = [(label_of[name], image) for name, image in named if name in label_of and not is_left_out(image)]
     dataset._characters = characters
     dataset._flat_character_images = [(image, label) for label, image in sorted(images)]
 
 
 def _failures(name: str, field: str) -> tuple[type[Exception], ...]:
-    """What torchvision raises for files that are missing or damaged."""
+    """Return the types of error that torchvision raises for missing or damaged files."""
     usual = (RuntimeError, OSError, ValueError, AssertionError, EOFError, UnpicklingError)
     if name != "LSUN":
         return usual
@@ -220,18 +227,18 @@ def _failures(name: str, field: str) -> tuple[type[Exception], ...]:
 
 
 def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
-    """Names of the classes in the order of their labels; numbers where the dataset has no names."""
+    """Return the names of the classes in the order of their labels; numbers if the dataset has no names."""
     if hasattr(dataset, "_characters"):  # Omniglot: Alphabet/character01
         return tuple(dataset._characters)
     if hasattr(dataset, "wnids"):  # ImageNet: a tuple of synonyms for each class
         return tuple(", ".join(synonyms) for synonyms in dataset.classes)
-    if hasattr(dataset, "load_categories"):  # Places365 sorts the names apart from their numbers
+    if hasattr(dataset, "load_categories"):  # Places365 sorts the names independently of their labels
         return tuple(sorted(dataset.class_to_idx, key=dataset.class_to_idx.__getitem__))
     return tuple(map(str, getattr(dataset, "classes", range(count))))
 
 
 def _files(datasets: list[Any]) -> tuple[str, ...] | None:
-    """Path of each image of a dataset's parts, for those that hold image files and leave them as they are."""
+    """Return the path of each image of a dataset's parts; None if the images are not unchanged image files."""
     files: list[str] = []
     for dataset in datasets:
         if hasattr(dataset, "_image_files"):  # DTD
@@ -244,13 +251,13 @@ def _files(datasets: list[Any]) -> tuple[str, ...] | None:
 
 
 def _labels(dataset: Any) -> Tensor:
-    """Labels int64 [N] of a torchvision dataset, which keep them under different names."""
+    """Return the labels, int64 `[N]`, which torchvision datasets keep in different attributes."""
     if hasattr(dataset, "_flat_character_images"):  # Omniglot
         return torch.tensor([label for _, label in dataset._flat_character_images], dtype=torch.int64)
-    if hasattr(dataset, "dbs"):  # LSUN: one database for each class
+    if hasattr(dataset, "dbs"):  # LSUN: one database per class
         sizes = torch.tensor([len(database) for database in dataset.dbs])
         return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
     for attribute in ("targets", "labels", "_labels"):
         if hasattr(dataset, attribute):
             return torch.from_numpy(np.asarray(getattr(dataset, attribute))).to(torch.int64)
-    raise AttributeError(f"{type(dataset).__name__} has no labels under any known name")
+    raise AttributeError(f"{type(dataset).__name__} has no attribute with labels")

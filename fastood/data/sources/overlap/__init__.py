@@ -1,11 +1,11 @@
-"""Classes of a background that repeat the in-distribution set, as data: one TOML file for each pair of sets.
+"""Lists of background classes that repeat in-distribution classes: one TOML file per pair of data sets.
 
-BACKGROUND-vs-IN_DISTRIBUTION.toml names the classes to leave out (WordNet ids where the background has them) with the
-in-distribution class that each repeats, and says who compared them.
+BACKGROUND-vs-IN_DISTRIBUTION.toml names the classes to leave out (by WordNet ids if the background has them) with the
+in-distribution class that each repeats, and the source of the comparison.
 
 Pairs without a file: the 47 textures of DTD repeat no class of any named set, as they are attributes of surfaces.
-EMNIST letters that look like MNIST digits (o, l, i, s, z) are no overlap: the papers keep them, and telling them apart
-is the task. CIFAR-10 and CIFAR-100 were made disjoint by their authors.
+EMNIST letters that look like MNIST digits (o, l, i, s, z) are not an overlap: the papers keep them, and distinguishing
+them is the task. CIFAR-10 and CIFAR-100 were made disjoint by their authors.
 """
 
 import tomllib
@@ -21,7 +21,7 @@ _SUFFIX = ".toml"
 
 
 def overlap_lists() -> tuple[str, ...]:
-    """The names of all lists.
+    """Return the names of all lists.
 
     Example:
         >>> "tiny-imagenet-vs-cifar10" in overlap_lists()
@@ -32,13 +32,13 @@ def overlap_lists() -> tuple[str, ...]:
 
 
 def overlapping_classes(name: str) -> dict[str, str]:
-    """The classes on a list, each with what it repeats.
+    """Return the classes of a list, each with the in-distribution class that it repeats.
 
     Args:
         name: One of `overlap_lists()`.
 
     Raises:
-        ValueError: There is no such list.
+        ValueError: If there is no list of this name.
 
     Example:
         >>> overlapping_classes("stl10-vs-cifar10")["car"]
@@ -52,18 +52,18 @@ def overlapping_classes(name: str) -> dict[str, str]:
 
 
 def kept_images(source: ImageSource, name: str, *, field: str) -> Tensor:
-    """Find the images of a source that are of no class of a list.
+    """Return the indices of the images that are of no class of a list.
 
     Args:
-        source: A set with classes; their ids are compared with the list if it has ids, otherwise their names.
+        source: A source with classes; their ids are compared with the list if it has ids, otherwise their names.
         name: One of `overlap_lists()`.
-        field: The option the source was given for, to name in errors.
+        field: Option of the source, named in errors.
 
     Returns:
-        int64 [M], in ascending order.
+        int64 `[M]`, in ascending order.
 
     Raises:
-        ValueError: The source has no classes, or lacks one of the list, which then is not for it; or nothing remains.
+        ValueError: If the source has no classes, lacks a class of the list, or has no image of another class.
     """
     listed = overlapping_classes(name)
     identities = source.class_ids or source.class_names
@@ -72,7 +72,7 @@ def kept_images(source: ImageSource, name: str, *, field: str) -> Tensor:
             f"data.exclude_overlap needs a data.{field} with named classes, {source.name} has none: "
             "name the tree or data set that its images come from"
         )
-    missing = [wanted for wanted in listed if wanted not in identities]
+    missing = [identity for identity in listed if identity not in identities]
     if missing:
         raise ValueError(
             f"data.exclude_overlap: {name} is not for data.{field} ({source.name}), which has no class {missing[:3]}"
@@ -85,9 +85,17 @@ def kept_images(source: ImageSource, name: str, *, field: str) -> Tensor:
 
 
 def without_overlap(source: ImageSource, name: str, *, field: str) -> ImageSource:
-    """Leave the classes of a list out of a source; arguments and errors as in `kept_images`.
+    """Leave the classes of a list out of a source.
+
+    Args:
+        source: A source with classes; their ids are compared with the list if it has ids, otherwise their names.
+        name: One of `overlap_lists()`.
+        field: Option of the source, named in errors.
 
     Returns:
-        The source with the images of the other classes alone, in the same order, under the same labels.
+        The images of all other classes, with order and labels unchanged.
+
+    Raises:
+        ValueError: If the source has no classes, lacks a class of the list, or has no image of another class.
     """
     return source.subset(kept_images(source, name, field=field))
