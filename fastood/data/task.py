@@ -28,8 +28,8 @@ def load_task(config: DataConfig, *, seed: int) -> DetectionTask:
             bit for bit.
 
     Returns:
-        The task, in memory except for packed pools of pixels, whose background and OOD images stay mapped from their
-        files, and for image files that `config.decode` leaves encoded until they are used.
+        The task in memory, except that background and OOD images of packed pools of pixels stay mapped from their
+        files, and that `config.decode` may leave image files encoded until they are used.
 
     Raises:
         FileNotFoundError: If a path is missing, or a class folder is empty.

@@ -130,7 +130,7 @@ def _plan(source: ImageSource, *, origin: str, store: Store, size: int | None, c
         "class_ids": list(source.class_ids),
         "images_in_source": len(source),
         "files_and_labels_sha256": sha256.hexdigest(),
-        # Left out if empty, as in pools of earlier versions, whose plans must stay equal.
+        # Left out if empty, so that the plan equals that of pools of earlier versions.
         **({"left_out": [asdict(one) | {"examples": list(one.examples)} for one in left_out]} if left_out else {}),
     }
 
