@@ -1,4 +1,4 @@
-"""Listing of image folders: files that are images, folders that are classes, and entries that are left out."""
+"""Listing of image folders: image files, class folders, and entries that are left out."""
 
 import errno
 import os
@@ -12,20 +12,8 @@ from pathlib import Path
 from fastood.console.names import first_of, printable
 from fastood.console.wording import counted
 from fastood.data.images.left_out import LeftOut
+from fastood.data.sources.file_names import IMAGE_SUFFIXES, is_image_name, is_left_out, reason_left_out
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, in any case; those of torchvision."""
-UNREAD_SUFFIXES = (
-    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".gif", ".hdr", ".heic", ".heif",
-    ".ico", ".icns", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf", ".jpx", ".jxl", ".nef", ".npy", ".orf", ".pbm",
-    ".pcx", ".pfm", ".pnm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz", ".tga", ".xbm", ".xcf",
-)  # fmt: skip
-"""Suffixes of image files that are not read."""
-SYSTEM_FOLDERS = (
-    "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
-    "recycled", "system volume information", "lost+found", "found.000", "__pycache__", "thumbnails", "_thumbnails",
-)  # fmt: skip
-"""Names of folders that systems and programs create among a user's folders, in lower case."""
 _PART = re.compile(
     r"(?:(?:data|images?|imgs?|seg|set|split)[ _-]*)?"
     r"(?P<part>train(?:ing)?|test(?:ing)?|tst|val(?:id|idation)?|dev)"
@@ -79,27 +67,6 @@ class _LeftOutPaths:
             )
             for reason, paths in sorted(self.paths.items())
         )
-
-
-def is_left_out(name: str) -> bool:
-    """Return whether a file or folder is hidden or belongs to the system, by its name.
-
-    Example:
-        >>> [is_left_out(name) for name in (".ipynb_checkpoints", "__MACOSX", "._x.jpg", "cat", "train")]
-        [True, True, True, False, False]
-    """
-    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
-
-
-def is_image_name(path: str) -> bool:
-    """Return whether a file is an image, by its name.
-
-    Example:
-        >>> is_image_name("cat/1.JPG"), is_image_name("cat/._1.jpg"), is_image_name("cat/1.gif")
-        (True, False, False)
-    """
-    name = os.path.basename(path)  # noqa: PTH119, for a million of files
-    return not is_left_out(name) and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
@@ -237,7 +204,7 @@ def _children(path: Path, option: str, notes: _LeftOutPaths) -> tuple[list[str],
                 elif is_image_name(entry.name) and not _is_special(entry):
                     images.append(entry.path)
                 else:
-                    notes.add(_reason(entry.name), entry.path)
+                    notes.add(reason_left_out(entry.name), entry.path)
     except PermissionError as error:
         raise PermissionError(f"data.{option}: folder {path} must be readable") from error
     return sorted(folders), sorted(images)
@@ -299,11 +266,3 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
     if entry.is_file():
         return False
     return not entry.is_symlink() or os.path.exists(entry.path)  # noqa: PTH110, for a million of files
-
-
-def _reason(name: str) -> str:
-    """Return the reason why a file is left out."""
-    if is_left_out(name):
-        return "hidden file"
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122, for a million of files
-    return f"file of an unread type, {suffix}" if suffix in UNREAD_SUFFIXES else "other file"

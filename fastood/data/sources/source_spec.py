@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastood.console.names import expanded, printable
 from fastood.data.images.noise import NOISES
-from fastood.data.sources.folder_listing import is_image_name
+from fastood.data.sources.file_names import is_image_name
 from fastood.data.sources.named_sets import NAMED_SETS
 from fastood.data.sources.torchvision_sets import TORCHVISION_SETS
 

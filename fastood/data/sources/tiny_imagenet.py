@@ -17,7 +17,7 @@ import torch
 
 from fastood.data.images.digests import digest_of_files
 from fastood.data.images.image_source import ImageSource, read_image
-from fastood.data.sources.folder_listing import is_left_out
+from fastood.data.sources.file_names import is_left_out
 
 FOLDER = "tiny-imagenet-200"
 

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset
 from fastood.data.images.decoding import UNREADABLE
 from fastood.data.images.digests import digest_of_files
 from fastood.data.images.image_source import ImageSource, image_to_tensor, read_image
-from fastood.data.sources.folder_listing import is_image_name, is_left_out
+from fastood.data.sources.file_names import is_image_name, is_left_out
 from fastood.data.sources.idx import damaged_idx_file
 from fastood.data.sources.named_sets import Part
 
