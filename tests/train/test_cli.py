@@ -419,4 +419,4 @@ def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]):
     for words in ("--method.sample-rate", "--protocol.repeats", "--channels-last", "--method.reweight.optimizer"):
         assert words in text_of_all
     assert text_of_all.count("\n") > 2 * text.count("\n")
-    assert parse_command(["--protocol.repeats", "3"]).config.protocol.repeats == 3, "hidden, not gone"
+    assert parse_command(["--data.noise-size", "40"]).config.data.noise_size == 40, "hidden, not gone"
