@@ -153,7 +153,7 @@ def judge_detectors(run: Run, command: Command) -> int:
         ValueError: If a name is unknown.
     """
     from fastood.detectors import detector_names
-    from fastood.evaluate.judge import detectors_document, score_detectors
+    from fastood.evaluate.detector_scores import detectors_document, score_detectors
     from fastood.evaluate.printing import print_detectors, write_detectors
 
     names = detector_names() if command.detectors == ("all",) else command.detectors

@@ -12,9 +12,9 @@ from torch import nn
 from fastood.data import Augment
 from fastood.detectors import DETECTORS
 from fastood.evaluate import cli as evaluate
-from fastood.evaluate.judge import DetectorScores, detector_warnings, fitted_detectors
+from fastood.evaluate.arm_network import ArmNetwork
+from fastood.evaluate.detector_scores import DetectorScores, detector_warnings, fitted_detectors
 from fastood.evaluate.outputs_cache import OutputsCache
-from fastood.evaluate.split_network import ArmNetwork
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.models import build_model
 from fastood.train import cli as train

@@ -21,7 +21,7 @@ from fastood.detectors import (
     build_detectors,
 )
 from fastood.evaluate import cli as evaluate
-from fastood.evaluate import judge as judging
+from fastood.evaluate import detector_scores
 from tests.evaluate.test_evaluate import finished  # noqa: F401 - a fixture
 
 
@@ -195,8 +195,8 @@ def test_the_command_says_why(
         raise ValueError("no step")
 
     own = {"unfittable": lambda model: Unfittable(), "unscorable": lambda model: Unscorable()}
-    monkeypatch.setattr(judging, "JUDGED", {**judging.JUDGED, **own})
-    monkeypatch.setattr(judging, "_choose_step", no_step)
+    monkeypatch.setattr(detector_scores, "JUDGED", {**detector_scores.JUDGED, **own})
+    monkeypatch.setattr(detector_scores, "_choose_step", no_step)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         assert evaluate.main([str(finished), "--detectors", "msp", "unfittable", "unscorable", "odin", "--write"]) == 0

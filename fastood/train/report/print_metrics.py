@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fastood.train.report.table import metrics_tables
+from fastood.train.report.results_table import metrics_tables
 from fastood.train.report.table_layout import open_console, print_tables
-from fastood.train.results.sanity import merged
+from fastood.train.results.sanity_checks import merged
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The warnings of a run: what `fastood.train.results.sanity` finds in its arms, scores and curves."""
+"""The warnings of a run: what `fastood.train.results.sanity_checks` finds in its arms, scores and curves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
@@ -6,7 +6,7 @@ from typing import Any
 
 from fastood.train.engine.curve import Entry
 from fastood.train.method import Method, Stage
-from fastood.train.results.sanity import (
+from fastood.train.results.sanity_checks import (
     Kind,
     accuracy_at_chance,
     constant_outputs,

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastood.data import DetectionTask
 from fastood.train.arm import Arm
 from fastood.train.feature_map import FeatureMap
-from fastood.train.results.sanity import Behaviour, chance_rate, spread
+from fastood.train.results.sanity_checks import Behaviour, chance_rate, spread
 from fastood.train.trained_network import TrainedNetwork
 
 LOOKED_AT = 256

@@ -13,7 +13,7 @@ from PIL import Image
 from fastood.data.images.image_set import ImageSet
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.train.report import write_report
-from fastood.train.report.pool import extreme_images
+from fastood.train.report.pool_weights import extreme_images
 from fastood.train.results.error_bars import bootstrap_of_arm, bootstrap_settings
 from fastood.train.results.scoring import ArmScores
 

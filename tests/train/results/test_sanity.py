@@ -9,7 +9,7 @@ from scipy import stats
 
 from fastood.evaluate.cli import describe_difference
 from fastood.train.results.run_warnings import run_warnings
-from fastood.train.results.sanity import (
+from fastood.train.results.sanity_checks import (
     Behaviour,
     accuracy_at_chance,
     binomial_tail,

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fastood.train.report.results import (
+from fastood.train.report.printed_metrics import (
     Cell,
     check_metrics,
     explains_rate,

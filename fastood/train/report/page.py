@@ -25,9 +25,8 @@ from fastood.train.report.illustrations import (
     pool_illustrations,
     score_illustrations,
 )
-from fastood.train.report.pool import SourceWeights, weights_by_source
-from fastood.train.report.provenance import provenance_rows
-from fastood.train.report.results import (
+from fastood.train.report.pool_weights import SourceWeights, weights_by_source
+from fastood.train.report.printed_metrics import (
     check_metrics,
     explains_rate,
     failed_baseline,
@@ -39,9 +38,10 @@ from fastood.train.report.results import (
     reported_metrics,
     result_rows,
 )
+from fastood.train.report.provenance import provenance_rows
 from fastood.train.report.score_figures import ArmScores, OperatingPoint
 from fastood.train.report.style import arm_styles, png
-from fastood.train.results.sanity import merged
+from fastood.train.results.sanity_checks import merged
 
 if TYPE_CHECKING:
     from fastood.data.images.image_set import ImageSet

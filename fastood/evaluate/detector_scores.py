@@ -17,12 +17,12 @@ from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.bal import BoundaryAwareDetector
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.registry import Build, builder
+from fastood.evaluate.arm_network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.evaluate.outputs_cache import OutputsCache, fingerprint_of
-from fastood.evaluate.split_network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.metrics import Protocol, delong_estimate, evaluate_detectors
 from fastood.train.arm import Arm
 from fastood.train.engine.failure import failed_arms
-from fastood.train.results.sanity import Kind, ranks_backwards, tied_scores
+from fastood.train.results.sanity_checks import Kind, ranks_backwards, tied_scores
 from fastood.train.run import Run
 from fastood.train.run_folder import fingerprint
 from fastood.train.trained_network import Outputs
