@@ -29,7 +29,7 @@ from fastood.train.engine.processes import (
 )
 from fastood.train.environment import begin_session, end_session, read_sessions
 from fastood.train.method import Method, StageContext
-from fastood.train.report import write_report
+from fastood.train.report import LearntWeights, write_report
 from fastood.train.requirements import check_config, require_enough_ood, small_backgrounds
 from fastood.train.resolved_config import config_to_run, resolve, resolve_device
 from fastood.train.results.metrics_document import metrics_document
@@ -247,18 +247,19 @@ class Run:
             end_session(folder.environment)
         folder.write_scores(scores)
         learnt = self.method.learnt_pool if "pool" in metrics else None
+        pool = None
+        if learnt is not None:
+            pool = LearntWeights(
+                weights=learnt.pool.weights.cpu(),
+                images=self.task.background,
+                effective_sample_sizes=folder.read_pool().get("effective_sample_sizes"),
+            )
         write_report(
             folder.path,
-            metrics=metrics,
+            metrics,
+            scores,
             config=to_dict(self.config),
-            scores={
-                arm: {"id": result.id_scores, "ood": result.ood_scores, "correct": result.correct}
-                for arm, result in scores.items()
-            },
-            feature_maps={arm: result.feature_map for arm, result in scores.items() if result.feature_map is not None},
-            pool_weights=None if learnt is None else learnt.pool.weights.cpu(),
-            background=None if learnt is None else self.task.background,
-            effective_sample_sizes=None if learnt is None else folder.read_pool().get("effective_sample_sizes"),
+            pool=pool,
             curves=read_curves(folder.curves),
             sessions=read_sessions(folder.environment),
         )

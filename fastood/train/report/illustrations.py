@@ -17,7 +17,8 @@ from fastood.train.report.pool_figures import check_drawable, contact_sheet, wei
 from fastood.train.report.pool_history import effective_sample_size_curve
 from fastood.train.report.pool_weights import SourceWeights, extreme_images, weight_label
 from fastood.train.report.risk_figures import risk_coverage
-from fastood.train.report.score_figures import ArmScores, OperatingPoint, pr_curves, roc_curves, score_histograms
+from fastood.train.report.score_figures import OperatingPoint, pr_curves, roc_curves, score_histograms
+from fastood.train.results.scoring import ArmScores
 
 if TYPE_CHECKING:
     from fastood.data.images.image_set import ImageSet

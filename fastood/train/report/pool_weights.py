@@ -1,4 +1,4 @@
-"""What a run learnt about its background pool: weights by source, and the most and least weighted images."""
+"""Learnt weights of a background pool: by source, and the images of the largest and the smallest."""
 
 from __future__ import annotations
 
@@ -12,31 +12,43 @@ if TYPE_CHECKING:
     from fastood.data.images.image_set import ImageSet
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LearntWeights:
+    """Weights that a run has learnt for its background pool."""
+
+    weights: Tensor
+    """Weights `[N]`."""
+    images: ImageSet
+    """The N images of the pool."""
+    effective_sample_sizes: Tensor | None = None
+    """Effective sample size of the pool after each step, `[T]`; the report draws no figure of fewer than two."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceWeights:
-    """The weights of one source's images, relative to the pool's mean weight."""
+    """Weights of the images of one source, relative to the mean weight of the pool."""
 
     name: str
     weights: Tensor
-    """float64 [n], ascending; their mean over the whole pool is 1."""
+    """float64 `[n]`, ascending; their mean over the whole pool is 1."""
 
     @property
     def mean(self) -> float:
-        """Mean relative weight; above 1 the source was weighted up."""
+        """Mean relative weight; above 1, training raised the weights of the source."""
         return float(self.weights.mean())
 
 
 def relative_weights(weights: Tensor) -> Tensor:
-    """Weights divided by their mean.
+    """Divide pool weights by their mean.
 
     Args:
-        weights: [N] pool weights, finite, at least 0, not all 0.
+        weights: Pool weights `[N]`, finite, at least 0, not all 0.
 
     Returns:
-        float64 [N] with mean 1.
+        float64 `[N]` with mean 1, on the CPU.
 
     Raises:
-        ValueError: Not 1-D, empty, negative, not finite, or all 0.
+        ValueError: If the weights are not 1-D, empty, negative, not finite, or all 0.
 
     Example:
         >>> relative_weights(torch.tensor([1.0, 3.0])).tolist()
@@ -54,20 +66,20 @@ def relative_weights(weights: Tensor) -> Tensor:
 
 
 def weights_by_source(weights: Tensor, background: ImageSet) -> list[SourceWeights]:
-    """Groups a pool's weights by the source of its images.
+    """Group the weights of a pool by the source of its images.
 
     Args:
-        weights: [N] pool weights.
-        background: The pool's N images.
+        weights: Pool weights `[N]`.
+        background: The N images of the pool.
 
     Returns:
         One entry for each source that has images, by descending mean weight.
 
     Raises:
-        ValueError: Bad weights, or as many weights as the pool has no images.
+        ValueError: If `relative_weights` refuses the weights, or their number is not that of the images.
     """
     if len(weights) != len(background):
-        raise ValueError(f"pool_weights has {len(weights)} weights for {len(background)} background images")
+        raise ValueError(f"the pool has {len(weights)} weights for {len(background)} background images")
     relative = relative_weights(weights)
     order = torch.argsort(background.source, stable=True)
     counts = torch.bincount(background.source, minlength=len(background.source_names))
@@ -81,17 +93,18 @@ def weights_by_source(weights: Tensor, background: ImageSet) -> list[SourceWeigh
 
 
 def extreme_images(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of the most and the least weighted images, each from the extreme inwards.
+    """Return the indices of the images with the largest and with the smallest weights.
 
-    Images of equal weight come in a random order, the same in every call: images that were never drawn share the lowest
-    weight, and the first of them in the pool would all be of one source.
+    Images of equal weight come in a random order, which is the same in every call: images that were never drawn share
+    the smallest weight, and the first of them in the pool would all be of one source.
 
     Args:
-        weights: [N] pool weights.
-        count: Number of images of each kind; N if the pool is smaller.
+        weights: Pool weights `[N]`.
+        count: Number of images at either end; N if the pool is smaller.
 
     Returns:
-        int64 [min(count, N)] most weighted, the same of the least weighted.
+        int64 `[min(count, N)]` of the largest weights, descending, and int64 `[min(count, N)]` of the smallest weights,
+        ascending.
 
     Example:
         >>> most, least = extreme_images(torch.tensor([0.5, 2.0, 1.0]), 2)
@@ -106,7 +119,7 @@ def extreme_images(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def weight_label(weight: float) -> str:
-    """A relative weight in three digits.
+    """Return a relative weight with three digits.
 
     Example:
         >>> weight_label(1.0), weight_label(0.98765), weight_label(150.69), weight_label(12_345.6)

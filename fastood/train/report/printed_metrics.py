@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from fastood.console.wording import counted
+from fastood.train.results.metrics_document import SCHEMA
 
-SCHEMA = 2
 AUPR_KINDS = {
     "average_precision": "average precision",
     "trapezoid": "by trapezoids",

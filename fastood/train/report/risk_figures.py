@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fastood.metrics import RiskCoverageCurve, risk_coverage_curve
-from fastood.train.report.score_figures import ArmScores, OperatingPoint
+from fastood.train.report.score_figures import OperatingPoint
 from fastood.train.report.style import INK, arm_styles, literal, new_figure
+from fastood.train.results.scoring import ArmScores
 
 NOISY_BELOW = 0.02
 """Coverage below which a risk is of so few images that it does not decide how high the axis goes."""

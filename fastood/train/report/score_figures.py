@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastood.metrics import Positive, pr_curve, roc_curve
 from fastood.train.report.style import ID_COLOUR, INK, arm_styles, in_two_lines, legend_above, literal, new_figure
+from fastood.train.results.scoring import ArmScores
 
 Floats = NDArray[np.float64]
 
@@ -25,19 +26,6 @@ OWN_AXIS_BELOW = 0.3
 LOG_DECADES = 3
 """Non-negative scores that span more decades than this are drawn on a logarithmic axis."""
 PER_CENT = PercentFormatter(1, symbol=" %")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmScores:
-    """One arm's scores, higher = more OOD, with the name it carries in figures."""
-
-    label: str
-    id_scores: Tensor
-    """[N] scores of the ID test set."""
-    ood_scores: Mapping[str, Tensor]
-    """OOD set → [M] scores."""
-    correct: Tensor
-    """bool [N], whether each image of the ID test set was classified correctly."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from fastood.train.method import LearntPool, Method
 from fastood.train.results.error_bars import bootstrap_of_arm, bootstrap_settings
 from fastood.train.results.scoring import ArmScores
 
-METRICS_SCHEMA = 2
+SCHEMA = 2
 """Version of the layout of metrics.json."""
 
 
@@ -47,7 +47,7 @@ def metrics_document(
     # Differences from an arm that has no scores cannot be told.
     baseline = method.baseline if method.baseline in scores else None
     return {
-        "schema": METRICS_SCHEMA,
+        "schema": SCHEMA,
         "method": method.name,
         "seed": seed,
         "protocol": {

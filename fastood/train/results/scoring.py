@@ -1,5 +1,6 @@
 """Scores of the test images by a run's trained networks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,32 +12,37 @@ from fastood.train.feature_map import FeatureMap
 from fastood.train.results.sanity_checks import Behaviour, chance_rate, spread
 from fastood.train.trained_network import TrainedNetwork
 
-LOOKED_AT = 256
-"""Test images whose logits and features are looked at for warnings."""
+OBSERVED = 256
+"""Test images, at most, of which logits and features are inspected for warnings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArmScores:
-    """What one trained network says of the test images."""
+    """Scores of the test images by one arm; every tensor is on the CPU."""
 
-    correct: Tensor
-    """Whether each in-distribution test image was classified correctly, bool `[N]`."""
+    label: str
+    """Name of the arm in tables and figures."""
     id_scores: Tensor
     """Scores of the in-distribution test set, `[N]`; higher means more out-of-distribution."""
-    ood_scores: dict[str, Tensor]
-    """Scores of each OOD set, `[M]`."""
+    ood_scores: Mapping[str, Tensor]
+    """Scores of each OOD set by its name, `[M]`."""
+    correct: Tensor
+    """Whether each in-distribution test image was classified correctly, bool `[N]`."""
     feature_map: FeatureMap | None = None
-    """What the report shows of its features."""
+    """Points of the features figure in the report; None for an arm without one."""
     behaviour: Behaviour | None = None
-    """Answers of the network, for warnings; None if they were not recorded."""
+    """Statistics of the network's outputs, for warnings; None if they were not recorded."""
 
     @property
     def accuracy(self) -> float:
-        """Share of the in-distribution test images classified correctly, in [0, 1]."""
+        """Fraction of the in-distribution test images that were classified correctly, in [0, 1]."""
         return self.correct.double().mean().item()
 
     def undefined(self) -> str | None:
-        """Return which scores are NaN, or None if none is: a network can diverge and keep finite weights."""
+        """Return a sentence that names the NaN scores, or None if there are none.
+
+        A network can diverge and keep finite weights, so that training alone does not show it.
+        """
         for name, scores in {"in-distribution test": self.id_scores, **self.ood_scores}.items():
             if count := int(torch.isnan(scores).sum()):
                 return f"{count} of {len(scores)} scores of the {name} images are NaN"
@@ -44,36 +50,43 @@ class ArmScores:
 
 
 def score_arm(network: TrainedNetwork, arm: Arm, task: DetectionTask) -> ArmScores:
-    """Score every test image once; repeats of the protocol draw from these scores.
+    """Score every test image once; the draws of the protocol are taken from these scores.
 
     Args:
         network: The arm's trained network.
-        arm: How it scores, and what it is judged on.
+        arm: The arm; its scorer is applied, to the part of the task that the arm is evaluated on.
         task: The run's images.
+
+    Returns:
+        The scores, with the feature map of the arm if it has one.
     """
-    seen = arm.task(task)
-    predict = arm.scorer(network, seen)
-    of_id = predict(seen.id_test)
+    arm_task = arm.task(task)
+    predict = arm.scorer(network, arm_task)
+    predictions = predict(arm_task.id_test)
     return ArmScores(
-        correct=of_id.classes == seen.id_test.labels,
-        id_scores=of_id.scores,
-        ood_scores={name: predict(images).scores for name, images in seen.ood.items()},
-        feature_map=None if arm.feature_map is None else arm.feature_map(network, seen),
-        behaviour=observe(network, seen, of_id.classes),
+        label=arm.label,
+        id_scores=predictions.scores,
+        ood_scores={name: predict(images).scores for name, images in arm_task.ood.items()},
+        correct=predictions.classes == arm_task.id_test.labels,
+        feature_map=None if arm.feature_map is None else arm.feature_map(network, arm_task),
+        behaviour=observe(network, arm_task, predictions.classes),
     )
 
 
 def observe(network: TrainedNetwork, task: DetectionTask, answers: Tensor) -> Behaviour:
-    """Return how a network answers to the in-distribution test images.
+    """Compute statistics of a network's outputs on the in-distribution test images.
 
     Args:
         network: The trained network.
-        task: What it is judged on.
-        answers: int64 `[N]`, the class that it gives each test image.
+        task: The images that it is evaluated on.
+        answers: int64 `[N]`, the class that it predicts for each test image.
+
+    Returns:
+        The statistics; those of logits and features are of at most `OBSERVED` images.
     """
     images = task.id_test
-    # Images of one class may lie together.
-    some = images.subset(torch.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).round().long())
+    # Images of one class may be adjacent in the file: take every so many, not the first ones.
+    some = images.subset(torch.linspace(0, len(images) - 1, min(OBSERVED, len(images))).round().long())
     logits = features = None
     if hasattr(network.module, "forward_outputs"):
         outputs = network.outputs(some)
@@ -82,7 +95,7 @@ def observe(network: TrainedNetwork, task: DetectionTask, answers: Tensor) -> Be
         features = network.features(some)
     else:
         logits = network.logits(some)
-    # Arms that know one class are judged on its images alone.
+    # One-class arms are evaluated on the images of their class alone: any answer is right.
     has_choice = bool((images.labels != images.labels[0]).any())
     return Behaviour(
         chance=chance_rate(images.labels, task.num_classes) if has_choice else None,

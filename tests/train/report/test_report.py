@@ -1,7 +1,9 @@
 """The report: what the page says is what the run measured, it stands alone, and names cannot break it."""
 
 import base64
+import copy
 import io
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from fastood.data.images.image_set import ImageSet
 from fastood.metrics import Protocol, evaluate_protocol
-from fastood.train.report import write_report
+from fastood.train.report import LearntWeights, write_report
 from fastood.train.report.pool_weights import extreme_images
 from fastood.train.results.error_bars import bootstrap_of_arm, bootstrap_settings
 from fastood.train.results.scoring import ArmScores
@@ -37,12 +39,10 @@ def run():
         ood_scores = {NASTY: make_scores(1.0 + position, seed=2), "noise": make_scores(2.0, seed=3)}
         generator = torch.Generator().manual_seed(0)
         judged = evaluate_protocol(id_scores, ood_scores, protocol=protocol, generator=generator)
-        scores[arm] = {"id": id_scores, "ood": ood_scores, "correct": torch.arange(200) % 10 > 0}
-        both = {
-            name: ArmScores(correct=part["correct"], id_scores=part["id"], ood_scores=part["ood"])
-            for name, part in scores.items()
-        }
-        error_bars = bootstrap_of_arm(both[arm], None if arm == "none" else both["none"], protocol=protocol, seed=0)
+        correct = torch.arange(200) % 10 > 0
+        scores[arm] = ArmScores(label=label, id_scores=id_scores, ood_scores=ood_scores, correct=correct)
+        baseline = None if arm == "none" else scores["none"]
+        error_bars = bootstrap_of_arm(scores[arm], baseline, protocol=protocol, seed=0)
         arms[arm] = {
             "label": label,
             "accuracy": 0.9375 + 0.01 * position,
@@ -92,8 +92,7 @@ def run():
         "metrics": metrics,
         "config": {"method": "resample", "data": {"note": "<script>alert(1)</script>"}},
         "scores": scores,
-        "pool_weights": weights,
-        "background": background,
+        "pool": LearntWeights(weights=weights, images=background),
     }
 
 
@@ -272,7 +271,7 @@ def test_a_protocol_of_whole_sets_speaks_of_no_draws(run, tmp_path):
 
 def test_source_table_counts_and_weighs_each_source(page, run):
     rows = page.table("Source")
-    weights, source = run["pool_weights"].tolist(), run["background"].source.tolist()
+    weights, source = run["pool"].weights.tolist(), run["pool"].images.source.tolist()
     mean = sum(weights) / 60
     assert set(rows) == {SOURCES[0], SOURCES[1], SOURCES[3]}
     assert next(iter(rows)) == SOURCES[0]
@@ -317,10 +316,12 @@ def test_id_positive_report_explains_its_own_errors(run, tmp_path):
     ("change", "words"),
     [
         (lambda run: run["scores"].pop("none"), "scores hold the arms"),
-        (lambda run: run["scores"]["none"]["ood"].pop("noise"), "scores of arm 'none' hold the OOD sets"),
-        (lambda run: run.update(background=None), "must be given together"),
-        (lambda run: run.update(pool_weights=torch.ones(59)), "59 weights for 60 background images"),
-        (lambda run: run["pool_weights"].neg_(), "finite, at least 0"),
+        (lambda run: run["scores"]["none"].ood_scores.pop("noise"), "scores of arm 'none' hold the OOD sets"),
+        (
+            lambda run: run.update(pool=replace(run["pool"], weights=torch.ones(59))),
+            "59 weights for 60 background images",
+        ),
+        (lambda run: run["pool"].weights.neg_(), "finite, at least 0"),
         (lambda run: run["metrics"].pop("pool"), "metrics lacks pool"),
         (lambda run: run["metrics"]["pool"]["sources"].pop("photographs"), "no pool source photographs"),
         (lambda run: run["metrics"].update(schema=1), "schema 2, got 1"),
@@ -330,12 +331,7 @@ def test_id_positive_report_explains_its_own_errors(run, tmp_path):
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused_before_writing(run, tmp_path, change, words):
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(part) for key, part in value.items()}
-        return value.clone() if isinstance(value, torch.Tensor) else value
-
-    changed = copied(run)
+    changed = copy.deepcopy(run)
     change(changed)
     with pytest.raises(ValueError, match=words):
         write_report(tmp_path, **changed)
@@ -348,7 +344,7 @@ def test_missing_run_folder_is_an_error(run, tmp_path):
 
 
 def test_images_of_four_channels_are_refused_before_writing(run, tmp_path):
-    pool = run["background"]
+    pool = run["pool"].images
     four = ImageSet(
         name="pool",
         images=pool.images.expand(-1, 4, -1, -1),
@@ -357,7 +353,7 @@ def test_images_of_four_channels_are_refused_before_writing(run, tmp_path):
         source_names=pool.source_names,
     )
     with pytest.raises(ValueError, match="1 or 3 channels to be drawn, got 4"):
-        write_report(tmp_path, **{**run, "background": four})
+        write_report(tmp_path, **{**run, "pool": replace(run["pool"], images=four)})
     assert not list(tmp_path.iterdir())
 
 
@@ -369,12 +365,12 @@ def test_equal_weights_are_shown_from_all_over_the_pool_and_the_caption_says_so(
     assert set(weights[least].tolist()) == {0.5}
     assert least.tolist() != sorted(least.tolist())
     assert int(least.max()) > 40
-    report = write_report(tmp_path, **{**run, "pool_weights": weights})
+    report = write_report(tmp_path, **{**run, "pool": replace(run["pool"], weights=weights)})
     text = " ".join(Page(report.read_text(encoding="utf-8")).text.split())
     assert "55 images share the weight × 0.923, as those do that were never drawn" in text
 
 
 @pytest.mark.parametrize("weights", [torch.ones(60), torch.tensor([1e-300] * 30 + [1.0] * 30), torch.eye(60)[0]])
 def test_degenerate_weights_can_be_drawn(run, weights, tmp_path):
-    write_report(tmp_path, **{**run, "pool_weights": weights})
+    write_report(tmp_path, **{**run, "pool": replace(run["pool"], weights=weights)})
     assert (tmp_path / "figures" / "weight_distribution.png").is_file()

@@ -13,6 +13,7 @@ def arm_scores(shift, *, noise=0.0):
     id_scores = torch.randn(120, generator=generator)
     ood_scores = {"near": shift + torch.randn(60, generator=generator), "far": 3 + torch.randn(40, generator=generator)}
     return ArmScores(
+        label="arm",
         correct=torch.ones(120, dtype=torch.bool),
         id_scores=id_scores + noise * torch.randn(120, generator=generator),
         ood_scores={

@@ -164,7 +164,9 @@ def make_run(*, right: float, separation: float, losses: list[float], spread_of:
     for arm in ("plain", "oe"):
         id_scores, ood = torch.randn(400, generator=generator), torch.randn(300, generator=generator) + separation
         auroc = float((ood[:, None] > id_scores).double().mean())
-        scores[arm] = ArmScores(correct=correct, id_scores=id_scores, ood_scores={"svhn": ood}, behaviour=behaviour)
+        scores[arm] = ArmScores(
+            label=arm, correct=correct, id_scores=id_scores, ood_scores={"svhn": ood}, behaviour=behaviour
+        )
         interval = {"estimate": auroc, "low": auroc - 0.03, "high": auroc + 0.03}
         metrics["arms"][arm] = {
             "label": arm.upper(),
@@ -200,6 +202,7 @@ def test_a_run_that_has_learnt_nothing_says_so_of_every_arm():
 def test_an_arm_that_lost_its_accuracy_is_held_against_the_baseline():
     method, metrics, scores, curves = make_run(right=0.95, separation=2.0, losses=[2.1, 0.1])
     scores["oe"] = ArmScores(
+        label="oe",
         correct=torch.arange(400) < 240,
         id_scores=scores["oe"].id_scores,
         ood_scores=scores["oe"].ood_scores,
