@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from spread import mean_and_std, per_cent
+from compact import mean_and_std, per_cent, read_results
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -17,7 +16,7 @@ FILES = {
 }
 
 SCORES = ("softmax", "odin", "msp", "gcpl", "gcpl-softmax", "bal", "bal-p2")
-"""Arms of table 4, in its order; GCPL's are of runs of their own."""
+"""Arms of table 4 in its order; those of GCPL come from separate runs."""
 
 PARTS = {
     "bal": "as it is: L_t + L_s + L_u, λ_c 0.7, uniform",
@@ -36,7 +35,7 @@ PARTS = {
     "bal-projection": "labels by projection",
     "softmax": "*softmax alone*",
 }
-"""Rows of the table of parts: arms and what they change."""
+"""Rows of the table of parts: for each arm, the setting that it changes."""
 
 NAMES = {"bal-mnist": "MNIST", "bal-fashion-mnist": "Fashion-MNIST"}
 
@@ -54,7 +53,7 @@ PAPER = {
         "bal": (91.51, 7.10, 9.20, 97.82, 98.31, 96.95),
     },
 }
-"""Accuracy, detection error, FPR95, AUROC, AUPR in and out, in per cent: Pei et al. 2022, table 4."""
+"""Accuracy, detection error, FPR95, AUROC, AUPR in and AUPR out in per cent, from table 4 of Pei et al. 2022."""
 
 METRICS = ("detection_error", "fpr95", "auroc", "aupr_in", "aupr_out")
 HEADER = "| accuracy ↑ | det. error ↓ | FPR95 ↓ | AUROC ↑ | AUPR in ↑ | AUPR out ↑ |"
@@ -66,15 +65,14 @@ def _spread(values: list[float]) -> str:
 
 
 def _of_file(stem: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f"{stem}.json").read_text(encoding="utf-8"))
-    return content
+    return read_results(RESULTS / f"{stem}.json")
 
 
 def _rows(name: str, *contents: dict[str, Any]) -> list[str]:
-    """A row for each arm of table 4, and the paper's after it."""
+    """Return a row for each arm of table 4, each followed by the paper's row."""
     lines = []
     for arm, content in ((arm, content) for arm in SCORES for content in contents if arm in content["mixed"]):
-        if arm == "msp":  # the same network as softmax, from a run of its own
+        if arm == "msp":  # the network of softmax, from a separate run
             continue
         label = content["summary"]["arms"][arm]["label"]
         accuracy = [run["arms"][arm]["accuracy"] for run in content["runs"]]
@@ -88,7 +86,7 @@ def _rows(name: str, *contents: dict[str, Any]) -> list[str]:
 
 
 def _parts() -> list[str]:
-    """What each part of BAL is worth, on both tasks."""
+    """Return the table of BAL with one part changed at a time, on both tasks."""
     contents = [_of_file(f"bal-parts-{name.removeprefix('bal-')}") for name in FILES]
     lines = [
         "### What its parts are worth",
@@ -97,7 +95,7 @@ def _parts() -> list[str]:
         "CIFAR-10. Spread: how far apart two generated features are, over two training features of the class; 0 is a "
         "generator that has collapsed. "
         + " and ".join(
-            f"[{NAMES[name]}](../benchmarks/results/bal-parts-{name.removeprefix('bal-')}.json)" for name in FILES
+            f"[{NAMES[name]}](../experiments/results/bal-parts-{name.removeprefix('bal-')}.json)" for name in FILES
         )
         + " have all numbers.",
         "",
@@ -115,7 +113,7 @@ def _parts() -> list[str]:
 
 
 def boundary_section() -> list[str]:
-    """The lines of the section; none without its files."""
+    """Return the lines of the section; none if a file is missing."""
     if not all((RESULTS / f"{name}.json").exists() for name in FILES):
         return []
     lines = [
@@ -140,7 +138,7 @@ def boundary_section() -> list[str]:
             "",
             f"{len(content['runs'])} seeds, {len(prototypes['runs'])} of GCPL; {content['config']['model']['name']}; "
             f"epochs: classifier {pretrain['epochs']}; GAN: {gan['steps']} steps. "
-            f"[All numbers](../benchmarks/results/{name}.json).",
+            f"[All numbers](../experiments/results/{name}.json).",
             "",
             f"| {HEADER}",
             "|---" * 7 + "|",

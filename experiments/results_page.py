@@ -1,14 +1,13 @@
-"""Write docs/results.md from the committed runs over seeds: `python benchmarks/results_page.py`."""
+"""Write docs/results.md from the committed runs over seeds: `python experiments/results_page.py`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from boundary_section import boundary_section
-from spread import mean_and_std, per_cent
+from compact import mean_and_std, per_cent, read_results
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -92,37 +91,37 @@ SECTIONS = {
         "baseline has 99.",
     ),
 }
-"""File in benchmarks/results, heading, and what its numbers are of; in the order of the page."""
+"""Heading and introduction of each file in experiments/results, in the order of the page."""
 
 MOHSENI_TABLE_1 = {
     "notmnist": {"fpr95": (17.11, 0.25, 0.0), "auroc": (95.98, 99.86, 99.99), "aupr": (95.75, 99.86, 99.99)},
     "fashion-mnist": {"fpr95": (2.96, 0.99, 0.0), "auroc": (99.30, 99.83, 100.0), "aupr": (99.19, 99.83, 100.0)},
 }
-"""OOD set, metric, and the paper's per cent for the arms msp, oe and reject."""
+"""Per cent in the paper for the arms msp, oe and reject, by OOD set and metric."""
 
 PAPER = {"reject-mnist": MOHSENI_TABLE_1}
-"""Files whose paper has the same table."""
+"""Table of the paper, by file, where the paper has the same rows."""
 
 METRICS = {"accuracy": "accuracy ↑", "auroc": "AUROC ↑", "aupr": "AUPR ↑", "fpr95": "FPR95 ↓"}
 
 
 def _unused(method: dict[str, Any]) -> set[str]:
-    """Schedules of the other way of training, where a method has two."""
+    """Return the names of schedules that a method's way of training does not use, where it has two ways."""
     ways = {"fine-tune": {"scratch"}, "from-scratch": {"pretrain", "finetune"}}
     way = method.get("training")
     return ways.get(way, set()) if isinstance(way, str) else set()
 
 
 def of_set(runs: list[dict[str, Any]], arm: str, name: str, metric: str) -> dict[str, float]:
-    """One metric of an arm on an OOD set, over the seeds."""
-    values = [run["arms"][arm]["ood"][name][metric]["mean"] for run in runs]
+    """Compute mean and standard deviation over the seeds of one metric of an arm on an OOD set."""
+    values = [run["arms"][arm]["ood"][name][metric][0] for run in runs]
     return mean_and_std(values)
 
 
-def beside_paper(
+def paper_table(
     runs: list[dict[str, Any]], paper: dict[str, dict[str, tuple[float, ...]]], labels: list[str]
 ) -> list[str]:
-    """Lines of a paper's table, with ours in the same cells."""
+    """Return the lines of a paper's table, with our numbers in the same cells."""
     lines = [f"| the paper → ours | | {' | '.join(labels)} |", "|---" * (len(labels) + 2) + "|"]
     for ood, metrics in paper.items():
         for metric, values in metrics.items():
@@ -135,12 +134,11 @@ def beside_paper(
 
 
 def section(name: str) -> list[str]:
-    """The lines of one file."""
+    """Return the lines of one file's section."""
     heading, text = SECTIONS[name]
-    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    content = read_results(RESULTS / f"{name}.json")
     runs, summary, config = content["runs"], content["summary"], content["config"]
-    protocol = runs[0]["protocol"]
-    method = config["method"]
+    protocol, method = config["protocol"], config["method"]
     schedules = ", ".join(
         f"{key} {value['epochs']}"
         for key, value in method.items()
@@ -152,7 +150,7 @@ def section(name: str) -> list[str]:
         text,
         "",
         f"{len(runs)} seeds; {config['model']['name']}; epochs: {schedules}; protocol {protocol['name']}, "
-        f"{protocol['positive'].upper()} positive. [All numbers](../benchmarks/results/{name}.json).",
+        f"{protocol['positive'].upper()} positive. [All numbers](../experiments/results/{name}.json).",
         "",
         f"| mean over {len(next(iter(runs[0]['arms'].values()))['ood'])} OOD sets | {' | '.join(METRICS.values())} |",
         "|---" * (len(METRICS) + 1) + "|",
@@ -166,18 +164,18 @@ def section(name: str) -> list[str]:
             cells = (per_cent(of_set(runs, arm, ood, metric)) for arm in summary["arms"])
             lines.append(f"| {ood} | {' | '.join(cells)} |")
     if name in PAPER:
-        lines += ["", *beside_paper(runs, PAPER[name], labels)]
+        lines += ["", *paper_table(runs, PAPER[name], labels)]
     return [*lines, ""]
 
 
 def page() -> str:
-    """The page as it should be."""
+    """Return the page as the files in experiments/results make it."""
     lines = [
         "# Results",
         "",
-        "Written by `python benchmarks/results_page.py` from the JSON beside the benchmarks, which `python "
-        "benchmarks/seeds.py` measured. Per cent, mean ± sample standard deviation over training seeds; the "
-        "spread of the protocol's draws is in the JSON.",
+        "Written by `python experiments/results_page.py` from the JSON in [experiments](../experiments/README.md), "
+        "which `python experiments/seeds.py` measured. Per cent, mean ± sample standard deviation over training seeds; "
+        "bootstrap intervals over the test images are in the JSON.",
         "",
     ]
     for name in SECTIONS:

@@ -18,8 +18,16 @@ from fastood.train.command import parse_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-PAGES += [ROOT / "fastood/train/recipes/README.md", ROOT / "benchmarks/results/README.md"]
-SOURCES = [*sorted(ROOT.glob("benchmarks/*.py")), *sorted(ROOT.glob("examples/*.py"))]
+PAGES += [
+    ROOT / "fastood/train/recipes/README.md",
+    ROOT / "benchmarks/results/README.md",
+    ROOT / "experiments/README.md",
+]
+SOURCES = [
+    *sorted(ROOT.glob("benchmarks/*.py")),
+    *sorted(ROOT.glob("experiments/*.py")),
+    *sorted(ROOT.glob("examples/*.py")),
+]
 PROGRAMS = "python|pip|make|torchrun|pytest|cmake|ctest"
 
 
@@ -70,7 +78,7 @@ def check(command: str) -> None:
     elif program == "python" and args[0] == "-m":
         check_module(args[1], args[2:])
     elif program in ("python", "pytest"):
-        for script in [args[0], *(arg for arg in args if arg.startswith("benchmarks/"))]:
+        for script in [args[0], *(arg for arg in args if arg.startswith(("benchmarks/", "experiments/")))]:
             assert (ROOT / script).exists(), script
     elif program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -94,6 +102,7 @@ def test_a_printed_command_can_be_given(page: str, command: str) -> None:
 def test_commands_are_found() -> None:
     pages = {page for page, _ in COMMANDS}
     assert {"README.md", "fastood/train/recipes/README.md", "docs/results.md", "benchmarks/results/README.md"} <= pages
+    assert "experiments/README.md" in pages
     assert ("README.md", "pip install '.[train]'") in COMMANDS
     assert ("README.md", "torchrun --nproc-per-node N -m fastood.train …") in COMMANDS
     assert sum("fastood.train" in command for _, command in COMMANDS) >= 5

@@ -6,6 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("fpr95", "auroc", "aupr", "accuracy")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [ROOT / "benchmarks/results/README.md", ROOT / "experiments/README.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -20,13 +22,13 @@ def test_example_runs_and_is_short() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/results/README.md"):
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links {target}"
 
 
 def test_table_is_the_committed_result() -> None:
-    summary = json.loads((ROOT / "benchmarks/results/resample-embedded.json").read_text(encoding="utf-8"))["summary"]
+    summary = json.loads((ROOT / "experiments/results/resample-embedded.json").read_text(encoding="utf-8"))["summary"]
     for arm in summary["arms"].values():
         (row,) = [line for line in README.splitlines() if line.startswith(f"| {arm['label']} |")]
         for metric in METRICS:
@@ -36,7 +38,7 @@ def test_table_is_the_committed_result() -> None:
 
 
 def test_ice_table_is_the_committed_result() -> None:
-    summary = json.loads((ROOT / "benchmarks/results/ice-embedded.json").read_text(encoding="utf-8"))["summary"]
+    summary = json.loads((ROOT / "experiments/results/ice-embedded.json").read_text(encoding="utf-8"))["summary"]
     for arm in summary["arms"].values():
         (row,) = [line for line in README.splitlines() if line.startswith(f"| {arm['label']} |")]
         values = [f"{100 * arm[metric]['mean']:.2f} ± {100 * arm[metric]['std']:.2f}" for metric in METRICS]
