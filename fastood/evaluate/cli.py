@@ -1,4 +1,4 @@
-"""Recompute a run's table from its weights: `python -m fastood.evaluate runs/NAME`."""
+"""Command line that recomputes the table of a run from its weights: `python -m fastood.evaluate runs/NAME`."""
 
 from __future__ import annotations
 
@@ -35,24 +35,25 @@ class Command:
     """Score a run's stored weights again, print its table, and compare it with metrics.json."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder, runs/NAME."""
+    """Folder of the run, runs/NAME."""
     tolerance: float = 1e-3
-    """Largest difference of a fraction that still counts as the same: another machine rounds differently."""
+    """Largest difference of a metric, as a fraction, that still counts as equal: another machine rounds differently."""
     device: Device | None = None
-    """Where to compute; by default where the run did."""
+    """Device to compute on; by default that of the run."""
     protocol: ProtocolName | None = None
-    """Print the table of another protocol than the run's; metrics.json is not compared and stays."""
+    """Print the table by another protocol than the run's; metrics.json is neither compared nor changed."""
     detectors: tuple[str, ...] = ()
-    """Judge detectors instead of the run's own scores: "all" that need no training, or by name, such as msp knn bal (a
-    wrong one prints them all; bal trains a GAN, for half a minute or so). Each image passes a network once for all of
-    them; the logits and features of training and test images stay in the run's folder for the next time. ODIN's step is
-    chosen on training and background images."""
+    """Evaluate detectors instead of the run's own scores: "all" that need no training, or some by name, such as
+    msp knn bal (an unknown name prints the list; bal trains a GAN, for about half a minute). Each image passes a
+    network once for all of them; logits and features of training and test images are cached in the run's folder. The
+    step of ODIN is chosen on training and background images."""
     write: bool = False
-    """Replace metrics.json, scores and report, or detectors.json and its picture; without it no result is written."""
+    """Replace metrics.json, scores and report or, with --detectors, detectors.json and its figure; by default no result
+    is written."""
 
 
 def changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Values in which two metrics documents differ: path, old value, new value.
+    """Yield the values in which two metrics documents differ: path, old value and new value.
 
     Example:
         >>> list(changes({"seed": 0, "mean": {"auroc": 0.9}}, {"seed": 0, "mean": {"auroc": 0.8}}))
@@ -66,15 +67,23 @@ def changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]
 
 
 def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], *, tolerance: float) -> tuple[bool, str]:
-    """Whether two metrics documents agree within a tolerance, and a sentence that says so.
+    """Compare two metrics documents.
+
+    Args:
+        old: Contents of metrics.json.
+        new: Contents that have just been computed.
+        tolerance: Largest difference of a number that counts as equal.
+
+    Returns:
+        Whether the documents agree, and a sentence to print.
 
     Example:
         >>> describe_difference({"auroc": 0.9}, {"auroc": 0.8}, tolerance=1e-3)
         (False, 'differs from metrics.json in 1 value, e.g. auroc: 0.9 there, 0.8 here')
     """
-    # Warnings are sentences about the other values.
-    found = [change for change in changes(old, new) if change[0] != "warnings"]
-    if not found:
+    # Warnings are sentences about the other values, which are compared themselves.
+    differing = [change for change in changes(old, new) if change[0] != "warnings"]
+    if not differing:
         return True, "the same as metrics.json, to the last digit"
 
     def size(change: tuple[str, Any, Any]) -> float:
@@ -82,26 +91,29 @@ def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], *, toler
         numbers = isinstance(before, int | float) and isinstance(after, int | float)
         return abs(before - after) if numbers else float("inf")
 
-    path, before, after = max(found, key=size)
+    path, before, after = max(differing, key=size)
     if size((path, before, after)) <= tolerance:
         return True, f"the same as metrics.json within {size((path, before, after)):.1e}"
-    count = f"{len(found)} value{'s' if len(found) > 1 else ''}"
+    count = f"{len(differing)} value{'s' if len(differing) > 1 else ''}"
     return False, f"differs from metrics.json in {count}, e.g. {path}: {before} there, {after} here"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command line.
+    """Run the command line.
+
+    Args:
+        args: Arguments; None takes those of the process.
 
     Returns:
-        0 if the table is that of metrics.json, or with detectors if there is one; 1 if it differs or cannot be
-        computed, 130 if stopped by Ctrl-C.
+        Exit status: 0 if the table agrees with metrics.json or, with detectors or another protocol, has been printed;
+        1 if it differs or cannot be computed; 130 if stopped by Ctrl-C.
     """
     with tolerant_terminal(), ExitStack() as held:
         return _run(sys.argv[1:] if args is None else args, held)
 
 
 def _run(args: Sequence[str], held: ExitStack) -> int:
-    """The command line; the lock of the run ends with `held`."""
+    """Run the command line; the lock of the run is released with `held`."""
     command: Command = read_command_line(Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION)
     try:
         from fastood.train.report.print_metrics import print_metrics
@@ -111,7 +123,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         folder = RunFolder(expanded(command.run))
         if command.write and command.protocol is not None:
             raise ValueError(
-                f"write must not be given with protocol {command.protocol}: metrics.json is of the run's own"
+                f"write must not be given with protocol {command.protocol}: metrics.json holds the run's own protocol"
             )
         config = folder.read_config()
         if command.write:
@@ -123,7 +135,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
             config = replace(config, device=command.device)
         run = held.enter_context(Run.load(config, folder))
         if command.detectors:
-            return judge_detectors(run, command)
+            return evaluate_detectors(run, command)
         evaluation = run.evaluate()
     except (OSError, StageFailedError, TypeError, ValueError) as error:
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
@@ -146,14 +158,18 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
     return 0 if same else 1
 
 
-def judge_detectors(run: Run, command: Command) -> int:
-    """The command line with `detectors`.
+def evaluate_detectors(run: Run, command: Command) -> int:
+    """Score, print and, with `write`, store the detectors that the command names.
+
+    Returns:
+        Exit status 0.
 
     Raises:
         ValueError: If a name is unknown.
     """
     from fastood.detectors import detector_names
-    from fastood.evaluate.detector_scores import detectors_document, score_detectors
+    from fastood.evaluate.detector_scores import score_detectors
+    from fastood.evaluate.detectors_document import detectors_document
     from fastood.evaluate.printing import print_detectors, write_detectors
 
     names = detector_names() if command.detectors == ("all",) else command.detectors

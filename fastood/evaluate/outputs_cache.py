@@ -1,4 +1,4 @@
-"""Logits and features of an arm's images, kept in the run folder."""
+"""Cache of an arm's logits and features in the run folder."""
 
 import hashlib
 import json
@@ -15,15 +15,18 @@ from fastood.common.files import write_atomically
 from fastood.train.trained_network import Outputs
 
 FORMAT = 1
-"""Version of the files; one of another version is replaced."""
+"""Version of the file layout; a file of another version is replaced."""
 
 
-def fingerprint_of(said: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that outputs depend on.
+def fingerprint_of(dependencies: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Compute the SHA-256 of everything that the outputs of a network depend on.
 
     Args:
-        said: What JSON can hold: digests of the images, precision, device.
-        weights: Of the network, by name.
+        dependencies: Plain values that JSON can hold: digests of the images, precision, device.
+        weights: Weights of the network by name.
+
+    Returns:
+        64 hexadecimal digits.
 
     Example:
         >>> import torch
@@ -31,17 +34,17 @@ def fingerprint_of(said: Mapping[str, Any], weights: Mapping[str, Tensor]) -> st
         >>> fingerprint_of({"precision": "32-true"}, one) == fingerprint_of({"precision": "32-true"}, other)
         False
     """
-    whole = hashlib.sha256(json.dumps({"format": FORMAT, **said}, sort_keys=True).encode())
+    whole = hashlib.sha256(json.dumps({"format": FORMAT, **dependencies}, sort_keys=True).encode())
     whole.update(safetensors_bytes({name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}))
     return whole.hexdigest()
 
 
 class OutputsCache:
-    """A file of outputs by the name of an image set, valid for one fingerprint.
+    """File of outputs by the name of an image set, valid for one fingerprint.
 
     Args:
         path: The file.
-        fingerprint: As `fingerprint_of` makes it.
+        fingerprint: Digest from `fingerprint_of`; a file with another one is ignored.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -49,7 +52,7 @@ class OutputsCache:
         self.fingerprint = fingerprint
 
     def read(self) -> dict[str, Outputs] | None:
-        """What `write` wrote; None where there is nothing, or what is there is stale or damaged."""
+        """Return the outputs by the name of their image set; None if the file is missing, stale or damaged."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 if (file.metadata() or {}).get("fingerprint") != self.fingerprint:
@@ -61,11 +64,11 @@ class OutputsCache:
         return {name: Outputs(logits=tensors[f"{name}/logits"], features=tensors[f"{name}/features"]) for name in names}
 
     def write(self, outputs: Mapping[str, Outputs]) -> None:
-        """Replace the file, whole or not at all; where that cannot be, say so: it is for the next time alone."""
+        """Replace the file, completely or not at all; warn if it cannot be written, since only speed depends on it."""
         tensors: dict[str, Tensor] = {}
         for name, of_set in outputs.items():
             tensors |= {f"{name}/logits": of_set.logits.contiguous(), f"{name}/features": of_set.features.contiguous()}
         try:
             write_atomically(self.path, safetensors_bytes(tensors, {"fingerprint": self.fingerprint}))
         except OSError as error:
-            print(f"warning: logits and features are not kept for the next time: {error}", file=sys.stderr)
+            print(f"warning: logits and features cannot be cached: {error}", file=sys.stderr)

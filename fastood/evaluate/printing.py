@@ -1,4 +1,4 @@
-"""Detectors' results on the terminal and in the run folder."""
+"""Output of detector results: tables in the terminal, and files in the run folder."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from fastood.train.run_folder import RunFolder
 
 
 def print_detectors(document: Mapping[str, Any]) -> None:
-    """Print tables for each arm, and what they do not say: as wide as the terminal, or as COLUMNS says, or 110."""
+    """Print the tables of each arm and the notes on them, as wide as the terminal, COLUMNS or 110 columns."""
     console = open_console()
     print_tables(detector_tables(document, width=console.width))
     for line in notes(document):
@@ -22,10 +22,14 @@ def print_detectors(document: Mapping[str, Any]) -> None:
 
 
 def write_detectors(folder: RunFolder, document: Mapping[str, Any]) -> list[Path]:
-    """Write detectors.png, where there is anything to draw, and detectors.json.
+    """Write detectors.json, and detectors.png if an arm has any detector.
+
+    Args:
+        folder: Folder of the run.
+        document: Contents of detectors.json.
 
     Returns:
-        The files.
+        Paths of the files.
     """
     written = []
     if any(arm["detectors"] for arm in document["arms"].values()):

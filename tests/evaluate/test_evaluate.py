@@ -13,7 +13,8 @@ from fastood.data import Augment
 from fastood.detectors import DETECTORS
 from fastood.evaluate import cli as evaluate
 from fastood.evaluate.arm_network import ArmNetwork
-from fastood.evaluate.detector_scores import DetectorScores, detector_warnings, fitted_detectors
+from fastood.evaluate.detector_scores import DetectorScores, fitted_detectors
+from fastood.evaluate.detectors_document import detector_warnings
 from fastood.evaluate.outputs_cache import OutputsCache
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.models import build_model

@@ -195,8 +195,8 @@ def test_the_command_says_why(
         raise ValueError("no step")
 
     own = {"unfittable": lambda model: Unfittable(), "unscorable": lambda model: Unscorable()}
-    monkeypatch.setattr(detector_scores, "JUDGED", {**detector_scores.JUDGED, **own})
-    monkeypatch.setattr(detector_scores, "_choose_step", no_step)
+    monkeypatch.setattr(detector_scores, "AVAILABLE", {**detector_scores.AVAILABLE, **own})
+    monkeypatch.setattr(detector_scores, "_choose_epsilon", no_step)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         assert evaluate.main([str(finished), "--detectors", "msp", "unfittable", "unscorable", "odin", "--write"]) == 0
