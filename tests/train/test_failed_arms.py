@@ -58,7 +58,7 @@ def test_a_diverging_arm_costs_itself(
     assert "Failed: Random" in page
     # Without its baseline it is no run of one-class networks: every OOD set and the accuracy are there.
     assert "This run compares 3 arms" in page
-    assert "the one that others would be compared with, Random, γ = 30 %, has failed" in page
+    assert "the baseline, Random, γ = 30 %, has failed" in page
     assert {"stripes", "noise", "Mean", "Accuracy"} <= set(said.out.split())
     assert "One class against the others" not in said.out
     assert evaluate.main([str(run)]) == 0

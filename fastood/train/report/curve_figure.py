@@ -1,4 +1,4 @@
-"""Figure of the training: loss, training accuracy and step size of every stage."""
+"""Figure of the training: loss, training accuracy and learning rate of every stage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +11,17 @@ from fastood.train.report.style import INK, arm_styles, legend_above, literal, n
 
 PANELS = (("loss", "loss"), ("accuracy", "training accuracy"), ("learning_rate", "learning rate"))
 LOGARITHMIC_FROM = 20.0
-"""A positive quantity that spans this factor or more is drawn on a logarithmic axis."""
+"""Positive values whose largest exceeds the smallest by this factor are drawn on a logarithmic axis."""
 
 
 def training_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw a panel each for loss, accuracy and step size, over the steps of each stage.
+    """Draw one panel each for loss, training accuracy and learning rate, over the steps of each stage.
 
     Args:
-        stages: Entries of each stage, as curves.json has them; one at least has entries.
+        stages: Entries of each stage, as in curves.json; at least one stage has entries.
 
     Returns:
-        The figure; a panel that no stage has anything for is left out.
+        The figure; a panel without any value is left out.
     """
     shown = {name: entries for name, entries in stages.items() if entries}
     panels = [

@@ -1,4 +1,4 @@
-"""Figure of a run's detectors: every detector's metrics by every arm's network, over the OOD sets."""
+"""Figure of detectors: metrics of each detector on the network of each arm, over the OOD sets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,10 @@ from fastood.train.report.style import INK, arm_styles, legend_above, literal, n
 
 
 def detectors_figure(document: Mapping[str, Any]) -> Figure:
-    """Means over the OOD sets, with a line from the lowest set to the highest, in per cent: one panel per metric.
+    """Draw means over the OOD sets in per cent, each with a line from the lowest set to the highest.
 
-    One row per detector, arms below one another in it. Axes are logit: good detectors differ near 0 and 100 %.
+    One panel per metric and one row per detector, with the arms below one another in a row. Axes are logit, because
+    good detectors differ near 0 and 100 %.
 
     Args:
         document: Contents of detectors.json, with at least one detector.
@@ -32,9 +33,9 @@ def detectors_figure(document: Mapping[str, Any]) -> Figure:
     step = SPREAD / len(arms)
     for ax, metric in zip(axes[0], reported, strict=True):
         end = _half_an_image(arms) if metric.key == "fpr95" else AREA_END
-        for position, (arm, found) in enumerate(arms.items()):
-            rows = [detectors.index(name) - SPREAD / 2 + (position + 0.5) * step for name in found["detectors"]]
-            spreads = [_spread(of_detector, metric, end) for of_detector in found["detectors"].values()]
+        for position, (arm, result) in enumerate(arms.items()):
+            rows = [detectors.index(name) - SPREAD / 2 + (position + 0.5) * step for name in result["detectors"]]
+            spreads = [_spread(of_detector, metric, end) for of_detector in result["detectors"].values()]
             means, low, high = zip(*spreads, strict=True)
             ax.plot(means, rows, "o", color=styles[arm][0], markersize=4, clip_on=False)
             ax.hlines(rows, low, high, color=styles[arm][0], linewidth=1.4, alpha=0.55, clip_on=False)
@@ -49,22 +50,22 @@ def detectors_figure(document: Mapping[str, Any]) -> Figure:
     legend_above(
         figure,
         [
-            (Line2D([], [], color=styles[arm][0], marker="o", markersize=4, linewidth=1.4), literal(found["label"]))
-            for arm, found in arms.items()
+            (Line2D([], [], color=styles[arm][0], marker="o", markersize=4, linewidth=1.4), literal(result["label"]))
+            for arm, result in arms.items()
         ],
     )
     return figure
 
 
 def _spread(of_detector: Mapping[str, Any], metric: Metric, end: float) -> tuple[float, float, float]:
-    """Mean over the OOD sets, least and largest, within the ends of the axis."""
+    """Return mean, least and largest value over the OOD sets, clipped to the ends of the axis."""
     of_sets = [result[metric.key]["mean"] for result in of_detector["ood"].values()]
     mean, low, high = (min(max(x, end), 1 - end) for x in (of_detector["mean"][metric.key], min(of_sets), max(of_sets)))
     return mean, low, high
 
 
 def _half_an_image(arms: Mapping[str, Any]) -> float:
-    """Half the share that one image has in a rate: no rate but 0 is less."""
+    """Return half the share of one image in a rate: only a rate of 0 is lower."""
     first = next(iter(next(iter(arms.values()))["detectors"].values()))
     of_set = next(iter(first["ood"].values()))
     return 0.5 / float(max(of_set["id_count"], of_set["ood_count"]))

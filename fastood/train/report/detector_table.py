@@ -1,4 +1,4 @@
-"""Tables of a run's detectors for the terminal: one for each arm."""
+"""Tables of detectors for the terminal, one or more for each arm."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,14 +18,14 @@ MEAN = "Mean"
 def detector_tables(document: Mapping[str, Any], *, width: int = PIPE_WIDTH) -> list[Table]:
     """Lay out detectors as rows and OOD sets as columns, one block of rows per metric, in per cent.
 
-    The best detector of each column is bold; equal prints are equally best.
+    The best detector of each column is bold; values that are equal as printed are equally best.
 
     Args:
         document: Contents of detectors.json.
-        width: Columns of the terminal; sets that do not fit beside one another go into tables of their own.
+        width: Columns of the terminal; columns that do not fit go into further tables.
 
     Returns:
-        One table or more for each arm that any detector goes with.
+        One or more tables for each arm with at least one detector.
     """
     tables: list[Table] = []
     for arm in document["arms"].values():
@@ -38,7 +38,7 @@ def detector_tables(document: Mapping[str, Any], *, width: int = PIPE_WIDTH) -> 
 
 
 def skipped_lines(document: Mapping[str, Any]) -> list[str]:
-    """A line for each arm and reason that detectors were left out for.
+    """Return a line for each arm and reason for which detectors were skipped.
 
     Example:
         >>> skipped = {"dice": "no linear head", "ash": "no linear head"}
@@ -54,7 +54,7 @@ def skipped_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def warning_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return a line for each detector of an arm that something is wrong with.
+    """Return a line for each detector of an arm that has warnings.
 
     Example:
         >>> backwards = {"arm": "oe", "detector": "knn", "kind": "ranks-backwards"}
@@ -62,35 +62,31 @@ def warning_lines(document: Mapping[str, Any]) -> list[str]:
         >>> warning_lines({"arms": {"oe": {"label": "OE"}}, "warnings": warnings})
         ['warning: OE, knn: near is low; far is low']
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    messages: dict[tuple[str, str], list[str]] = {}
     for warning in document.get("warnings", ()):
         label = document["arms"][warning["arm"]]["label"]
-        found.setdefault((label, warning["detector"]), []).append(warning["message"])
-    return [f"warning: {label}, {detector}: {'; '.join(texts)}" for (label, detector), texts in found.items()]
+        messages.setdefault((label, warning["detector"]), []).append(warning["message"])
+    return [f"warning: {label}, {detector}: {'; '.join(texts)}" for (label, detector), texts in messages.items()]
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """Return what the tables do not say.
-
-    What their numbers depend on, what shortened heads stand for, why detectors were left out of which arm, and which
-    ones to beware of.
-    """
-    judged = [arm for arm in document["arms"].values() if arm["detectors"]]
+    """Return the lines below the tables: protocol, shortened headings, skipped detectors and warnings."""
+    evaluated = [arm for arm in document["arms"].values() if arm["detectors"]]
     lines = skipped_lines(document) + warning_lines(document)
-    if judged:
+    if evaluated:
         legend: dict[str, str] = {}
-        for arm in judged:
+        for arm in evaluated:
             legend |= short_heads(_columns(arm))[1]
         lines = legend_lines(legend) + lines
         has_draws = document["protocol"]["ood_fraction"] is not None
-        every = [detector for arm in judged for detector in arm["detectors"].values()]
+        every = [detector for arm in evaluated for detector in arm["detectors"].values()]
         sentence = protocol_sentence({"protocol": document["protocol"], "arms": dict(enumerate(every))})
-        lines.insert(0, f"{sentence} The std goes into detectors.json by --write." if has_draws else sentence)
+        lines.insert(0, f"{sentence} With --write, the std is in detectors.json." if has_draws else sentence)
     return lines
 
 
 def _columns(arm: Mapping[str, Any]) -> list[str]:
-    """Return the heads of an arm's columns: its OOD sets, and their mean where there are several."""
+    """Return the headings of the columns of an arm: its OOD sets and, if there are several, their mean."""
     sets = list(next(iter(arm["detectors"].values()))["ood"])
     return [*sets, MEAN] if len(sets) > 1 else sets
 
@@ -114,7 +110,7 @@ def _table(document: Mapping[str, Any], arm: Mapping[str, Any], columns: Sequenc
         style = "italic" if column == len(names) - 1 and names[column] == MEAN else ""
         table.add_column(Text(heads[column], style=style), justify="right", vertical="bottom", no_wrap=True)
     for metric in reported_metrics(document):
-        values = {name: _values(found, metric) for name, found in detectors.items()}
+        values = {name: _values(result, metric) for name, result in detectors.items()}
         pick = max if metric.higher_is_better else min
         best = [pick(of_column, key=float) for of_column in zip(*values.values(), strict=True)]
         for position, (name, row) in enumerate(values.items()):
@@ -125,7 +121,7 @@ def _table(document: Mapping[str, Any], arm: Mapping[str, Any], columns: Sequenc
     return table
 
 
-def _values(found: Mapping[str, Any], metric: Metric) -> list[str]:
-    """Return a detector's means over the draws, of each set and, of several, of all."""
-    of_sets = [of_set[metric.key]["mean"] for of_set in found["ood"].values()]
-    return [per_cent(value) for value in ([*of_sets, found["mean"][metric.key]] if len(of_sets) > 1 else of_sets)]
+def _values(result: Mapping[str, Any], metric: Metric) -> list[str]:
+    """Return a detector's means over the draws, as printed: of each OOD set and, if there are several, of all."""
+    of_sets = [of_set[metric.key]["mean"] for of_set in result["ood"].values()]
+    return [per_cent(value) for value in ([*of_sets, result["mean"][metric.key]] if len(of_sets) > 1 else of_sets)]

@@ -1,4 +1,4 @@
-"""What the page says of the differences between arms: which are more than chance, as the test images go."""
+"""Differences between arms and the baseline, as the page prints them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ from fastood.train.report.printed_metrics import DECIMALS, Metric, ood_names
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceCell:
-    """An arm's difference from the baseline on one OOD set, in per cent points as printed."""
+    """Difference of an arm from the baseline on one OOD set, in percentage points as printed."""
 
     estimate: str
     interval: str
     p_value: str
     is_certain: bool
-    """The interval holds no 0, and the p-value as printed is below what the interval leaves out."""
+    """Whether the interval excludes 0 and the p-value as printed is below 1 minus the level of the interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceRow:
-    """One OOD set, for every arm but the baseline."""
+    """Differences on one OOD set of all arms except the baseline."""
 
     name: str
     cells: tuple[DifferenceCell, ...]
 
 
 def compared_arms(metrics: Mapping[str, Any]) -> list[str]:
-    """Arms that are compared with the baseline, in the order of the table; none without a baseline."""
+    """Return the arms that are compared with the baseline, in table order; none without a baseline."""
     baseline = metrics["bootstrap"]["baseline"]
     return [] if baseline is None else [arm for arm in metrics["arms"] if arm != baseline]
 
 
 def difference_rows(metrics: Mapping[str, Any], metric: Metric) -> list[DifferenceRow]:
-    """One metric's differences: a row per OOD set, cells in the order of `compared_arms`."""
+    """Return the differences in one metric: a row per OOD set, with cells in the order of `compared_arms`."""
     compared = [metrics["arms"][arm] for arm in compared_arms(metrics)]
     alpha = round(1 - metrics["bootstrap"]["level"], 9)
     return [
@@ -45,7 +45,7 @@ def difference_rows(metrics: Mapping[str, Any], metric: Metric) -> list[Differen
 
 
 def points(fraction: float) -> str:
-    """A difference of fractions in per cent points, with its sign.
+    """Format a difference of fractions in percentage points, with its sign.
 
     Example:
         >>> points(0.0123), points(-0.00001)

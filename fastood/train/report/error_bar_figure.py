@@ -1,4 +1,4 @@
-"""Figure of the error bars: every arm's metrics on every OOD set, with their bootstrap intervals."""
+"""Figure of the error bars: metrics of each arm on each OOD set, with bootstrap intervals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +12,17 @@ from fastood.train.report.printed_metrics import ood_names, reported_metrics
 from fastood.train.report.style import INK, arm_styles, in_two_lines, legend_above, literal, new_figure
 
 SPREAD = 0.62
-"""Part of a row's height that its arms share."""
+"""Part of the height of a row that its arms take."""
 AREA_END = 1e-5
+"""Ends of the axis of an area: AUROC and AUPR within this distance of 0 or 1 are drawn there."""
 TICKS = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
 def error_bars(metrics: Mapping[str, Any]) -> Figure:
-    """Estimates and intervals in per cent: one panel per metric, one row per OOD set, arms below one another in it.
+    """Draw estimates and intervals in per cent: one panel per metric, one row per OOD set, arms below one another.
 
-    Axes are logit: good detectors differ near 0 and 100 %. An FPR's ends stand for 0 and 100, those of areas for all
-    within 0.001 of them.
+    Axes are logit, because good detectors differ near 0 and 100 %. The ends of an FPR axis stand for 0 and 100, those
+    of an AUROC or AUPR axis for everything within 0.001 per cent of them.
 
     Args:
         metrics: Contents of a run's metrics.json.
@@ -37,7 +38,7 @@ def error_bars(metrics: Mapping[str, Any]) -> Figure:
     figure, axes = new_figure(1, len(reported), size=(3.4 * len(reported), height))
     step = SPREAD / len(arms)
     for ax, metric in zip(axes[0], reported, strict=True):
-        # Half an image's share: no rate but 0 is less.
+        # Half the share of one image: only a rate of 0 is lower.
         end = 0.5 / metrics["in_distribution"]["test"] if metric.key == "fpr95" else AREA_END
         for position, arm in enumerate(arms):
             intervals = [arms[arm]["ood"][name]["interval"][metric.key] for name in names]
@@ -67,7 +68,7 @@ def error_bars(metrics: Mapping[str, Any]) -> Figure:
 
 
 def set_logit_axis(ax: Axes, end: float) -> None:
-    """From below the lowest value drawn to above the highest, with ticks where there is room."""
+    """Set a logit x-axis from below the lowest drawn value to above the highest, with ticks where there is room."""
     low, high = ax.dataLim.intervalx
     ax.set_xscale("logit")
     ax.set_xlim(max(low - 0.3 * low, end), min(high + 0.3 * (1 - high), 1 - end))

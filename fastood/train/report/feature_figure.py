@@ -1,4 +1,4 @@
-"""Figure of a boundary in feature space: a plane of features, and the two factors of the score."""
+"""Figure of a boundary in feature space: features in a plane, and the two factors of the score."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ MARKERS = ("o", "^", "s", "v", "D", "<")
 SYNTHETIC_MARKERS = ("x", "+")
 Entry = tuple[Artist | tuple[Artist, ...], str]
 SHOWN = 0.01
-"""Share of test images at either end of an axis that may lie beyond it."""
+"""Fraction of test images at either end of an axis that may lie outside."""
 LINES = 5
-"""Lines of equal score."""
+"""Number of lines of equal score."""
 
 
 def feature_figure(shown: FeatureMap) -> Figure:
-    """Two panels: the plane with all kinds of points, and p₁ over p₂ of the test images."""
+    """Draw two panels: all kinds of points in the plane, and p₁ over p₂ of the test images."""
     figure, axes = new_figure(1, 2, size=(9.2, 4.6))
     plane, odds = axes[0]
     entries = _scatter(plane, shown.id_plane, shown.ood_plane)
@@ -53,7 +53,7 @@ def feature_figure(shown: FeatureMap) -> Figure:
     _limit(plane, torch.cat([shown.id_plane, *shown.ood_plane.values()]))
     plane.set(xticks=[], yticks=[])
     plane.set_title("features, first two principal components", fontsize=10, color=INK)
-    odds.set_title("what the score is made of", fontsize=10, color=INK)
+    odds.set_title("the two factors of the score", fontsize=10, color=INK)
     odds.set_xlabel("log-odds of p₂ (in-distribution)", fontsize=9.5, color=INK)
     odds.set_ylabel("log-odds of p₁ (of this class)", fontsize=9.5, color=INK)
     legend_above(figure, entries)
@@ -61,7 +61,7 @@ def feature_figure(shown: FeatureMap) -> Figure:
 
 
 def _scatter(ax: Axes, of_id: Tensor, of_ood: Mapping[str, Tensor]) -> list[Entry]:
-    """In-distribution points below, OOD sets above; what the legend says of them."""
+    """Draw in-distribution points below OOD sets, and return their legend entries."""
     x, y = of_id.T.numpy()
     entries: list[Entry] = [(ax.scatter(x, y, s=7, color=ID_COLOUR, alpha=0.6, linewidths=0), "in-distribution")]
     for i, (name, points) in enumerate(of_ood.items()):
@@ -72,7 +72,7 @@ def _scatter(ax: Axes, of_id: Tensor, of_ood: Mapping[str, Tensor]) -> list[Entr
 
 
 def _limit(ax: Axes, points: Tensor) -> None:
-    """Show the middle of some points, with room around it: a few far ones would leave the rest no space."""
+    """Limit the axes to the central quantiles of the points: a few distant points would leave the rest no space."""
     low, high = torch.quantile(points, torch.tensor([SHOWN, 1 - SHOWN]), dim=0)
     room = 0.15 * (high - low).clamp_min(1e-6)
     (left, bottom), (right, top) = (low - room).tolist(), (high + room).tolist()
@@ -80,7 +80,7 @@ def _limit(ax: Axes, points: Tensor) -> None:
 
 
 def _lines_of_equal_score(ax: Axes) -> None:
-    """Lines along which p₁ p₂ stays the same, for scores that the axes show."""
+    """Draw lines along which p₁ p₂ is constant, at levels between the extremes of the visible area."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     x = torch.linspace(left, right, 200)
     y = torch.linspace(low, high, 200)

@@ -1,4 +1,4 @@
-"""Figures of the background pool: learnt weights by source, and sheets of the images at either end."""
+"""Figures of the background pool: learnt weights by source, and contact sheets of images."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from fastood.train.report.style import INK, QUIET, in_two_lines, legend_above, l
 if TYPE_CHECKING:
     from fastood.data.images.image_set import ImageSet
 
-# None of these is the colour of an arm.
+# Neither is the colour of an arm.
 UP_COLOUR = "#762a83"
 DOWN_COLOUR = "#757575"
 BINS = 60
 MAX_DECADES = 6
-"""Weights below this many decades under the largest are drawn at the left end."""
+"""Weights more than this many decades below the largest are drawn at the left end."""
 SHEET_COLUMNS = 8
-# Inches: the caption under an image takes what its cell is higher than wide.
+# Inches. A cell is higher than wide to leave room for the caption under its image.
 CELL_WIDTH, CELL_HEIGHT, CELL_GAP = 1.3, 1.78, 0.1
 
 
 def weight_distribution(sources: Sequence[SourceWeights]) -> Figure:
-    """Distribution of the relative weights, one row per source, from the most to the least weighted source.
+    """Draw the distribution of the relative weights of each source, one row per source.
 
-    Each silhouette counts images over the logarithm of the weight; its height is logarithmic too, since few images
-    far out move a mean. The bar spans the middle half of the images, the dot is their mean. Purple sources are weighted
-    up (mean above 1), grey ones down.
+    Each silhouette is a histogram over the logarithm of the weight. Its height is logarithmic, too, because a few
+    images of large weight move a mean. The bar spans the middle half of the images, the dot is their mean. Sources with
+    a mean above 1 are purple, others grey.
 
     Args:
         sources: Sources in the order of the rows.
@@ -92,10 +92,10 @@ def weight_distribution(sources: Sequence[SourceWeights]) -> Figure:
 
 
 def check_drawable(background: ImageSet) -> None:
-    """Refuses images with a number of channels that is neither 1 (grey) nor 3 (RGB).
+    """Check that images have 1 channel (grey) or 3 channels (RGB).
 
     Raises:
-        ValueError: Another number of channels.
+        ValueError: If they have another number of channels.
     """
     channels = background.images.shape[1]
     if channels not in (1, 3):
@@ -103,18 +103,18 @@ def check_drawable(background: ImageSet) -> None:
 
 
 def contact_sheet(background: ImageSet, weights: Tensor, index: Tensor) -> Figure:
-    """Background images in the order given, each with its relative weight and its source under it.
+    """Draw background images, each with its relative weight and its source below.
 
     Args:
-        background: The pool.
-        weights: [N] weights of all images in the pool.
-        index: int64 [n] images to show.
+        background: Images of the pool.
+        weights: Weights of all images in the pool, `[N]`.
+        index: Images to show, in this order, int64 `[n]`.
 
     Returns:
-        The figure, SHEET_COLUMNS images to a row.
+        The figure, with `SHEET_COLUMNS` images in a row.
 
     Raises:
-        ValueError: Images with a number of channels that is neither 1 nor 3.
+        ValueError: If the images have neither 1 nor 3 channels, or `relative_weights` refuses the weights.
     """
     check_drawable(background)
     relative = relative_weights(weights)
@@ -129,7 +129,7 @@ def contact_sheet(background: ImageSet, weights: Tensor, index: Tensor) -> Figur
         ax = figure.add_axes((x, y, side / width, side / height))
         ax.set_axis_off()
         pixels = background.pixels(index[place : place + 1])[0].permute(1, 2, 0)
-        # One channel is drawn as grey. No smoothing: the pixels are what the network saw.
+        # One channel is drawn as grey. No smoothing, so that the figure shows the pixels that the network saw.
         ax.imshow(pixels.expand(-1, -1, 3).numpy(), interpolation="nearest")
         source = background.source_names[int(background.source[position])]
         centred: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "top"}

@@ -1,4 +1,4 @@
-"""Figure of how a pool's weights concentrated over its steps."""
+"""Figure of the effective sample size of a background pool over its steps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from fastood.train.report.style import INK, QUIET, new_figure
 
-# Neither is the colour of an arm.
+# Not the colour of an arm.
 COLOUR = "#762a83"
 MAX_POINTS = 2000
-"""Steps beyond this are drawn as the mean of equally many each: a page needs no curve finer than its pixels."""
+"""Points of the curve, at most; of more steps, each point is the mean of equally many: a page has no finer pixels."""
 
 
 def effective_sample_size_curve(sizes: Tensor, pool_size: int) -> Figure:
-    """The effective sample size after each step, beside the size of the pool, where equal weights would keep it.
+    """Draw the effective sample size after each step, with a line at the size of the pool: that of equal weights.
 
     Args:
-        sizes: [T], T of at least 2.
-        pool_size: N.
+        sizes: Effective sample sizes `[T]`, T at least 2.
+        pool_size: N, images in the pool.
 
     Returns:
         The figure.

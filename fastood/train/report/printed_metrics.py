@@ -1,4 +1,4 @@
-"""What a run's metrics.json holds, as the terminal table and the page print it."""
+"""Contents of metrics.json as the terminal table and the page print them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ DECIMALS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One of the three reported metrics: its key in metrics.json and how it is read."""
+    """One of the three reported metrics."""
 
     key: str
+    """Key in metrics.json."""
     label: str
+    """Name in print."""
     higher_is_better: bool
 
     @property
@@ -33,18 +35,18 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One arm's value in a row, in per cent as printed."""
+    """Value of an arm in a row, in per cent as printed."""
 
     mean: str
     std: str | None
-    """Spread over the protocol's draws; None for a mean over sets."""
+    """Standard deviation over the draws of the protocol; None for a mean over sets."""
     is_best: bool
-    """No other arm prints a better mean in this row; equal prints are equally best."""
+    """Whether no other arm has a better mean in this row as printed; equal values are equally best."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One metric on one OOD set, or its mean over the sets, for every arm."""
+    """Values of every arm in one metric, on one OOD set or as the mean over the sets."""
 
     name: str
     is_mean: bool
@@ -52,7 +54,7 @@ class Row:
 
 
 def reported_metrics(metrics: Mapping[str, Any]) -> tuple[Metric, ...]:
-    """The three metrics in the order of the papers' tables; FPR is named after the protocol's TPR.
+    """Return the three metrics in the order of the papers' tables; FPR is named after the protocol's TPR.
 
     Example:
         >>> [metric.heading for metric in reported_metrics({"protocol": {"tpr": 0.95}})]
@@ -66,10 +68,11 @@ def reported_metrics(metrics: Mapping[str, Any]) -> tuple[Metric, ...]:
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> None:
-    """Refuses what is no metrics.json of this schema, before anything is drawn or written.
+    """Check that a document is a metrics.json of this schema, with arms that have the same OOD sets.
 
     Raises:
-        ValueError: Another schema, a missing part, no arm, no OOD set, or arms judged on different OOD sets.
+        ValueError: If the schema differs, a part is missing, there is no arm or no OOD set, or the arms have different
+            OOD sets.
     """
     if metrics.get("schema") != SCHEMA:
         raise ValueError(f"metrics must have schema {SCHEMA}, got {metrics.get('schema')!r}")
@@ -83,17 +86,17 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
         raise ValueError("metrics names no OOD set")
     for arm, result in metrics["arms"].items():
         if list(result["ood"]) != expected:
-            raise ValueError(f"arm {arm!r} was judged on OOD sets {list(result['ood'])}, the first on {expected}")
+            raise ValueError(f"arm {arm!r} was evaluated on OOD sets {list(result['ood'])}, the first on {expected}")
 
 
 def ood_names(metrics: Mapping[str, Any]) -> list[str]:
-    """The OOD sets in table order."""
+    """Return the names of the OOD sets in table order."""
     first_arm = next(iter(metrics["arms"].values()))
     return list(first_arm["ood"])
 
 
 def result_rows(metrics: Mapping[str, Any], metric: Metric) -> list[Row]:
-    """One metric's rows: every OOD set in order, then the mean over them; cells in the order of the arms."""
+    """Return the rows of a metric: one per OOD set, then their mean; cells are in the order of the arms."""
     arms = list(metrics["arms"].values())
     rows = []
     for name in ood_names(metrics):
@@ -104,7 +107,7 @@ def result_rows(metrics: Mapping[str, Any], metric: Metric) -> list[Row]:
 
 
 def per_cent(fraction: float) -> str:
-    """A fraction in per cent, as every table prints it.
+    """Format a fraction in per cent, as every table prints it.
 
     Example:
         >>> per_cent(0.31449)
@@ -114,7 +117,7 @@ def per_cent(fraction: float) -> str:
 
 
 def failed_sentence(metrics: Mapping[str, Any]) -> str:
-    """Return which arms have no row and why, after a space; nothing if every arm has one.
+    """Return a sentence on the arms that failed, with a space before it; empty if there are none.
 
     Example:
         >>> failure = {"label": "Energy", "stage": "energy", "step": 48, "steps": 490, "reason": "the loss is inf"}
@@ -130,9 +133,9 @@ def failed_sentence(metrics: Mapping[str, Any]) -> str:
 
 
 def protocol_sentence(metrics: Mapping[str, Any]) -> str:
-    """Return what the numbers depend on: positive class, counts, draws and AUPR kind; and which arms failed.
+    """Return a sentence on positive class, counts, draws and kind of AUPR, and one on arms that failed.
 
-    Counts are those of every arm and OOD set: a range where they differ.
+    Counts that differ between arms or OOD sets are printed as a range.
     """
     protocol = metrics["protocol"]
     sets = [of_set for arm in metrics["arms"].values() for of_set in arm["ood"].values()]
@@ -154,24 +157,24 @@ def protocol_sentence(metrics: Mapping[str, Any]) -> str:
 
 
 def is_one_class(metrics: Mapping[str, Any]) -> bool:
-    """Tell whether arms are the classes, each a network of its own that is judged on images of its own."""
+    """Tell whether each arm is the network of one class, evaluated on images that differ from those of other arms."""
     return metrics["bootstrap"]["baseline"] is None and failed_baseline(metrics) is None
 
 
 def failed_baseline(metrics: Mapping[str, Any]) -> str | None:
-    """Return the label of the arm that others were to be compared with, if it has failed; else None."""
+    """Return the label of the baseline if it has failed, else None."""
     name = metrics["bootstrap"].get("failed")
     return None if name is None else str(metrics["failed"][name]["label"])
 
 
 def explains_rate(metrics: Mapping[str, Any]) -> str:
-    """Return a sentence on γ where labels of arms have it; else nothing."""
+    """Return a sentence that explains γ if a label has it, else an empty string."""
     has_rate = any("γ" in arm["label"] for arm in metrics["arms"].values())
     return "γ is the share of the background images that an arm trains on." if has_rate else ""
 
 
 def mean_over_classes(metrics: Mapping[str, Any], metric: Metric) -> float:
-    """Return the mean over the arms of a one-class run, which papers print."""
+    """Return the mean over the arms of a one-class run, which papers report."""
     return fmean(arm["mean"][metric.key] for arm in metrics["arms"].values())
 
 
@@ -181,7 +184,7 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _of_draws(result: Mapping[str, Any], metric: Metric) -> Mapping[str, float]:
-    """Mean, and std where there is more than one draw to spread."""
+    """Return the mean, and the std if there is more than one draw."""
     spread: Mapping[str, float] = result[metric.key]
     return spread if result["repeats"] > 1 else {"mean": spread["mean"]}
 

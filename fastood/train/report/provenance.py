@@ -1,4 +1,4 @@
-"""Provenance of a run as the page gives it, without places of the sender's disk."""
+"""Provenance of a run as the page prints it, without locations on the disk of the sender."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,18 @@ from typing import Any
 from fastood.console.wording import counted
 from fastood.train.environment import without_location
 
-SAME = ("fastood", "torch", "python", "system", "device", "device_name", "threads", "processes", "cpu_capability")
+STABLE = ("fastood", "torch", "python", "system", "device", "device_name", "threads", "processes", "cpu_capability")
 
 
 def provenance_rows(sessions: Sequence[Mapping[str, Any]], seed: int) -> list[tuple[str, str]]:
-    """Return what the page lists, each with its name: of the last session, and what others had otherwise.
+    """Return the provenance of the last session, and the fields that changed between sessions.
 
     Args:
-        sessions: Of environment.json, the oldest first; none for a run that kept none.
-        seed: Of the run.
+        sessions: Sessions of environment.json, the oldest first.
+        seed: Seed of the run.
 
     Returns:
-        Name and text; nothing without a session.
+        Name and text of each row; empty without a session.
     """
     if not sessions:
         return []
@@ -37,26 +37,27 @@ def provenance_rows(sessions: Sequence[Mapping[str, Any]], seed: int) -> list[tu
         ("Threads", threads),
         ("Versions", f"fastood {last['fastood']}, PyTorch {last['torch']}, Python {last['python']}, {last['system']}"),
     ]
-    changed = [key for key in SAME if any(session[key] != last[key] for session in sessions)]
+    changed = [key for key in STABLE if any(session[key] != last[key] for session in sessions)]
     for key in changed:
         values = dict.fromkeys(str(session[key]) for session in sessions)
-        rows.append(("Not the same throughout", f"{key.replace('_', ' ')}: {', then '.join(values)}"))
+        rows.append(("Changed between sessions", f"{key.replace('_', ' ')}: {', then '.join(values)}"))
     return rows
 
 
 def _quoted(option: str) -> str:
-    """Return an option as a shell takes it; the "…" and "~" of places need no quotes to be read."""
+    """Return an option quoted for a shell; the "…" and "~" of shortened paths are left unquoted for legibility."""
     plain = option.replace("…", "").replace("~", "")
     return option if plain and shlex.quote(plain) == plain else shlex.quote(option)
 
 
 def _time(sessions: Sequence[Mapping[str, Any]]) -> str:
-    known = [session["seconds"] for session in sessions if session["seconds"] is not None]
-    if not known:
-        return "not known"
-    seconds = round(sum(known))
+    """Return the total time of the sessions that ended, and the number of those that did not."""
+    seconds_of = [session["seconds"] for session in sessions if session["seconds"] is not None]
+    if not seconds_of:
+        return "unknown"
+    seconds = round(sum(seconds_of))
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     text = f"{minutes} min {seconds % 60:02d} s" if minutes else f"{seconds} s"
     text = f"{hours} h {minutes:02d} min" if hours else text
-    stopped = len(sessions) - len(known)
-    return f"{text}, and what {counted(stopped, 'stopped session')} took" if stopped else text
+    stopped = len(sessions) - len(seconds_of)
+    return f"{text}, without {counted(stopped, 'interrupted session')}" if stopped else text

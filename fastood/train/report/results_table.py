@@ -1,4 +1,4 @@
-"""The results table for the terminal."""
+"""Table of a run's results for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,15 +24,16 @@ from fastood.train.report.table_layout import in_blocks, legend_lines, short_hea
 NAME_WIDTH = 24
 """Longer names of OOD sets are wrapped."""
 LABEL_WIDTH = 16
-"""Letters of a line in the label of an arm."""
+"""Characters of a line in the label of an arm."""
 MIN_NAME_WIDTH = 10
+"""Names of OOD sets are not wrapped to fewer characters."""
 MEAN_WIDTH = len("100.00")
 SPREAD_WIDTH = len(" ± 0.00")
 GAP = 3
 
 
 def metrics_tables(metrics: Mapping[str, Any], *, width: int = 100) -> list[Table]:
-    """Lay out a run's results as `metrics_table` does, in as many tables as it takes for their columns to fit.
+    """Lay out a run's results as `metrics_table` does, in as many tables as the width requires.
 
     A run of one-class networks has one table, with a row for each class.
 
@@ -41,7 +42,7 @@ def metrics_tables(metrics: Mapping[str, Any], *, width: int = 100) -> list[Tabl
         width: Columns of the terminal.
 
     Raises:
-        ValueError: As `metrics_table`.
+        ValueError: If `metrics` has another schema, or its arms have different OOD sets.
     """
     check_metrics(metrics)
     if is_one_class(metrics):
@@ -50,7 +51,7 @@ def metrics_tables(metrics: Mapping[str, Any], *, width: int = 100) -> list[Tabl
 
 
 def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
-    """Lays out a run's results in per cent: FPR95 ↓, AUROC ↑ and AUPR ↑ per OOD set and mean, and accuracy.
+    """Lay out a run's results in per cent: FPR95 ↓, AUROC ↑ and AUPR ↑ per OOD set and mean, and accuracy.
 
     Arms are columns as in the supplementary Table 2 of Li & Vasconcelos 2020, one block of rows per metric, so that
     any number of OOD sets reads well. The best arm of each row is bold. Where the columns do not fit (80 columns, or
@@ -64,7 +65,7 @@ def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
         A table to print with `rich.print`.
 
     Raises:
-        ValueError: `metrics` is not of this schema, or its arms were judged on different OOD sets.
+        ValueError: If `metrics` has another schema, or its arms have different OOD sets.
 
     Example:
         >>> import rich
@@ -92,7 +93,7 @@ def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
 
 
 def _arms_table(metrics: Mapping[str, Any], shown: Sequence[int], width: int) -> Table:
-    """Lay out the arms with these numbers, beside all OOD sets."""
+    """Lay out the arms at the positions `shown`, with a row for each OOD set."""
     reported = reported_metrics(metrics)
     every = list(metrics["arms"].values())
     arms = [every[number] for number in shown]
@@ -131,7 +132,7 @@ def _arms_table(metrics: Mapping[str, Any], shown: Sequence[int], width: int) ->
 
 
 def _classes_table(metrics: Mapping[str, Any]) -> Table:
-    """Lay out the networks of a one-class run, a row each, and their mean: they do not compete, so none is best."""
+    """Lay out a one-class run, with a row for each network and one for their mean; no network is marked as best."""
     has_spread = metrics["protocol"]["repeats"] > 1
     title = f"One class against the others, in per cent — in-distribution: {metrics['in_distribution']['name']}"
     reported = reported_metrics(metrics)
@@ -156,7 +157,7 @@ def _classes_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _caption(metrics: Mapping[str, Any], legend: dict[str, str], *, has_spread: bool) -> str:
-    """Return what the numbers depend on, and what the heads stand for."""
+    """Return the caption: the protocol, and the full names of shortened headings."""
     has_draws = metrics["protocol"]["repeats"] > 1
     sentences = [protocol_sentence(metrics), explains_rate(metrics)]
     if has_draws and not has_spread:
@@ -165,7 +166,7 @@ def _caption(metrics: Mapping[str, Any], legend: dict[str, str], *, has_spread: 
 
 
 def _broken(label: str) -> str:
-    """Return a label with a line end after its comma."""
+    """Return a label with a line break after its comma."""
     return label.replace(", ", ",\n")
 
 

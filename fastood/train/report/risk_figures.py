@@ -1,4 +1,4 @@
-"""Figure of selective classification: how much of what an arm accepts is wrong, against how much it accepts."""
+"""Figure of selective classification: risk of the accepted images over coverage."""
 
 from collections.abc import Mapping
 
@@ -13,17 +13,18 @@ from fastood.train.report.style import INK, arm_styles, literal, new_figure
 from fastood.train.results.scoring import ArmScores
 
 NOISY_BELOW = 0.02
-"""Coverage below which a risk is of so few images that it does not decide how high the axis goes."""
+"""Coverage below which the risk, being of few images, is ignored for the upper limit of the axis."""
 
 
 def risk_coverage(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
-    """Risk over coverage of all arms: of the in-distribution images alone, and with the OOD images mixed in.
+    """Draw risk over coverage of all arms: of in-distribution images alone, and mixed with OOD images.
 
-    The mix has as many OOD as ID images and as many of each set, as figure 2 of Mohseni et al. 2020; the other panel is
-    its figure 3. Dots stand where the mix is rejected at the operating point.
+    The mix has as many OOD as ID images, and equally many of each set, as figure 2 of Mohseni et al. 2020
+    (https://ojs.aaai.org/index.php/AAAI/article/view/5966); the other panel is their figure 3. Dots mark the operating
+    point on the mix.
 
     Args:
-        arms: Arm → scores.
+        arms: Scores of each arm by its name.
         point: The operating point to mark.
 
     Returns:
@@ -36,7 +37,7 @@ def risk_coverage(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figur
         highest = 0.0
         for arm, scores in arms.items():
             curve = _curve(scores, is_mixed=is_mixed)
-            # Elsewhere more OOD images are accepted at the same coverage: a vertical line that the area does not count.
+            # Where coverage does not grow, only OOD images are accepted: a vertical line that the area does not count.
             gained = curve.coverage.diff(prepend=curve.coverage.new_zeros(1)) > 0
             coverage, risk = curve.coverage[gained], curve.risk[gained]
             highest = max(highest, float(risk[coverage >= NOISY_BELOW].max()))
@@ -63,17 +64,17 @@ def _curve(scores: ArmScores, *, is_mixed: bool) -> RiskCoverageCurve:
 
 
 def _operating_index(curve: RiskCoverageCurve, point: OperatingPoint) -> int:
-    """Last threshold that rejects enough of the OOD mix, or first that accepts enough of the ID images."""
+    """Return the last threshold that rejects enough OOD images, or the first that accepts enough ID images."""
     if point.positive == "id":
         return int(torch.searchsorted(curve.coverage, point.tpr))
-    # Shares of a mix are sums of rounded weights.
+    # Fractions of a mix are sums of rounded weights: allow for their error.
     return max(int(torch.searchsorted(curve.ood_accepted, 1 - point.tpr + 1e-12, right=True)) - 1, 0)
 
 
 def _finish(ax: Axes, highest: float) -> None:
     ax.set_xlim(0, 1)
     ax.set_ylim(0, min(1.0, max(1.15 * highest, 1e-3)))
-    # One each: a formatter takes its decimals from the last axis that it was given to.
+    # One formatter per axis: it takes its decimals from the axis that it was set on last.
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     ax.legend(loc="upper left", frameon=False, fontsize=8, handlelength=2.6)

@@ -1,4 +1,4 @@
-"""Figures of the scores: how each arm spreads ID and OOD images, and what that is worth at every threshold."""
+"""Figures of the scores: histograms, ROC curves and precision–recall curves of all arms."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 BINS = 48
 OWN_AXIS_BELOW = 0.3
-"""Arms have axes of their own where the scores of one would take less than this part of a common one."""
+"""Arms have separate axes if the scores of one would take less than this part of a common axis."""
 LOG_DECADES = 3
 """Non-negative scores that span more decades than this are drawn on a logarithmic axis."""
 PER_CENT = PercentFormatter(1, symbol=" %")
@@ -30,30 +30,30 @@ PER_CENT = PercentFormatter(1, symbol=" %")
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """Where detection is read: the class to detect, the rate at which it must be, and how many OOD images come."""
+    """Point at which detection is evaluated: positive class, true-positive rate, and ratio of OOD to ID images."""
 
     positive: Positive
+    """Class to detect."""
     tpr: float
+    """True-positive rate at which FPR is read, in (0, 1]."""
     ood_per_id: float | None
-    """OOD images per ID image, on which precision depends; None for as many as a set has."""
+    """OOD images per ID image, on which precision depends; None for the ratio of the test sets."""
 
     @property
     def name(self) -> str:
-        """The metric read there, e.g. "FPR95"."""
+        """Name of the false-positive rate at this point, e.g. "FPR95"."""
         return f"FPR{100 * self.tpr:g}"
 
 
 def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
-    """Histograms of ID and OOD scores: one row per arm, one column per OOD set.
+    """Draw histograms of ID and OOD scores: one row per arm, one column per OOD set.
 
-    All arms share one score axis, unless they score by such different measures that one would vanish on it.
-
-    Each histogram is scaled to its own peak: a detector that puts most OOD images in one bin would otherwise flatten
-    the in-distribution images out of sight. A dashed line marks the threshold at which `point.tpr` of the positives
-    are detected, and the FPR there is written above it.
+    All arms share one score axis, unless the scores of an arm would vanish on it. Each histogram is scaled to its peak:
+    a detector that puts most OOD images in one bin would otherwise flatten the in-distribution images out of sight. A
+    dashed line marks the threshold at which `point.tpr` of the positives are detected; its FPR is written next to it.
 
     Args:
-        arms: Arm → scores; all arms hold the same OOD sets.
+        arms: Scores of each arm by its name; all arms have the same OOD sets.
         point: The operating point to mark.
 
     Returns:
@@ -80,7 +80,7 @@ def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Fi
                 ax.set_xscale("log")
                 ax.xaxis.set_major_locator(LogLocator(numticks=5))
             ax.set_xlim(edges[0], edges[-1])
-            # The head room is for the FPR, which then covers no bar.
+            # Leave room above the bars for the FPR.
             ax.set_ylim(0, 1.35)
             ax.yaxis.set_major_locator(NullLocator())
             ax.xaxis.set_minor_locator(NullLocator())
@@ -105,12 +105,12 @@ def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Fi
 
 
 def roc_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
-    """ROC curves of all arms, one panel per OOD set, with a dot where FPR is read.
+    """Draw ROC curves of all arms, one panel per OOD set, with a dot at the operating point.
 
-    The FPR axis is logarithmic, since good detectors differ at small rates; its left end stands for an FPR of 0.
+    The FPR axis is logarithmic, because good detectors differ at small rates; its left end stands for an FPR of 0.
 
     Args:
-        arms: Arm → scores; all arms hold the same OOD sets.
+        arms: Scores of each arm by its name; all arms have the same OOD sets.
         point: The operating point to mark.
 
     Returns:
@@ -126,7 +126,7 @@ def roc_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
             fpr, tpr = _with_points_between(curve.fpr.clamp(min=floor).numpy(), curve.tpr.numpy())
             ax.plot(fpr, tpr, color=colour, linestyle=style, linewidth=1.7, clip_on=False)
             at = _operating_index(curve.tpr, point)
-            # Dots shrink from arm to arm, so that several at one place show as rings.
+            # Dots shrink from arm to arm, so that coinciding dots show as rings.
             diameter = max(9.0 - 1.7 * position, 3.0)
             read_at = max(float(curve.fpr[at]), floor), float(curve.tpr[at])
             ax.plot(*read_at, "o", color=colour, markersize=diameter, clip_on=False, zorder=5)
@@ -141,18 +141,18 @@ def roc_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(PER_CENT)
     other = {"ood": "ID images flagged as OOD", "id": "OOD images taken for ID"}[point.positive]
-    found = {"ood": "OOD images detected", "id": "ID images accepted"}[point.positive]
+    detected = {"ood": "OOD images detected", "id": "ID images accepted"}[point.positive]
     figure.supxlabel(f"false-positive rate ({other}), logarithmic", fontsize=9.5, color=INK)
-    figure.supylabel(f"true-positive rate ({found})", fontsize=9.5, color=INK)
+    figure.supylabel(f"true-positive rate ({detected})", fontsize=9.5, color=INK)
     return figure
 
 
 def pr_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
-    """Precision–recall curves of all arms, one panel per OOD set, at the protocol's ratio of OOD to ID images.
+    """Draw precision–recall curves of all arms, one panel per OOD set, at the protocol's ratio of OOD to ID images.
 
     Args:
-        arms: Arm → scores; all arms hold the same OOD sets.
-        point: Gives the positive class and the ratio.
+        arms: Scores of each arm by its name; all arms have the same OOD sets.
+        point: The positive class and the ratio of OOD to ID images.
 
     Returns:
         The figure.
@@ -184,9 +184,9 @@ def pr_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
         ax.set_ylim(0, 1)
         ax.xaxis.set_major_formatter(PER_CENT)
         ax.yaxis.set_major_formatter(PER_CENT)
-    what = point.positive.upper()
-    figure.supxlabel(f"recall ({what} images found)", fontsize=9.5, color=INK)
-    figure.supylabel(f"precision (flagged images that are {what})", fontsize=9.5, color=INK)
+    positives = point.positive.upper()
+    figure.supxlabel(f"recall ({positives} images detected)", fontsize=9.5, color=INK)
+    figure.supylabel(f"precision (flagged images that are {positives})", fontsize=9.5, color=INK)
     return figure
 
 
@@ -200,7 +200,7 @@ def _threshold_label(point: OperatingPoint) -> str:
 
 
 def _curve_panels(arms: Mapping[str, ArmScores]) -> tuple[Figure, dict[str, Axes]]:
-    """One panel per OOD set, in a grid with few holes, and a legend of the arms above."""
+    """Return a figure with a legend of the arms, and its panel for each OOD set, in a grid with few holes."""
     names = _set_names(arms)
     columns = min((3, 4, 2), key=lambda wide: -len(names) % wide) if len(names) > 3 else len(names)
     rows = ceil(len(names) / columns)
@@ -223,7 +223,7 @@ def _curve_panels(arms: Mapping[str, ArmScores]) -> tuple[Figure, dict[str, Axes
 
 
 def _score_axes(arms: Mapping[str, ArmScores]) -> dict[str, tuple[Floats, bool]]:
-    """Bin edges of each arm, and whether they are log-spaced."""
+    """Return the bin edges of each arm, and whether they are log-spaced."""
     common, common_is_log = _bin_edges(arms.values())
     own = {arm: _bin_edges([scores]) for arm, scores in arms.items()}
     if common_is_log or all(
@@ -234,7 +234,7 @@ def _score_axes(arms: Mapping[str, ArmScores]) -> dict[str, tuple[Floats, bool]]
 
 
 def _bin_edges(arms: Iterable[ArmScores]) -> tuple[Floats, bool]:
-    """[BINS + 1] edges that hold all but the most extreme thousandth of the scores, and whether they are log-spaced."""
+    """Return edges `[BINS + 1]` that enclose 99.9 % of the scores, and whether they are log-spaced."""
     every = np.concatenate(
         [part.double().numpy() for arm in arms for part in (arm.id_scores, *arm.ood_scores.values())]
     )
@@ -251,22 +251,22 @@ def _bin_edges(arms: Iterable[ArmScores]) -> tuple[Floats, bool]:
 
 
 def _relative_heights(scores: Tensor, edges: Floats) -> Floats:
-    """[BINS] counts over the largest count; what lies beyond an end is counted in the last bin there."""
+    """Return counts `[BINS]` relative to the largest; scores beyond an end are counted in the last bin there."""
     counts = np.histogram(scores.double().numpy().clip(edges[0], edges[-1]), edges)[0]
     heights: Floats = counts / counts.max()
     return heights
 
 
 def _with_points_between(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The same line with points added between few: a tie's straight segment bends on a logarithmic axis."""
+    """Return a line with points interpolated: the straight segment of a tie is curved on a logarithmic axis."""
     corners = np.arange(len(x))
     positions = np.union1d(corners, np.linspace(0, len(x) - 1, 500))
     return np.interp(positions, corners, x), np.interp(positions, corners, y)
 
 
 def _operating_index(tpr: Tensor, point: OperatingPoint) -> int:
-    """First threshold at which enough positives are detected."""
-    # Exact: a rate k / P that reaches the level as a fraction also does as its nearest float64.
+    """Return the index of the first threshold at which enough positives are detected."""
+    # No tolerance is needed: a rate k / P that reaches the level as a fraction also does as its nearest float64.
     return int(torch.searchsorted(tpr, point.tpr))
 
 
@@ -276,7 +276,7 @@ def _mark_threshold(ax: Axes, id_scores: Tensor, ood_scores: Tensor, point: Oper
     low, high = ax.get_xlim()
     threshold = min(max(float(curve.thresholds[at]), low), high)
     ax.axvline(threshold, color=INK, linewidth=1, linestyle="--")
-    # The FPR stands where the line does not pass.
+    # Write the FPR on the side that the line does not cross.
     across = ax.transAxes.inverted().transform(ax.transData.transform((threshold, 0)))[0]
     side, place = ("left", 0.03) if across > 0.5 else ("right", 0.97)
     label = f"{point.name}  {100 * float(curve.fpr[at]):.1f} %"

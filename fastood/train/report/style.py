@@ -1,4 +1,4 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, quiet axes, no global state."""
+"""Common style of all figures: colours that colour-blind readers can distinguish, plain axes, no global state."""
 
 from collections.abc import Iterable, Sequence, Set
 from io import BytesIO
@@ -27,8 +27,8 @@ DOTTED = (0.0, (1.2, 1.2))
 DASHED = (0.0, (5.0, 1.5))
 DASH_DOTTED = (0.0, (6.0, 1.2, 1.2, 1.2))
 
-# Okabe & Ito's colours, which stay apart under every common colour blindness. The known arms keep theirs in every
-# report; their line styles differ as well, so that print in grey can be read too.
+# Colours of Okabe & Ito, which stay distinct under every common colour blindness. These arms keep theirs in every
+# report; their line styles differ as well, for prints in grey.
 GREEN, SKY, VERMILION, BLUE, PURPLE, ORANGE = "#009e73", "#56b4e9", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
 _ARM_STYLES: dict[str, ArmStyle] = {
     **dict.fromkeys(("none", "msp", "plain", "softmax"), (GREEN, DOTTED)),
@@ -45,7 +45,10 @@ _OTHER_STYLES: tuple[ArmStyle, ...] = (
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
-    """Return colour and line style of each arm: no two of them share a colour.
+    """Return colour and line style of each arm; no two arms share a colour.
+
+    Args:
+        arms: Names of the arms.
 
     Example:
         >>> arm_styles(["random"])
@@ -64,23 +67,29 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
 
 
 def _many_styles(count: int, taken: Set[str]) -> list[ArmStyle]:
-    """Return so many colours along a rainbow, dark enough for lines on white, and line styles in turn."""
+    """Return `count` styles: colours along a rainbow, dark enough for lines on white, and line styles in turn."""
     rainbow = colormaps["turbo"]
-    found: list[ArmStyle] = []
+    styles: list[ArmStyle] = []
     for position in range(count):
         red, green, blue, _ = rainbow(0.04 + 0.92 * position / max(count - 1, 1))
-        # Yellow and green are too light for a line: weights are those of the eye.
+        # Yellow and green are too light for a line: darken by luminance, with the weights of the eye.
         light = 0.3 * red + 0.59 * green + 0.11 * blue
         shade = min(1.0, 0.55 / light)
         colour = to_hex((shade * red, shade * green, shade * blue))
-        while colour in taken or colour in (known for known, _ in found):
+        while colour in taken or colour in (other for other, _ in styles):
             colour = f"#{(int(colour[1:], 16) + 1) % 0x1000000:06x}"
-        found.append((colour, (SOLID, DASHED, DOTTED, DASH_DOTTED)[position % 4]))
-    return found
+        styles.append((colour, (SOLID, DASHED, DOTTED, DASH_DOTTED)[position % 4]))
+    return styles
 
 
 def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows × columns quiet axes, `size` in inches, without pyplot's global state."""
+    """Create a figure of rows × columns plain axes without pyplot's global state.
+
+    Args:
+        rows: Rows of axes.
+        columns: Columns of axes.
+        size: Width and height in inches.
+    """
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
@@ -91,18 +100,18 @@ def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[F
 
 
 def literal(name: str) -> str:
-    """A user's name, in one line or several, as matplotlib draws it letter by letter; a $ would start a formula."""
+    """Return a name escaped for matplotlib, where a $ would start a formula; line breaks are kept."""
     return printable_lines(name).replace("$", r"\$")
 
 
 def in_two_lines(name: str, width: int) -> str:
-    """A user's name in at most two lines of `width` letters."""
+    """Break a name into at most two lines of `width` characters, escaped for matplotlib."""
     return literal("\n".join(wrap(name, width, max_lines=2, placeholder="…")))
 
 
 def legend_above(figure: Figure, entries: Sequence[tuple[Artist | tuple[Artist, ...], str]]) -> None:
-    """A legend above all axes, where it covers no data; a tuple of artists is drawn side by side."""
-    # Inches that an entry takes: its sample and about 0.08 per letter at this size.
+    """Add a legend above all axes, where it covers no data; a tuple of artists is drawn side by side."""
+    # Width of an entry in inches: its sample, and about 0.08 per character at this font size.
     widths = [0.8 + 0.08 * len(label) for _, label in entries]
     fits = sum(widths) <= figure.get_figwidth()
     columns = len(entries) if fits else max(1, int(figure.get_figwidth() / max(widths)))
@@ -120,7 +129,7 @@ def legend_above(figure: Figure, entries: Sequence[tuple[Artist | tuple[Artist, 
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same figure gives the same bytes."""
+    """Encode a figure as PNG; equal figures give equal bytes."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

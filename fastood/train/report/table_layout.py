@@ -1,4 +1,4 @@
-"""Tables that fit a terminal: heads broken between words, columns in as many blocks as it takes, numbers whole."""
+"""Layout of tables that fit a terminal: headings are broken and columns split into blocks; numbers never wrap."""
 
 import re
 import shutil
@@ -9,39 +9,39 @@ from rich.measure import Measurement
 from rich.table import Table
 
 PIPE_WIDTH = 110
-"""Columns of a pipe or a file where COLUMNS says nothing."""
+"""Width of a pipe or a file if COLUMNS is not set."""
 HEAD_WIDTH = 12
-"""Letters of the longest word in a head; a longer one is broken after a hyphen or the like, or shortened."""
+"""Characters of the longest word in a heading; a longer word is broken after - _ / or ., or shortened."""
 
 
 def open_console() -> Console:
-    """Return a console as wide as the terminal; into a pipe or a file, as wide as COLUMNS says, or 110 columns."""
+    """Return a console as wide as the terminal or, for a pipe or a file, as COLUMNS, which is 110 by default."""
     console = Console()
     return console if console.is_terminal else Console(width=shutil.get_terminal_size((PIPE_WIDTH, 24)).columns)
 
 
 def print_tables(tables: Iterable[Table]) -> None:
-    """Print tables one below the other, each as wide as it needs: a narrower terminal breaks lines, not numbers."""
+    """Print tables one below the other, at their full width: a narrower terminal wraps lines, not numbers."""
     for table in tables:
         Console(width=max(open_console().width, needed_width(table))).print(table)
 
 
 def needed_width(table: Table) -> int:
-    """Return the columns that a table takes when nothing in it is broken."""
+    """Return the width of a table without line breaks in its cells."""
     wide = Console(width=100_000)
     return Measurement.get(wide, wide.options, table).maximum
 
 
 def in_blocks(build: Callable[[Sequence[int]], Table], count: int, width: int) -> list[Table]:
-    """Return tables of as many columns each as fit.
+    """Split columns into tables that fit the terminal.
 
     Args:
-        build: Makes the table of the columns with these numbers, ascending.
-        count: How many columns there are.
-        width: Columns of the terminal.
+        build: Function from column numbers, ascending, to a table of these columns.
+        count: Number of columns.
+        width: Width of the terminal.
 
     Returns:
-        One table or more; a column that does not fit alone has one of its own.
+        One or more tables; a single column that does not fit has a table to itself.
     """
     blocks: list[Table] = []
     first = 0
@@ -55,14 +55,14 @@ def in_blocks(build: Callable[[Sequence[int]], Table], count: int, width: int) -
 
 
 def short_heads(names: Sequence[str], width: int = HEAD_WIDTH) -> tuple[list[str], dict[str, str]]:
-    r"""Return heads of at most `width` letters a line, and what those stand for that are shortened.
+    r"""Break or shorten names to headings with lines of at most `width` characters.
 
     Args:
-        names: Names as they are.
-        width: Letters of a line.
+        names: Full names.
+        width: Characters of a line.
 
     Returns:
-        A head of one or more lines for each name, and shortened head → name.
+        Headings, of one or more lines, in the order of the names; and the full name of each shortened heading.
 
     Example:
         >>> short_heads(["held-out digits", "tiny-imagenet-resized", "photographs"])
@@ -77,7 +77,7 @@ def short_heads(names: Sequence[str], width: int = HEAD_WIDTH) -> tuple[list[str
         if any(len(line) > width for line in lines):
             head = f"{name[: width - 1].rstrip()}…"
             if head in heads or sum(_shortens(other, head, width) for other in names) > 1:
-                number = 1 + sum(known.startswith(name[: width - 2].rstrip()) for known in legend)
+                number = 1 + sum(other.startswith(name[: width - 2].rstrip()) for other in legend)
                 head = f"{name[: width - 1 - len(str(number))].rstrip()}…{number}"
             legend[head] = name.replace("\n", " ")
             heads.append(head)
@@ -87,7 +87,7 @@ def short_heads(names: Sequence[str], width: int = HEAD_WIDTH) -> tuple[list[str
 
 
 def legend_lines(legend: dict[str, str]) -> list[str]:
-    """Return a line for each shortened head.
+    """Return a line for each shortened heading with its full name.
 
     Example:
         >>> legend_lines({"pneumonoult…": "pneumonoultramicroscopic"})
@@ -101,7 +101,7 @@ def _shortens(name: str, head: str, width: int) -> bool:
 
 
 def _lines(name: str, width: int) -> list[str]:
-    """Break a name at its line ends and between words, and within a long word after - _ / . only."""
+    """Break a name at its line breaks and between words, and a long word only after - _ / or a dot."""
     lines: list[str] = []
     for segment in name.split("\n"):
         parts: list[str] = []

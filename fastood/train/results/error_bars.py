@@ -1,4 +1,4 @@
-"""Error bars of a run: intervals of every arm's metrics, and its differences from the arm it is to beat."""
+"""Error bars of a run: bootstrap intervals of the metrics of each arm, and of their differences from the baseline."""
 
 from typing import Any
 
@@ -7,11 +7,17 @@ from fastood.metrics import BootstrapResult, Difference, Interval, Protocol, boo
 from fastood.train.results.scoring import ArmScores
 
 REPLICATES = 1000
+"""Bootstrap replicates of each interval."""
 LEVEL = 0.95
+"""Coverage of the intervals."""
 
 
 def bootstrap_settings(baseline: str | None) -> dict[str, Any]:
-    """What the intervals of `bootstrap_of_arm` depend on, for metrics.json."""
+    """Return the settings of `bootstrap_of_arm`, for metrics.json.
+
+    Args:
+        baseline: Name of the arm that others are compared with; None for no comparison.
+    """
     return {
         "baseline": baseline,
         "level": LEVEL,
@@ -26,45 +32,46 @@ def bootstrap_settings(baseline: str | None) -> dict[str, Any]:
 def bootstrap_of_arm(
     scores: ArmScores, baseline: ArmScores | None, *, protocol: Protocol, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Percentile intervals over all test images of each OOD set, at the protocol's ratio, TPR and positive class.
+    """Compute percentile bootstrap intervals over the test images, for each OOD set.
 
-    The estimate is of all images, where the protocol's mean is of its draws; FPR is read at the first threshold that
-    reaches the TPR, and AUPR is average precision, whatever the protocol's rules. All arms of a run see the same
-    replicates.
+    The protocol gives the ratio of OOD to ID images, the TPR and the positive class. The estimate is of all images,
+    whereas the protocol's mean is over its draws; FPR is read at the first threshold that reaches the TPR, and AUPR is
+    average precision, independent of the protocol's rules. All arms of a run see the same replicates.
 
     Args:
-        scores: The arm's scores.
-        baseline: Scores of the arm it is compared with, of the same images; None for that arm itself, or
-            where arms are judged on images of their own.
-        protocol: What is measured.
+        scores: Scores of the arm.
+        baseline: Scores of the baseline on the same images; None for the baseline itself, and for arms that are
+            evaluated on different images.
+        protocol: Protocol of the run.
         seed: Seed of the run.
 
     Returns:
-        OOD set → {"interval": …} and, with a baseline, {"difference": …}; in each "auroc", "aupr" and "fpr95" with
-        estimate, low and high as fractions, and a p_value in differences (the arm less the baseline).
+        For each OOD set "interval" and, with a baseline, "difference" (arm minus baseline). Each holds "auroc", "aupr"
+        and "fpr95" with estimate, low and high as fractions; a difference also holds its p_value.
     """
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, ood_scores in scores.ood_scores.items():
         images = scores.id_scores, ood_scores
-        asked: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "replicates": REPLICATES,
             "level": LEVEL,
             "tpr": protocol.tpr,
             "positive": protocol.positive,
             "ood_per_id": protocol.ood_fraction,
         }
-        intervals = bootstrap_metrics(*images, generator=named_generator(seed, "bootstrap", name), **asked)
-        found[name] = {"interval": _by_metric(intervals)}
+        # The stream depends on the OOD set alone, so that every arm is resampled alike and differences are paired.
+        intervals = bootstrap_metrics(*images, generator=named_generator(seed, "bootstrap", name), **settings)
+        results[name] = {"interval": _by_metric(intervals)}
         if baseline is not None:
             differences = bootstrap_differences(
                 *images,
                 baseline.id_scores,
                 baseline.ood_scores[name],
                 generator=named_generator(seed, "bootstrap", name),
-                **asked,
+                **settings,
             )
-            found[name]["difference"] = _by_metric(differences)
-    return found
+            results[name]["difference"] = _by_metric(differences)
+    return results
 
 
 def _by_metric(result: BootstrapResult[Interval] | BootstrapResult[Difference]) -> dict[str, dict[str, float]]:

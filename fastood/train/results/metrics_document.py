@@ -1,4 +1,4 @@
-"""From scores to the contents of metrics.json."""
+"""Contents of metrics.json, computed from the scores of a run."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,21 +30,21 @@ def metrics_document(
     failed: Mapping[str, StageFailure] | None = None,
     learnt: LearntPool | None = None,
 ) -> dict[str, Any]:
-    """The contents of metrics.json: every number with what it depends on.
+    """Return the contents of metrics.json: metrics, and the settings on which they depend.
 
     Args:
         method: The method after its last stage.
-        task: What it was trained and judged on.
-        scores: Scores of each arm by name.
-        protocol: How OOD sets are drawn and read.
-        seed: Seed of the run; also decides the protocol's draws, which are the same for every arm.
-        failed: Failures of the arms that have no scores; None or empty if every arm has.
-        learnt: The pool that the method has learnt; None for none.
+        task: Images that the method was trained and is evaluated on.
+        scores: Scores of each arm by its name.
+        protocol: Evaluation protocol: draws, positive class, TPR.
+        seed: Seed of the run; it also gives the draws of the protocol, which are the same for every arm.
+        failed: Failures by the name of an arm without scores; None or empty if every arm has scores.
+        learnt: Background pool with learnt weights; None for a method without one.
 
     Returns:
-        Plain values only; metrics as fractions.
+        Plain values only; metrics are fractions.
     """
-    # Differences from an arm that has no scores cannot be told.
+    # Without scores of the baseline there are no differences from it.
     baseline = method.baseline if method.baseline in scores else None
     return {
         "schema": SCHEMA,
@@ -109,7 +109,7 @@ def _detection(scores: ArmScores, baseline: ArmScores | None, *, protocol: Proto
 
 
 def _aurc(scores: ArmScores) -> dict[str, float]:
-    """Areas under risk over coverage: of in-distribution images alone, and of a mix with as many OOD images."""
+    """Compute areas under the risk-coverage curve: of ID images alone, and mixed with as many OOD images."""
     ood = list(scores.ood_scores.values())
     return {
         "id": risk_coverage_curve(scores.id_scores, correct=scores.correct).aurc,
@@ -118,6 +118,7 @@ def _aurc(scores: ArmScores) -> dict[str, float]:
 
 
 def _pool_summary(learnt: LearntPool, chosen: Tensor, task: DetectionTask) -> dict[str, Any]:
+    """Return size, effective sample size, and for each source count, mean relative weight and selected images."""
     background = task.background
     weights = learnt.pool.weights.cpu()
     relative = weights / weights.mean()

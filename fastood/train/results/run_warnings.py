@@ -1,4 +1,4 @@
-"""The warnings of a run: what `fastood.train.results.sanity_checks` finds in its arms, scores and curves."""
+"""Warnings of a run: the checks of `fastood.train.results.sanity_checks` on its arms, scores and curves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
@@ -24,19 +24,19 @@ def run_warnings(
     scores: Mapping[str, ArmScores],
     curves: Mapping[str, Sequence[Entry]],
 ) -> list[dict[str, str]]:
-    """Return the warnings of a run, for its metrics.json: none for a run that is well.
+    """Return the warnings of a run, for its metrics.json.
 
     Args:
-        method: Its stages and arms.
-        metrics: Contents of metrics.json.
-        scores: Scores of each arm.
-        curves: Entries of each stage, as curves.json has them; a stage that is not there is not looked at.
+        method: Method of the run, with its stages and arms.
+        metrics: Contents of metrics.json without warnings.
+        scores: Scores of each arm by its name.
+        curves: Entries of each stage, as in curves.json; a stage without entries is not checked.
 
     Returns:
-        For each warning the arm's name, a kind, and a message.
+        Arm, kind and message of each warning; empty if there is nothing to warn of.
     """
     stages = {stage.name: stage for stage in method.stages}
-    found = []
+    messages = []
     for arm in method.arms:
         if arm.name not in scores:  # its training failed
             continue
@@ -44,19 +44,19 @@ def run_warnings(
             ("loss-never-moved", unmoved_loss(name, losses))
             for name, losses in _losses(_chain(arm.stage, stages), curves)
         ]
-        warnings += _of_scores(scores[arm.name])
+        warnings += _score_warnings(scores[arm.name])
         if method.baseline in scores and method.baseline != arm.name:
             baseline = metrics["arms"][method.baseline]["label"]
-            of_baseline = scores[method.baseline or ""].correct
-            text = far_below_baseline(scores[arm.name].correct, of_baseline, baseline)
+            baseline_correct = scores[method.baseline or ""].correct
+            text = far_below_baseline(scores[arm.name].correct, baseline_correct, baseline)
             warnings.append(("accuracy-far-below-baseline", text))
-        warnings += _of_rankings(metrics["arms"][arm.name], scores[arm.name])
-        found += [{"arm": arm.name, "kind": kind, "message": text} for kind, text in warnings if text is not None]
-    return found
+        warnings += _ranking_warnings(metrics["arms"][arm.name], scores[arm.name])
+        messages += [{"arm": arm.name, "kind": kind, "message": text} for kind, text in warnings if text is not None]
+    return messages
 
 
 def _chain(name: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
-    """Yield the stages that an arm's network came through, the last one first."""
+    """Yield the stages that trained an arm's network, the last one first."""
     stage: Stage | None = stages[name]
     while stage is not None:
         yield stage
@@ -64,10 +64,10 @@ def _chain(name: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
 
 
 def _losses(chain: Iterator[Stage], curves: Mapping[str, Sequence[Entry]]) -> Iterator[tuple[str, list[float]]]:
-    """Yield the epochs' losses of stages that train a network from the start.
+    """Yield name and loss of every epoch of the stages that train a network from random weights.
 
-    A network that goes on from trained weights may have nothing left to gain, and a stage without epochs plays two
-    networks against each other.
+    The loss of a stage that starts from trained weights may have nothing left to gain, and in a stage without epochs a
+    generator and a discriminator train against each other.
     """
     for stage in chain:
         entries = curves.get(stage.name, ())
@@ -75,7 +75,8 @@ def _losses(chain: Iterator[Stage], curves: Mapping[str, Sequence[Entry]]) -> It
             yield stage.name, [float(entry["loss"] or 0.0) for entry in entries]
 
 
-def _of_scores(scores: ArmScores) -> list[tuple[Kind, str | None]]:
+def _score_warnings(scores: ArmScores) -> list[tuple[Kind, str | None]]:
+    """Return warnings on accuracy, outputs and tied scores of an arm."""
     warnings: list[tuple[Kind, str | None]] = []
     if scores.behaviour is not None:
         chance = scores.behaviour.chance
@@ -86,8 +87,8 @@ def _of_scores(scores: ArmScores) -> list[tuple[Kind, str | None]]:
     return warnings
 
 
-def _of_rankings(arm: Mapping[str, Any], scores: ArmScores) -> list[tuple[Kind, str | None]]:
-    """Return warnings of each OOD set, and of their mean where there are several."""
+def _ranking_warnings(arm: Mapping[str, Any], scores: ArmScores) -> list[tuple[Kind, str | None]]:
+    """Return warnings on OOD sets that are ranked backwards, and on their mean if there are several."""
     counts = {
         name: {"id_count": len(scores.id_scores), "ood_count": len(part)} for name, part in scores.ood_scores.items()
     }

@@ -1,6 +1,6 @@
-"""Signs that a run has learnt nothing, or the wrong way round: pure functions of its counts, scores and curves.
+"""Sanity checks of a run: has the network learnt anything, and do scores rank the right way round?
 
-Each returns a sentence, or None where there is nothing to say. A run that is well gives none.
+Pure functions of counts, scores and curves. Each check returns a sentence that describes the problem, or None.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,38 +20,42 @@ Kind = Literal[
     "tied-scores",
 ]
 CHANCE = 0.025
-"""Probability of as many right answers by chance, above which an accuracy is within its noise: of a 95 % interval."""
+"""Probability of at least as many correct answers by chance, from which on an accuracy counts as chance: the upper
+tail of a 95 % interval."""
 CONSTANT = 1e-4
-"""Spread across images beside the largest value, below which outputs are constant but for rounding."""
+"""Spread across images, relative to the largest value, below which outputs are constant up to rounding."""
 TIED = 0.9
-"""Share of the images with one and the same score from which on a ranking is no ranking."""
+"""Fraction of the images with one common score from which on there is nothing to rank."""
 UNMOVED = 0.02
-"""Part of the first epoch's loss that a stage must gain: less is a loss that has not fallen."""
+"""Decrease of the loss, as a fraction of the first epoch's, below which it counts as not having fallen."""
 FAR_BELOW = 0.05
-"""Loss of accuracy that is far below the baseline, if it is more than noise."""
+"""Decrease of accuracy, as a fraction of the images, that counts as far below the baseline if it is not noise."""
 NOISE = 0.01
-"""p-value below which a loss of accuracy is more than noise."""
+"""p-value below which a decrease of accuracy is more than noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """Answers of a network to in-distribution test images, whatever the score."""
+    """Statistics of a network's outputs on in-distribution test images, independent of the score."""
 
     chance: float | None
-    """Rate of right answers of the best constant answer; None for a network of one class."""
+    """Accuracy of the best constant answer, in [0, 1]; None for a network of one class."""
     answers: int
-    """Different classes among its answers."""
+    """Number of distinct classes among the answers."""
     logit_spread: float | None
-    """As `spread` says; None where the network has no logits."""
+    """`spread` of the logits; None for a network without logits."""
     feature_spread: float | None
-    """As `spread` says; None where the network has no features to look at."""
+    """`spread` of the features; None for a network that does not return them."""
 
 
 def spread(values: Tensor) -> float | None:
-    """Return the largest standard deviation of a column of `[N, d]` or `[N]` beside the largest absolute value.
+    """Return the largest standard deviation of a column, relative to the largest absolute value.
+
+    Args:
+        values: `[N, …]` or `[N]`, one row per image.
 
     Returns:
-        A number from 0, of values that are the same for every image; None of fewer than two images.
+        At least 0; 0 if all rows are equal. None for fewer than two images.
 
     Example:
         >>> spread(torch.tensor([[1.0, 5.0], [1.0, 5.0]])), spread(torch.tensor([[0.0], [2.0]]))
@@ -65,14 +69,14 @@ def spread(values: Tensor) -> float | None:
 
 
 def chance_rate(labels: Tensor, num_classes: int) -> float | None:
-    """Return the rate of right answers of the best answer that looks at no image: a guess, or the most frequent class.
+    """Return the accuracy that needs no image: that of a random guess or of the most frequent class, if it is higher.
 
     Args:
-        labels: int64 `[N]` of the test images.
+        labels: Classes of the test images, int64 `[N]`.
         num_classes: K.
 
     Returns:
-        A fraction; None for one class, or no images.
+        A fraction; None if K < 2 or N = 0.
 
     Example:
         >>> chance_rate(torch.tensor([0, 0, 0, 1]), 2)
@@ -84,7 +88,12 @@ def chance_rate(labels: Tensor, num_classes: int) -> float | None:
 
 
 def accuracy_at_chance(correct: int, total: int, chance: float | None) -> str | None:
-    """Return a sentence if so many right answers are within the noise of chance: P(X ≥ correct) of a binomial.
+    """Check that an accuracy is above chance: P(X ≥ correct) of a binomial X must be below `CHANCE`.
+
+    Args:
+        correct: Correct answers.
+        total: N, test images.
+        chance: Accuracy by chance, from `chance_rate`; None skips the check.
 
     Example:
         >>> accuracy_at_chance(60, 481, 0.125).partition(":")[0]
@@ -102,7 +111,7 @@ def accuracy_at_chance(correct: int, total: int, chance: float | None) -> str | 
 
 
 def constant_outputs(behaviour: Behaviour) -> str | None:
-    """Return a sentence if features, logits or answers are the same for every image."""
+    """Check that features, logits and answers differ between images."""
     same = [
         name
         for name, value in (("features", behaviour.feature_spread), ("logits", behaviour.logit_spread))
@@ -116,7 +125,12 @@ def constant_outputs(behaviour: Behaviour) -> str | None:
 
 
 def tied_scores(id_scores: Tensor, ood_scores: Iterable[Tensor]) -> str | None:
-    """Return a sentence if nine in ten of the test images, or more, have one and the same score."""
+    """Check that fewer than nine in ten test images share one score.
+
+    Args:
+        id_scores: `[N]`.
+        ood_scores: Scores `[M]` of each OOD set.
+    """
     every = torch.cat([id_scores.flatten(), *(part.flatten() for part in ood_scores)])
     if len(every) < 2:
         return None
@@ -131,11 +145,11 @@ def tied_scores(id_scores: Tensor, ood_scores: Iterable[Tensor]) -> str | None:
 
 
 def unmoved_loss(stage: str, losses: Sequence[float]) -> str | None:
-    """Return a sentence if the mean loss of a stage's last epoch is not below that of its first.
+    """Check that the mean loss of a stage's last epoch is below that of its first epoch.
 
     Args:
-        stage: Name of the stage, which begins with untrained weights.
-        losses: Mean loss of each epoch; nothing is said of fewer than two.
+        stage: Name of the stage, which starts from random weights.
+        losses: Mean loss of each epoch; fewer than two are not checked.
 
     Example:
         >>> unmoved_loss("pretrain", [2.31, 2.3, 2.3])
@@ -154,12 +168,12 @@ def unmoved_loss(stage: str, losses: Sequence[float]) -> str | None:
 
 
 def ranks_backwards(name: str, auroc: float, high: float, *, id_count: int, ood_count: int) -> str | None:
-    """Return a sentence if an AUROC is below one half by more than noise.
+    """Check that an AUROC is not below one half by more than noise.
 
     Args:
-        name: Of the OOD set.
-        auroc: As a fraction.
-        high: Upper end of its 95 % interval.
+        name: Name of the OOD set.
+        auroc: AUROC as a fraction.
+        high: Upper end of the 95 % interval of the AUROC.
         id_count: N, in-distribution images.
         ood_count: M, OOD images.
 
@@ -169,7 +183,8 @@ def ranks_backwards(name: str, auroc: float, high: float, *, id_count: int, ood_
         >>> ranks_backwards("uniform noise", 0.48, 0.52, id_count=481, ood_count=200) is None
         True
     """
-    # An interval of few images can be too narrow: an AUROC of chance has this deviation, whatever the scores.
+    # The interval of few images can be too narrow: require also that the AUROC is more than 1.96 standard deviations
+    # from one half. This is the deviation of the Mann-Whitney statistic when scores carry no information.
     deviation = sqrt((id_count + ood_count + 1) / (12 * max(id_count, 1) * max(ood_count, 1)))
     if not (high < 0.5 and auroc < 0.5 - 1.96 * deviation):
         return None
@@ -177,15 +192,16 @@ def ranks_backwards(name: str, auroc: float, high: float, *, id_count: int, ood_
 
 
 def far_below_baseline(correct: Tensor, of_baseline: Tensor, label: str) -> str | None:
-    """Return a sentence if an arm gives five points fewer right answers than the baseline, by more than noise.
+    """Check that an arm is not five points or more, and by more than noise, less accurate than the baseline.
 
     Args:
-        correct: bool `[N]`, whether the arm was right about each test image.
-        of_baseline: bool `[N]`, whether the baseline was.
-        label: The baseline's name.
+        correct: Whether the arm classified each test image correctly, bool `[N]`.
+        of_baseline: Whether the baseline did, bool `[N]`.
+        label: Label of the baseline.
     """
     if correct.shape != of_baseline.shape or len(correct) == 0:
         return None
+    # A sign test (exact McNemar test): only images on which the two differ carry information.
     lost, won = int((of_baseline & ~correct).sum()), int((correct & ~of_baseline).sum())
     if lost - won < FAR_BELOW * len(correct) or binomial_tail(lost, lost + won, 0.5) >= NOISE:
         return None
@@ -195,6 +211,11 @@ def far_below_baseline(correct: Tensor, of_baseline: Tensor, label: str) -> str 
 
 def binomial_tail(successes: int, trials: int, probability: float) -> float:
     """Return P(X ≥ successes) of a binomial X.
+
+    Args:
+        successes: Lower bound of X.
+        trials: Number of trials.
+        probability: Probability of success in a trial, in [0, 1].
 
     Example:
         >>> round(binomial_tail(2, 3, 0.5), 6), binomial_tail(0, 3, 0.5)
@@ -206,6 +227,7 @@ def binomial_tail(successes: int, trials: int, probability: float) -> float:
         return 0.0
     if probability >= 1:
         return 1.0
+    # Summed in logarithms: binomial coefficients of thousands of trials overflow.
     k = torch.arange(successes, trials + 1, dtype=torch.float64)
     choose = lgamma(trials + 1) - torch.lgamma(k + 1) - torch.lgamma(trials - k + 1)
     logs = choose + k * log(probability) + (trials - k) * log(1 - probability)
@@ -213,11 +235,11 @@ def binomial_tail(successes: int, trials: int, probability: float) -> float:
 
 
 def merged(warnings: Iterable[Mapping[str, str]], labels: Mapping[str, str]) -> list[str]:
-    """Return warnings as lines: those that several arms share once, behind all of their labels.
+    """Return warnings as lines to print; a message that several arms share is printed once, after their labels.
 
     Args:
-        warnings: Of metrics.json.
-        labels: Label of each arm.
+        warnings: "warnings" of metrics.json.
+        labels: Label of each arm by its name.
 
     Example:
         >>> alike = [{"arm": arm, "kind": "tied-scores", "message": "all tied"} for arm in ("a", "b")]

@@ -131,7 +131,7 @@ def test_tiny_run_leaves_the_classifier_to_the_bit(tmp_path: Path):
     for name, value in plain.items():
         assert torch.equal(bal[f"classifier.{name}"], value), name
     assert [path.name for path in (run / "figures").glob("features_*")] == ["features_bal.png"]
-    assert "Where the boundary runs: BAL" in (run / "report.html").read_text()
+    assert "Features: BAL" in (run / "report.html").read_text()
     # What the softmax calls surer than another the score may not: it is another score.
     scores = load_file(run / "scores.safetensors")
     assert not torch.equal(scores["bal/id"].argsort(), scores["softmax/id"].argsort())

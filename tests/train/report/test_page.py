@@ -60,7 +60,7 @@ def test_a_resumed_run_says_what_changed(run, tmp_path):  # noqa: F811
     sessions = [{**SESSION, "seconds": None}, {**SESSION, "threads": 4}]
     text = " ".join(page_of(tmp_path, run, sessions=sessions).text.split())
     assert "UTC; resumed" in text
-    assert "1 min 15 s, and what 1 stopped session took" in text
+    assert "1 min 15 s, without 1 interrupted session" in text
     assert "threads: 1, then 4" in text
     assert "4 CPU threads" in text
 

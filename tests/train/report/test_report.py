@@ -327,7 +327,7 @@ def test_id_positive_report_explains_its_own_errors(run, tmp_path):
         (lambda run: run["metrics"].update(schema=1), "schema 2, got 1"),
         (lambda run: run["metrics"].pop("protocol"), "metrics lacks protocol"),
         (lambda run: run["metrics"]["arms"].clear(), "no arm"),
-        (lambda run: run["metrics"]["arms"]["resampled"]["ood"].pop("noise"), "arm 'resampled' was judged on"),
+        (lambda run: run["metrics"]["arms"]["resampled"]["ood"].pop("noise"), "arm 'resampled' was evaluated on"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused_before_writing(run, tmp_path, change, words):
