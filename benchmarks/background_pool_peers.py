@@ -1,4 +1,4 @@
-"""What people draw from changing weights with today, each as one call: draw B by mass, then write B new masses.
+"""Peers of the background pool, each as one call: draw B examples by mass, then write B new masses.
 
 Peers that are not installed are left out, and said so: `pip install torchrl cpprb` brings both in.
 """
@@ -19,7 +19,7 @@ MULTINOMIAL_LIMIT = 1 << 24
 
 
 def cumsum_search(masses: Tensor, batch_size: int, new: Tensor) -> Run:
-    """float64 running sum and binary search: what is left beyond the limit of `torch.multinomial`."""
+    """Draw by a float64 running sum and binary search, the way left above the size limit of `torch.multinomial`."""
 
     def run() -> None:
         running = masses.cumsum(0, dtype=torch.float64)
@@ -30,7 +30,7 @@ def cumsum_search(masses: Tensor, batch_size: int, new: Tensor) -> Run:
 
 
 def multinomial(masses: Tensor, batch_size: int, new: Tensor, *, replacement: bool = True) -> Run:
-    """`torch.multinomial` on weights that are written after every draw."""
+    """Draw by `torch.multinomial` from weights that are written after every draw."""
 
     def run() -> None:
         masses[torch.multinomial(masses, batch_size, replacement=replacement)] = new
@@ -39,7 +39,7 @@ def multinomial(masses: Tensor, batch_size: int, new: Tensor, *, replacement: bo
 
 
 def weighted_random_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run:
-    """A `WeightedRandomSampler` for every batch: its weights are fixed once it is made."""
+    """Construct a `WeightedRandomSampler` for every batch: its weights cannot change later."""
 
     def run() -> None:
         masses[torch.tensor(list(WeightedRandomSampler(masses, batch_size)))] = new
@@ -48,7 +48,7 @@ def weighted_random_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run
 
 
 def numpy_choice(masses: Tensor, batch_size: int, new: Tensor) -> Run:
-    """`numpy.random.Generator.choice(p=...)`."""
+    """Draw by `numpy.random.Generator.choice(p=...)`."""
     p, values, source = masses.double().numpy().copy(), new.double().numpy(), np.random.default_rng(0)
 
     def run() -> None:
@@ -58,7 +58,7 @@ def numpy_choice(masses: Tensor, batch_size: int, new: Tensor) -> Run:
 
 
 def torchrl_tree(masses: Tensor, batch_size: int, new: Tensor) -> Run:
-    """The bare C++ tree of torchrl."""
+    """Draw from the C++ sum tree of torchrl, without its Python layer."""
     from torchrl._torchrl import SumSegmentTreeFp32
 
     size = len(masses)
@@ -73,7 +73,7 @@ def torchrl_tree(masses: Tensor, batch_size: int, new: Tensor) -> Run:
 
 
 def torchrl_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run:
-    """The public sampler of torchrl around that tree."""
+    """Draw from the public sampler of torchrl around its sum tree."""
     from torchrl.data import TensorStorage
     from torchrl.data.replay_buffers.samplers import PrioritizedSampler
 
@@ -92,7 +92,7 @@ def torchrl_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run:
 
 
 def cpprb_buffer(masses: Tensor, batch_size: int, new: Tensor) -> Run:
-    """The prioritised replay buffer of cpprb."""
+    """Draw from the prioritised replay buffer of cpprb."""
     from cpprb import PrioritizedReplayBuffer
 
     buffer = PrioritizedReplayBuffer(len(masses), {"x": {"dtype": np.int8}}, alpha=1.0)
@@ -106,7 +106,7 @@ def cpprb_buffer(masses: Tensor, batch_size: int, new: Tensor) -> Run:
 
 
 def installed(module: str, peer: str) -> bool:
-    """Whether a peer can run; its absence is part of the output."""
+    """Return whether a peer is installed, and print a line if it is not."""
     if find_spec(module) is None:
         print(f"{module} is not installed: no row of {peer}", file=sys.stderr)
         return False
@@ -114,7 +114,7 @@ def installed(module: str, peer: str) -> bool:
 
 
 def peers(masses: Tensor, batch_size: int) -> dict[str, Run]:
-    """All peers that can run here on masses float32 `[N]`, each on a copy of its own."""
+    """Return the installed peers by name, each on its own copy of the masses float32 `[N]`."""
     new = masses[torch.randint(len(masses), (batch_size,), generator=torch.Generator().manual_seed(1))]
     made: dict[str, Callable[[], Run]] = {}
     if len(masses) <= MULTINOMIAL_LIMIT:

@@ -1,4 +1,4 @@
-"""Draw a file of results: `python benchmarks/chart.py benchmarks/results/cpu-pool.json` writes cpu-pool.png beside it.
+"""Draw a file of results: `python benchmarks/chart.py benchmarks/results/cpu-pool.json` writes cpu-pool.png next to it.
 
 Every number is the time of a peer over ours. An op measured on a grid of N x K becomes a table per peer, others become
 bars. Nothing is measured here.
@@ -22,20 +22,20 @@ from matplotlib.patches import Rectangle
 
 Row = dict[str, Any]
 
-# More rows than this are a grid.
+# An op with more rows than this is drawn as a grid.
 MAX_BARS = 8
-# More peers than this are named beside their bars, which then are on a logarithmic axis.
+# With more peers than this, each bar carries the name of its peer instead of a legend, on a logarithmic axis.
 MAX_LEGEND = 4
 WIDTH = 9.0
 COLORS = {"torch.compile": "#59a14f", "Liger-Kernel": "#b07aa1", "empty kernel": "#9c9c9c"}
 OTHER_COLORS = ("#4e79a7", "#f28e2b")
-# Below 1, where a peer is faster, red; beyond, the deeper the blue the faster are we.
+# Red below 1, where a peer is faster; blue above, darker for larger ratios.
 FASTER_SLOWER = LinearSegmentedColormap.from_list("faster", ["#d1604d", "#f7f4ee", "#2f6ea8"])
 DEEPEST = 8.0
 
 
 def main() -> None:
-    """Grids first, one below the other, then bars, two panels beside each other."""
+    """Draw the chart of a file and save it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     path = parser.parse_args().results
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def draw(rows: list[Row], metadata: dict[str, Any]) -> Figure:
-    """The whole figure."""
+    """Draw all ops: grids one below the other first, then bars in two columns of panels."""
     panels: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         panels.setdefault((row["op"], row["dtype"]), []).append(row)
@@ -80,18 +80,18 @@ def draw(rows: list[Row], metadata: dict[str, Any]) -> Figure:
 
 
 def title(key: tuple[str, str], panels: dict[tuple[str, str], list[Row]]) -> str:
-    """The op, with its dtype where there are several."""
+    """Return the name of the op, with its dtype if the chart has several."""
     op, dtype = key
     return op if len({dtype for _, dtype in panels}) == 1 else f"{op}, {dtype}"
 
 
 def peers_of(row: Row) -> list[str]:
-    """Whatever is not ours: what does less than the subject (a call without autograd) is no peer of it."""
+    """Return the peers of a row; variants of the subject that do less (a call without autograd) are not peers."""
     return [name for name in row["timings"] if not name.startswith(row["subject"])]
 
 
 def all_peers(rows: list[Row]) -> list[str]:
-    """Of any of the rows, in order of appearance."""
+    """Return the peers of all rows, in order of appearance."""
     return list(dict.fromkeys(peer for row in rows for peer in peers_of(row)))
 
 
@@ -105,7 +105,7 @@ def grid_height(rows: list[Row]) -> float:
 
 
 def draw_grid(figure: Figure, place: Any, name: str, rows: list[Row]) -> None:
-    """N downwards, K to the right, the ratio to one peer in each panel; empty where nothing was measured."""
+    """Draw one panel per peer with N downwards, K to the right and the ratio in each cell that was measured."""
     cells = {rows_and_classes(row): row for row in rows}
     batch_sizes, classes = (sorted(set(axis)) for axis in zip(*cells, strict=True))
     peers = peers_of(rows[0])
@@ -138,7 +138,7 @@ def bars_height(rows: list[Row]) -> float:
 
 
 def draw_bars(axes: Axes, name: str, rows: list[Row]) -> None:
-    """A group of bars per shape, a bar per peer; whiskers from the 20th to the 80th percentile of the rounds."""
+    """Draw a group of bars per shape, one bar per peer, with whiskers from the 20th to the 80th percentile."""
     peers = all_peers(rows)
     named = len(peers) > MAX_LEGEND
     colors = dict(zip([p for p in peers if p not in COLORS], itertools.cycle(OTHER_COLORS), strict=False)) | COLORS
@@ -176,23 +176,23 @@ def draw_bars(axes: Axes, name: str, rows: list[Row]) -> None:
 
 
 def label_of(row: Row, rows: list[Row]) -> str:
-    """The shape, with the number of threads where there are several."""
+    """Return the shape, with the number of threads if the rows differ in it."""
     several = len({other["threads"] for other in rows}) > 1
     return f"{row['shape']}, {row['threads']} thr" if several else row["shape"]
 
 
 def cell(x: float, y: float, color: Any) -> Rectangle:
-    """One cell of a table, with a seam around it."""
+    """Return the rectangle of one cell, with a margin."""
     return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=color, linewidth=0)
 
 
 def short(ratio: float) -> str:
-    """Two or three digits."""
+    """Format a ratio with two or three digits."""
     return f"{ratio:.2f}" if ratio < 0.995 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
 
 
 def times(ratio: float) -> str:
-    """As written beside a bar."""
+    """Format a ratio with a multiplication sign."""
     return f"{short(ratio)}×"
 
 

@@ -1,4 +1,4 @@
-"""What people find the nearest key of a class with today: `cdist` and a mask, `cdist` class by class, faiss, KeOps.
+"""Peers of `class_l1_nearest`: `cdist` and a mask, `cdist` class by class, faiss, KeOps.
 
 faiss and KeOps are left out where they are not installed: `pip install faiss-cpu pykeops` brings them in. KeOps
 compiles its kernel at the first call.
@@ -17,13 +17,13 @@ Search = Callable[[Tensor, Tensor], Found]
 
 
 def cdist_and_mask(query: Tensor, query_labels: Tensor, keys: Tensor, key_labels: Tensor) -> Found:
-    """Distances to the keys of all classes, [M, N] of them, with infinity for those of others."""
+    """Compute distances `[M, N]` to the keys of all classes, and mask those of other classes with infinity."""
     distances = torch.cdist(query, keys, p=1.0).masked_fill(query_labels[:, None] != key_labels, torch.inf)
     return distances.min(1)
 
 
 def cdist_by_class(query: Tensor, query_labels: Tensor, keys: Tensor, key_labels: Tensor) -> Found:
-    """Class by class, of copies of its queries and keys: no distance too many."""
+    """Search class by class, on copies of its queries and keys, without superfluous distances."""
     distance = query.new_full((len(query),), torch.inf)
     index = query_labels.new_full((len(query),), -1)
     for label in query_labels.unique():
@@ -37,7 +37,7 @@ def cdist_by_class(query: Tensor, query_labels: Tensor, keys: Tensor, key_labels
 
 
 def faiss_by_class(keys: Tensor, key_labels: Tensor) -> Search:
-    """An index for each class, made beforehand: a copy of the keys. No gradient."""
+    """Return a search in one faiss index per class, built beforehand from a copy of the keys; it has no gradient."""
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
@@ -64,7 +64,7 @@ def faiss_by_class(keys: Tensor, key_labels: Tensor) -> Search:
 
 
 def keops(keys: Tensor, key_labels: Tensor) -> Search:
-    """All pairs without keeping them; those of other classes lose by a penalty."""
+    """Return a search over all pairs, without storing them; keys of other classes carry a penalty."""
     from pykeops.torch import LazyTensor
 
     of_keys = LazyTensor(keys[None])
@@ -80,7 +80,7 @@ def keops(keys: Tensor, key_labels: Tensor) -> Search:
 
 
 def peers(keys: Tensor, key_labels: Tensor, *, gradient: bool) -> dict[str, Search]:
-    """Name to a call, of those that there are; with `gradient` those that have one."""
+    """Return the installed peers by name; with `gradient`, only those that have one."""
     made: dict[str, Search] = {
         "cdist + mask + min": lambda query, labels: cdist_and_mask(query, labels, keys, key_labels),
         "cdist by class": lambda query, labels: cdist_by_class(query, labels, keys, key_labels),

@@ -24,7 +24,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print every ratio old and new; return 1 where one fell by more than allowed or is gone."""
+    """Print every ratio, old and new; return 1 if one fell by more than allowed or is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

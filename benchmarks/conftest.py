@@ -1,4 +1,4 @@
-"""Collects comparisons, prints them as ratios, writes them as JSON."""
+"""Collection of comparisons, which are printed as ratios and written as JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from harness import Comparison, Timing
 from metadata import metadata
 
 SCHEMA = 1
+DIGITS = 4
+"""Significant digits of a time or a ratio in the JSON; the rounds of one comparison differ in the second."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A benchmark with a `dtype` runs in float32, on a GPU also in bfloat16."""
+    """Run a benchmark with a `dtype` in float32 and, on a GPU, also in bfloat16."""
     if "dtype" in metafunc.fixturenames:
         on_gpu = metafunc.config.getoption("--device") == "cuda"
         metafunc.parametrize("dtype", [torch.float32, torch.bfloat16] if on_gpu else [torch.float32], ids=str)
@@ -43,7 +46,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest, benchmark: Callable) -> Callable[[Comparison, Callable[[], object]], None]:
-    """Keep a comparison for the summary and the JSON; pytest-benchmark times the subject for its own report."""
+    """Store a comparison for the summary and the JSON; pytest-benchmark times the subject for its own report."""
 
     def keep(comparison: Comparison, subject: Callable[[], object]) -> None:
         rows = request.config.stash.setdefault(ROWS, [])
@@ -57,7 +60,7 @@ def record(request: pytest.FixtureRequest, benchmark: Callable) -> Callable[[Com
 
 @pytest.fixture(scope="session")
 def budget(request: pytest.FixtureRequest) -> dict[str, float]:
-    """Time to spend on each comparison."""
+    """Return the time to spend on each comparison."""
     return (
         {"seconds": 0.05, "min_rounds": 2}
         if request.config.getoption("--quick")
@@ -93,7 +96,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def cell(timing: Timing | None) -> str:
-    """A ratio with its spread and, where it was measured, the peak memory."""
+    """Format a ratio with its spread and, if it was measured, the peak memory."""
     if timing is None:
         return ""
     text = f"{timing.ratio:.2f} ({timing.ratio_p20:.2f}-{timing.ratio_p80:.2f})"
@@ -101,13 +104,22 @@ def cell(timing: Timing | None) -> str:
 
 
 def write_results(config: pytest.Config, rows: list[Comparison]) -> None:
-    """Write what there is so far: a run that is cut short keeps its finished rows."""
+    """Write the rows so far, each on one line: an interrupted run keeps its complete rows."""
     path: Path | None = config.getoption("--results")
     if path is None:
         return
-    content = {
-        "schema": SCHEMA,
-        "metadata": metadata(config.getoption("--device")),
-        "rows": [row.as_json() for row in rows],
-    }
-    write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    write_atomically(path, as_text(metadata(config.getoption("--device")), [row.as_json() for row in rows]).encode())
+
+
+def as_text(metadata: dict[str, object], rows: list[dict[str, object]]) -> str:
+    """Format metadata and rows as JSON, with each row on one line."""
+    lines = ",\n  ".join(json.dumps(rounded(row), sort_keys=True) for row in rows)
+    head = f'"schema": {SCHEMA},\n "metadata": {json.dumps(metadata, sort_keys=True)}'
+    return f'{{\n {head},\n "rows": [\n  {lines}\n ]\n}}\n'
+
+
+def rounded(value: Any) -> Any:
+    """Round every float in a plain value to `DIGITS` significant digits."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""What people compute AUROC, both AUPRs and FPR95 with today, each from its own kind of input, made beforehand.
+"""Peers for AUROC, both AUPRs and FPR95, each with its own kind of input, prepared beforehand.
 
 pytorch-ood 0.4 or later and torcheval are left out where they are not installed: `pip install pytorch-ood torcheval`.
 OpenOOD's and the batched composition are written anew, the first from what `openood/evaluators/metrics.py` does.
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Areas = list[Tensor]
-"""AUROC, AUPR with OOD and with ID positive, and FPR95 where it is measured: [B] each."""
+"""AUROC, AUPR with OOD and with ID positive and, where a peer has it, FPR95; `[B]` each."""
 Peer = Callable[["Sets"], Callable[[], Areas]]
 TPR = 0.95
 
 
 @dataclass(frozen=True)
 class Sets:
-    """B pairs of score sets in [0, 1], OOD scores higher: outside of it torchmetrics ranks their sigmoid."""
+    """B pairs of score sets in [0, 1], OOD scores higher; outside this range torchmetrics ranks the sigmoid."""
 
     id_scores: Tensor
-    """[B, N]"""
+    """Scores of ID images, `[B, N]`."""
     ood_scores: Tensor
-    """[B, M]"""
+    """Scores of OOD images, `[B, M]`."""
 
     @property
     def scores(self) -> Tensor:
-        """Both, `[B, N + M]`."""
+        """Scores of all images, `[B, N + M]`."""
         return torch.cat((self.id_scores, self.ood_scores), 1)
 
     @property
@@ -44,7 +44,7 @@ class Sets:
 
 
 def each(evaluate: Callable[..., tuple[object, ...]], *inputs: list[NDArray[np.floating]] | list[Tensor]) -> Areas:
-    """A loop over the sets, as the libraries have no other; [B] of each number."""
+    """Evaluate set by set, since the libraries have no batched call, and return `[B]` of each metric."""
     rows = [evaluate(*row) for row in zip(*inputs, strict=True)]
     return [torch.as_tensor(numbers, dtype=torch.float64) for numbers in zip(*rows, strict=True)]
 
@@ -54,7 +54,7 @@ def first_fpr(fpr: NDArray[np.floating], tpr: NDArray[np.floating]) -> float:
 
 
 def scikit_learn(sets: Sets) -> Callable[[], Areas]:
-    """Its own function for each number; labels and scores turned round for ID positive are made beforehand."""
+    """Use one function of scikit-learn per metric; labels and scores for ID positive are prepared beforehand."""
 
     def evaluate(labels: NDArray[np.int64], scores: NDArray, flipped: NDArray[np.int64], negated: NDArray) -> tuple:
         fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
@@ -71,7 +71,7 @@ def scikit_learn(sets: Sets) -> Callable[[], Areas]:
 
 
 def openood(sets: Sets) -> Callable[[], Areas]:
-    """One ROC curve, two precision-recall curves, trapezoids below all three."""
+    """Use one ROC curve and two precision-recall curves, with trapezoids below all three, as OpenOOD does."""
 
     def evaluate(labels: NDArray[np.int64], scores: NDArray) -> tuple:
         fpr, tpr, _ = sk.roc_curve(labels, scores)
@@ -102,7 +102,7 @@ def torchmetrics(sets: Sets) -> Callable[[], Areas]:
 
 
 def pytorch_ood(sets: Sets) -> Callable[[], Areas]:
-    """`OODMetrics`; its AUPRs are trapezoids."""
+    """Use `OODMetrics` of pytorch-ood, whose AUPRs are trapezoids."""
     from pytorch_ood.metrics import OODMetrics
 
     def evaluate(labels: Tensor, scores: Tensor) -> tuple[object, ...]:
@@ -116,7 +116,7 @@ def pytorch_ood(sets: Sets) -> Callable[[], Areas]:
 
 
 def torcheval(sets: Sets) -> Callable[[], Areas]:
-    """All sets in one call; it has no FPR at a TPR."""
+    """Use one call of torcheval for all sets; it has no FPR at a TPR."""
     from torcheval.metrics.functional import binary_auprc, binary_auroc
 
     tasks = len(sets.scores)
@@ -130,7 +130,7 @@ def torcheval(sets: Sets) -> Callable[[], Areas]:
 
 
 def batched_torch(sets: Sets) -> Callable[[], Areas]:
-    """The composition that a careful user writes: one sort of all sets, running counts, ties as groups."""
+    """Use batched PyTorch as a careful user writes it: one sort of all sets, running counts, ties as groups."""
     labels, scores = sets.is_ood, sets.scores
     num_id, num_ood = sets.id_scores.shape[1], sets.ood_scores.shape[1]
     all_scores = num_id + num_ood
@@ -141,7 +141,7 @@ def batched_torch(sets: Sets) -> Callable[[], Areas]:
         ends = torch.ones_like(ordered, dtype=torch.bool)
         torch.ne(ordered[:, 1:], ordered[:, :-1], out=ends[:, :-1])
         flagged = is_ood.cumsum(1)
-        # Of the group of ties that each score is in: how many are flagged with it, and how many before it.
+        # For the group of ties of each score: how many scores are flagged together with it, and how many before.
         at_end = torch.where(ends, torch.arange(1, all_scores + 1), all_scores).flip(1).cummin(1).values.flip(1)
         before = torch.where(ends, torch.arange(1, all_scores + 1), 0).roll(1, 1)
         before[:, 0] = 0
@@ -164,7 +164,7 @@ def batched_torch(sets: Sets) -> Callable[[], Areas]:
 
 
 def peers() -> dict[str, Peer]:
-    """Name to what makes the call, of what is installed."""
+    """Return the function that prepares the call of each installed peer, by name."""
     made: dict[str, Peer] = {
         "scikit-learn": scikit_learn,
         "torchmetrics": torchmetrics,
@@ -179,7 +179,7 @@ def peers() -> dict[str, Peer]:
 
 
 def is_installed(package: str, at_least: tuple[int, ...]) -> bool:
-    """Whether it is, so recent; its absence is said."""
+    """Return whether a package is installed in at least this version, and print a line if it is not."""
     try:
         found = version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Other ways of judging ten detectors: the network once more for each, or for each draw of the OOD sets, too."""
+"""Peers of the evaluation of ten detectors: a pass of the network per detector, or per detector and draw."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BATCH = 256
 
 Loader = list[tuple[Tensor, Tensor]]
 Means = dict[str, float]
-"""AUROC of each detector, the mean over sets and draws."""
+"""Mean AUROC over sets and draws, by detector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A network with training images, ID test images and OOD sets, as network input."""
+    """Network with training images, ID test images and OOD sets, as network input."""
 
     model: Classifier
     train: Tensor
@@ -36,17 +36,17 @@ class Work:
     ood: Mapping[str, Tensor]
 
     def loader(self) -> Loader:
-        """Training batches."""
+        """Return the training batches."""
         return list(zip(self.train.split(BATCH), self.labels.split(BATCH), strict=True))
 
 
 def generator() -> torch.Generator:
-    """The draws of the protocol, the same for all."""
+    """Return the RNG of the protocol's draws, with the same seed for every provider."""
     return torch.Generator().manual_seed(0)
 
 
 def one_pass(work: Work, protocol: ProtocolName = "li2020") -> Means:
-    """Ours: one pass of every image, one call of the metrics."""
+    """Evaluate with fastood: one pass of every image, and one call of the metrics."""
     split = LinearHeadModel(work.model)
     suite = DetectorSuite(split, build_detectors(split, NAMES)).fit(work.loader())
 
@@ -63,7 +63,7 @@ def one_pass(work: Work, protocol: ProtocolName = "li2020") -> Means:
 
 
 def pass_for_each_detector(work: Work) -> Means:
-    """The same detectors and draws; each passes all images by itself, as libraries do, and draws from its scores."""
+    """Evaluate with one pass of all images per detector, as libraries do; draws are taken from the scores."""
     means = {}
     for name in NAMES:
         detector = _fitted(work, name)
@@ -74,7 +74,7 @@ def pass_for_each_detector(work: Work) -> Means:
 
 
 def pass_for_each_draw(work: Work) -> Means:
-    """Each draw passes its images, ID test images with them, as the papers' own code does."""
+    """Evaluate with one pass of the drawn and the ID test images per draw, as the code of the papers does."""
     protocol = PROTOCOLS["li2020"]
     count = protocol.ood_count(len(work.id_test))
     assert count is not None
@@ -98,7 +98,7 @@ def pass_for_each_draw(work: Work) -> Means:
 
 
 def pytorch_ood(work: Work) -> Means:
-    """pytorch-ood's detectors and metrics, each detector on whole sets: its users draw no subsets."""
+    """Evaluate with the detectors and metrics of pytorch-ood, each detector on whole sets, without draws."""
     from pytorch_ood import detector as theirs
     from pytorch_ood.metrics import OODMetrics
 
@@ -133,7 +133,7 @@ def pytorch_ood(work: Work) -> Means:
 
 
 def peers() -> dict[str, Callable[[Work], Means]]:
-    """All that can run here."""
+    """Return the installed peers by name."""
     made: dict[str, Callable[[Work], Means]] = {
         "network for each detector": pass_for_each_detector,
         "network for each detector and draw": pass_for_each_draw,

@@ -20,7 +20,7 @@ import torch
 
 Run = Callable[[], object]
 
-# One call shorter than this is repeated within a round, so that the clock's own cost disappears.
+# A call shorter than this is repeated within a round, so that the cost of reading the clock is negligible.
 MIN_SAMPLE_S = 2e-3
 # Larger than any level-2 cache (50 MB on H100 and H200): writing it between calls leaves the caches cold.
 L2_FLUSH_BYTES = 256 << 20
@@ -38,7 +38,7 @@ class Timing:
     ratio: float
     ratio_p20: float
     ratio_p80: float
-    # What a call allocates at most beyond what was there before it; None where it is not measured.
+    # Peak bytes that a call allocates beyond what was allocated before it; None if not measured.
     peak_bytes: int | None = None
 
 
@@ -53,15 +53,15 @@ class Comparison:
     threads: int
     subject: str
     rounds: int
-    # Seconds by bytes over bandwidth or operations over rate, both measured in the same run; None where not stated.
+    # Lower bound in seconds: bytes over bandwidth or operations over rate, measured in the same run; None if unknown.
     floor: float | None
     floor_is: str
-    # Size of what the op reads (logits), beside which peak memory means something; None where not stated.
+    # Bytes that the op reads (logits), to compare peak memory with; None if unknown.
     input_bytes: int | None = None
     timings: dict[str, Timing] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        """A plain dictionary, timings in milliseconds as named."""
+        """Return a plain dictionary, with timings in milliseconds."""
         row = asdict(self)
         row["floor_ms"] = None if self.floor is None else self.floor * 1e3
         del row["floor"]
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def quantile(values: list[float], q: float) -> float:
-    """The q-quantile, by linear interpolation."""
+    """Compute the q-quantile by linear interpolation."""
     ordered = sorted(values)
     position = q * (len(ordered) - 1)
     low = int(position)
@@ -90,7 +90,7 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def time_cpu(run: Run, calls: int) -> float:
-    """Seconds per call."""
+    """Return seconds per call."""
     start = time.perf_counter()
     for _ in range(calls):
         run()
@@ -98,13 +98,13 @@ def time_cpu(run: Run, calls: int) -> float:
 
 
 class CudaTimer:
-    """Device seconds per call by events, with the level-2 cache flushed before each."""
+    """Timer of device seconds per call by CUDA events; the level-2 cache is flushed before each call."""
 
     def __init__(self) -> None:
         self.flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
 
     def __call__(self, run: Run, calls: int) -> float:
-        """Seconds per call, host work overlapped where it can be."""
+        """Return seconds per call; host work overlaps with the device where possible."""
         total = 0.0
         for _ in range(calls):
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -171,7 +171,7 @@ def compare(
         for _ in range(rounds):
             order.shuffle(names)
             for name in names:
-                # What the one before has done to caches, pages and allocators is not this one's to pay.
+                # One untimed call: the previous provider has left caches, pages and allocators in another state.
                 providers[name]()
                 samples[name].append(timer(providers[name], calls[name]))
     finally:
@@ -205,7 +205,7 @@ def compare(
 
 
 def warm_up(run: Run) -> None:
-    """Call three times, or once where that took long: compiled code, caches and allocators are then as they stay."""
+    """Call three times, or once if that takes long, so that compiled code, caches and allocators are warm."""
     start = time.perf_counter()
     run()
     if time.perf_counter() - start < 0.3:
@@ -214,7 +214,7 @@ def warm_up(run: Run) -> None:
 
 
 def peak_memory(run: Run) -> int:
-    """Bytes that one call has allocated on the GPU at most, beyond what was there before."""
+    """Return the peak bytes that one call allocates on the GPU beyond what was allocated before."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -224,7 +224,7 @@ def peak_memory(run: Run) -> int:
 
 
 def host_growth(run: Run) -> int:
-    """Bytes by which this process, one of its own, grows at most in one call: by Linux's account."""
+    """Return the peak bytes by which this process, started for one provider, grows in one call (Linux)."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
@@ -233,14 +233,14 @@ def host_growth(run: Run) -> int:
 
 
 def resident(field: str) -> int:
-    """Bytes, as Linux tells them of this process."""
+    """Return a field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 @functools.cache
 def copy_bandwidth(device: str, size: int) -> float:
-    """Bytes per second (read and written) of a copy of `size` bytes.
+    """Measure the bytes per second, read and written, of a copy of `size` bytes.
 
     What a kernel bound by memory can hope for. On the CPU it depends on the size, by the caches.
     """
@@ -253,7 +253,7 @@ def copy_bandwidth(device: str, size: int) -> float:
 
 @functools.cache
 def exp_rate() -> float:
-    """Exponentials per second of `torch.exp` on the CPU in float32, on all threads and within the caches."""
+    """Measure the float32 exponentials per second of `torch.exp` on the CPU, on all threads and within the caches."""
     x = torch.linspace(-8, 0, torch.get_num_threads() << 15)
     out = torch.empty_like(x)
     return x.numel() / fastest(time_cpu, lambda: torch.exp(x, out=out), 2)
@@ -261,7 +261,7 @@ def exp_rate() -> float:
 
 @functools.cache
 def matmul_rate(device: str) -> float:
-    """Operations per second of `torch.mm` in float32, a multiply-add counted as two; a kernel's own can be faster."""
+    """Measure the float32 operations per second of `torch.mm`, a multiply-add counted as two; kernels can be faster."""
     a = torch.ones(1024, 1024, device=device)
     out = torch.empty_like(a)
     timer = CudaTimer() if device == "cuda" else time_cpu
@@ -270,7 +270,7 @@ def matmul_rate(device: str) -> float:
 
 
 def fastest(timer: Callable[[Run, int], float], run: Run, calls: int) -> float:
-    """Seconds per call, the least that was seen in a third of a second: a floor is what can be, not what is usual."""
+    """Return the least seconds per call in a third of a second: a floor is what is possible, not what is usual."""
     samples = [timer(run, calls)]
     until = time.perf_counter() + 0.3
     while len(samples) < 9 or time.perf_counter() < until:
@@ -279,11 +279,11 @@ def fastest(timer: Callable[[Run, int], float], run: Run, calls: int) -> float:
 
 
 def floor(device: str, moved: int, exponentials: int) -> tuple[float, str]:
-    """Seconds for moving so many bytes or, on the CPU, for so many exponentials: the larger, and which it is.
+    """Return the seconds for moving the bytes or, on the CPU, for the exponentials: the larger, with its name.
 
     The exponentials are those of `torch.exp`; a kernel with a cheaper one of its own can end below.
     """
-    # A batch that fits into the caches is not held up by the memory: a copy of about its size says what is possible.
+    # A batch that fits into the caches is not bound by memory: measure a copy of about its size.
     size = 256 << 20 if device == "cuda" else min(max(1 << (moved // 3).bit_length(), 1 << 20), 256 << 20)
     bandwidth = copy_bandwidth(device, size)
     by_bytes = moved / bandwidth, f"{moved} bytes at the {bandwidth / 1e9:.1f} GB/s of a copy of {size >> 20} MiB"

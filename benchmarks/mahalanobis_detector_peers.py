@@ -1,4 +1,4 @@
-"""How pytorch-ood 0.2 and OpenOOD 1.5 fit and score a Mahalanobis detector, written anew from what their code does.
+"""Peers of the Mahalanobis detector: the computations of pytorch-ood 0.2 and OpenOOD 1.5, reimplemented.
 
 Both centre class by class in float32 and invert the covariance. To score, both form, for every class, the product of
 all rows with all rows and take its diagonal; OpenOOD does so on the CPU wherever the network is. pytorch-ood adds 1e-6
@@ -48,7 +48,7 @@ def fit_openood(features: Tensor, labels: Tensor) -> Fitted:
 
 
 def score(fitted: Fitted, features: Tensor) -> Tensor:
-    """`[N]`, higher for out-of-distribution: the diagonal of an N × N product for each class, in both libraries."""
+    """Compute scores `[N]`, higher for OOD, by the diagonal of an N × N product per class, as both libraries do."""
     of_class = []
     for mean in fitted.means:
         rows = features - mean

@@ -1,4 +1,4 @@
-"""What people compute Mahalanobis logits with today: one whitening and a matrix product, `cdist`, or a distribution.
+"""Peers of the Mahalanobis logits: one whitening and a matrix product, `cdist`, or a distribution.
 
 GPyTorch's covariance distance is left out where it is not installed: `pip install gpytorch` brings it in.
 """
@@ -13,41 +13,41 @@ from torch import Tensor
 
 Logits = Callable[[Tensor, Tensor, Tensor], Tensor]
 MVN_LIMIT = 256 * 100 * 512
-"""N K d up to which `MultivariateNormal` is timed: it solves for every pair, and keeps [N, K, d] many times over."""
+"""N K d up to which `MultivariateNormal` is timed: it solves for every pair and stores several `[N, K, d]`."""
 
 
 def whiten(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
-    """L⁻¹ z and L⁻¹ m, by one solve for both."""
+    """Compute L⁻¹ z and L⁻¹ m with one solve for both."""
     both = torch.linalg.solve_triangular(scale_tril, torch.cat([features, means]).T, upper=False).T
     return both[: len(features)], both[len(features) :]
 
 
 def solve_and_mm(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
-    """|y|² + |c|² - 2 y·c: the quickest composition, and the one that loses the digits of near pairs."""
+    """Compute |y|² + |c|² - 2 y·c: the fastest composition, which loses the digits of close pairs."""
     y, c = whiten(features, means, scale_tril)
     return 2 * (y @ c.T) - y.square().sum(1, keepdim=True) - c.square().sum(1)
 
 
 def solve_and_cdist(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
-    """-cdist². Its own default takes the products above where there are more than 25 rows."""
+    """Compute -cdist²; by default, `cdist` uses a matrix product for more than 25 rows."""
     return -torch.cdist(*whiten(features, means, scale_tril)).square()
 
 
 def multivariate_normal(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
-    """Its log-density, which has a half and a constant more: as written by those who need no more than a score."""
+    """Compute the log-density of `MultivariateNormal`: half the logits plus a constant, which is enough for a score."""
     normal = torch.distributions.MultivariateNormal(means, scale_tril=scale_tril, validate_args=False)
     return normal.log_prob(features[:, None])
 
 
 def gpytorch_distance(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
-    """GPyTorch's squared distance, centred by the mean of the features, of whitened vectors."""
+    """Compute the squared distance of GPyTorch between whitened vectors, centred by the mean of the features."""
     from gpytorch.kernels.kernel import sq_dist
 
     return -sq_dist(*whiten(features, means, scale_tril))
 
 
 def peers(num_features: int, num_classes: int, dim: int) -> dict[str, Logits]:
-    """Name to a call, of what can be timed on this shape."""
+    """Return the peers that can be timed on this shape, by name."""
     made: dict[str, Logits] = {
         "solve + mm": solve_and_mm,
         "solve + cdist": solve_and_cdist,

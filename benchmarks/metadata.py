@@ -1,4 +1,4 @@
-"""What a file of results says of the machine and the code that it came from."""
+"""Metadata of a file of results: code, versions and machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import fastood
 
 
 def metadata(device: str) -> dict[str, object]:
-    """What must match before two files of results may be compared."""
+    """Return commit, versions and machine, which must match before two files of results may be compared."""
     info = {
         "git_sha": os.environ.get("FASTOOD_GIT_SHA") or output_of("git", "rev-parse", "HEAD") or "unknown",
         "git_dirty": os.environ.get("FASTOOD_GIT_DIRTY") == "1"
@@ -33,7 +33,7 @@ def metadata(device: str) -> dict[str, object]:
 
 
 def output_of(*command: str) -> str:
-    """What a command prints, or nothing where it is not installed or fails."""
+    """Return what a command prints; an empty string if it is not installed or fails."""
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     except OSError:
@@ -42,7 +42,7 @@ def output_of(*command: str) -> str:
 
 
 def processor_name() -> str:
-    """The CPU's model, as Linux tells it."""
+    """Return the model name of the CPU, from /proc/cpuinfo where there is one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Training batches from a pool in memory, beside eager PyTorch and beside torchvision transforms in a DataLoader."""
+"""Training batches from a pool in memory, compared with eager PyTorch and torchvision in a DataLoader."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fastood.data import Augment, AugmentDraws
 
 POOL, CHANNELS, SIZE, PADDING = 100_000, 3, 32, 4
 MEAN, STD = 0.5, 0.25
-# Of a call: a DataLoader keeps its workers from call to call, but has to fill its queue in each.
+# Batches of a call: a DataLoader keeps its workers between calls, but has to fill its queue in each.
 BATCHES = 16
 WORKERS = [0, 1, 2, 3]
 
 
 class TransformedPool(Dataset[Tensor]):
-    """Image by image, as recipes for CIFAR write it."""
+    """Images with torchvision transforms, one at a time, as recipes for CIFAR have them."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -42,7 +42,7 @@ class TransformedPool(Dataset[Tensor]):
 
 
 class RandomBatches:
-    """Batches of random indices, others in every epoch."""
+    """Batch sampler of random indices, which differ between epochs."""
 
     def __init__(self, batch: int) -> None:
         self.batch, self.generator = batch, torch.Generator().manual_seed(0)
@@ -56,7 +56,7 @@ class RandomBatches:
 
 
 def eager(images: Tensor, index: Tensor, draws: AugmentDraws) -> Tensor:
-    """The whole batch at once in PyTorch, by indexing."""
+    """Augment the whole batch at once in PyTorch, by indexing."""
     padded = torch.nn.functional.pad(images[index], (PADDING,) * 4)
     along = torch.arange(SIZE, device=images.device)
     rows = draws.rows[:, None] + along

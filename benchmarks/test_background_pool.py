@@ -14,11 +14,11 @@ from harness import Comparison, Run, compare
 from fastood.samplers import BackgroundPool
 
 Record = Callable[[Comparison, Run], None]
-ON_CPU = pytest.mark.parametrize("device", ["cpu"])  # the peers have no other
+ON_CPU = pytest.mark.parametrize("device", ["cpu"])  # peers run on the CPU only
 
 
 def learnt_pool(size: int, spread: float, device: str = "cpu") -> BackgroundPool:
-    """A pool whose ω are normal with this spread: 1 is drawn by rejection, 4 by descent."""
+    """Build a pool with normal ω of this standard deviation: 1 draws by rejection, 4 by descent in the tree."""
     pool = BackgroundPool(size, device=device)
     # In place: at 10^9 examples there is no memory for a second ω.
     pool._state.omega.normal_(0.5413, spread, generator=torch.Generator(device).manual_seed(0))
@@ -89,7 +89,7 @@ def test_build(size: int, device: str, budget: dict[str, float], record: Record)
 @pytest.mark.parametrize("threads", sorted({1, torch.get_num_threads()}))
 @pytest.mark.parametrize("size", [50_000, 1_280_000, 16_000_000])
 def test_exact_step(size: int, threads: int, device: str, budget: dict[str, float], record: Record) -> None:
-    """Beside the authors' way, and a pass that reads and writes the same 16 bytes for each example."""
+    """Compare with the authors' way, and with a pass that reads and writes the same 16 bytes per example."""
     if device == "cuda" and threads > 1:
         pytest.skip("host threads make no difference on a GPU")
     before = torch.get_num_threads()
@@ -107,7 +107,7 @@ def test_exact_step(size: int, threads: int, device: str, budget: dict[str, floa
             pool.ascend(index, loss, lr=1e-3)
 
         def authors() -> None:
-            """Autograd over every weight, with a draw as fresh as ours."""
+            """Step by autograd over every weight, with a draw from the current weights."""
             w = F.softplus(omega)
             index = torch.multinomial(w.detach().sqrt(), batch_size, replacement=True, generator=generator)
             importance = w.sqrt().mean() / w.mean() * w[index].sqrt()
@@ -127,7 +127,7 @@ def test_exact_step(size: int, threads: int, device: str, budget: dict[str, floa
 
 
 def memory_available() -> int:
-    """Bytes that can be had without swapping."""
+    """Return the bytes of available memory."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -136,7 +136,7 @@ def memory_available() -> int:
 def test_growth(
     spread: float, device: str, budget: dict[str, float], record: Record, request: pytest.FixtureRequest
 ) -> None:
-    """Sparse steps on pools of 10^5 to 10^9 examples, as far as memory goes: their ratio is the growth."""
+    """Time sparse steps on pools of 10^5 to 10^9 examples, as far as memory allows; their ratio is the growth."""
     largest = 6 if request.config.getoption("--quick") else 9
     providers = {}
     for exponent in range(5, largest + 1):

@@ -1,4 +1,4 @@
-"""The nearest key of a class in a bank of features, with its gradient and without, beside how it is found today."""
+"""The nearest key of a class in a bank of features, with and without its gradient, compared with its peers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MASKED_PAIRS = 128 * 2_000 * 512
 
 
 def operands(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Uniform features: no key stands out. Every class has the same number of queries, up to one."""
+    """Draw uniform features, where no key stands out; classes have equally many queries, up to one."""
     queries, num_keys, dim, classes = shape
     generator = torch.Generator().manual_seed(0)
     query = torch.rand(queries, dim, generator=generator)
@@ -39,7 +39,7 @@ def operands(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def floor_of(shape: Shape, device: str) -> tuple[float, str]:
-    """Seconds for reading the keys of the classes asked for, at the rate of a copy."""
+    """Return the seconds for reading the keys of the queried classes, at the rate of a copy."""
     queries, num_keys, dim, classes = shape
     moved = 4 * dim * num_keys * min(queries, classes) // classes
     rate = copy_bandwidth(device, 256 << 20)
@@ -76,7 +76,7 @@ def test_nearest(shape: Shape, gradient: bool, device: str, budget: dict[str, fl
     if gradient and queries * num_keys * dim > MASKED_PAIRS:
         del searches["cdist + mask + min"]
     if shape == MANY_CLASSES:
-        searches.pop("KeOps", None)  # all pairs, whatever the classes: as long as with few
+        searches.pop("KeOps", None)  # it computes all pairs, so that its time does not depend on the classes
     want = searches["fastood"](query, query_labels)
     for search in searches.values():
         torch.testing.assert_close(search(query, query_labels)[0].flatten(), want[0], rtol=1e-5, atol=0)

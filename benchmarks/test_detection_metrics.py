@@ -1,4 +1,4 @@
-"""AUROC, both AUPRs and FPR95 of one large set and of many, and their bootstrap, beside what people use today."""
+"""AUROC, both AUPRs and FPR95 of one large set and of many, and their bootstrap, compared with peers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fastood.ops.detection_metrics import ranking_statistics, resampling_counts,
 
 Record = Callable[[Comparison, Run], None]
 SHAPES = [(1, 500_000, 500_000), (64, 10_000, 10_000)]
-"""Sets, ID scores of each, OOD scores of each."""
+"""Number of sets, of ID scores and of OOD scores in each set."""
 TRAPEZOIDS = ("OpenOOD", "pytorch-ood")
-"""Whose AUPRs lie a little off average precision."""
+"""Peers whose AUPRs differ slightly from average precision."""
 REPLICATES, EVALUATIONS = 1000, 10
 
 
 def sample(sets: int, num_id: int, num_ood: int) -> Sets:
-    """Scores of an average detector: AUROC 0.76."""
+    """Draw scores of an average detector, with an AUROC of 0.76."""
     generator = torch.Generator().manual_seed(0)
     id_scores = torch.randn(sets, num_id, generator=generator)
     ood_scores = 1 + torch.randn(sets, num_ood, generator=generator)
@@ -49,7 +49,7 @@ def statistics_alone(sets: Sets) -> Run:
 
 
 def sort_floor(sets: Sets) -> tuple[float, str]:
-    """The sort of numpy, vectorised where the processor has AVX2 or AVX-512: an outside measure of the work."""
+    """Return the time of numpy's sort, vectorised on AVX2 and AVX-512, as an external measure of the work."""
     keys = [
         sort_scores(scores)[:, torch.randperm(scores.shape[1])].numpy() for scores in (sets.id_scores, sets.ood_scores)
     ]
@@ -59,7 +59,7 @@ def sort_floor(sets: Sets) -> tuple[float, str]:
 
 
 def check_agreement(name: str, found: Areas, expected: Areas) -> None:
-    """A peer that computes something else is no peer; torchmetrics and torcheval count in float32."""
+    """Check that peers compute the same metrics; torchmetrics and torcheval count in float32."""
     for column, value in enumerate(found):
         is_other_area = name in TRAPEZOIDS and column in (1, 2)
         tolerance = 5e-3 if is_other_area else 1e-4
@@ -137,13 +137,13 @@ def test_bootstrap(device: str, budget: dict[str, float], record: Record, reques
 
 
 def scaled(shape: tuple[int, int, int], request: pytest.FixtureRequest) -> tuple[int, int, int]:
-    """Smaller with --quick: one call of a peer would take longer than all else."""
+    """Return the shapes, smaller with --quick: one call of a peer would take longer than all others."""
     by = 16 if request.config.getoption("--quick") else 1
     return shape[0], shape[1] // by, shape[2] // by
 
 
 def with_peaks(comparison: Comparison, shape: tuple[int, int, int]) -> Comparison:
-    """The comparison with what a process of each provider's own grows by, beyond its inputs."""
+    """Return the comparison with the memory by which a separate process of each provider grows beyond its inputs."""
     context = multiprocessing.get_context("spawn")
     timings = {}
     for name, timing in comparison.timings.items():
@@ -153,7 +153,7 @@ def with_peaks(comparison: Comparison, shape: tuple[int, int, int]) -> Compariso
 
 
 def growth(name: str, shape: tuple[int, int, int]) -> int:
-    """Bytes by which this process grows in one call, after a small one that loads everything."""
+    """Return the bytes by which this process grows in one call, after a small call that loads everything."""
     make = {
         "fastood": public_call,
         "fastood, sort alone": sort_alone,

@@ -1,4 +1,4 @@
-"""Every detector beside pytorch-ood's, score by score, where that is installed: `pip install --no-deps pytorch-ood`."""
+"""Scores of every detector compared with those of pytorch-ood (`pip install --no-deps pytorch-ood`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES, WIDTH = 10, 64
 
 
 class Data:
-    """Features of training and new images, and a head."""
+    """Features of training and test images, and a head."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -33,18 +33,18 @@ class Data:
         self.images = torch.randn(50, 3, 4, 4, generator=generator)
 
     def head_of_maps(self, maps: Tensor) -> Tensor:
-        """Logits of maps `[N, d, 1, 1]`."""
+        """Return the logits of maps `[N, d, 1, 1]`."""
         return self.head(maps.flatten(1))
 
     def fitted(self, detector: ours.Detector) -> Tensor:
-        """Our scores of new features, or of new logits."""
+        """Return fastood's scores of the test features, or of their logits."""
         if detector.reads == "logits":
             return detector.fit_features(self.train_logits, self.labels).predict_features(self.logits)
         return detector.fit_features(self.train, self.labels).predict_features(self.new)
 
 
 def minus_maximum(log_odds: Tensor) -> Tensor:
-    """`-max p` of our `log((1 - max p) / max p)`."""
+    """Convert fastood's `log((1 - max p) / max p)` to `-max p`."""
     return torch.sigmoid(log_odds) - 1
 
 
@@ -53,7 +53,7 @@ PAIRS: dict[str, Callable[[Data], tuple[Tensor, Tensor]]] = {
     "max-logit": lambda d: (d.fitted(ours.MaxLogit()), theirs.MaxLogit(None).predict_logits(d.logits)),
     "energy": lambda d: (d.fitted(ours.EnergyBased()), theirs.EnergyBased(None).predict_logits(d.logits)),
     "entropy": lambda d: (d.fitted(ours.Entropy()), theirs.Entropy(None).predict_logits(d.logits)),
-    # Of a few classes: theirs are at least 1e-7, which shows in the sum of all. They take the mean.
+    # With few classes: pytorch-ood clips probabilities at 1e-7, which adds up over many. It takes a mean for the sum.
     "gen": lambda d: (d.fitted(ours.GEN(top=3)) / 3, theirs.GEN(None, M=3).predict_logits(d.logits)),
     "klm": lambda d: (
         d.fitted(ours.KLMatching()),
@@ -101,13 +101,13 @@ for _variant in ("s", "p", "b"):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_scores_agree(name: str) -> None:
-    """To the digits of float32, in which theirs are computed."""
+    """Compare to the digits of float32, in which pytorch-ood computes."""
     found, expected = (scores.detach().double() for scores in PAIRS[name](Data()))
     spread = float(expected.std())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=max(1e-3 * spread, 1e-9))
 
 
 def test_all_are_compared() -> None:
-    """But Mahalanobis and its variants, which test_mahalanobis_detector.py compares."""
+    """Compare all but Mahalanobis and its variants, which test_mahalanobis_detector.py compares."""
     compared = {"ash" if name.startswith("ash") else name for name in PAIRS}
     assert compared == {name for name in ours.DETECTORS if not name.endswith("mahalanobis")}

@@ -1,4 +1,4 @@
-"""Ten detectors on six OOD sets with five draws: one pass of the network beside one for each."""
+"""Ten detectors on six OOD sets with five draws: one pass of the network compared with one per detector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETS = 6
 
 
 def sample(network: str, by: int) -> Work:
-    """Images of coloured noise; labels are what the network says, so that every class has rows that it knows."""
+    """Draw images of coloured noise, with the answers of the network as labels, so that every class has images."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = build_model(network, num_classes=CLASSES, in_channels=3, image_size=SIDE).eval()
@@ -29,7 +29,7 @@ def sample(network: str, by: int) -> Work:
 
     train = images(TRAIN // by, 0)
     with torch.no_grad():
-        # A head that takes all classes for about equally likely: of whitened features.
+        # Whiten the features, so that the head finds all classes about equally likely.
         features = model.features(train)
         whitening = torch.linalg.inv(torch.linalg.cholesky(features.T.cov() + 1e-4 * torch.eye(model.feature_dim)))
         model.head.weight.copy_(torch.randn(CLASSES, model.feature_dim, generator=generator) @ whitening)
@@ -65,7 +65,7 @@ def test_evaluate(
 
 
 def check_agreement(name: str, found: dict[str, float], expected: dict[str, float]) -> None:
-    """A peer that computes something else is no peer.
+    """Check that peers compute the same metrics.
 
     pytorch-ood inverts covariances without shrinkage, and takes eigenvectors in float32, which moves ViM's scores of
     this network, whose features are close to one line.

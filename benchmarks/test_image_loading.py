@@ -1,4 +1,4 @@
-"""Loaders of training images: in memory and from a tree of JPEG files, beside PyTorch's DataLoader with transforms.
+"""Loaders of training images, in memory and from JPEG files, compared with PyTorch's DataLoader with transforms.
 
 A call asks for several batches and collects all of them, so that no provider's workers run in another's time.
 """
@@ -36,7 +36,7 @@ TRAINING = [
 
 
 class Transformed(Dataset[Tensor]):
-    """One image at a time, as users of torchvision have it."""
+    """Data set of one image at a time, as users of torchvision write it."""
 
     def __init__(self, images: Sequence[str] | Tensor, transform: v2.Compose) -> None:
         self._images = images
@@ -52,7 +52,7 @@ class Transformed(Dataset[Tensor]):
 
 
 def peers(dataset: Transformed) -> dict[str, Run]:
-    """DataLoader at several worker counts, with the indices of an epoch drawn with replacement."""
+    """Return DataLoaders with several worker counts, with the indices of an epoch drawn with replacement."""
 
     def epoch(loader: DataLoader[Tensor]) -> Run:
         def run() -> None:
@@ -73,7 +73,7 @@ def peers(dataset: Transformed) -> dict[str, Run]:
 
 
 def served(name: LoaderName, images: Tensor | EncodedImages) -> Run:
-    """Batches by one of our loaders, all asked for before the first is collected unless they are resident."""
+    """Load batches with a loader of fastood; unless it is resident, all are requested before the first is collected."""
     depth = 0 if name == "resident" else BATCHES - 1
     plan = LoaderPlan(name=name, prefetch_depth=depth, reason="benchmark")
     loader: ImageLoader = open_loader(plan, images, AUGMENT, batch_size=BATCH, device=torch.device("cpu"))
@@ -120,7 +120,7 @@ def test_jpeg_tree(
 
 
 def write_tree(folder: Path, *, count: int, height: int, width: int) -> list[str]:
-    """JPEG files of low-pass noise, which compress about as photographs do."""
+    """Write JPEG files of low-pass noise, which compresses about as well as photographs."""
     rng, paths = np.random.default_rng(0), []
     for number in range(count):
         coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)

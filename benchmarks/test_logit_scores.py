@@ -1,4 +1,4 @@
-"""All detection scores of a batch of logits, beside the same in PyTorch with the softmax computed once."""
+"""All detection scores of a batch of logits, compared with PyTorch with the softmax computed once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHOUT_GEN = ["msp", "max_logit", "energy", "entropy", "kl_uniform"]
 
 
 def eager(logits: Tensor, with_gen: bool) -> dict[str, Tensor]:
-    """Every score from one log_softmax: the well-written form. -log p for the maximum softmax."""
+    """Compute every score from one log_softmax, with -log p for the maximum softmax."""
     log_f = torch.log_softmax(logits, 1)
     f = log_f.exp()
     max_logit = logits.amax(1)
@@ -62,7 +62,7 @@ def test_scores(
         "eager": without_gradient(eager),
         "torch.compile": without_gradient(compiled),
     }
-    # One exponential per logit serves all scores but GEN, which takes a power more.
+    # One exponential per logit serves all scores; GEN takes a power in addition.
     seconds, floor_is = floor(device, logits.nbytes, (2 if with_gen else 1) * logits.numel())
     comparison = compare(
         "all logit_scores" if with_gen else "logit_scores without gen",

@@ -1,4 +1,4 @@
-"""Fitting and scoring a Mahalanobis detector, with peak memory, beside the ways of pytorch-ood and OpenOOD."""
+"""Fitting and scoring a Mahalanobis detector, with peak memory, compared with pytorch-ood and OpenOOD."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fastood.detectors import MahalanobisDetector
 Record = Callable[[Comparison, Run], None]
 CLASSES, WIDTH = 100, 512
 FIT_ROWS, SCORE_ROWS = 50_000, 10_000
-# As evaluations load test data: the peers' products are then 256 × 256. At once they are rows × rows for each class,
-# minutes a call at 10,000, so that comparison is on fewer.
+# Batch size of scoring, as evaluations load test data: the peers' products are then 256 × 256. On whole sets they are
+# rows × rows per class, minutes a call at 10,000 rows, so that this comparison has fewer rows.
 BATCH, AT_ONCE = 256, 1024
 
 
 def sample(rows: int) -> tuple[Tensor, Tensor]:
-    """Rectified, correlated features with unequal scales, like those of a network's last layer."""
+    """Draw rectified, correlated features with unequal scales, like those of a network's last layer."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5
     centers = torch.randn(CLASSES, WIDTH, generator=generator)
@@ -34,7 +34,7 @@ def sample(rows: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def scale(request: pytest.FixtureRequest) -> int:
-    """What numbers of rows are divided by: with --quick one call of the peers would take longer than all else."""
+    """Return the divisor of row counts: with --quick, one call of a peer would take longer than all others."""
     return 16 if request.config.getoption("--quick") else 1
 
 
@@ -82,7 +82,7 @@ def test_score(rows: int, batch: int, scale: int, device: str, budget: dict[str,
 
 
 def with_peaks(comparison: Comparison, work: str, rows: int) -> Comparison:
-    """The comparison with what each provider's process grows by, beyond features, labels and what was fitted."""
+    """Return the comparison with the memory by which each provider's process grows beyond its inputs."""
     context = multiprocessing.get_context("spawn")
     timings = {}
     for name, timing in comparison.timings.items():
@@ -93,7 +93,7 @@ def with_peaks(comparison: Comparison, work: str, rows: int) -> Comparison:
 
 
 def growth(name: str, work: str, rows: int) -> int:
-    """Bytes by which the memory of this process grows in one call, after a small one that loads everything."""
+    """Return the bytes by which this process grows in one call, after a small call that loads everything."""
     features, labels = sample(rows if work == "fit" else 2 * WIDTH)
     scored = features[:1].repeat(rows, 1)
     ours = MahalanobisDetector().fit_features(features[: 2 * WIDTH], labels[: 2 * WIDTH])

@@ -1,4 +1,4 @@
-"""Mahalanobis logits of a batch, with all three gradients and without, beside the compositions that people write."""
+"""Mahalanobis logits of a batch, with and without all three gradients, compared with the usual compositions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ GRID = [
     (rows, classes, dim) for dim in (64, 128, 512, 2048) for classes in (10, 100, 1000) for rows in (128, 384, 4096)
 ]
 USUAL = [(128, 10, 64), (384, 100, 128), (4096, 100, 128), (384, 100, 512), (384, 10, 2048)]
-"""Of the grid, what is timed without --all-shapes: two minutes, most of them for the compiler."""
+"""Shapes of the grid that are timed without --all-shapes, in two minutes, most of them for the compiler."""
 AGAINST_DISTRIBUTION = (256, 100, 512)
 FORWARD_ALONE = [(384, 100, 128), (10_000, 100, 512)]
 
 
 def operands(rows: int, classes: int, dim: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Features around means, and the factor of a well-conditioned covariance."""
+    """Draw features around means, and the factor of a well-conditioned covariance."""
     generator = torch.Generator().manual_seed(0)
     means = 3 * torch.randn(classes, dim, generator=generator)
     features = means[torch.arange(rows) % classes] + torch.randn(rows, dim, generator=generator)
@@ -57,7 +57,7 @@ def compared(
     device: str,
     budget: dict[str, float],
 ) -> tuple[Comparison, Run]:
-    """One row of the results, and its subject."""
+    """Return one row of the results, and its subject."""
     torch.compiler.reset()
     args = operands(*shape, device)
     calls: dict[str, Logits] = {"fastood": mahalanobis_logits, **peers(*shape)}

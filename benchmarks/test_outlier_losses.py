@@ -1,4 +1,4 @@
-"""The outlier losses, forward and backward through autograd, beside what people write today.
+"""The outlier losses, forward and backward through autograd, compared with eager and compiled PyTorch.
 
 Half of each batch is background: the last half, as one forward pass over two concatenated batches gives it, where
 nothing else is said.
@@ -29,7 +29,7 @@ from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
 Loss = Callable[..., Tensor]
 Record = Callable[[Comparison, Run], None]
 
-# Leaves out one shape of the grid: 65536x21841, 5.7 GB of logits, of which eager code needs several times that.
+# Without one shape of the grid: 65536x21841, 5.7 GB of logits, of which eager code needs several times that.
 MAX_LOGITS_BYTES = 1_500_000_000
 GRID = [(n, k) for n in (128, 256, 384, 4096, 65536) for k in (10, 100, 1000, 21841) if n * k * 4 <= MAX_LOGITS_BYTES]
 GRID += [(512, 21841), (16384, 1000)]
@@ -38,19 +38,19 @@ NUM_FEATURES = 512
 
 
 class Batch(NamedTuple):
-    """A batch of logits, and what the losses and their peers want beside it."""
+    """Batch of logits, with the targets of the losses and of their peers."""
 
     logits: Tensor
     targets: Tensor
-    """As ours take them: below zero for background."""
+    """Targets of fastood: negative for background."""
     labels: Tensor
-    """Classes of the in-distribution rows alone."""
+    """Classes of the in-distribution rows."""
     known: Tensor
     """`targets` with class 0 for background."""
 
 
 def make_batch(rows: int, classes: int, *, device: str, dtype: torch.dtype = torch.float32) -> Batch:
-    """Logits with a spread of 3, labels that leave the last classes to the reject-class loss."""
+    """Draw logits with a standard deviation of 3; labels leave the last classes to the reject-class loss."""
     generator = torch.Generator().manual_seed(0)
     logits = (torch.randn(rows, classes, generator=generator) * 3).to(device, dtype).requires_grad_()
     labels = torch.randint(classes - eager.NUM_REJECT, (rows // 2,), generator=generator).to(device)
@@ -59,7 +59,7 @@ def make_batch(rows: int, classes: int, *, device: str, dtype: torch.dtype = tor
 
 
 def forward_backward(loss: Loss, *arguments: Tensor) -> Run:
-    """One step's work on a loss: its value, and the gradients of those arguments that want one."""
+    """Return a call of a loss: its value, and the gradients of the arguments that require one."""
     leaves = [argument for argument in arguments if argument.requires_grad]
 
     def run() -> None:
@@ -71,13 +71,13 @@ def forward_backward(loss: Loss, *arguments: Tensor) -> Run:
 
 
 def compiled(loss: Loss) -> Loss:
-    """`torch.compile` for the shapes at hand alone, which is what it does best."""
+    """Compile with `torch.compile` for static shapes, which is where it is fastest."""
     torch.compiler.reset()
     return torch.compile(loss, dynamic=False)
 
 
 def same_loss(providers: dict[str, tuple[Loss, tuple[Tensor, ...]]]) -> dict[str, Run]:
-    """Check that all compute what the first does, and make them calls to be timed."""
+    """Check that all providers agree with the first, and return the calls to time."""
     (expected, expected_gradients), *others = [value_and_gradients(*provider) for provider in providers.values()]
     tolerance = 1e-3 if expected_gradients[0].dtype == torch.float32 else 5e-2
     for name, (value, gradients) in zip(list(providers)[1:], others, strict=True):
@@ -89,20 +89,20 @@ def same_loss(providers: dict[str, tuple[Loss, tuple[Tensor, ...]]]) -> dict[str
 
 
 def value_and_gradients(loss: Loss, arguments: tuple[Tensor, ...]) -> tuple[float, tuple[Tensor, ...]]:
-    """The loss and the gradients of those arguments that want one."""
+    """Compute the loss and the gradients of the arguments that require one."""
     value = loss(*arguments)
     return float(value.detach()), torch.autograd.grad(value, [x for x in arguments if x.requires_grad])
 
 
 class Bench(NamedTuple):
-    """Times a dictionary of providers, the first of which is ours, and keeps the result."""
+    """Time a dictionary of providers, of which the first is fastood, and store the result."""
 
     device: str
     budget: dict[str, float]
     record: Record
 
     def __call__(self, op: str, providers: dict[str, Run], inputs: tuple[Tensor, ...], exponentials: int) -> None:
-        """`exponentials`: how many the two passes need at least, for the floor."""
+        """Run one comparison; `exponentials` is the least number that both passes need, for the floor."""
         size = sum(x.nbytes for x in inputs)
         seconds, floor_is = floor(self.device, 3 * size, exponentials)
         comparison = compare(
@@ -143,7 +143,7 @@ def test_outlier_exposure(rows: int, classes: int, dtype: torch.dtype, bench: Be
 
 @pytest.mark.parametrize(("rows", "classes"), [(256, 10), (4096, 100), (16384, 1000)], ids=str)
 def test_outlier_exposure_in_mixed_order(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
-    """Rows of both kinds interleaved: halves are no help then."""
+    """Compare on interleaved rows of both kinds, where peers cannot use halves."""
     batch = make_batch(rows, classes, device=bench.device, dtype=dtype)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(1)).to(bench.device)
     arguments = (batch.logits, batch.targets[order])
@@ -162,7 +162,7 @@ def test_outlier_exposure_in_mixed_order(rows: int, classes: int, dtype: torch.d
 
 @pytest.mark.parametrize(("rows", "classes"), FAMILY_SHAPES, ids=str)
 def test_weighted_uniformity(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
-    """The background term alone, with a weight per row."""
+    """Compare the background term alone, with a weight per row."""
     logits = make_batch(rows, classes, device=bench.device, dtype=dtype).logits
     weight = torch.rand(rows, generator=torch.Generator().manual_seed(1)).to(bench.device, dtype)
     ours_weight = weight.float()
@@ -222,7 +222,7 @@ def test_energy(name: str, rows: int, classes: int, dtype: torch.dtype, bench: B
 
 @pytest.mark.parametrize(("rows", "classes"), FAMILY_SHAPES, ids=str)
 def test_reject_class(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
-    """With draws that were made before, so that all choose the same reject classes."""
+    """Compare with precomputed draws, so that all providers choose the same reject classes."""
     batch = make_batch(rows, classes, device=bench.device, dtype=dtype)
     uniform01 = torch.rand(rows, generator=torch.Generator().manual_seed(1)).to(bench.device)
     drawn = (uniform01[rows // 2 :] * eager.NUM_REJECT).long() + classes - eager.NUM_REJECT
@@ -240,7 +240,7 @@ def test_reject_class(rows: int, classes: int, dtype: torch.dtype, bench: Bench)
 
 @pytest.mark.parametrize(("rows", "classes"), FAMILY_SHAPES, ids=str)
 def test_ice(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
-    """On logits that are negative distances."""
+    """Compare on logits that are negative distances."""
     batch = make_batch(rows, classes, device=bench.device, dtype=dtype)
     logits = (-batch.logits.detach().square() - 0.5).requires_grad_()
     ours = ICELoss(eager.ICE_WEIGHT)
@@ -252,7 +252,7 @@ def test_ice(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
         }
     )
     providers["fastood, no autograd"] = lambda: ours.value_and_grad(logits, batch.targets)
-    # Background rows need their largest logit alone.
+    # Background rows need their largest logit only.
     bench("ICELoss", providers, (logits,), rows * classes)
 
 

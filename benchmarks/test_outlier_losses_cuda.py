@@ -1,4 +1,4 @@
-"""What only a GPU can show: replay from a CUDA graph beside an empty kernel, and Liger-Kernel.
+"""Benchmarks for a GPU only: replay from a CUDA graph compared with an empty kernel, and Liger-Kernel.
 
 Peak memory is kept with every comparison of `test_outlier_losses.py` on a GPU.
 """
@@ -29,7 +29,7 @@ def _needs_cuda(device: str) -> None:
 
 
 def in_graph(run: Run) -> Run:
-    """Capture one call, after the warm-up on another stream that capture asks for; return its replay."""
+    """Capture one call, after a warm-up on another stream as capture requires, and return its replay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -46,7 +46,7 @@ def in_graph(run: Run) -> Run:
 def test_replay_from_a_graph(
     rows: int, classes: int, dtype: torch.dtype, budget: dict[str, float], record: Record
 ) -> None:
-    """At small batches launches are the cost; `empty kernel` is a graph of a single one that does nothing."""
+    """Compare at small batches, where launches dominate; `empty kernel` is a graph of one kernel without work."""
     batch = make_batch(rows, classes, device="cuda", dtype=dtype)
     ours = OutlierExposureLoss(eager.OUTLIER_EXPOSURE_WEIGHT)
     calls = same_loss(
@@ -75,7 +75,7 @@ def test_replay_from_a_graph(
 @pytest.mark.skipif(not HAS_LIGER, reason="needs liger-kernel")
 @pytest.mark.parametrize(("rows", "classes"), [(256, 1000), (4096, 1000), (16384, 1000), (4096, 21841)], ids=str)
 def test_background_alone(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
-    """The uniformity loss without weights, which Liger-Kernel has as a cross-entropy smoothed throughout."""
+    """Compare the uniformity loss without weights, which Liger-Kernel has as a fully smoothed cross-entropy."""
     from liger_kernel.transformers import LigerCrossEntropyLoss
 
     batch = make_batch(rows, classes, device="cuda", dtype=dtype)
@@ -87,8 +87,8 @@ def test_background_alone(rows: int, classes: int, dtype: torch.dtype, bench: Be
     def log_softmax(logits: Tensor) -> Tensor:
         return -F.log_softmax(logits, 1).mean() - math.log(classes)
 
-    # It writes the gradient over its logits, so that it gets some of its own. From the second call on it is handed
-    # what the last one left there, which takes as long.
+    # It overwrites its logits with the gradient, so that it gets a copy. From the second call on its input is the
+    # gradient of the previous call, which takes as long.
     own_logits = batch.logits.detach().clone().requires_grad_()
     providers = same_loss(
         {

@@ -1,4 +1,4 @@
-"""Random access to a packed pool, beside the same rows in order, from files that are in the page cache."""
+"""Random access to a packed pool in the page cache, compared with the same rows in order and with memory."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> PackedPool:
     opened = open_packed(folder / "pool")
     assert opened.images is not None
     for rows in opened.images.split(4096):
-        # Once through: the page cache has it then.
+        # Read once, so that the file is in the page cache.
         rows.max()
     return opened
 
 
 def grow(folder: Path, count: int) -> None:
-    """Make a pool of so many images out of a small one, without decoding any."""
+    """Build a large pool by repeating a small one, without decoding images."""
     header = json.loads((folder / "pool.json").read_text())
     for name in header["bytes"]:
         few = np.load(folder / name)
@@ -51,7 +51,7 @@ def grow(folder: Path, count: int) -> None:
 
 
 def batches(order: Tensor, batch: int) -> Iterator[Tensor]:
-    """Batches of indices without end; every image is visited before one is seen again."""
+    """Return an endless cycle of batches of indices; every image is visited before one repeats."""
     return itertools.cycle(torch.split(order[: len(order) - len(order) % batch], batch))
 
 
@@ -65,7 +65,7 @@ def test_random_access(
     budget: dict[str, float],
     record: Callable[[Comparison, Callable[[], object]], None],
 ) -> None:
-    """Rows alone are a copy, whose random form waits for the memory's latency, wherever it lies."""
+    """Compare raw rows: a copy, whose random form is bound by memory latency in either case."""
     if device != "cpu":
         pytest.skip("reads files")
     images = pool.images
@@ -83,7 +83,7 @@ def test_random_access(
 
     providers = {name: provider(images, name) for name in ("at random", "in order")}
     providers["at random from memory"] = provider(images.clone(), "at random")
-    # Uint8 rows are read and copied; a batch of float32 is written beside them.
+    # Uint8 rows are read and copied, and a batch of float32 is written.
     moved = (2 if what == "rows alone" else 6) * batch * images[0].nbytes
     bandwidth = copy_bandwidth("cpu", 256 << 20)
     comparison = compare(
@@ -106,7 +106,7 @@ def test_opening(
     budget: dict[str, float],
     record: Callable[[Comparison, Callable[[], object]], None],
 ) -> None:
-    """Opening maps the files; reading the images into memory is what it saves."""
+    """Compare opening a pool, which maps its files, with reading its images into memory."""
     if device != "cpu":
         pytest.skip("reads files")
     providers = {

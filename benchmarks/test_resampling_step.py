@@ -1,4 +1,4 @@
-"""A step of background resampling, network included, beside the way of the authors' code.
+"""A step of background resampling, with its network, compared with the way of the authors' code.
 
 That way, written anew for today's PyTorch: two DataLoaders of one image at a time, draws from weights as they were when
 the epoch began, and a backward pass through the network for the weights beside the one for the network. A call is an
@@ -46,7 +46,7 @@ TRAINING = v2.Compose(
 
 
 def network(name: str) -> nn.Module:
-    """In eval mode, as the authors' code keeps it while it reweights."""
+    """Return the network in eval mode, as the authors' code has it while it reweights."""
     model = build_model(
         name, num_classes=CLASSES, in_channels=3, image_size=SIZE, generator=torch.Generator().manual_seed(0)
     )
@@ -54,7 +54,7 @@ def network(name: str) -> nn.Module:
 
 
 def images(count: int, *, labelled: bool) -> ImageSet:
-    """Noise; a step takes the same time on any image."""
+    """Return images of noise; a step takes the same time on any image."""
     generator = torch.Generator().manual_seed(count)
     return ImageSet(
         name="noise",
@@ -67,7 +67,7 @@ def images(count: int, *, labelled: bool) -> ImageSet:
 
 
 def ours(name: str, task: DetectionTask) -> Run:
-    """Steps of the trainer."""
+    """Return steps of the trainer."""
     stage = ImageStage(
         name="reweight",
         draws="reweight",
@@ -95,7 +95,7 @@ def ours(name: str, task: DetectionTask) -> Run:
 
 
 class OneByOne(Dataset[tuple[Tensor, Tensor, int]]):
-    """Image, label and index, as the authors' data sets give them."""
+    """Data set of image, label and index, as in the authors' code."""
 
     def __init__(self, data: ImageSet) -> None:
         self._data = data
@@ -108,7 +108,7 @@ class OneByOne(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class StaleEpoch(Sampler[int]):
-    """Indices drawn before the epoch."""
+    """Sampler of indices that are drawn before the epoch."""
 
     def __init__(self, index: list[int]) -> None:
         self._index = index
@@ -121,7 +121,7 @@ class StaleEpoch(Sampler[int]):
 
 
 def authors_way(name: str, task: DetectionTask, *, workers: int, channels_last: bool) -> Run:
-    """Both losses by autograd, each with a backward pass of its own, in the order that PyTorch now demands."""
+    """Step both losses by autograd, each with its own backward pass, in the order that PyTorch requires today."""
     model = network(name)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -158,7 +158,7 @@ def authors_way(name: str, task: DetectionTask, *, workers: int, channels_last: 
 
 
 def network_alone(name: str) -> Run:
-    """Forward and backward passes, with nothing before, between or after."""
+    """Run forward and backward passes only."""
     model = network(name).to(memory_format=torch.channels_last)
     batch = torch.randn(2 * BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     gradient = torch.full((2 * BATCH, CLASSES), 1e-3)
