@@ -2,8 +2,9 @@
 
     python examples/boundary_closing.py --out docs/boundary_closing.png
 
-A small network classifies two Gaussian classes and is sure of itself almost everywhere. Generator and discriminator
-then train in the plane of the data itself, and softmax times discriminator ends high where the data are alone.
+A small network classifies two Gaussian classes with high confidence almost everywhere. A generator and a discriminator
+are then trained on the points themselves as features. In the end, the product of softmax and discriminator is high only
+near the data. (Pei et al. 2022, https://arxiv.org/abs/2112.11648)
 """
 
 import argparse
@@ -17,11 +18,11 @@ from fastood.detectors.bal import BoundarySettings, BoundaryTraining, FeatureBan
 from fastood.detectors.bal.build import build_gan
 
 POINTS = 1000
-"""Of each class."""
+"""Points of each class."""
 MEANS = torch.tensor([[-2.0, -1.0], [2.0, 1.0]])
 SPREAD = torch.tensor([0.5, 0.8])
 SIDE = 6.0
-"""The plane is shown from -SIDE to SIDE."""
+"""Half the side of the plane that is shown."""
 SETTINGS = BoundarySettings(
     steps=1800, batch_size=128, hidden=64, embedding=16, noise_dim=8, learning_rate=1e-3, mode_seeking_weight=0.3
 )
@@ -29,29 +30,32 @@ SETTINGS = BoundarySettings(
 
 @dataclass(frozen=True)
 class Closing:
-    """What the pictures show."""
+    """Points, scores on a grid, and negative features at several steps of the training."""
 
     features: Tensor
+    """Points `[N, 2]`."""
     labels: Tensor
+    """Classes, int64 `[N]`."""
     confidence: Tensor
-    """p₁ of the grid `[G, G]`."""
+    """Maximum softmax p₁ on the grid, `[G, G]`."""
     product: list[Tensor]
-    """p₁ p₂ of the grid, after each share of the training."""
+    """p₁ p₂ on the grid, `[G, G]`, at each of `steps`."""
     trivial: Tensor
-    """Uniform features of REM."""
+    """Uniform features of REM, `[M, 2]`."""
     hard: list[Tensor]
-    """Features of RSM, after each share of the training."""
+    """Features of RSM, `[M, 2]`, at each of `steps`."""
     steps: list[int]
+    """Steps of the training that are shown."""
 
 
 def sample_points(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two Gaussian classes: features `[N, 2]` and labels `[N]`."""
+    """Draw two Gaussian classes: features `[N, 2]` and labels int64 `[N]`."""
     labels = torch.arange(2 * POINTS) % 2
     return MEANS[labels] + SPREAD[labels][:, None] * torch.randn(2 * POINTS, 2, generator=generator), labels
 
 
 def train_classifier(features: Tensor, labels: Tensor, generator: torch.Generator) -> nn.Module:
-    """Three layers and cross-entropy, as in the paper."""
+    """Train three layers with cross-entropy, as in the paper, and freeze them."""
     model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
     for layer in (model[0], model[2], model[4]):
         nn.init.xavier_uniform_(layer.weight, generator=generator)
@@ -65,29 +69,32 @@ def train_classifier(features: Tensor, labels: Tensor, generator: torch.Generato
 
 
 def grid(points: int = 161) -> Tensor:
-    """Points `[points², 2]` of the plane, row by row from below."""
+    """Return the points `[points², 2]` of a grid on the plane, row by row from the bottom."""
     line = torch.linspace(-SIDE, SIDE, points)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
 def close_boundary(*, settings: BoundarySettings = SETTINGS, seed: int = 0) -> Closing:
-    """Train classifier and GAN, and look three times."""
+    """Train classifier and GAN, and record scores and negative features at three steps."""
+    # 1. Two classes in the plane, and a classifier that is frozen after its training.
     draws = torch.Generator().manual_seed(seed)
     features, labels = sample_points(draws)
     classifier = train_classifier(features, labels, draws)
+    # 2. Generator and discriminator; features are the points themselves.
     discriminator, generator = build_gan(2, 2, settings, generator=draws)
     training = BoundaryTraining(
         FeatureBank(features, labels), discriminator=discriminator, generator=generator, settings=settings, draws=draws
     )
+    # 3. Train, and score the plane on the way.
     plane = grid()
     logits = classifier(plane)
     shape = (int(len(plane) ** 0.5), -1)
-    looks = [training.total_steps // 60, training.total_steps // 6, training.total_steps]
+    recorded = [training.total_steps // 60, training.total_steps // 6, training.total_steps]
     product, hard = [], []
     while training.steps < training.total_steps:
         training.step()
-        if training.steps in looks:
+        if training.steps in recorded:
             with torch.no_grad():
                 accepted = discriminator(plane, logits.argmax(1))
             product.append((-boundary_score(logits, accepted)).exp().view(shape))
@@ -99,28 +106,28 @@ def close_boundary(*, settings: BoundarySettings = SETTINGS, seed: int = 0) -> C
         product=product,
         trivial=training.trivial_features(features, 400)[0],
         hard=hard,
-        steps=looks,
+        steps=recorded,
     )
 
 
 def draw(closing: Closing, out: Path) -> None:
-    """Above: confidence before, and the product as training goes on. Below: the negative features of the same time."""
+    """Draw the scores in the upper row and the negative features in the lower row, one column per recorded step."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")
-    above = [("Softmax p₁", closing.confidence)]
-    above += [(f"p₁ · p₂, step {step}", value) for step, value in zip(closing.steps, closing.product, strict=True)]
-    below = [("Trivial (REM)", closing.trivial)]
-    below += [(f"Hard (RSM), step {step}", value) for step, value in zip(closing.steps, closing.hard, strict=True)]
+    upper = [("Softmax p₁", closing.confidence)]
+    upper += [(f"p₁ · p₂, step {step}", value) for step, value in zip(closing.steps, closing.product, strict=True)]
+    lower = [("Trivial (REM)", closing.trivial)]
+    lower += [(f"Hard (RSM), step {step}", value) for step, value in zip(closing.steps, closing.hard, strict=True)]
     extent = (-SIDE, SIDE, -SIDE, SIDE)
-    for axis, (title, value) in zip(axes[0], above, strict=True):
+    for axis, (title, value) in zip(axes[0], upper, strict=True):
         image = axis.imshow(value, origin="lower", extent=extent, vmin=0, vmax=1, cmap="viridis")
         axis.scatter(*closing.features[:300].T, s=2, color="white", alpha=0.6, linewidths=0)
         axis.set_title(title, fontsize=11)
-    for axis, (title, value) in zip(axes[1], below, strict=True):
+    for axis, (title, value) in zip(axes[1], lower, strict=True):
         for label, colour in ((0, "#1f6fb4"), (1, "#d9822b")):
             axis.scatter(*closing.features[closing.labels == label][:300].T, s=4, color=colour, linewidths=0)
         axis.scatter(*value.T, s=6, color="#c0392b", marker="x", linewidths=0.6)
@@ -133,9 +140,11 @@ def draw(closing: Closing, out: Path) -> None:
 
 
 def main() -> None:
-    """Train and draw."""
+    """Train and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/boundary_closing.png"), help="by default %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/boundary_closing.png"), help="file of the figure (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw(close_boundary(seed=options.seed), options.out)

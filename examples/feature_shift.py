@@ -2,8 +2,8 @@
 
     python examples/feature_shift.py --out docs/feature_shift.png
 
-Two classes and a cloud of outliers are points in the plane that gradient descent may move, as a network would move its
-features. Every loss starts from the same points, and from the discriminant that fits them: outlier exposure and energy
+Two classes and a cloud of outliers are points in the plane that gradient descent moves, as a network would move its
+features. Every loss starts from the same points and from the discriminant that fits them: outlier exposure and energy
 training from the linear one (eq. 0.9), ICE from the Gaussian classes themselves (eq. 0.11).
 """
 
@@ -20,40 +20,44 @@ from fastood.heads import CholeskyMahalanobisHead
 from fastood.losses import EnergyLoss, ICELoss, MixedBatchLoss, OutlierExposureLoss
 
 POINTS = 120
-"""Of each class, and half as many again of the outliers."""
+"""Points of each class; there are at most half as many again of outliers."""
 MEANS = torch.tensor([[-2.5, 0.0], [2.5, 0.0]])
 SPREAD = 0.7
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Points before and after, and what moved them."""
+    """Points before and after gradient descent on one loss."""
 
     title: str
+    """Name of the loss."""
     before: Tensor
+    """Positions `[N, 2]` at the start."""
     after: Tensor
+    """Positions `[N, 2]` at the end."""
     path: Tensor
     """Positions `[steps + 1, N, 2]`."""
     labels: Tensor
+    """Classes, int64 `[N]`, -1 for outliers."""
 
 
 def sample_points(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two Gaussian classes, and outliers all around them: features `[N, 2]` and labels `[N]`, -1 for outliers."""
+    """Draw two Gaussian classes and outliers around them: features `[N, 2]`, labels int64 `[N]`, -1 for outliers."""
     classes = [mean + SPREAD * torch.randn(POINTS, 2, generator=generator) for mean in MEANS]
     angle = 2 * math.pi * torch.rand(3 * POINTS // 2, generator=generator)
     radius = 2.2 + 2.2 * torch.rand(len(angle), generator=generator)
     outliers = radius[:, None] * torch.stack([1.2 * angle.cos(), angle.sin()], dim=1)
-    # Those inside a class are no outliers to anybody.
+    # Points inside a class are not outliers.
     outliers = outliers[torch.cdist(outliers, MEANS).amin(1) > 2.2 * SPREAD]
     labels = torch.cat([torch.full((POINTS,), 0), torch.full((POINTS,), 1), torch.full((len(outliers),), -1)])
     return torch.cat([*classes, outliers]), labels
 
 
 def linear_discriminant(features: Tensor, labels: Tensor) -> nn.Linear:
-    """The linear head that Gaussian classes with a shared covariance have: Wu et al. 2023, eq. 0.9."""
-    known = labels >= 0
+    """Return the linear head of Gaussian classes with a shared covariance (Wu et al. 2023, eq. 0.9)."""
+    inside = labels >= 0
     means = torch.stack([features[labels == label].mean(0) for label in (0, 1)])
-    centred = features[known] - means[labels[known]]
+    centred = features[inside] - means[labels[inside]]
     precision = torch.linalg.inv(centred.T @ centred / len(centred))
     head = nn.Linear(2, 2)
     with torch.no_grad():
@@ -63,9 +67,9 @@ def linear_discriminant(features: Tensor, labels: Tensor) -> nn.Linear:
 
 
 def move(title: str, head: nn.Module, criterion: MixedBatchLoss, start: Tensor, labels: Tensor, steps: int) -> Shift:
-    """Gradient descent on points and head alike."""
+    """Move points and head by gradient descent on a loss."""
     features = start.clone().requires_grad_()
-    # The loss is a mean over points: a point's own step is that of a network whose every image moves alone.
+    # The loss is a mean over points: undo the division, so that the step of a point does not depend on their number.
     groups = [{"params": [features], "lr": 0.05 * POINTS}, {"params": list(head.parameters()), "lr": 0.01}]
     optimizer = torch.optim.SGD(groups)
     path = [start]
@@ -78,24 +82,27 @@ def move(title: str, head: nn.Module, criterion: MixedBatchLoss, start: Tensor, 
 
 
 def feature_shifts(*, steps: int = 60, seed: int = 0) -> list[Shift]:
-    """The same points under each loss."""
+    """Move the same points by each loss."""
+    # 1. Two classes, and outliers around them.
     start, labels = sample_points(torch.Generator().manual_seed(seed))
-    known = labels >= 0
+    inside = labels >= 0
+    # 2. Losses, each with the discriminant that fits the points at the start.
     runs: list[tuple[str, Callable[[], nn.Module], MixedBatchLoss]] = [
         ("Plain", lambda: linear_discriminant(start, labels), OutlierExposureLoss(0.0)),
         ("Outlier exposure", lambda: linear_discriminant(start, labels), OutlierExposureLoss(1.0)),
         ("Energy", lambda: linear_discriminant(start, labels), EnergyLoss(0.3)),
         (
             "ICE",
-            lambda: CholeskyMahalanobisHead.from_features(start[known], labels[known]),
+            lambda: CholeskyMahalanobisHead.from_features(start[inside], labels[inside]),
             ICELoss(1.0),
         ),
     ]
+    # 3. Gradient descent on points and discriminant.
     return [move(title, make(), criterion, start, labels, steps) for title, make, criterion in runs]
 
 
 def draw(shifts: list[Shift], out: Path) -> None:
-    """One panel per loss: paths in grey, ends in colour."""
+    """Draw one panel per loss, with a faint path and the end position of each point."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -121,9 +128,9 @@ def draw(shifts: list[Shift], out: Path) -> None:
 
 
 def main() -> None:
-    """Move the points and draw them."""
+    """Move the points and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/feature_shift.png"), help="by default %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("runs/feature_shift.png"), help="file of the figure")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
