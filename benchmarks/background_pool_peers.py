@@ -1,6 +1,6 @@
 """Peers of the background pool, each as one call: draw B examples by mass, then write B new masses.
 
-Peers that are not installed are left out, and said so: `pip install torchrl cpprb` brings both in.
+Peers that are not installed are skipped with a message; `pip install torchrl cpprb` installs both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare two files of results: `python benchmarks/compare.py old.json new.json [--max-slowdown 1.10]`.
 
-Ratios to peers are compared, not times: a peer that ran beside each is what makes two runs comparable at all. Files
-whose device, processor, threads or torch differ are refused.
+Ratios to peers are compared, not times: only a peer in the same run makes two runs comparable. Files that
+differ in device, processor, threads or torch are refused.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def compare(
         device: `cpu` or `cuda`.
         floor: Seconds that the work takes at least (`floor`), or None.
         floor_is: What the floor counts, e.g. `12 bytes per logit at 20.1 GB/s`.
-        input_bytes: Size of what the op reads; beside it, on a GPU, the peak memory of every provider is measured.
+        input_bytes: Bytes that the op reads; with it, on a GPU, the peak memory of every provider is measured.
         seconds: Budget of the whole comparison.
         min_rounds: Rounds at least; fewer, down to five, where they would take more than five times the budget.
     """
@@ -281,7 +281,7 @@ def fastest(timer: Callable[[Run, int], float], run: Run, calls: int) -> float:
 def floor(device: str, moved: int, exponentials: int) -> tuple[float, str]:
     """Return the seconds for moving the bytes or, on the CPU, for the exponentials: the larger, with its name.
 
-    The exponentials are those of `torch.exp`; a kernel with a cheaper one of its own can end below.
+    The exponentials are those of `torch.exp`; a kernel with a cheaper exponential can be faster.
     """
     # A batch that fits into the caches is not bound by memory: measure a copy of about its size.
     size = 256 << 20 if device == "cuda" else min(max(1 << (moved // 3).bit_length(), 1 << 20), 256 << 20)

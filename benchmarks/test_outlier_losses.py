@@ -82,8 +82,8 @@ def same_loss(providers: dict[str, tuple[Loss, tuple[Tensor, ...]]]) -> dict[str
     tolerance = 1e-3 if expected_gradients[0].dtype == torch.float32 else 5e-2
     for name, (value, gradients) in zip(list(providers)[1:], others, strict=True):
         assert abs(value - expected) <= tolerance * max(1, abs(expected)), f"{name}: {value}, not {expected}"
-        for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-            error = float((gradient.float() - wanted.float()).norm() / wanted.float().norm())
+        for gradient, reference in zip(gradients, expected_gradients, strict=True):
+            error = float((gradient.float() - reference.float()).norm() / reference.float().norm())
             assert error <= tolerance, f"{name}: gradient off by {error:.1e}"
     return {name: forward_backward(loss, *arguments) for name, (loss, arguments) in providers.items()}
 

@@ -1,8 +1,8 @@
 """A step of background resampling, with its network, compared with the way of the authors' code.
 
 That way, written anew for today's PyTorch: two DataLoaders of one image at a time, draws from weights as they were when
-the epoch began, and a backward pass through the network for the weights beside the one for the network. A call is an
-epoch of a few steps, so that no provider's workers run in another's time; drawing the stale epoch is not timed.
+the epoch began, and a backward pass through the network for the weights in addition to that for the network. A call is
+an epoch of a few steps, so that no provider's workers run in another's time; drawing the stale epoch is not timed.
 
 "network alone" is a forward and a backward pass over the same number of images, already in place: what is left of a
 step is its ratio below 1.

@@ -26,7 +26,7 @@ METRICS = ("fpr95", "auroc", "aupr")
 INTERVAL_DECIMALS = 4
 """Decimals of the ends of an interval. Metrics are not rounded: a mean over seeds would print other last digits."""
 DEPTHS = {"config": 1, "summary": 2, "runs": 3, "mixed": 1, "generators": 1}
-"""Levels of a part of a file that take lines of their own; what lies deeper is on the line of its parent."""
+"""Levels of each part of a file that are broken into lines; deeper levels are on the line of their parent."""
 
 
 def mean_and_std(values: Sequence[float]) -> dict[str, float]:
