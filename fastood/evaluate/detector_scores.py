@@ -75,9 +75,7 @@ def score_detectors(run: Run, names: Sequence[str]) -> dict[str, DetectorScores]
     return {arm.name: _score_arm(run, arm, names, digests) for arm in arms}
 
 
-def _score_arm(
-    run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, str]
-) -> DetectorScores:
+def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, str]) -> DetectorScores:
     task = arm.task(run.task)
     module = run.network(arm)
     weights = run.folder.read_weights(arm.name)
@@ -88,7 +86,9 @@ def _score_arm(
         "device": network.device.type,
         "version": __version__,
     }
-    cache = OutputsCache(run.folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(dependencies, weights))
+    cache = OutputsCache(
+        run.folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(dependencies, weights)
+    )
     cached = cache.read()
     no_scores = torch.empty(0, len(task.id_test), dtype=torch.float64)
     try:
