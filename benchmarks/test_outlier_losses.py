@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastood.losses import (
     EnergyLoss,
-    EnergyMarginLoss,
+    EnergyRegularizedLoss,
     EntropyMaximizationLoss,
     ICELoss,
     ObjectosphereLoss,
@@ -194,8 +194,8 @@ def test_entropy_maximization(rows: int, classes: int, dtype: torch.dtype, bench
 
 
 ENERGY_LOSSES = {
-    "EnergyMarginLoss": (
-        EnergyMarginLoss(eager.ENERGY_WEIGHT, eager.MARGIN_ID, eager.MARGIN_BACKGROUND),
+    "EnergyRegularizedLoss": (
+        EnergyRegularizedLoss(eager.ENERGY_WEIGHT, eager.MARGIN_ID, eager.MARGIN_BACKGROUND),
         eager.energy_margin,
         eager.energy_margin_by_cross_entropy,
     ),

@@ -5,7 +5,7 @@ Targets below zero mark background rows: `loss(logits, targets)`.
 
 from fastood.losses import functional
 from fastood.losses.deep_svdd import DeepSVDDLoss
-from fastood.losses.energy import EnergyLoss, EnergyMarginLoss, EnergyRegularizedLoss
+from fastood.losses.energy import EnergyLoss, EnergyRegularizedLoss
 from fastood.losses.ice import ICELoss, SigmoidLikelihoodLoss
 from fastood.losses.mixed_batch import MixedBatchLoss
 from fastood.losses.objectosphere import EntropicOpenSetLoss, ObjectosphereLoss
@@ -16,7 +16,6 @@ from fastood.losses.reject_class import RejectClassLoss
 __all__ = [
     "DeepSVDDLoss",
     "EnergyLoss",
-    "EnergyMarginLoss",
     "EnergyRegularizedLoss",
     "EntropicOpenSetLoss",
     "EntropyMaximizationLoss",

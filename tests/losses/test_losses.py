@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastood.losses import (
-    EnergyMarginLoss,
+    EnergyRegularizedLoss,
     MixedBatchLoss,
     ObjectosphereLoss,
     OutlierExposureLoss,
@@ -269,8 +269,9 @@ def test_bad_trade_off(module: LossModule, weight: float) -> None:
     extra = {"num_reject": 2} if cls is RejectClassLoss else {}
     if cls is ObjectosphereLoss:
         extra = {"min_magnitude": 1.0, "magnitude_weight": 1.0}
-    with pytest.raises(ValueError, match=r"^weight must be finite and >= 0"):
-        cls(weight=weight, **extra)
+    name = "alpha" if cls is EnergyRegularizedLoss else "weight"  # pytorch-ood's name
+    with pytest.raises(ValueError, match=f"^{name} must be finite and >= 0"):
+        cls(**{name: weight}, **extra)
 
 
 @modules
@@ -291,8 +292,8 @@ def test_nan_logits_are_flagged_on_request(module: LossModule) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EnergyMarginLoss(margin_id=-5, margin_background=-23), "margin_id must be at most margin_background"),
-        (lambda: EnergyMarginLoss(margin_id=math.nan), "margin_id must be finite, got nan"),
+        (lambda: EnergyRegularizedLoss(margin_in=-5, margin_out=-23), "margin_in must be at most margin_out"),
+        (lambda: EnergyRegularizedLoss(margin_in=math.nan), "margin_in must be finite, got nan"),
         (lambda: OutlierExposureLoss(10**400), "weight must be finite and >= 0, got an int of 401 digits"),
         (lambda: RejectClassLoss(0), "num_reject must be an int >= 1, got 0"),
         (lambda: ObjectosphereLoss(0, 1), "min_magnitude must be finite and > 0, got 0"),

@@ -37,7 +37,7 @@ def test_energy_regularized_loss(reduction: str, dense: bool, floating: bool) ->
     want = gradient(pood.EnergyRegularizedLoss(**arguments), logits, targets)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     ours, theirs = losses.EnergyRegularizedLoss(), pood.EnergyRegularizedLoss()
-    assert (ours.weight, ours.margin_id, ours.margin_background) == (theirs.alpha, theirs.m_in, theirs.m_out)
+    assert (ours.weight, ours.margin_in, ours.margin_out) == (theirs.alpha, theirs.m_in, theirs.m_out)
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastood.losses import (
     EnergyLoss,
-    EnergyMarginLoss,
+    EnergyRegularizedLoss,
     EntropyMaximizationLoss,
     ICELoss,
     ObjectosphereLoss,
@@ -111,7 +111,7 @@ LOSS_MODULES = [
     LossModule(lambda **k: OutlierExposureLoss(0.7, **k), _cross_entropy, _uniformity),
     LossModule(lambda **k: EntropyMaximizationLoss(0.7, **k), _cross_entropy, _negative_entropy),
     LossModule(
-        lambda **k: EnergyMarginLoss(0.7, -1.5, -1.0, **k),
+        lambda **k: EnergyRegularizedLoss(0.7, -1.5, -1.0, **k),
         lambda b, i: _cross_entropy(b, i) + 0.7 * F.relu(_energy(b, i) + 1.5).square(),
         lambda b, i: F.relu(-1.0 - _energy(b, i)).square(),
     ),

@@ -12,7 +12,7 @@ from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.heads import CholeskyMahalanobisHead
 from fastood.losses import (
-    EnergyMarginLoss,
+    EnergyRegularizedLoss,
     ICELoss,
     MixedBatchLoss,
     OutlierExposureLoss,
@@ -145,7 +145,7 @@ RECIPES: dict[ArmName, ArmRecipe] = {
     ),
     "energy": ArmRecipe(
         label="Energy",
-        loss=lambda config: EnergyMarginLoss(config.energy_weight, config.margin_id, config.margin_background),
+        loss=lambda config: EnergyRegularizedLoss(config.energy_weight, config.margin_id, config.margin_background),
         score=energy_score,
     ),
     # exp(max h) is the paper's confidence; -max h ranks alike, and keeps apart what exp rounds to 0.
@@ -168,7 +168,7 @@ RECIPES: dict[ArmName, ArmRecipe] = {
     ),
     "energy-gaussian": ArmRecipe(
         label="Energy, Gaussian",
-        loss=lambda config: EnergyMarginLoss(config.energy_weight, *GAUSSIAN_MARGINS),
+        loss=lambda config: EnergyRegularizedLoss(config.energy_weight, *GAUSSIAN_MARGINS),
         score=energy_score,
         gaussian=True,
     ),

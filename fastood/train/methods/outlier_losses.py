@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fastood.common.config_checks import require_choice, require_positive, require_weight
-from fastood.losses import EnergyMarginLoss, EntropyMaximizationLoss, ObjectosphereLoss, OutlierExposureLoss
+from fastood.losses import EnergyRegularizedLoss, EntropyMaximizationLoss, ObjectosphereLoss, OutlierExposureLoss
 from fastood.scores import energy_score, max_softmax_score
 from fastood.train.arm import Scorer, by_logits, by_outputs
 from fastood.train.engine.objective import Batch, LogitObjective, Objective, StatelessObjective, forward_outputs
@@ -67,7 +67,7 @@ class OutlierLossConfig:
             return LogitObjective(EntropyMaximizationLoss(weight=self.weight_of_kind, reduction="mean"))
         if self.kind == "energy":
             return LogitObjective(
-                EnergyMarginLoss(self.weight_of_kind, self.margin_id, self.margin_background, reduction="mean")
+                EnergyRegularizedLoss(self.weight_of_kind, self.margin_id, self.margin_background, reduction="mean")
             )
         return ObjectosphereObjective(
             ObjectosphereLoss(self.min_magnitude, self.magnitude_weight, weight=self.weight_of_kind, reduction="mean")
