@@ -1,9 +1,8 @@
-"""Losses for training with background data, to drop into any loop.
+"""Losses for training with background data, as modules for any training loop.
 
-Targets below zero mark background rows: `loss(logits, targets)`.
+Most are called `loss(logits, targets)`; targets below zero mark background rows.
 """
 
-from fastood.losses import functional
 from fastood.losses.deep_svdd import DeepSVDDLoss
 from fastood.losses.energy import EnergyLoss, EnergyRegularizedLoss
 from fastood.losses.ice import ICELoss, SigmoidLikelihoodLoss
@@ -26,5 +25,4 @@ __all__ = [
     "PrototypeLoss",
     "RejectClassLoss",
     "SigmoidLikelihoodLoss",
-    "functional",
 ]

@@ -1,4 +1,4 @@
-"""The losses of one-class classification by a sphere (Ruff et al. 2018)."""
+"""Losses of one-class classification by a hypersphere (Deep SVDD, Ruff et al. 2018)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from fastood.ops._arguments import decimal_fraction
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, check_number, check_tensor, widened
 
+__all__ = ["DeepSVDDLoss"]
+
 
 class DeepSVDDLoss(nn.Module):
-    r"""A small sphere around the features of one class, with or without some of them outside.
+    r"""Deep SVDD loss: enclose the features of one class in a small sphere, with a hard or a soft boundary.
 
         hard boundary   mean_n d_n (eq. 4)              soft   R² + 1/ν · mean_n max(0, d_n - R²) (eq. 3)
 
-    of squared distances d_n to a fixed centre, `HypersphereHead`'s for example. Weight decay is the optimiser's. The
-    radius R has no gradient: for the soft boundary set it now and then to `radius_of`, which minimises the loss in R.
+    for squared distances d_n to a fixed centre, such as `HypersphereHead` returns (Ruff et al. 2018,
+    https://proceedings.mlr.press/v80/ruff18a.html). The paper's weight decay is left to the optimiser. The radius R has
+    no gradient: for the soft boundary set it from time to time to `radius_of`, which minimises the loss in R.
+
+    pytorch-ood's loss of the same name takes features and holds the centre; here the centre is in `HypersphereHead`.
 
     Args:
-        nu: ν in (0, 1], share of the images that may lie outside, for the soft boundary; None for the hard one.
+        nu: ν in (0, 1], the share of images that may lie outside, for the soft boundary; None for the hard boundary.
 
     Shape:
-        - distances: `[N]`, squared, at least 0, N >= 1; float64, float32, bfloat16 or float16.
-        - radius: `[]` or a number, at least 0.
+        - distances: `[N]` with N >= 1, squared distances >= 0; float64, float32, bfloat16 or float16.
+        - radius: `[]` or a number, >= 0; required for the soft boundary, ignored for the hard one.
         - output: `[]`, float64 for float64 distances, float32 for all others.
 
-    pytorch-ood's loss of this name takes features and holds the centre; here `HypersphereHead` does.
-
     Raises:
-        TypeError: An argument is no tensor of these dtypes, or ν no number.
-        ValueError: ν is out of range, an argument has the wrong shape or device or, on the CPU, is negative; another
-            device could not say so without waiting.
+        TypeError: If `distances` or `radius` has another type or dtype, or `nu` is not a number.
+        ValueError: If `nu` is out of range, an argument has the wrong shape or device, or, on the CPU, a value is
+            negative. On other devices negative values pass: a check would have to wait.
 
     Example:
         >>> import torch
@@ -55,11 +58,11 @@ class DeepSVDDLoss(nn.Module):
         return f"nu={self.nu}"
 
     def forward(self, distances: Tensor, radius: Tensor | float | None = None) -> Tensor:
-        """Return the scalar loss; shapes as in the class."""
+        """Return the scalar loss; see the class for shapes."""
         return self.with_per_sample(distances, radius)[0]
 
     def with_per_sample(self, distances: Tensor, radius: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
-        """Return the scalar loss and, `[N]` and detached, what each image adds to the mean, before 1/ν."""
+        """Return the scalar loss and the detached term of each image in the mean, `[N]`, before 1/ν."""
         _check_distances(distances)
         # In 16 bits the square of a radius above 255 is infinite.
         distances = widened(distances)
@@ -73,17 +76,24 @@ class DeepSVDDLoss(nn.Module):
 
     @torch.no_grad()
     def radius_of(self, distances: Tensor) -> Tensor:
-        """Return the radius that leaves a share ν of the images outside, at most.
+        """Return the smallest radius that leaves at most a share ν of the images outside.
 
-        It is the least that minimises the soft loss.
+        It is the smallest minimiser of the soft loss in R.
+
+        Args:
+            distances: `[N]`, squared distances.
+
+        Returns:
+            `[]`, float64 for float64 distances, float32 for all others.
 
         Raises:
-            TypeError: As in the class.
-            ValueError: The boundary is hard, or as in the class.
+            TypeError: If `distances` has another type or dtype.
+            ValueError: If the boundary is hard, or `distances` has another shape or, on the CPU, a negative value.
         """
         if self.nu is None:
             raise ValueError("radius_of needs a soft boundary, nu is None")
         _check_distances(distances)
+        # In decimals: a share of 0.29 of 100 images is 29, but 0.29 * 100 is 28.999… in binary.
         inside = len(distances) - math.floor(decimal_fraction(self.nu) * len(distances))
         return widened(distances).sort().values[inside - 1].sqrt() if inside > 0 else widened(distances).new_zeros(())
 
@@ -92,8 +102,8 @@ def _check_distances(distances: Tensor) -> None:
     check_tensor("distances", distances, LOGIT_DTYPES)
     if distances.dim() != 1 or len(distances) == 0:
         raise ValueError(
-            f"distances must be [N] with N >= 1, squared distances of features to the centre as HypersphereHead gives "
-            f"them, got shape {tuple(distances.shape)}"
+            f"distances must be [N] with N >= 1, squared distances of features to the centre as HypersphereHead "
+            f"returns them, got shape {tuple(distances.shape)}"
         )
     _check_not_negative("distances", distances)
 
@@ -111,7 +121,8 @@ def _checked_radius(radius: Tensor | float, distances: Tensor) -> Tensor:
 
 
 def _check_not_negative(name: str, values: Tensor) -> None:
-    # Looking would wait for another device, and break the graph of a compiled function. NaN makes a loss of NaN.
-    looks = values.device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed())
-    if looks and bool((values < 0).any()):
+    # Reading values would wait for another device, and break the graph of a compiled function. NaN passes, and makes
+    # the loss NaN.
+    readable = values.device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed())
+    if readable and bool((values < 0).any()):
         raise ValueError(f"{name} must be >= 0, got {float(values.min()):g}")

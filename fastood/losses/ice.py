@@ -1,4 +1,4 @@
-"""In-distribution compatible outlier exposure: likelihoods of Gaussian classes instead of logits."""
+"""In-distribution compatible outlier exposure (ICE, Wu et al. 2023): likelihoods of Gaussian classes as logits."""
 
 from __future__ import annotations
 
@@ -7,47 +7,52 @@ from fastood.ops._arguments import as_flag
 from fastood.ops._validation import Reduction
 from fastood.ops.outlier_loss import LossKind, LossSettings
 
+__all__ = ["ICELoss", "SigmoidLikelihoodLoss"]
+
 
 class ICELoss(MixedBatchLoss):
-    r"""Cross-entropy and likelihood of the own class, against the likelihood of the nearest class for background.
+    r"""Cross-entropy and likelihood of the target class, against the likelihood of the nearest class for background.
 
     For logits h <= 0 whose exponential is a likelihood (negative Mahalanobis distances, eq. 0.11),
 
         in-distribution   -log softmax(h)_y - λ · h_y                  background   -log(1 - exp(max_i h_i))
 
-    Wu et al. 2023, eq. 0.12-0.15. Ambiguities and what is done here:
-        - The background term has no value at max h = 0, a feature exactly on a class mean. Above -2⁻²⁴ (also for logits
-          that are positive, which no distance is) its value and slope stay what they are at -2⁻²⁴: 16.6 and 1.7·10⁷.
-          Between -10⁻⁷ and -10⁴ both are accurate to a few units in the last place of float32.
-        - Of several largest logits the first one gets the gradient.
-        - Squared distances are not divided by two (eq. 0.11), so that exp(h) is no Gaussian's density ratio but its
-          square. Nothing here depends on it.
+    Wu et al. 2023, eq. 0.12-0.15. Ambiguities and how they are resolved:
+        - The background term is infinite at max h = 0, a feature exactly on a class mean. Above -2⁻²⁴ (and for positive
+          logits, which no negative distance is) its value and slope stay constant at 16.6 and 1.7·10⁷. Between -10⁻⁷
+          and -10⁴ both are accurate to a few units in the last place of float32.
+        - If several logits are the largest, the first one gets the gradient.
+        - Eq. 0.11 does not halve squared distances, so that exp(h) is the square of a Gaussian density ratio. The loss
+          does not depend on this factor.
 
-    A logit of -inf is a class infinitely far away.
+    A logit of -inf stands for a class infinitely far away.
 
     Args:
-        weight: λ, of both likelihood terms. The paper names it as its only setting and states no value; see
-            `fastood.train.methods.ICEConfig` for how the default was found.
-        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
-        id_likelihood: Whether in-distribution rows have their likelihood term. Without it this is ICE⁻ of table 3, the
-            ablation that leaves out one half of eq. 0.15.
-        check_finite: As in `MixedBatchLoss`.
+        weight: λ >= 0, the factor of both likelihood terms. The paper calls it the only setting and states no value;
+            `fastood.train.methods.ICEConfig` documents the choice of the default.
+        reduction: How row losses are combined; see `MixedBatchLoss`.
+        id_likelihood: Whether in-distribution rows have their likelihood term. False gives ICE⁻ of table 3, the
+            ablation without one half of eq. 0.15.
+        check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
+
+    Shape:
+        See `MixedBatchLoss`.
+
+    Raises:
+        TypeError: If a setting is of another type.
+        ValueError: If a setting is out of range.
 
     Example:
+        The logits are negative squared distances; `CholeskyMahalanobisHead` computes them with a learnt covariance:
+
         >>> import torch
-        >>> from fastood.losses import ICELoss
-        >>> features = torch.nn.Linear(4, 2)
-        >>> means = torch.nn.Parameter(torch.eye(3, 2))
-        >>> optimizer = torch.optim.SGD([*features.parameters(), means], lr=0.1)
-        >>> criterion = ICELoss(weight=0.1)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> for _ in range(3):
-        ...     x = torch.randn(8, 4, generator=generator)
-        ...     y = torch.tensor([0, 1, 2, 0, -1, -1, -1, -1])  # the last four are background
-        ...     loss = criterion(-torch.cdist(features(x), means).square(), y)
-        ...     optimizer.zero_grad()
-        ...     loss.backward()
-        ...     optimizer.step()
+        >>> features = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
+        >>> means = torch.tensor([[0.0, 0.0], [4.0, 0.0]], requires_grad=True)
+        >>> distances = torch.cdist(features, means).square()
+        >>> loss = ICELoss(weight=0.1)(-distances, torch.tensor([0, -1]))  # the second row is background
+        >>> loss.backward()
+        >>> means.grad.norm() > 0
+        tensor(True)
     """
 
     def __init__(
@@ -66,29 +71,35 @@ class ICELoss(MixedBatchLoss):
         return f"{super().extra_repr()}, id_likelihood={self.id_likelihood}"
 
     def settings(self) -> LossSettings:
-        """Return what the kernel needs to know."""
+        """Return the settings of the kernel."""
         kind = LossKind.ICE if self.id_likelihood else LossKind.ICE_MINUS
         return LossSettings(kind, self.weight, by_weight=self.reduction == "weighted_mean")
 
 
 class SigmoidLikelihoodLoss(MixedBatchLoss):
-    r"""What `ICELoss` is without Gaussian classes: the sigmoid of any logit in the place of the likelihood.
+    r"""`ICELoss` for a linear head: the sigmoid of a logit replaces the likelihood of a Gaussian class.
 
     With s the sigmoid and f = softmax(v),
 
         in-distribution   -log f_y - λ · log s(v_y)                    background   -log(1 - s(max_i v_i))
 
     The row "BCE" of Wu et al. 2023, table 3: "sigmoid binary cross-entropy" on a linear head. The paper has no formula
-    for it; this is eq. 0.13-0.15 with exp(h) read as s(v), so that the two differ in the likelihood alone.
+    for it; here it is eq. 0.13-0.15 with s(v) in place of exp(h), so that only the likelihood differs from `ICELoss`.
 
     Args:
-        weight: λ, of both likelihood terms.
-        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
-        check_finite: As in `MixedBatchLoss`.
+        weight: λ >= 0, the factor of both likelihood terms.
+        reduction: How row losses are combined; see `MixedBatchLoss`.
+        check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
+
+    Shape:
+        See `MixedBatchLoss`.
+
+    Raises:
+        TypeError: If a setting is of another type.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
-        >>> from fastood.losses import SigmoidLikelihoodLoss
         >>> criterion = SigmoidLikelihoodLoss(weight=0.5)
         >>> round(criterion(torch.zeros(2, 4), torch.tensor([0, -1])).item(), 4)  # log 4 + log 2
         2.0794
@@ -100,5 +111,5 @@ class SigmoidLikelihoodLoss(MixedBatchLoss):
         super().__init__(weight, reduction, check_finite=check_finite)
 
     def settings(self) -> LossSettings:
-        """Return what the kernel needs to know."""
+        """Return the settings of the kernel."""
         return LossSettings(LossKind.SIGMOID, self.weight, by_weight=self.reduction == "weighted_mean")

@@ -1,4 +1,7 @@
-"""Objectosphere: the entropic open-set loss on the logits, and magnitudes of the features."""
+"""Entropic open-set loss on the logits, and objectosphere loss on logits and feature magnitudes.
+
+Both are from Dhamija et al. 2018 (https://arxiv.org/abs/1811.04110).
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,34 @@ from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_number, check
 from fastood.ops.outlier_loss import LossKind, LossSettings
 from fastood.ops.outlier_terms import reduced_loss
 
+__all__ = ["EntropicOpenSetLoss", "ObjectosphereLoss"]
+
 
 class EntropicOpenSetLoss(OutlierExposureLoss):
-    r"""Cross-entropy on in-distribution rows, KL(uniform ‖ predicted) on background rows, both in full.
+    r"""Cross-entropy on in-distribution rows, KL(uniform ‖ predicted) on background rows, with equal weights.
 
         in-distribution   -log f_y                                     background   KL(uniform ‖ f)
 
-    Dhamija et al. 2018, eq. 1: `OutlierExposureLoss` with a weight of 1. The paper and pytorch-ood's loss of this name
-    have `+ log K` in the background term, and one mean over all rows.
+    Dhamija et al. 2018, eq. 1 (https://arxiv.org/abs/1811.04110): `OutlierExposureLoss` with a weight of 1. The paper
+    and pytorch-ood's loss of the same name add the constant log K to the background term and take one mean over all
+    rows.
 
     Args:
         reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
-        check_finite: As in `MixedBatchLoss`.
+        check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
+
+    Shape:
+        See `MixedBatchLoss`.
+
+    Raises:
+        TypeError: If a setting is of another type.
+        ValueError: If a setting is out of range.
 
     Example:
+        Equal logits predict the uniform distribution, which costs log 4 in-distribution and nothing for background:
+
         >>> import torch
-        >>> from fastood.losses import EntropicOpenSetLoss
-        >>> EntropicOpenSetLoss(reduction="none")(torch.zeros(2, 4), torch.tensor([0, -1]))  # log 4, and no divergence
+        >>> EntropicOpenSetLoss(reduction="none")(torch.zeros(2, 4), torch.tensor([0, -1]))
         tensor([1.3863, 0.0000])
     """
 
@@ -35,50 +49,53 @@ class EntropicOpenSetLoss(OutlierExposureLoss):
 
 
 class ObjectosphereLoss(nn.Module):
-    r"""Entropic open-set loss, and features that are long for in-distribution rows and short for background rows.
+    r"""Entropic open-set loss plus penalties: long features for in-distribution rows, short ones for background.
 
     With f = softmax(v) and features z,
 
         in-distribution   -log f_y + μ · max(ξ - ‖z‖, 0)²              background   KL(uniform ‖ f) + μ · ‖z‖²
 
-    Dhamija et al. 2018, eq. 1 (entropic open-set, `magnitude_weight=0`) and eq. 2. Ambiguities and what is done here:
-        - The background term of eq. 1 is -1/K Σ log f_k, that is KL(uniform ‖ f) + log K; the constant is left out,
-          as in `OutlierExposureLoss`.
-        - The paper averages over all rows of a batch; here each kind has a mean of its own, like every loss of this
-          library, so that the trade-off does not depend on the mix.
-        - ‖z‖ has no slope at zero; it is taken as zero there.
-        - Where μ is 0 the features count nothing, also where they are infinite.
+    Dhamija et al. 2018, eq. 1 and 2 (https://arxiv.org/abs/1811.04110); `magnitude_weight=0` leaves eq. 1. Ambiguities
+    and how they are resolved:
+        - The background term of eq. 1 is -1/K Σ log f_k, that is KL(uniform ‖ f) + log K; the constant is left out, as
+          in `OutlierExposureLoss`.
+        - The paper averages over all rows of a batch; here each kind of row has its own mean, like in every loss of
+          this library, so that the trade-off does not depend on the mix of the batch.
+        - ‖z‖ is not differentiable at zero; its gradient there is taken as zero.
+        - With μ = 0 the features have no influence, even infinite ones.
 
     Args:
         min_magnitude: ξ > 0, the length beyond which the features of an in-distribution row cost nothing. It depends on
-            the network; there is no default.
-        magnitude_weight: μ >= 0, of both magnitude terms; depends on the network as well, no default either.
-        weight: λ >= 0, of the whole background mean; 1 in the paper.
-        reduction: As in `MixedBatchLoss`, where most shapes and errors are, too.
-        alpha: `magnitude_weight` under pytorch-ood's name; one of the two. There it is the first of the arguments
-            without a name.
-        xi: `min_magnitude` under pytorch-ood's name; one of the two.
-        check_finite: As in `MixedBatchLoss`.
+            the network, so that there is no default.
+        magnitude_weight: μ >= 0, the factor of both magnitude terms. It depends on the network, so that there is no
+            default.
+        weight: λ >= 0, the factor of the background mean; 1 in the paper.
+        reduction: How row losses are combined; see `MixedBatchLoss`.
+        alpha: pytorch-ood's name of `magnitude_weight`; pass one of the two. In pytorch-ood it is the first positional
+            argument.
+        xi: pytorch-ood's name of `min_magnitude`; pass one of the two.
+        check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
 
     Shape:
-        - logits: `[N, K]`, targets: `[N]`, sample_weight: `[N]` or None, output: `[]`, as in `MixedBatchLoss`.
-        - features: `[N, d]`, of one of the dtypes that logits may have, on their device; what the logits were computed
-          from.
+        - logits: `[N, K]`; dtypes as in `MixedBatchLoss`.
+        - features: `[N, d]`, the features that the logits were computed from; float64, float32, bfloat16 or float16, on
+          the device of the logits.
+        - targets: `[N]`, a class in `0 … K - 1`, or below zero for background.
+        - sample_weight: `[N]` numbers >= 0, or None for all ones.
+        - output: `[]`, or `[N]` for `reduction="none"`.
+
+    Raises:
+        TypeError: If an argument has another type or dtype, or not exactly one name of a setting is passed.
+        ValueError: If an argument has the wrong shape or device, or a setting is out of range.
 
     Example:
+        Unlike the other losses it takes the features as well as the logits:
+
         >>> import torch
-        >>> from fastood.losses import ObjectosphereLoss
-        >>> features, head = torch.nn.Linear(4, 2), torch.nn.Linear(2, 3)
-        >>> optimizer = torch.optim.SGD([*features.parameters(), *head.parameters()], lr=0.1)
-        >>> criterion = ObjectosphereLoss(min_magnitude=5, magnitude_weight=0.01)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> for _ in range(3):
-        ...     z = features(torch.randn(8, 4, generator=generator))
-        ...     y = torch.tensor([0, 1, 2, 0, -1, -1, -1, -1])  # the last four are background
-        ...     loss = criterion(head(z), z, y)
-        ...     optimizer.zero_grad()
-        ...     loss.backward()
-        ...     optimizer.step()
+        >>> criterion = ObjectosphereLoss(min_magnitude=5, magnitude_weight=0.01, reduction="none")
+        >>> logits, features = torch.zeros(2, 2), torch.tensor([[3.0, 0.0], [3.0, 0.0]])
+        >>> criterion(logits, features, torch.tensor([0, -1]))  # log 2 + 0.01 · (5 - 3)², and 0.01 · 3²
+        tensor([0.7331, 0.0900])
     """
 
     def __init__(
@@ -106,13 +123,13 @@ class ObjectosphereLoss(nn.Module):
     def forward(
         self, logits: Tensor, features: Tensor, targets: Numbers, sample_weight: Numbers | None = None
     ) -> Tensor:
-        """Return the loss; shapes as in the class."""
+        """Return the loss; see the class for shapes."""
         return self.with_per_sample(logits, features, targets, sample_weight)[0]
 
     def with_per_sample(
         self, logits: Tensor, features: Tensor, targets: Numbers, sample_weight: Numbers | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss and, `[N]` and detached, the loss of each row as above, before λ and any weight."""
+        """Return the loss and the detached losses of the rows, `[N]`, before λ and any sample weight."""
         _check_features(features, logits)
         flat, rows = self.entropic._rows(logits, targets, sample_weight)
         entropic, of_logits = self.entropic._with_per_sample(logits, flat, rows)
@@ -126,14 +143,14 @@ class ObjectosphereLoss(nn.Module):
             by_weight=self.entropic.reduction == "weighted_mean",
         )
         if rows.weight is not None:
-            # In the dtype that features are computed in, which need not be that of the logits.
+            # The features may have another compute dtype than the logits, and the kernel wants weights in it.
             rows = rows._replace(weight=as_sample_weight(rows.weight, features, rows.targets, settings.by_weight))
         magnitude, of_features = reduced_loss(features, rows, settings, self.entropic.reduction)
         return entropic.add(magnitude, alpha=factor), of_logits.add(of_features, alpha=factor)
 
 
 def _one_of(name: str, value: float | None, alias: str, other: float | None) -> tuple[str, float]:
-    """Return which of two names of one setting was given, and its value."""
+    """Return the name and value of a setting that has two names, or raise unless exactly one of them is passed."""
     if (value is None) == (other is None):
         raise TypeError(f"{name} or {alias} must be given, got {'neither' if value is None else 'both'}")
     return (name, value) if value is not None else (alias, other)  # type: ignore[return-value]
@@ -143,7 +160,7 @@ def _check_features(features: Tensor, logits: Tensor) -> None:
     check_tensor("features", features, LOGIT_DTYPES)
     check_dense_logits(logits)
     if logits.dim() != 2:
-        raise ValueError(f"logits must be [N, K] beside features [N, d], got shape {tuple(logits.shape)}")
+        raise ValueError(f"logits must be [N, K] alongside features [N, d], got shape {tuple(logits.shape)}")
     if features.dim() != 2 or features.shape[0] != logits.shape[0] or features.shape[1] < 1:
         raise ValueError(
             f"features must be [N, d] with N = {logits.shape[0]} like the rows of logits and d >= 1, "

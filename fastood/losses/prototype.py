@@ -1,4 +1,4 @@
-"""The prototype loss: features near a prototype of their class (Yang et al. 2018)."""
+"""Prototype loss of generalized convolutional prototype learning (GCPL, Yang et al. 2018)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from fastood.ops._rows import Numbers, as_targets
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, check_tensor, compute_dtype
 
+__all__ = ["PrototypeLoss"]
+
 
 class PrototypeLoss(nn.Module):
-    r"""Mean squared distance of in-distribution features to the nearest prototype of their own class.
+    r"""Mean squared distance of in-distribution features to the nearest prototype of their target class.
 
         min_j ‖z - m_yj‖²
 
-    The regulariser that Yang et al. 2018 add to the distance-based cross-entropy, with a small weight λ, for GCPL; Pei
-    et al. 2022 take 0.01. Rows with a target below zero (background) do not count. Ambiguity: the authors' code has
-    half of it, and 0.001 for λ; here it is whole.
+    The regulariser that Yang et al. 2018 (https://arxiv.org/abs/1805.03438) add to the distance-based cross-entropy
+    with a small factor λ; Pei et al. 2022 (https://arxiv.org/abs/2112.11648) use λ = 0.01. Rows with a target below
+    zero (background) do not count. Ambiguity: the authors' code halves the distance and uses λ = 0.001; here the
+    distance is not halved.
 
     Shape:
         - features: `[N, d]`, float64, float32, bfloat16 or float16.
-        - prototypes: `[K, J, d]`, J of each class, on the device of `features`.
-        - targets: `[N]`, a class in `0 … K - 1`, or below zero for background; types as in `MixedBatchLoss`.
+        - prototypes: `[K, J, d]`, J prototypes of each class, on the device of `features`.
+        - targets: `[N]`, a class in `0 … K - 1`, or below zero for background; dtypes as in `MixedBatchLoss`.
         - output: `[]`, float64 for float64 features, else float32; zero without in-distribution rows.
 
     Raises:
-        TypeError: An argument is of another type or dtype.
-        ValueError: An argument has the wrong shape or device, or a target is not below K.
+        TypeError: If an argument has another type or dtype.
+        ValueError: If an argument has the wrong shape or device, or a target is not below K. Waits for the device.
 
     Example:
         >>> import torch
@@ -38,24 +41,25 @@ class PrototypeLoss(nn.Module):
     """
 
     def forward(self, features: Tensor, prototypes: Tensor, targets: Numbers) -> Tensor:
-        """Return the scalar loss; shapes as in the class."""
+        """Return the scalar loss; see the class for shapes."""
         return self.with_per_sample(features, prototypes, targets)[0]
 
     def with_per_sample(self, features: Tensor, prototypes: Tensor, targets: Numbers) -> tuple[Tensor, Tensor]:
-        """Return the scalar loss and, `[N]` and detached, each row's squared distance, 0 for background."""
-        labels = _checked(features, prototypes, targets)
+        """Return the scalar loss and the detached squared distances of the rows, `[N]`, 0 for background."""
+        labels = _checked_targets(features, prototypes, targets)
         dtype = compute_dtype(features.dtype)
-        known = labels >= 0
-        # Background takes part as zeros, and by torch.where: times 0 what is infinite would be NaN.
-        rows = torch.where(known[:, None], features.to(dtype), 0.0)
+        in_distribution = labels >= 0
+        # torch.where rather than a product with the mask: 0 * inf of a background row would be NaN.
+        rows = torch.where(in_distribution[:, None], features.to(dtype), 0.0)
+        # Background rows read class 0 to keep the shapes static, and are masked out below.
         own = prototypes[labels.clamp(min=0)].to(dtype)
         nearest = (rows[:, None] - own).square().sum(dim=2).amin(dim=1)
-        per_sample = torch.where(known, nearest, 0.0)
-        return per_sample.sum() / known.sum().clamp(min=1), per_sample.detach()
+        per_sample = torch.where(in_distribution, nearest, 0.0)
+        return per_sample.sum() / in_distribution.sum().clamp(min=1), per_sample.detach()
 
 
-def _checked(features: Tensor, prototypes: Tensor, targets: Numbers) -> Tensor:
-    """Return the targets as the loss wants them, or raise."""
+def _checked_targets(features: Tensor, prototypes: Tensor, targets: Numbers) -> Tensor:
+    """Return the targets as int64 `[N]`, or raise unless all arguments fit."""
     check_tensor("features", features, LOGIT_DTYPES)
     check_tensor("prototypes", prototypes, LOGIT_DTYPES)
     if features.dim() != 2:
@@ -68,7 +72,7 @@ def _checked(features: Tensor, prototypes: Tensor, targets: Numbers) -> Tensor:
     if prototypes.device != features.device:
         raise ValueError(f"prototypes must be on {features.device} like features, got {prototypes.device}")
     labels = as_targets(targets, features, "features")
-    # An index out of range would stop a CUDA device for good, so that this waits for it.
+    # Wait for the device: an index out of range would end the CUDA context of the process.
     if not (torch.compiler.is_compiling() or is_transformed() or labels.is_meta or labels.numel() == 0):
         largest = int(labels.max())
         if largest >= prototypes.shape[0]:

@@ -1,4 +1,4 @@
-"""Self-supervised reject classes: background rows sort themselves into classes of their own."""
+"""Self-supervised reject classes (Mohseni et al. 2020): background rows are pseudo-labelled with extra classes."""
 
 from __future__ import annotations
 
@@ -12,48 +12,56 @@ from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import LOGIT_DTYPES, Reduction, check_integer, check_tensor, compute_dtype
 from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments
 
+__all__ = ["RejectClassLoss"]
+
 
 class RejectClassLoss(MixedBatchLoss):
-    r"""Cross-entropy over K + k classes, background rows to a pseudo-label among the last k.
+    r"""Cross-entropy over K + k classes, with pseudo-labels among the last k for background rows.
 
         in-distribution   -log f_y                                     background   -log f_t
-        t = argmax(v) if that is a reject class, else one of the k reject classes at random
+        t = argmax(v) if that is a reject class, else one of the k reject classes, drawn uniformly
 
-    Mohseni et al. 2020, Algorithm 1. Ambiguities and what is done here:
-        - The pseudo-label is taken from the logits of this very pass ("calculated at each pass during training"), and
-          no gradient goes through the choice.
-        - Of several largest logits the first one counts.
-        - The means are taken apart (Algorithm 1 has two expectations), whatever the sizes of the two batches.
+    Mohseni et al. 2020, Algorithm 1 (https://ojs.aaai.org/index.php/AAAI/article/view/5966). Ambiguities and how they
+    are resolved:
+        - The pseudo-label comes from the logits of the same pass ("calculated at each pass during training"); no
+          gradient goes through the choice.
+        - If several logits are the largest, the first one counts.
+        - In-distribution and background rows have separate means, as Algorithm 1 has two expectations, whatever the
+          sizes of the two batches.
 
     Args:
-        num_reject: k >= 1, how many of the last logits are reject classes. The paper uses 5, and 10 for CIFAR-100.
-        weight: λ of the background term; the paper uses 5 throughout.
-        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
-        generator: What calls draw from that are given neither `generator` nor `uniform01`. Copies of the loss, of
-            `copy.deepcopy` or pickle, go on from its state by themselves.
-        check_finite: As in `MixedBatchLoss`.
+        num_reject: k >= 1, the number of reject classes, the last of the logits. The paper uses 5, and 10 for
+            CIFAR-100.
+        weight: λ >= 0, the factor of the background term; the paper uses 5 throughout.
+        reduction: How row losses are combined; see `MixedBatchLoss`.
+        generator: Source of the draws in calls that pass neither `generator` nor `uniform01`. A copy of the loss, by
+            `copy.deepcopy` or pickle, has its own generator, which continues from the copied state.
+        check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
 
     Shape:
-        - logits: `[N, K + k]` or `[N, K + k, ...]` with K >= 1; targets of in-distribution rows are below K.
+        - logits: `[N, K + k]` or `[N, K + k, ...]` with K >= 1.
+        - targets: `[N]` or `[N, ...]`, below K for in-distribution rows, below zero for background.
+        - uniform01: draws in [0, 1) in the shape of the targets, floating-point.
+        - other shapes: see `MixedBatchLoss`.
 
-    Every call draws a reject class for each row, whether it is needed or not, from the `generator` of the call or of
-    the loss, on that generator's device; or it takes `uniform01`, draws in [0, 1) of the targets' shape that the caller
-    made, under `torch.compile(fullgraph=True)` and in a CUDA graph for example.
+    Every call draws one uniform number for each row, needed or not, from the `generator` of the call or else of the
+    loss, on the device of the generator. Pass `uniform01` instead to supply the draws yourself, for example under
+    `torch.compile(fullgraph=True)` or in a CUDA graph.
+
+    Raises:
+        TypeError: If an argument has another type or dtype.
+        ValueError: If there is no source of draws or more than one, for the reasons listed in `MixedBatchLoss`, or if a
+            draw is outside [0, 1) (checked on the CPU only).
 
     Example:
         >>> import torch
-        >>> from fastood.losses import RejectClassLoss
-        >>> model = torch.nn.Linear(4, 3 + 2)  # three classes, two reject classes
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> generator = torch.Generator().manual_seed(0)
         >>> criterion = RejectClassLoss(num_reject=2, weight=5, generator=generator)
-        >>> for _ in range(3):
-        ...     x = torch.randn(8, 4, generator=generator)
-        ...     y = torch.tensor([0, 1, 2, 0, -1, -1, -1, -1])  # the last four are background
-        ...     loss = criterion(model(x), y)
-        ...     optimizer.zero_grad()
-        ...     loss.backward()
-        ...     optimizer.step()
+        >>> model = torch.nn.Linear(4, 3 + 2)  # three classes, two reject classes
+        >>> images, targets = torch.randn(4, 4, generator=generator), torch.tensor([0, 2, -1, -1])
+        >>> criterion(model(images), targets).backward()
+        >>> criterion(torch.tensor([[0.0, 0, 0, 9, 0]]), torch.tensor([-1]))  # in reject class 0 already
+        tensor(0.0025)
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class RejectClassLoss(MixedBatchLoss):
         return f"num_reject={self.num_reject}, {super().extra_repr()}"
 
     def settings(self) -> LossSettings:
-        """Return what the kernel needs to know."""
+        """Return the settings of the kernel."""
         return LossSettings(
             LossKind.REJECT_CLASS,
             self.weight,
@@ -93,7 +101,7 @@ class RejectClassLoss(MixedBatchLoss):
         generator: torch.Generator | None = None,
         uniform01: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss; shapes and draws as in the class."""
+        """Return the loss; see the class for shapes and draws."""
         return self.with_per_sample(logits, targets, sample_weight, generator=generator, uniform01=uniform01)[0]
 
     def with_per_sample(
@@ -105,7 +113,7 @@ class RejectClassLoss(MixedBatchLoss):
         generator: torch.Generator | None = None,
         uniform01: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss and, `[N]` and detached, each row's cross-entropy to its label or pseudo-label."""
+        """Return the loss and the detached cross-entropy of each row to its label or pseudo-label."""
         flat, rows = self._rows(logits, targets, sample_weight)
         return self._with_per_sample(logits, flat, self._with_draws(logits, rows, generator, uniform01))
 
@@ -118,7 +126,7 @@ class RejectClassLoss(MixedBatchLoss):
         generator: torch.Generator | None = None,
         uniform01: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scalar loss, the rows' losses and the gradient of the logits, without autograd."""
+        """Return the scalar loss, the losses of the rows and the gradient of the logits, without autograd."""
         flat, rows = self._rows(logits, targets, sample_weight)
         return self._value_and_grad(logits, flat, self._with_draws(logits, rows, generator, uniform01))
 
@@ -143,8 +151,8 @@ class RejectClassLoss(MixedBatchLoss):
         generator = self.generator if generator is None else generator
         if generator is None:
             raise ValueError(
-                "generator or uniform01 must be given, here or the generator when the loss is made, for the reject "
-                "classes that are chosen at random, got neither"
+                "generator or uniform01 must be given, or a generator to the constructor, to draw reject classes; "
+                "got neither"
             )
         check_generator(generator)
         draws = torch.rand(shape.numel(), dtype=dtype, device=generator.device, generator=generator)
@@ -157,7 +165,7 @@ def _checked_draws(uniform01: Tensor, shape: torch.Size, device: torch.device) -
         raise ValueError(f"uniform01 must have shape {tuple(shape)} like the targets, got {tuple(uniform01.shape)}")
     if uniform01.device != device:
         raise ValueError(f"uniform01 must be on {device} like logits, got {uniform01.device}")
-    # Looking would wait for another device, and break the graph of a compiled function.
+    # Reading values would wait for another device, and break the graph of a compiled function.
     if device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed()):
         outside = ~((uniform01 >= 0) & (uniform01 < 1))
         if bool(outside.any()):

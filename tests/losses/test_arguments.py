@@ -249,7 +249,7 @@ def test_dense_targets_have_the_shape_of_the_pixels() -> None:
         OutlierExposureLoss()(logits, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"^sample_weight must have shape \(2, 4, 5\).*got \(2,\)"):
         OutlierExposureLoss()(logits, torch.zeros(2, 4, 5, dtype=torch.int64), torch.ones(2))
-    with pytest.raises(ValueError, match=r"^logits must be \[N, K\] beside features"):
+    with pytest.raises(ValueError, match=r"^logits must be \[N, K\] alongside features"):
         ObjectosphereLoss(1, 1)(logits, torch.zeros(2, 7), torch.zeros(2, dtype=torch.int64))
 
 
