@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from fastood.ops._arguments import as_flag, shown
-from fastood.samplers import checks
+from fastood.samplers import pool_checks
 from fastood.samplers.pool import BackgroundPool
 
 
@@ -70,18 +70,18 @@ class BackgroundPoolSampler(Sampler[list[int]]):
             raise TypeError(
                 f"pool must be a BackgroundPool, such as from_weights makes of weights, got {type(pool).__name__}"
             )
-        checks.check_generator(generator, pool.device)
+        pool_checks.check_generator(generator, pool.device)
         if (num_batches is None) == (num_samples is None):
             raise ValueError(
                 "num_batches or num_samples must be given, and not both, got "
                 f"{shown(num_batches)} and {shown(num_samples)}"
             )
         self.pool = pool
-        self.batch_size = checks.integer("batch_size", batch_size)
+        self.batch_size = pool_checks.integer("batch_size", batch_size)
         if num_batches is not None:
-            self.num_samples = self.batch_size * checks.integer("num_batches", num_batches)
+            self.num_samples = self.batch_size * pool_checks.integer("num_batches", num_batches)
         else:
-            self.num_samples = checks.integer("num_samples", num_samples)
+            self.num_samples = pool_checks.integer("num_samples", num_samples)
         self.generator = generator
         self.replacement = as_flag("replacement", replacement)
         if not self.replacement and self.num_samples > pool.drawable:
@@ -125,7 +125,9 @@ class BackgroundPoolSampler(Sampler[list[int]]):
             >>> BackgroundPoolSampler.max_staleness(num_workers=4), BackgroundPoolSampler.max_staleness(num_workers=0)
             (8, 0)
         """
-        return checks.integer("num_workers", num_workers, 0) * checks.integer("prefetch_factor", prefetch_factor)
+        return pool_checks.integer("num_workers", num_workers, 0) * pool_checks.integer(
+            "prefetch_factor", prefetch_factor
+        )
 
     def _warn_of_other_processes(self) -> None:
         if self._warned or not (dist.is_available() and dist.is_initialized()):

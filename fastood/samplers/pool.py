@@ -13,12 +13,12 @@ from torch import Tensor
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_device, as_flag
 from fastood.ops._arrays import Values
-from fastood.samplers import checks
-from fastood.samplers.distinct import draw_distinct
+from fastood.samplers import pool_checks
+from fastood.samplers.queries import PoolQueries
 from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
 from fastood.samplers.state import PoolState
 from fastood.samplers.storage import map_tensors, save_tensors
-from fastood.samplers.views import PoolViews
+from fastood.samplers.without_replacement import draw_distinct
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 AscentMode = Literal["exact", "sparse"]
 
 
-class BackgroundPool(PoolViews):
+class BackgroundPool(PoolQueries):
     r"""A weight for each background example, learnt adversarially, and draws that follow the weights.
 
     Weights are `w_i = softplus(ω_i) > 0` (supplementary, section C). One step of Algorithm 1 is a draw, a forward pass
@@ -78,7 +78,7 @@ class BackgroundPool(PoolViews):
         initial_weight: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        num_examples, self.epsilon, self.momentum, initial_weight = checks.checked_options(
+        num_examples, self.epsilon, self.momentum, initial_weight = pool_checks.checked_options(
             num_examples, epsilon, momentum, initial_weight
         )
         device = as_device("device", device)
@@ -113,7 +113,7 @@ class BackgroundPool(PoolViews):
             >>> pool.sample(4, generator=torch.Generator())[0].tolist()
             [1, 1, 1, 1]
         """
-        found = checks.checked_weights(weights)
+        found = pool_checks.checked_weights(weights)
         pool = cls(found.numel(), epsilon=epsilon, momentum=momentum, device=found.device if device is None else device)
         omega = inverse_softplus_of(found).float()
         pool._state = pool._state.take(omega, None, pool.epsilon)
@@ -128,7 +128,7 @@ class BackgroundPool(PoolViews):
             ValueError: The file is damaged, or holds something else.
         """
         state, options = map_tensors(Path(path))
-        checks.check_file(path, state, options)
+        pool_checks.check_file(path, state, options)
         pool = cls(
             state["omega"].numel(),
             epsilon=float(options["epsilon"]),
@@ -176,9 +176,9 @@ class BackgroundPool(PoolViews):
             ValueError: `generator` is on another device; `batch_size` is no int or below 1; distinct draws are more
                 than the examples with weight, or shall be stratified.
         """
-        batch_size = checks.integer("batch_size", batch_size)
+        batch_size = pool_checks.integer("batch_size", batch_size)
         state = self._state
-        checks.check_generator(generator, state.omega.device)
+        pool_checks.check_generator(generator, state.omega.device)
         replacement, stratified = as_flag("replacement", replacement), as_flag("stratified", stratified)
         if not replacement:
             return self._sample_distinct(batch_size, generator=generator, stratified=stratified)
@@ -227,9 +227,9 @@ class BackgroundPool(PoolViews):
             >>> BackgroundPool(num_examples=5).importance(torch.tensor([0, 3]))
             tensor([1., 1.])
         """
-        checks.check_index(index, empty=True)
+        pool_checks.check_index(index, empty=True)
         index = index.to(self.device).contiguous()
-        checks.check_index_range(index, len(self))
+        pool_checks.check_index_range(index, len(self))
         return ops.pool_importance(self._state.omega, self._state.stats, index, self.epsilon).float()  # type: ignore[no-any-return]
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
@@ -255,8 +255,8 @@ class BackgroundPool(PoolViews):
             ValueError: Empty batch, shapes that differ, an index outside `0 … N - 1`, a loss that is negative, NaN or
                 infinite, `lr` out of range, a step beyond float32, or ε = 1. The pool is unchanged then.
         """
-        lr = checks.checked_ascent(index, per_sample_loss, lr, mode)
-        checks.check_learns(self.epsilon)
+        lr = pool_checks.checked_ascent(index, per_sample_loss, lr, mode)
+        pool_checks.check_learns(self.epsilon)
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
 
     def shard(self, rank: int, world_size: int, *, group: ProcessGroup | None = None) -> ShardedBackgroundPool:
@@ -296,5 +296,5 @@ class BackgroundPool(PoolViews):
             ValueError: A tensor has another size or dtype, or a value that is not finite, or no example has weight.
                 The pool is unchanged then.
         """
-        checks.check_state(state, len(self))
+        pool_checks.check_state(state, len(self))
         self._state = self._state.take(state["omega"], state["velocity"], self.epsilon, scale=state.get("scale"))

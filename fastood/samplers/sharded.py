@@ -13,7 +13,7 @@ from torch import Tensor
 from fastood.common.distributed import check_alike, check_in_group, exchange
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import is_bool, shown
-from fastood.samplers import checks, selection
+from fastood.samplers import pool_checks, selection
 from fastood.samplers.pool import AscentMode, BackgroundPool
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
@@ -101,8 +101,8 @@ class ShardedBackgroundPool:
         """
         state = self._state
         with self._together("sample") as alike:
-            batch_size = checks.integer("batch_size", batch_size)
-            checks.check_generator(generator, state.omega.device)
+            batch_size = pool_checks.integer("batch_size", batch_size)
+            pool_checks.check_generator(generator, state.omega.device)
             alike.update({"batch_size": batch_size, "generator": _digest(generator.get_state().numpy().tobytes())})
         uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
         target = state.target(uniform, self._totals[0]) - self._mass_before
@@ -123,9 +123,9 @@ class ShardedBackgroundPool:
             TypeError: `index` is no int64 tensor.
             ValueError: An index lies in another slice.
         """
-        checks.check_index(index, empty=True)
+        pool_checks.check_index(index, empty=True)
         local = index.to(self._state.omega.device) - self.begin
-        checks.check_index_range(local, self.end - self.begin, begin=self.begin)
+        pool_checks.check_index_range(local, self.end - self.begin, begin=self.begin)
         return self._importance(local).float()
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
@@ -143,12 +143,12 @@ class ShardedBackgroundPool:
         """
         local, loss, rate, trouble = index, per_sample_loss, 0.0, None
         try:
-            rate = checks.checked_ascent(index, per_sample_loss, lr, mode, empty=True)
-            checks.check_learns(self.epsilon)
+            rate = pool_checks.checked_ascent(index, per_sample_loss, lr, mode, empty=True)
+            pool_checks.check_learns(self.epsilon)
             local = (index.to(self._state.omega.device) - self.begin).contiguous()
             loss = per_sample_loss.detach().to(self._state.omega.device, torch.float64)
-            checks.check_index_range(local, self.end - self.begin, begin=self.begin)
-            checks.check_losses(index, loss)
+            pool_checks.check_index_range(local, self.end - self.begin, begin=self.begin)
+            pool_checks.check_losses(index, loss)
         except Exception as error:  # whatever it is, the others wait for the exchange
             trouble = error
         # One exchange for the verdict, the weighted loss, the batch size, and what must be the same everywhere.
@@ -202,8 +202,8 @@ class ShardedBackgroundPool:
                 Every process raises then, and no generator has moved.
         """
         with self._together("select") as alike:
-            rate = checks.checked_rate(rate)
-            checks.check_generator(generator, self._state.omega.device)
+            rate = pool_checks.checked_rate(rate)
+            pool_checks.check_generator(generator, self._state.omega.device)
             alike.update({"rate": rate, "generator": _digest(generator.get_state().numpy().tobytes())})
         factor = rate * len(self) / float(self._totals[1])
         within = (self.begin, len(self))

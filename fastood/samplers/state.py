@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
-from fastood.samplers import checks
+from fastood.samplers import pool_checks
 from fastood.samplers.softplus import OMEGA_MAX, OMEGA_MIN
 
 
@@ -71,7 +71,7 @@ class PoolState:
         omega = omega.to(self.omega.device).contiguous()
         sums = ops.pool_sums(omega, epsilon)
         if scale is not None:
-            checks.check_scale(scale, sums)
+            pool_checks.check_scale(scale, sums)
         self.omega.copy_(omega)
         if velocity is None:
             self.velocity.zero_()
@@ -154,7 +154,7 @@ class PoolState:
         if code == ops.NEEDS_BUILD and shared is None:
             self.sum_up(epsilon)
         elif code not in (ops.DONE, ops.NEEDS_BUILD):
-            checks.raise_for_status(code, position, index, loss, lr, self.omega.numel())
+            pool_checks.raise_for_status(code, position, index, loss, lr, self.omega.numel())
 
     def leaves(self) -> dict[str, Tensor]:
         """What the rest follows from, and how it is rounded; not copied."""

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_flag
-from fastood.samplers import checks, selection
+from fastood.samplers import pool_checks, selection
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
 
 
-class PoolViews:
+class PoolQueries:
     """Weights, selection by weight, and statistics of a pool; `BackgroundPool` adds draws and steps."""
 
     _state: PoolState
@@ -51,8 +51,8 @@ class PoolViews:
             TypeError: `generator` is none.
             ValueError: `rate` is outside (0, 1], or `generator` on another device.
         """
-        rate, calibrated = checks.checked_rate(rate), as_flag("calibrated", calibrated)
-        checks.check_generator(generator, self.device)
+        rate, calibrated = pool_checks.checked_rate(rate), as_flag("calibrated", calibrated)
+        pool_checks.check_generator(generator, self.device)
         expected = rate * len(self)
         factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
         if calibrated:
@@ -65,7 +65,7 @@ class PoolViews:
         Raises:
             ValueError: `k` is outside `1 … N`.
         """
-        k = checks.integer("k", k, 1, len(self), wanted=f"an int in 1 … {len(self)}")
+        k = pool_checks.integer("k", k, 1, len(self), wanted=f"an int in 1 … {len(self)}")
         return selection.heaviest(self._state.omega, k)
 
     def histogram(self, bins: int = 50) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ class PoolViews:
             ValueError: `bins` is no int, or below 1.
             MemoryError: So many bins do not fit.
         """
-        bins = checks.integer("bins", bins)
+        bins = pool_checks.integer("bins", bins)
         with allocating(f"bins {bins}"):
             return selection.log_histogram(self._state.omega, bins)
 
