@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fastood.ops import background_pool as ops
@@ -15,17 +15,14 @@ from fastood.ops._arguments import allocating, as_device, as_flag
 from fastood.ops._arrays import Values
 from fastood.samplers import pool_checks
 from fastood.samplers.queries import PoolQueries
+from fastood.samplers.sharded import ShardedBackgroundPool
+from fastood.samplers.sharded import shard as shard_pool
 from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
-from fastood.samplers.state import PoolState
+from fastood.samplers.state import AscentMode, PoolState
 from fastood.samplers.storage import map_tensors, save_tensors
 from fastood.samplers.without_replacement import draw_distinct
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-    from fastood.samplers.sharded import ShardedBackgroundPool
-
-AscentMode = Literal["exact", "sparse"]
+__all__ = ["BackgroundPool"]
 
 
 class BackgroundPool(PoolQueries):
@@ -259,7 +256,7 @@ class BackgroundPool(PoolQueries):
         pool_checks.check_learns(self.epsilon)
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
 
-    def shard(self, rank: int, world_size: int, *, group: ProcessGroup | None = None) -> ShardedBackgroundPool:
+    def shard(self, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None) -> ShardedBackgroundPool:
         """Return the slice of this pool that one of several processes owns; the pool itself is not needed any more.
 
         Every process of the group calls it with the same pool.
@@ -274,9 +271,7 @@ class BackgroundPool(PoolQueries):
             ValueError: `rank` or `world_size` are not those of the group, the pools of the processes differ, or there
                 are more processes than examples; on every process.
         """
-        from fastood.samplers.sharded import shard
-
-        return shard(self, rank, world_size, group=group)
+        return shard_pool(self, rank, world_size, group=group)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return ω and its velocity, float32 `[N]`, and what sums are rounded by, float64 `[4]`: flat tensors, copied.

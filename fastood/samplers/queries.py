@@ -15,6 +15,8 @@ from fastood.samplers.state import PoolState
 class PoolQueries:
     """Weights, selection by weight, and statistics of a pool; `BackgroundPool` adds draws and steps."""
 
+    epsilon: float
+    momentum: float
     _state: PoolState
 
     def __len__(self) -> int:

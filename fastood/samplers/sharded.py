@@ -14,9 +14,11 @@ from fastood.common.distributed import check_alike, check_in_group, exchange
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import is_bool, shown
 from fastood.samplers import pool_checks, selection
-from fastood.samplers.pool import AscentMode, BackgroundPool
+from fastood.samplers.queries import PoolQueries
 from fastood.samplers.softplus import softplus
-from fastood.samplers.state import PoolState
+from fastood.samplers.state import AscentMode, PoolState
+
+__all__ = ["ShardedBackgroundPool", "shard"]
 
 _SAID = {"generator": "the state of generator"}
 
@@ -249,7 +251,7 @@ class ShardedBackgroundPool:
 
 
 def shard(
-    pool: BackgroundPool, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None
+    pool: PoolQueries, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None
 ) -> ShardedBackgroundPool:
     """Return the slice of `pool` for one process; see `BackgroundPool.shard`."""
     check_in_group(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,11 @@ from torch import Tensor
 from fastood.ops import background_pool as ops
 from fastood.samplers import pool_checks
 from fastood.samplers.softplus import OMEGA_MAX, OMEGA_MIN
+
+__all__ = ["AscentMode", "PoolState"]
+
+AscentMode = Literal["exact", "sparse"]
+"""Coordinates that one step of ascent moves: all of them, or only those of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from fastood.models.densenet import DenseNet
 from fastood.models.wide_resnet import WideResNet
 from fastood.ops import detection_metrics as ops
 from fastood.ops._arguments import allocating, as_integer, as_real
-from fastood.samplers import BackgroundPool, softplus
+from fastood.samplers import BackgroundPool
+from fastood.samplers.softplus import softplus
 
 WRONG_SEEDS = [2.5, math.nan, None, "x", True, np.float32(3), torch.tensor(3.0), torch.tensor([1, 2]), object()]
 COUNTS = {"stream": 0, "replicates": 3, "scheme": "multinomial"}

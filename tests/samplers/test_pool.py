@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from fastood.samplers import BackgroundPool, inverse_softplus, softplus
+from fastood.samplers import BackgroundPool
+from fastood.samplers.softplus import inverse_softplus, softplus
 
 
 def pool_with_weights(weights: Tensor, **options: float) -> BackgroundPool:

@@ -13,7 +13,8 @@ import torch.multiprocessing as mp
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
-from fastood.samplers import BackgroundPool, BackgroundPoolSampler, inverse_softplus
+from fastood.samplers import BackgroundPool, BackgroundPoolSampler
+from fastood.samplers.softplus import inverse_softplus
 
 F64 = torch.float64
 SCALES = [
