@@ -1,4 +1,4 @@
-"""Checks of what detectors are given beside those of `fastood.heads.checks`."""
+"""Checks of what detectors are given beside those of `fastood.ops._features`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastood.detectors.model_calls import FLOATS
-from fastood.heads.checks import check_features, check_labels
+from fastood.ops._features import check_features, check_labels
 
 
 def check_rows(features: Tensor, width: int | None = None, name: str = "features") -> None:

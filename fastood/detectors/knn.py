@@ -10,8 +10,8 @@ from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.neighbours import NeighbourSearch
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
-from fastood.heads.checks import check_size
 from fastood.ops._arguments import as_flag
+from fastood.ops._features import check_size
 
 
 class KNN(RowDetector):

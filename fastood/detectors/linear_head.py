@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastood.detectors.feature_extractor import FeatureExtractor, as_features, tensor_in
 from fastood.detectors.model_calls import Inputs, Model, call, check_model, eager, layers_of, module_of, unwrapped
-from fastood.heads.checks import check_features
+from fastood.ops._features import check_features
 
 
 class SplitModel(Protocol):

@@ -13,8 +13,8 @@ from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
-from fastood.heads.checks import check_size
 from fastood.ops._arguments import as_real, shown
+from fastood.ops._features import check_size
 from fastood.ops.logit_scores import logit_scores
 
 LOOKED_AT = 1024

@@ -15,7 +15,7 @@ from fastood.detectors.batches import labelled_batches
 from fastood.detectors.checks import check_rows, labels_beside
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
-from fastood.heads.checks import check_finite_rows
+from fastood.ops._features import check_finite_rows
 
 CHUNK_ROWS = 1024
 """Rows fitted or scored at a time: with 2048 features 16 MiB in float64."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastood.heads.checks import check_head_features, check_size
+from fastood.ops._features import check_head_features, check_size
 from fastood.ops._validation import compute_dtype, widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastood.common.distributed import check_alike, exchange
 from fastood.common.extras import needed_for
-from fastood.heads.checks import check_features, check_finite_rows, check_labels, check_size
 from fastood.heads.covariance import (
     DUST,
     Shrinkage,
@@ -23,6 +22,7 @@ from fastood.heads.covariance import (
 )
 from fastood.heads.statistics_checks import check_class_index, check_label_range, check_state, fourth_moment_sum
 from fastood.ops._arguments import allocating, as_flag
+from fastood.ops._features import check_features, check_finite_rows, check_labels, check_size
 
 # Rows that are made float64 at a time: 4 MiB of 512 features, and enough for the products to run at full speed.
 CHUNK_ROWS = 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastood.heads.checks import check_features, check_size
+from fastood.ops._features import check_features, check_size
 from fastood.ops._validation import widened
 
 MIN_COORDINATE = 0.1

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastood.heads.checks import check_size
 from fastood.heads.covariance import ridge_for_condition
 from fastood.heads.parametrization import COVARIANCES, Covariance, parameters_of, scale_tril_of
 from fastood.ops._arguments import as_integer, as_real
+from fastood.ops._features import check_size
 from fastood.ops._validation import widened
 
 # Of the squared length of a feature, in units of its scale, the share that each column of W adds at first. Not nothing:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastood.heads.checks import check_size, check_width
 from fastood.heads.covariance import Shrinkage
 from fastood.heads.gaussian_statistics import GaussianStatistics
 from fastood.heads.learnt_covariance import LearntCovariance
 from fastood.heads.linear_equivalent import isotropic_scale, means_of_linear
 from fastood.heads.parametrization import Covariance
 from fastood.ops._arguments import as_real
+from fastood.ops._features import check_size, check_width
 from fastood.ops._validation import LOGIT_DTYPES, check_logits
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 

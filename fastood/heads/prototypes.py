@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastood.heads.checks import check_size
 from fastood.ops._arguments import as_real
+from fastood.ops._features import check_size
 from fastood.ops._validation import widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 

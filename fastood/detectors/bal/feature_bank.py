@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastood.heads import GaussianStatistics
-from fastood.heads.checks import check_features, check_finite_rows, check_labels
+from fastood.ops._features import check_features, check_finite_rows, check_labels
 
 COARSE = 0.01
 """Share of a feature's deviation that rounding to float32 may move it by."""
