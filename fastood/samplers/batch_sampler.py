@@ -1,4 +1,4 @@
-"""A pool as the batch sampler of a plain `torch.utils.data.DataLoader`."""
+"""Batch sampler of a `torch.utils.data.DataLoader` that draws from a background pool."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from fastood.ops._arguments import as_flag, shown
 from fastood.samplers import pool_checks
 from fastood.samplers.pool import BackgroundPool
 
+__all__ = ["BackgroundPoolSampler"]
+
 
 class BackgroundPoolSampler(Sampler[list[int]]):
-    """Batches of indices drawn from a pool, each by the weights of the moment at which it is asked for.
+    """Batches of indices drawn from a pool, each with the weights at the time of the draw.
 
-    A loader asks ahead: with worker processes, `prefetch_factor * num_workers` batches are drawn before the first is
-    handed out, and that many at most lie between the draw of a batch and its use. So many steps at most have the
-    weights moved on since: `max_staleness`. With `num_workers=0` there are none, and every draw is fresh. What
-    `BackgroundPool.importance` returns is of the weights at the time of the call in any case.
+    A loader with worker processes prefetches: it draws `prefetch_factor * num_workers` batches before it returns the
+    first one, so that at most this many batches lie between the draw of a batch and its use. The weights lag by at most
+    as many steps, `max_staleness`. With `num_workers=0` every draw uses the current weights.
+    `BackgroundPool.importance` always uses the weights at the time of the call.
 
-    The dataset should hand out the index of an example beside it, so that `BackgroundPool.ascend` learns whose loss it
-    is told.
+    The dataset should return the index of an example along with it, because `BackgroundPool.ascend` needs the indices
+    of the losses.
 
-    Each process draws for itself: several, of which each has such a sampler, draw the same batches where their
-    generators have the same seed. A warning says so once where `torch.distributed` runs more than one; seed each
-    generator with the rank, or use `BackgroundPool.shard`.
+    Each process draws independently of the others: generators with the same seed draw the same batches in every
+    process. A warning is issued once if `torch.distributed` runs more than one process; seed each generator with the
+    rank, or use `BackgroundPool.shard`.
 
     Args:
-        pool: The pool, one example for each of the dataset.
-        batch_size: B >= 1.
-        num_batches: Length of an epoch in batches, at least 1; or `num_samples`.
-        generator: Of the draws, on the pool's device; goes on from epoch to epoch.
-        num_samples: Length of an epoch in examples, at least 1, as for `WeightedRandomSampler`: the last batch is
-            shorter where B does not divide it.
-        replacement: False draws every example at most once in an epoch, by successive sampling as in
-            `BackgroundPool.sample`; the whole epoch is drawn at its start, by the weights of then.
+        pool: The pool, with one entry for each example of the dataset.
+        batch_size: B >= 1, examples per batch.
+        num_batches: Length of an epoch in batches, at least 1. Pass either this or `num_samples`.
+        generator: Source of the draws, on the device of the pool; its state continues from epoch to epoch.
+        num_samples: Length of an epoch in examples, at least 1, as in `WeightedRandomSampler`. The last batch is
+            shorter if B does not divide it.
+        replacement: False draws every example at most once per epoch, by successive sampling as in
+            `BackgroundPool.sample`. The whole epoch is drawn at its start, with the weights at that time.
 
     Raises:
-        TypeError: `pool` is no BackgroundPool, or `generator` none.
-        ValueError: `batch_size`, `num_batches` or `num_samples` is no int or below 1; both or none of the lengths are
-            given; an epoch without replacement is longer than the examples with weight; `generator` is on another
-            device.
+        TypeError: If `pool` is not a BackgroundPool, or `generator` not a `torch.Generator`.
+        ValueError: If `batch_size`, `num_batches` or `num_samples` is not an int or below 1, not exactly one length is
+            passed, an epoch without replacement is longer than the number of examples with weight, or `generator` is
+            on another device.
 
     Example:
-        In place of `DataLoader(data, batch_size=2, sampler=WeightedRandomSampler(weights, num_samples=6))`:
+        Replaces `DataLoader(data, batch_size=2, sampler=WeightedRandomSampler(weights, num_samples=6))`:
 
         >>> from torch.utils.data import DataLoader
         >>> data, weights = torch.arange(4) * 10, [0.0, 1.0, 0.0, 0.0]
@@ -68,7 +70,7 @@ class BackgroundPoolSampler(Sampler[list[int]]):
     ) -> None:
         if not isinstance(pool, BackgroundPool):
             raise TypeError(
-                f"pool must be a BackgroundPool, such as from_weights makes of weights, got {type(pool).__name__}"
+                f"pool must be a BackgroundPool, such as from_weights(weights) returns, got {type(pool).__name__}"
             )
         pool_checks.check_generator(generator, pool.device)
         if (num_batches is None) == (num_samples is None):
@@ -112,14 +114,14 @@ class BackgroundPoolSampler(Sampler[list[int]]):
 
     @staticmethod
     def max_staleness(*, num_workers: int, prefetch_factor: int = 2) -> int:
-        """Return the steps that the weights can have moved on between the draw of a batch and its use.
+        """Return the largest number of steps between the draw of a batch and its use.
 
         Args:
-            num_workers: As for the loader.
-            prefetch_factor: As for the loader, whose default is 2.
+            num_workers: Worker processes of the loader, at least 0.
+            prefetch_factor: Batches that each worker prefetches, at least 1; the default is that of `DataLoader`.
 
         Raises:
-            ValueError: `num_workers` is no int or below 0, or `prefetch_factor` below 1.
+            ValueError: If an argument is not an int or below its minimum.
 
         Example:
             >>> BackgroundPoolSampler.max_staleness(num_workers=4), BackgroundPoolSampler.max_staleness(num_workers=0)
@@ -135,7 +137,8 @@ class BackgroundPoolSampler(Sampler[list[int]]):
         self._warned = True
         if dist.get_world_size() > 1:
             warn(
-                f"each of {dist.get_world_size()} processes draws from its BackgroundPoolSampler for itself, and "
-                "generators of one seed draw the same batches: seed them with the rank, or use BackgroundPool.shard",
+                f"each of {dist.get_world_size()} processes draws from its BackgroundPoolSampler independently, and "
+                "generators with the same seed draw the same batches: seed them with the rank, or use "
+                "BackgroundPool.shard",
                 stacklevel=3,
             )

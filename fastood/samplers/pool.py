@@ -1,4 +1,4 @@
-"""The background pool: a weight for every example, draws that follow the weights, and steps that change them."""
+"""Background pool: a weight for every example, draws that follow the weights, and ascent steps that change them."""
 
 from __future__ import annotations
 
@@ -28,32 +28,38 @@ __all__ = ["BackgroundPool"]
 class BackgroundPool(PoolQueries):
     r"""A weight for each background example, learnt adversarially, and draws that follow the weights.
 
-    Weights are `w_i = softplus(ω_i) > 0` (supplementary, section C). One step of Algorithm 1 is a draw, a forward pass
-    of the network on the drawn examples, and an ascent step on the loss they caused; the next draw sees the new
-    weights. A draw does not feel the pool's size, nor does a step of `mode="sparse"`; 10^9 examples take 8.1 GB.
+    Weights are `w_i = softplus(ω_i) > 0` (Li & Vasconcelos 2020, supplementary section C,
+    https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html).
+    One step of Algorithm 1 is a draw, a forward pass of the network on the drawn examples, and an ascent step on their
+    losses; the next draw uses the new weights. The cost of a draw, and of a step with `mode="sparse"`, hardly depends
+    on the size of the pool; 10^9 examples take 8.1 GB.
 
-    Ambiguities and differences, and what is done here:
-        - The paper starts at `w = 1`, its code at `ω = 0` (`w = log 2`); both objectives and draws depend on ratios of
-          weights alone, but the size of a step does not. The paper's start is the default (`initial_weight`).
-        - The paper ascends the gradient of `l_out`, its code that of `α l_out`, with the same step size 100. The
-          paper's is done; pass `lr=alpha * 100` for the code's.
-        - Algorithm 1 writes the step in `w`, section C in `ω`; it is done in `ω`, with the momentum of the code (0.9),
-          of which the paper says nothing. `momentum=0` is plain ascent.
-        - The authors draw a whole epoch ahead from the weights at its start; here every draw is fresh. For theirs,
-          take the indices of one large `sample` batch by batch, with `importance` for the weights of the moment.
+    Ambiguities and differences, and how they are resolved:
+        - The paper starts at `w = 1`, its code at `ω = 0` (`w = log 2`). Objectives and draws depend only on ratios of
+          weights, but the size of a step does not. The paper's start is the default (`initial_weight`).
+        - The paper ascends the gradient of `l_out`, its code the gradient of `α l_out`, with the same step size 100.
+          Here it is the paper's; pass `lr=alpha * 100` for the code's.
+        - Algorithm 1 takes the step in `w`, section C in `ω`. Here it is in `ω`, with the momentum of the code (0.9),
+          which the paper does not mention. `momentum=0` is plain ascent.
+        - The authors draw a whole epoch ahead with the weights at its start; here every draw uses the current weights.
+          For the authors' scheme, take the indices of one large `sample` batch by batch, and call `importance` on each.
 
     Args:
         num_examples: N >= 1, the size of the pool.
-        epsilon: ε in [0, 1], how much of a weight goes into the draw (supplementary eq. 11); the rest goes into the
-            importance (eq. 12). At ε = 1 draws follow the weights themselves, which then have no gradient.
-        momentum: Of the ascent, in [0, 1).
-        initial_weight: `w` at the start, in [1e-30, 1e6].
-        device: Where weights live and indices are drawn.
+        epsilon: ε in [0, 1], the share of a weight that determines the draw (supplementary eq. 11); the rest goes into
+            the importance (eq. 12). At ε = 1 draws follow the weights themselves, which then have no gradient.
+        momentum: Momentum of the ascent, in [0, 1).
+        initial_weight: Initial `w` of every example, in [1e-30, 1e6].
+        device: Device of the weights and of the drawn indices.
+
+    Attributes:
+        epsilon: ε, a float.
+        momentum: Momentum, a float.
 
     Raises:
-        TypeError: A number is none.
-        ValueError: An argument is out of range, or `num_examples` no int.
-        MemoryError: A pool of this size does not fit.
+        TypeError: If a number is not one.
+        ValueError: If an argument is out of range, or `num_examples` is not an int.
+        MemoryError: If a pool of this size does not fit into memory.
 
     Example:
         >>> import torch
@@ -86,43 +92,50 @@ class BackgroundPool(PoolQueries):
     def from_weights(
         cls, weights: Values, *, epsilon: float = 1.0, momentum: float = 0.9, device: torch.device | str | None = None
     ) -> BackgroundPool:
-        """Return a pool that begins with these weights, where `torch.utils.data.WeightedRandomSampler` would take them.
+        """Return a pool with these initial weights, as `torch.utils.data.WeightedRandomSampler` takes them.
 
-        Draws and importance depend on ratios of weights alone. So weights of any scale are taken, in which the smallest
-        above 0 is at least 1e-36 of the largest: where one is outside [1e-30, 1e6], all are multiplied by a power of
-        two, which changes no ratio, and `weights` gives them so multiplied. (A step of `ascend`, at ε below 1, then
-        starts from these.) Each weight is kept to 5e-6 of its value or closer, which is what ω has in float32.
+        Draws and importance depend only on ratios of weights. So weights of any scale are accepted, as long as the
+        smallest above 0 is at least 1e-36 of the largest: if one is outside [1e-30, 1e6], all are multiplied by the
+        same power of two, which changes no ratio. The property `weights` returns the multiplied values, and `ascend` at
+        ε < 1 starts from them. Each weight is stored with a relative error of at most 5e-6, because ω is float32.
 
         Args:
             weights: `[N]`, finite and >= 0: a tensor of any real dtype, an array or a list, such as class counts. An
                 example of weight 0 is never drawn and never learns.
-            epsilon: As for the class; the default draws by the weights as they are.
-            momentum: As for the class.
-            device: As for the class; None for that of `weights`.
+            epsilon: ε in [0, 1]; at the default of 1 draws are proportional to the weights.
+            momentum: Momentum of the ascent, in [0, 1).
+            device: Device of the pool; None for the device of `weights`.
 
         Raises:
-            TypeError: `weights` is no tensor, array or list of numbers.
-            ValueError: `weights` is not 1-D, empty or all zero; a weight is negative, NaN or infinite, or below 1e-36
-                of the largest.
+            TypeError: If `weights` is not a tensor, array or list of numbers.
+            ValueError: If `weights` is not 1-D, is empty or all zero, or a weight is negative, NaN, infinite or below
+                1e-36 of the largest.
 
         Example:
             >>> pool = BackgroundPool.from_weights(torch.tensor([0.0, 3.0, 0.0]))
             >>> pool.sample(4, generator=torch.Generator())[0].tolist()
             [1, 1, 1, 1]
         """
-        found = pool_checks.checked_weights(weights)
-        pool = cls(found.numel(), epsilon=epsilon, momentum=momentum, device=found.device if device is None else device)
-        omega = inverse_softplus_of(found).float()
+        initial = pool_checks.checked_weights(weights)
+        device = initial.device if device is None else device
+        pool = cls(initial.numel(), epsilon=epsilon, momentum=momentum, device=device)
+        omega = inverse_softplus_of(initial).float()
         pool._state = pool._state.take(omega, None, pool.epsilon)
         return pool
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, device: torch.device | str = "cpu") -> BackgroundPool:
-        """The pool that `save` wrote, ready to go on bit for bit; the file is mapped, not read as a whole.
+        """Return the pool that `save` wrote; its draws and steps continue bit for bit.
+
+        The file is mapped into memory, not read as a whole.
+
+        Args:
+            path: Path of the file.
+            device: Device of the pool.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, or holds something else.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or not a background pool.
         """
         state, options = map_tensors(Path(path))
         pool_checks.check_file(path, state, options)
@@ -136,10 +149,13 @@ class BackgroundPool(PoolQueries):
         return pool
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write ε, momentum and `state_dict` as a safetensors file, whole or not at all, without a copy of the state.
+        """Write ε, momentum and the state as a safetensors file, atomically and without a copy of the state.
+
+        Args:
+            path: Path of the file; an existing one is replaced.
 
         Raises:
-            OSError: The folder cannot be written.
+            OSError: If the folder cannot be written.
         """
         options = {"epsilon": repr(self.epsilon), "momentum": repr(self.momentum)}
         save_tensors(Path(path), self._state.leaves(), options)
@@ -152,26 +168,27 @@ class BackgroundPool(PoolQueries):
     ) -> tuple[Tensor, Tensor]:
         """Draw examples with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
 
-        Each draw takes one 53-bit uniform: float32 uniforms could not reach every example of a pool beyond 2^24.
-        Probabilities are those of the float32 weights, rounded to 2^-47 or less; sums of them do not round at all.
+        Each draw uses one 53-bit uniform number: float32 numbers cannot reach every example of a pool beyond 2^24.
+        Probabilities are those of the float32 weights, rounded to 2^-47 or less; their sums are exact.
 
         Args:
             batch_size: B >= 1.
-            generator: On the pool's device; there is no default.
-            replacement: False draws distinct examples by successive sampling: each by mass among those not drawn yet.
-                Waits for the device. `importance` is the same: with it the mean loss is no longer unbiased.
-            stratified: Draw b takes its uniform from `[b/B, (b+1)/B)`: the same expectations at a variance never above
-                that of independent draws. Indices come in ascending order.
+            generator: Source of the draws, on the device of the pool; there is no default.
+            replacement: False draws distinct examples by successive sampling: each in proportion to `w^ε` among the
+                examples not drawn yet. Waits for the device. `importance` is computed as with replacement, so that the
+                mean loss is no longer unbiased.
+            stratified: Take the uniform number of draw b from `[b/B, (b+1)/B)`: equal expectations, and a variance
+                never above that of independent draws. The indices are in ascending order.
 
         Returns:
             index: int64 `[B]`.
-            importance: float32 `[B]`, as `importance` gives it.
+            importance: float32 `[B]`, as the method `importance` returns it.
 
         Raises:
-            TypeError: `generator` is none, or `replacement` or `stratified` no bool.
-            MemoryError: A batch of this size does not fit.
-            ValueError: `generator` is on another device; `batch_size` is no int or below 1; distinct draws are more
-                than the examples with weight, or shall be stratified.
+            TypeError: If `generator` is not a `torch.Generator`, or `replacement` or `stratified` not a bool.
+            ValueError: If `generator` is on another device, `batch_size` is not an int or below 1, or distinct draws
+                exceed the number of examples with weight or are stratified.
+            MemoryError: If a batch of this size does not fit into memory.
         """
         batch_size = pool_checks.integer("batch_size", batch_size)
         state = self._state
@@ -206,19 +223,19 @@ class BackgroundPool(PoolQueries):
         return index, self.importance(index)
 
     def importance(self, index: Tensor) -> Tensor:
-        """The factor by which the loss of a drawn example counts, `r_i = (Σ w^ε / Σ w) w_i^(1-ε)` (suppl. eq. 12).
+        """Return the importance weights of drawn examples, `r_i = (Σ w^ε / Σ w) w_i^(1-ε)` (supplementary eq. 12).
 
-        The mean of `r_i l_i` over draws is the weighted loss of eq. 14 over the pool.
+        The mean of `r_i l_i` over draws is an unbiased estimate of the weighted loss of eq. 14 over the pool.
 
         Args:
             index: int64 `[B]`, each in `0 … N - 1`.
 
         Returns:
-            float32 `[B]`, of the weights as they are now.
+            float32 `[B]`, computed from the current weights.
 
         Raises:
-            TypeError: `index` is no int64 tensor.
-            ValueError: An index is out of range.
+            TypeError: If `index` is not an int64 tensor.
+            ValueError: If an index is out of range. Waits for the device.
 
         Example:
             >>> BackgroundPool(num_examples=5).importance(torch.tensor([0, 3]))
@@ -232,64 +249,71 @@ class BackgroundPool(PoolQueries):
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
         r"""Take one step of gradient ascent on the weighted loss of the batch.
 
-        The loss is `L = 1/B Σ_b r_{i_b} l_b` with `r` as in `sample`, whose normalisers depend on every weight. Its
-        gradient needs no second backward pass through the network: with `Z = Σ w^ε` and `S = Σ w`,
+        The loss is `L = 1/B Σ_b r_{i_b} l_b` with `r` from `importance`, which depends on every weight through its
+        normalisers. Its gradient needs no backward pass through the network: with `Z = Σ w^ε` and `S = Σ w`,
 
             ∂L/∂ω_j = sigmoid(ω_j) { L (ε w_j^(ε-1) / Z - 1/S) + (1-ε) w_j^(-ε) (Z/S) (1/B) Σ_{b: i_b = j} l_b }
 
-        and the step is `velocity ← momentum · velocity + gradient; ω ← ω + lr · velocity`, what `torch.optim.SGD` would
-        do with autograd's gradient of `-L`. ω stays in `OMEGA_MIN … OMEGA_MAX`.
+        and the step is `velocity ← momentum · velocity + gradient; ω ← ω + lr · velocity`, like a step of
+        `torch.optim.SGD` with the gradient of `-L`. ω is clamped to [-80, 1e6], a weight between 2e-35 and 1e6.
 
         Args:
             index: int64 `[B]`, as drawn by `sample`; an example drawn twice counts twice.
-            per_sample_loss: Floating-point `[B]`, `l_b >= 0`, as returned by the losses of `fastood.losses`.
+            per_sample_loss: `[B]`, floating-point, `l_b >= 0`, as `with_per_sample` of the losses returns it.
             lr: Step size η_w > 0; the paper uses 100.
-            mode: "exact" moves every weight, in one pass over the pool. "sparse" takes the coordinates of the same
-                gradient that were drawn: all others keep weight and velocity, and the cost does not depend on N.
+            mode: "exact" moves every weight, in one pass over the pool. "sparse" moves only the drawn examples, by
+                their coordinates of the gradient; all others keep weight and velocity, and the cost does not depend on
+                N.
 
         Raises:
-            TypeError: `index` or `per_sample_loss` has the wrong dtype.
-            ValueError: Empty batch, shapes that differ, an index outside `0 … N - 1`, a loss that is negative, NaN or
-                infinite, `lr` out of range, a step beyond float32, or ε = 1. The pool is unchanged then.
+            TypeError: If `index` or `per_sample_loss` has another dtype.
+            ValueError: If the batch is empty, the shapes differ, an index is outside `0 … N - 1`, a loss is negative,
+                NaN or infinite, `lr` or `mode` is out of range, a step exceeds float32, or ε = 1. The pool is then
+                unchanged.
         """
         lr = pool_checks.checked_ascent(index, per_sample_loss, lr, mode)
         pool_checks.check_learns(self.epsilon)
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
 
     def shard(self, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None) -> ShardedBackgroundPool:
-        """Return the slice of this pool that one of several processes owns; the pool itself is not needed any more.
+        """Return the slice of this pool that this process owns; the pool itself is not needed any more.
 
-        Every process of the group calls it with the same pool.
+        Every process of the group must call it with an equal pool.
 
         Args:
-            rank: Of this process in the group.
-            world_size: Processes in the group.
-            group: As `torch.distributed` knows it; None for the default one.
+            rank: Rank of this process in the group.
+            world_size: Number of processes in the group.
+            group: Process group of `torch.distributed`; None for the default group.
 
         Raises:
-            RuntimeError: No process group has been set up.
-            ValueError: `rank` or `world_size` are not those of the group, the pools of the processes differ, or there
-                are more processes than examples; on every process.
+            RuntimeError: If there is no process group.
+            ValueError: If `rank` or `world_size` do not match the group, the pools of the processes differ, or there
+                are more processes than examples. Raised on every process.
         """
         return shard_pool(self, rank, world_size, group=group)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return ω and its velocity, float32 `[N]`, and what sums are rounded by, float64 `[4]`: flat tensors, copied.
+        """Return copies of the tensors that determine the pool, for a checkpoint.
 
-        A pool that loads them makes bit for bit the same draws and steps.
+        A pool that loads them makes identical draws and steps, bit for bit.
+
+        Returns:
+            `omega` and `velocity`, float32 `[N]`, and `scale`, the rounding units of the sums, float64 `[4]`.
         """
         return {name: tensor.clone() for name, tensor in self._state.leaves().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned, from a pool of the same size.
+        """Load the state of a pool of the same size.
 
         Args:
-            state: `omega` and `velocity`; without `scale`, sums are rounded anew: the same weights, other last bits.
+            state: As `state_dict` returns it. Without `scale` new rounding units are chosen: equal weights, but sums
+                that may differ in the last bits.
 
         Raises:
-            KeyError: A tensor is missing.
-            ValueError: A tensor has another size or dtype, or a value that is not finite, or no example has weight.
-                The pool is unchanged then.
+            KeyError: If `omega` or `velocity` is missing.
+            TypeError: If `state` is not a mapping of tensors.
+            ValueError: If a tensor has another size or dtype or a value that is not finite, or no example has weight.
+                The pool is then unchanged.
         """
         pool_checks.check_state(state, len(self))
         self._state = self._state.take(state["omega"], state["velocity"], self.epsilon, scale=state.get("scale"))

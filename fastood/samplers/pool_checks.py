@@ -1,4 +1,4 @@
-"""What a pool asks of its arguments: an error names the argument, what it got and what it wants."""
+"""Checks of the arguments of background pools. Errors name the argument, the value and the requirement."""
 
 from __future__ import annotations
 
@@ -19,13 +19,24 @@ from fastood.ops._validation import check_tensor
 from fastood.samplers.softplus import OMEGA_MAX
 
 MAX_COUNT = 2**40
-"""Examples of a pool, of a batch and bins of a histogram at most: a thousand times the largest pool that was tried."""
+"""Upper limit for examples in a pool or batch and bins of a histogram: a thousand times the largest tested pool."""
 WEIGHT_MIN = 1e-30
-"""Smallest weight that a pool begins with; `OMEGA_MIN` is that of one which has learnt."""
+"""Smallest initial weight of a pool; learning may reduce weights further, down to `softplus(OMEGA_MIN)`."""
 
 
 def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, *, wanted: str = "") -> int:
-    """Return an integer argument, NumPy's too, as a Python int; raise ValueError for anything else."""
+    """Return an integer argument, of Python or NumPy, as an int in `low … high`.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The argument.
+        low: Smallest allowed value.
+        high: Largest allowed value.
+        wanted: Requirement as the error states it; by default "an int >= low".
+
+    Raises:
+        ValueError: If `value` is not an integer, or out of range.
+    """
     if type(value) is int and low <= value <= high:
         return value
     try:
@@ -41,11 +52,11 @@ def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, *, wa
 def checked_options(
     num_examples: int, epsilon: float, momentum: float, initial_weight: float
 ) -> tuple[int, float, float, float]:
-    """Return these as plain numbers, or raise.
+    """Return the settings of a pool as plain numbers, or raise.
 
     Raises:
-        TypeError: A number is none.
-        ValueError: A pool cannot be made of these.
+        TypeError: If a setting is not a number.
+        ValueError: If a setting is out of range, or `num_examples` is not an int.
     """
     num_examples = integer("num_examples", num_examples)
     epsilon, momentum = as_real("epsilon", epsilon), as_real("momentum", momentum)
@@ -60,7 +71,7 @@ def checked_options(
 
 
 def checked_rate(rate: float) -> float:
-    """Return the γ of a selection as a float; raise TypeError for no number, ValueError outside (0, 1]."""
+    """Return the rate γ of a selection as a float, or raise unless it is a number in (0, 1]."""
     number = as_real("rate", rate)
     if not 0 < number <= 1:
         raise ValueError(f"rate must be in (0, 1], got {shown(rate)}")
@@ -68,7 +79,7 @@ def checked_rate(rate: float) -> float:
 
 
 def check_generator(generator: torch.Generator, device: torch.device) -> None:
-    """Raise unless draws on this device can come from the generator."""
+    """Raise unless `generator` is a `torch.Generator` on this type of device."""
     arguments.check_generator(generator, device, like=" like the pool")
 
 
@@ -79,7 +90,7 @@ def _check_tensor(name: str, tensor: object) -> None:
 
 
 def check_index(index: Tensor, *, empty: bool = False) -> None:
-    """Raise unless `index` is int64 `[B]`; its values are for the op to check."""
+    """Raise unless `index` is int64 `[B]`. Does not read the values, which the op checks."""
     _check_tensor("index", index)
     if index.dtype != torch.int64:
         raise TypeError(f"index must be int64, got {index.dtype}")
@@ -88,7 +99,7 @@ def check_index(index: Tensor, *, empty: bool = False) -> None:
 
 
 def checked_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str, *, empty: bool = False) -> float:
-    """Return `lr` as a float; raise unless dtypes, shapes and options of a step are right. Values the op checks."""
+    """Return `lr` as a float, or raise unless dtypes, shapes and options of a step fit. The op checks the values."""
     check_index(index, empty=empty)
     _check_tensor("per_sample_loss", per_sample_loss)
     if not per_sample_loss.is_floating_point():
@@ -106,7 +117,16 @@ def checked_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str,
 def raise_for_status(
     status: int, position: int, index: Tensor, per_sample_loss: Tensor, lr: float, num_examples: int
 ) -> NoReturn:
-    """Say what the op found wrong in a batch."""
+    """Raise the ValueError for an error status of the op `pool_ascend`.
+
+    Args:
+        status: One of the error codes of `fastood.ops.background_pool`.
+        position: Position of the offending entry in the batch.
+        index: int64 `[B]`.
+        per_sample_loss: `[B]`.
+        lr: Step size.
+        num_examples: N.
+    """
     if status == ops.BAD_INDEX:
         raise ValueError(f"index must be in 0 … {num_examples - 1}, got {int(index[position])} at position {position}")
     if status == ops.BAD_LOSS:
@@ -114,11 +134,11 @@ def raise_for_status(
             f"per_sample_loss must be finite and >= 0, got {float(per_sample_loss[position])} at position {position} "
             f"(example {int(index[position])})"
         )
-    # Of a pool over several processes this one may have none.
+    # In a sharded pool the batch of this process may be empty.
     largest = float(per_sample_loss.max()) if per_sample_loss.numel() else 0.0
     raise ValueError(
-        f"per_sample_loss times lr, and over the pool's sums, must stay in float32's range, "
-        f"got up to {largest:g} · {lr:g}"
+        f"per_sample_loss times lr, also divided by the pool's sums, must stay in float32's range, "
+        f"got up to {largest:g} · {lr:g}: reduce lr"
     )
 
 
@@ -126,13 +146,19 @@ def check_learns(epsilon: float) -> None:
     """Raise ValueError at ε = 1, where the loss of a batch does not depend on the weights."""
     if epsilon == 1:
         raise ValueError(
-            "ascend needs epsilon below 1: at 1 the weights are all in the draw and have no gradient; make the pool by "
+            "ascend needs epsilon below 1: at 1 the loss of a batch does not depend on the weights; make the pool with "
             "from_weights(weights, epsilon=0.5)"
         )
 
 
 def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> None:
-    """Raise ValueError unless every index is in `0 … N - 1`, said of indices that count from `begin`. Waits."""
+    """Raise ValueError unless every index is in `0 … N - 1`. Waits for the device.
+
+    Args:
+        index: int64 `[B]`, relative to `begin`.
+        num_examples: N.
+        begin: Offset that the error adds to the indices and limits it reports.
+    """
     if index.numel() == 0:
         return
     low, high = (int(value) for value in index.aminmax())
@@ -150,60 +176,68 @@ def check_losses(index: Tensor, loss: Tensor) -> None:
 
 
 def checked_weights(weights: Values) -> Tensor:
-    """Return weights that a pool can begin with, float64 `[N]`, each 0 or in [1e-30, 1e6].
+    """Return valid initial weights of a pool, float64 `[N]`, each 0 or in [1e-30, 1e6].
 
-    Where some are not in this range, all are multiplied by a power of two: their ratios stay to the last bit. It brings
-    the largest weight to 1 or little below, and higher, up to 1e6, where the smallest asks for it.
+    If a weight is outside this range, all are multiplied by the same power of two, which keeps their ratios exactly. It
+    brings the largest weight to 1 or slightly below, or higher, up to 1e6, if the smallest weight needs it.
 
     Args:
         weights: `[N]`, N >= 1; real, finite and >= 0.
 
     Raises:
-        TypeError: `weights` is no tensor, array or list of numbers.
-        ValueError: `weights` is not 1-D or is empty; a weight is negative, NaN or infinite, or so small beside the
-            largest that the pool cannot hold both.
+        TypeError: If `weights` is not a tensor, array or list of numbers.
+        ValueError: If `weights` is not 1-D or is empty, or a weight is negative, NaN, infinite or below 1e-36 of the
+            largest.
 
     Example:
         >>> checked_weights([2e9, 0, 1e9]).tolist()
         [0.9313225746154785, 0.0, 0.46566128730773926]
     """
     try:
-        given = as_tensor("weights", weights)
+        numbers = as_tensor("weights", weights)
     except TypeError:
-        # Python integers beyond int64 are weights, too.
+        # Python integers may exceed int64, where as_tensor fails.
         if not isinstance(weights, (list, tuple)) or not any(type(w) is int and abs(w) >= 2**63 for w in weights):
             raise
-        given = torch.tensor([as_real("weights", weight) for weight in weights], dtype=torch.float64)
-    if given.dim() != 1 or given.numel() == 0:
-        raise ValueError(f"weights must be [N] with N >= 1, got shape {tuple(given.shape)}")
-    found = given.double()
-    wrong = ~((found >= 0) & (found < math.inf))
+        numbers = torch.tensor([as_real("weights", weight) for weight in weights], dtype=torch.float64)
+    if numbers.dim() != 1 or numbers.numel() == 0:
+        raise ValueError(f"weights must be [N] with N >= 1, got shape {tuple(numbers.shape)}")
+    exact = numbers.double()
+    wrong = ~((exact >= 0) & (exact < math.inf))
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
-        raise ValueError(f"weights must each be finite and >= 0, got {float(found[first])} at position {first}")
-    present = found[found > 0]
+        raise ValueError(f"weights must each be finite and >= 0, got {float(exact[first])} at position {first}")
+    present = exact[exact > 0]
     if present.numel() == 0:
-        return found
+        return exact
     low, high = (float(value) for value in present.aminmax())
     if low >= WEIGHT_MIN and high <= OMEGA_MAX:
-        return found
+        return exact
+    # Exponents rather than quotients of the limits: multiplying by a power of two rounds no weight.
     (share, of_high), of_low = math.frexp(high), math.frexp(low)[1]
     most_share, of_most = math.frexp(OMEGA_MAX)
     most = of_most - of_high - (share > most_share)
     exponent = min(max(-of_high, math.frexp(WEIGHT_MIN)[1] + 1 - of_low), most)
     if math.ldexp(low, exponent) < WEIGHT_MIN / 2:
-        first = int((found == low).nonzero()[0])
+        first = int((exact == low).nonzero()[0])
         raise ValueError(
-            f"weights must be 0 or at least 1e-36 of the largest, {high}: got {low} at position {first}, which float32 "
-            "cannot keep beside it. Such an example is drawn less than once in 1e36 draws: give it weight 0"
+            f"weights must be 0 or at least 1e-36 of the largest, {high}: got {low} at position {first}, which is "
+            "out of the range of float32 weights. Such an example is drawn less than once in 1e36 draws: give it "
+            "weight 0"
         )
-    # Two steps: the power itself may be beyond the floats.
+    # In two steps, because the power itself may overflow float64.
     half = exponent // 2
-    return found * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
+    return exact * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
 
 
 def check_state(state: Mapping[str, Tensor], num_examples: int) -> None:
-    """Raise unless `state` holds what a pool of this size can load."""
+    """Raise unless `state` is a valid state of a pool of N examples.
+
+    Raises:
+        KeyError: If a tensor is missing.
+        TypeError: If `state` is not a mapping, or an entry not a dense tensor.
+        ValueError: If a tensor has another shape or dtype, or a value that is not finite.
+    """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
     for name in ("omega", "velocity"):
@@ -227,11 +261,11 @@ def check_state(state: Mapping[str, Tensor], num_examples: int) -> None:
 
 
 def check_scale(scale: Tensor, sums: Tensor) -> None:
-    """Raise ValueError unless the quanta and the bound in `scale` are ones that these totals can have.
+    """Raise ValueError unless the quanta and the bound in `scale` are valid for these totals.
 
     Args:
-        scale: The three quanta and the bound.
-        sums: float64 `[3]`, of the masses, weights and squares.
+        scale: float64 `[4]`, the three quanta and the bound.
+        sums: float64 `[3]`, the sums of the masses, weights and squared weights.
     """
     quanta, bound = scale.tolist()[:3], float(scale[3])
     totals = sums.tolist()
@@ -242,7 +276,7 @@ def check_scale(scale: Tensor, sums: Tensor) -> None:
 
 
 def check_file(path: str | PathLike[str], state: Mapping[str, Tensor], options: Mapping[str, str]) -> None:
-    """Raise ValueError unless a file holds a pool and what it was made with."""
+    """Raise ValueError unless the contents of a file are a complete pool: its state and its settings."""
     try:
         if state["omega"].dim() != 1:
             raise ValueError("omega is not 1-D")

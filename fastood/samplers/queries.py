@@ -1,4 +1,4 @@
-"""What can be read off the weights of a pool without changing them."""
+"""Read-only side of a pool: weights, selection and statistics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from fastood.samplers import pool_checks, selection
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
 
+__all__ = ["PoolQueries"]
+
 
 class PoolQueries:
-    """Weights, selection by weight, and statistics of a pool; `BackgroundPool` adds draws and steps."""
+    """Base class of `BackgroundPool` with all that leaves the weights unchanged but draws."""
 
     epsilon: float
     momentum: float
@@ -24,34 +26,34 @@ class PoolQueries:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Device of the weights."""
         return self._state.omega.device
 
     @property
     def drawable(self) -> int:
-        """Examples with weight: as many can be drawn without replacement."""
+        """Number of examples with weight, the most that can be drawn without replacement."""
         return self._state.drawable
 
     @property
     def weights(self) -> Tensor:
-        """`w`, float64 `[N]`, a copy."""
+        """Weights `w`, float64 `[N]`, a copy."""
         return softplus(self._state.omega.double())
 
     def select(self, rate: float, *, generator: torch.Generator, calibrated: bool = False) -> Tensor:
-        """Choose a subset, each example independently with probability `min(1, γ N w_i / Σ w)` (eq. 20).
+        """Return a random subset: each example independently with probability `min(1, γ N w_i / Σ w)` (eq. 20).
 
         Args:
-            rate: γ in (0, 1]. The expected size is at most `γ N`: less where some probability is cut at one.
-            generator: On the pool's device.
-            calibrated: Replace `γ N / Σ w` by the larger constant that makes the expected size `γ N` in spite of the
-                cut; all examples with weight where they are fewer.
+            rate: γ in (0, 1]. The expected size is at most `γ N`; it is smaller if a probability is clamped to one.
+            generator: Source of the draws, on the device of the pool.
+            calibrated: Replace `γ N / Σ w` by the larger constant for which the expected size is `γ N` in spite of the
+                clamping. Selects all examples with weight if there are fewer.
 
         Returns:
-            int64 indices, ascending.
+            Indices, int64 `[M]`, ascending.
 
         Raises:
-            TypeError: `generator` is none.
-            ValueError: `rate` is outside (0, 1], or `generator` on another device.
+            TypeError: If `generator` is not a `torch.Generator`, or `calibrated` not a bool.
+            ValueError: If `rate` is outside (0, 1], or `generator` is on another device.
         """
         rate, calibrated = pool_checks.checked_rate(rate), as_flag("calibrated", calibrated)
         pool_checks.check_generator(generator, self.device)
@@ -62,26 +64,30 @@ class PoolQueries:
         return selection.bernoulli(self._state.omega, factor, generator=generator)
 
     def top(self, k: int) -> Tensor:
-        """Indices int64 `[k]` of the k heaviest examples, heaviest first; among equals the lowest index first.
+        """Return the indices of the k heaviest examples, int64 `[k]`, heaviest first, then lowest index first.
 
         Raises:
-            ValueError: `k` is outside `1 … N`.
+            ValueError: If `k` is not an int in `1 … N`.
         """
         k = pool_checks.integer("k", k, 1, len(self), wanted=f"an int in 1 … {len(self)}")
         return selection.heaviest(self._state.omega, k)
 
     def histogram(self, bins: int = 50) -> tuple[Tensor, Tensor]:
-        """How the weights are spread: counts int64 `[bins]` and edges float64 `[bins + 1]`, logarithmic in the weight.
+        """Return a histogram of the weights with logarithmically spaced edges.
+
+        Returns:
+            counts: int64 `[bins]`; examples without weight are not counted.
+            edges: float64 `[bins + 1]`, in units of the weight.
 
         Raises:
-            ValueError: `bins` is no int, or below 1.
-            MemoryError: So many bins do not fit.
+            ValueError: If `bins` is not an int, or below 1.
+            MemoryError: If so many bins do not fit into memory.
         """
         bins = pool_checks.integer("bins", bins)
         with allocating(f"bins {bins}"):
             return selection.log_histogram(self._state.omega, bins)
 
     def effective_sample_size(self) -> float:
-        """`(Σ w)² / Σ w²`, between 1 (one example holds all the weight) and N (all are equal). Waits for the device."""
+        """Return `(Σ w)² / Σ w²`, from 1 (one example has all weight) to N (all are equal). Waits for the device."""
         _, total, squares, *_ = self._state.stats.tolist()
         return float(total * total / squares)

@@ -1,4 +1,4 @@
-"""Passes over a whole pool, chunk by chunk: choosing a subset, the heaviest examples, a histogram."""
+"""Passes over a whole pool, chunk by chunk: random subset, heaviest examples, histogram."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from torch import Tensor
 
 from fastood.samplers.softplus import softplus
 
+__all__ = ["bernoulli", "calibrated_factor", "heaviest", "log_histogram", "weight_chunks"]
+
 CHUNK = 1 << 20
-"""Examples whose float64 weights are in memory at once."""
+"""Number of examples that have float64 weights in memory at once."""
 
 
 def weight_chunks(omega: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Position of each chunk and its weights, float64."""
+    """Iterate over the chunks of a pool: index of the first example, and the weights, float64."""
     for begin in range(0, omega.numel(), CHUNK):
         yield begin, softplus(omega[begin : begin + CHUNK].double())
 
@@ -22,13 +24,16 @@ def weight_chunks(omega: Tensor) -> Iterator[tuple[int, Tensor]]:
 def bernoulli(
     omega: Tensor, factor: float, *, generator: torch.Generator, within: tuple[int, int] | None = None
 ) -> Tensor:
-    """Each example independently with probability `min(1, factor · w_i)`; int64 indices, ascending.
+    """Draw each example independently with probability `min(1, factor · w_i)`.
 
     Args:
         omega: float32 `[N]`, or a slice of it.
-        factor: >= 0.
-        generator: Gives N uniforms in any case.
-        within: Position of the slice and N; None for the whole. Indices are then of the whole.
+        factor: Factor of the weights, >= 0.
+        generator: Source of N uniform numbers, also for a slice, so that all slices see the draws of the whole pool.
+        within: Begin of the slice in the pool, and N; None if `omega` is the whole pool.
+
+    Returns:
+        Indices in the whole pool, int64 `[M]`, ascending.
 
     Example:
         >>> bernoulli(torch.tensor([50.0, -80.0, 50.0]), 1.0, generator=torch.Generator()).tolist()
@@ -47,15 +52,15 @@ def bernoulli(
 
 
 def calibrated_factor(omega: Tensor, expected: float, *, start: float) -> float:
-    """The `c` with `Σ min(1, c w_i) = expected`.
+    """Return the factor `c` with `Σ min(1, c w_i) = expected`.
 
-    The sum is concave and piecewise linear in c, so that Newton's method from below arrives in finitely many steps,
-    none of which overshoots; each is a pass over the pool.
+    The sum is concave and piecewise linear in c, so that Newton's method from below converges in finitely many steps
+    and never overshoots. Each step is a pass over the pool.
 
     Args:
         omega: float32 `[N]`.
-        expected: In (0, number of examples with weight].
-        start: A factor that gives at most `expected`, e.g. `expected / Σ w`.
+        expected: Expected size, in (0, number of examples with weight].
+        start: A factor with an expected size of at most `expected`, such as `expected / Σ w`.
 
     Example:
         >>> omega = torch.tensor([100.0, 1.0, 1.0])
@@ -73,18 +78,20 @@ def calibrated_factor(omega: Tensor, expected: float, *, start: float) -> float:
         if rest == 0:
             return factor
         following = (expected - certain) / rest
+        # Rounding may keep the last steps above 0: stop where they no longer change the factor.
         if following <= factor * (1 + 1e-15):
             return factor
         factor = following
 
 
 def heaviest(omega: Tensor, count: int) -> Tensor:
-    """Indices of the largest ω, descending; among equals the lowest index first.
+    """Return the indices of the `count` largest ω, int64, in descending order, then lowest index first.
 
     Example:
         >>> heaviest(torch.tensor([1.0, 3.0, 3.0, 2.0]), 3).tolist()
         [1, 2, 3]
     """
+    # topk leaves open which of several equal values it takes, so that it only determines the threshold here.
     threshold = omega.topk(count, sorted=False).values.min()
     above = (omega > threshold).nonzero().flatten()
     level = (omega == threshold).nonzero().flatten()[: count - above.numel()]
@@ -93,10 +100,10 @@ def heaviest(omega: Tensor, count: int) -> Tensor:
 
 
 def log_histogram(omega: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Counts of weights between logarithmically spaced edges from the smallest to the largest.
+    """Return counts, int64 `[bins]`, and logarithmic edges, float64 `[bins + 1]`, of a histogram of the weights.
 
-    Examples without weight are not counted. All equal weights fall into the first bin of edges one part in a million
-    apart.
+    The edges go from the smallest to the largest weight. Examples without weight are not counted. If all weights are
+    equal they fall into the first bin, and the outer edges are one part in a million apart.
     """
     present = omega[omega != -torch.inf] if bool((omega == -torch.inf).any()) else omega
     low, high = (float(softplus(x.double()).log()) for x in present.aminmax())

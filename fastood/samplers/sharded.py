@@ -1,4 +1,4 @@
-"""One pool over several processes: each owns a slice, all draw from the union."""
+"""Background pool over several processes: each owns a slice, and all draw from the whole pool."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ from fastood.samplers.state import AscentMode, PoolState
 
 __all__ = ["ShardedBackgroundPool", "shard"]
 
-_SAID = {"generator": "the state of generator"}
+_LABELS = {"generator": "the state of generator"}
+"""Names of exchanged values in errors, where they differ from the name of the argument."""
 
 
 class ShardedBackgroundPool:
-    """The slice of a pool that one process owns; made by `BackgroundPool.shard`.
+    """Slice of a background pool that one process owns; created by `BackgroundPool.shard`.
 
-    All processes call `sample`, `select` and `ascend` in the same order: each exchanges a few numbers, and where an
-    argument is wrong on one process, or differs between them, every one raises. Indices are those of the whole pool
-    everywhere; a process is handed the draws that fall into its slice and steps them.
+    All processes must call `sample`, `select` and `ascend` in the same order. Each call exchanges a few numbers, and if
+    an argument is wrong on one process, or differs between processes, every process raises. Indices always refer to the
+    whole pool; a process receives the draws that fall into its slice, and takes the ascent step for them.
 
-    Draws from the union are exact: every process draws the same uniforms from generators with the same seed and takes
-    those whose place in the running sum of all masses lies in its own part. Counts per process are thus multinomial.
-    Sums are exact (csrc/background_pool/layout.h), so that totals, draws and selections equal those of the undivided
-    pool bit for bit while the weights do; the loss of a batch is summed per process first, which rounds differently in
-    float64.
+    Draws from the whole pool are exact: every process draws the same uniform numbers, from generators with the same
+    seed, and keeps those that fall into its own part of the running sum of all masses. The counts per process are thus
+    multinomial. Sums are exact (csrc/background_pool/layout.h), so that totals, draws and selections equal those of the
+    undivided pool bit for bit as long as the weights do. The loss of a batch is summed per process first, which rounds
+    differently in float64.
 
     Args:
-        state: The slice.
-        begin: Index of its first example in the whole pool.
-        num_examples: N of the whole pool.
-        epsilon: As for `BackgroundPool`.
-        momentum: As for `BackgroundPool`.
-        group: Process group; None for the default one.
+        state: Tensors of the slice.
+        begin: Index of the first example of the slice in the whole pool.
+        num_examples: N, the size of the whole pool.
+        epsilon: ε in [0, 1]; see `BackgroundPool`.
+        momentum: Momentum of the ascent, in [0, 1).
+        group: Process group; None for the default group.
+
+    Attributes:
+        begin: Index of the first example of the slice.
+        end: Index after the last example of the slice.
     """
 
     def __init__(
@@ -72,11 +77,11 @@ class ShardedBackgroundPool:
 
     @property
     def weights(self) -> Tensor:
-        """`w` of the slice, float64 `[end - begin]`, a copy."""
+        """Weights `w` of the slice, float64 `[end - begin]`, a copy."""
         return softplus(self._state.omega.double())
 
     def _gather_totals(self) -> None:
-        """Z, S and Q of all slices, and the mass that lies before this one."""
+        """Exchange the totals Z, S and Q of all slices, and compute the mass before this slice."""
         own = self._state.stats[: ops.MASS_QUANTUM].clone()
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(parts, own, group=self._group)
@@ -85,21 +90,21 @@ class ShardedBackgroundPool:
         self._mass_before = every[: dist.get_rank(self._group), 0].sum()
 
     def sample(self, batch_size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw one batch from the whole pool, with replacement (supplementary eq. 11), for the share of this slice.
+        """Draw one batch from the whole pool with replacement (supplementary eq. 11); return the part of this slice.
 
         Args:
-            batch_size: B >= 1 of all processes together.
-            generator: On the pool's device, in the same state on every process: what ranks have in common makes their
-                shares one batch.
+            batch_size: B >= 1, the batch size over all processes.
+            generator: Source of the draws, on the device of the pool, in the same state on every process: equal draws
+                make the parts of the processes one batch.
 
         Returns:
             index: int64 `[b]`, `begin <= index < end`; b differs between processes and may be 0.
-            importance: float32 `[b]`, as for `BackgroundPool`.
+            importance: float32 `[b]`, the importance weights (supplementary eq. 12).
 
         Raises:
-            TypeError: `generator` is none.
-            ValueError: `batch_size` is no int or below 1, or `generator` on another device; or these differ between
-                processes. Every process raises then, and no generator has moved.
+            TypeError: If `generator` is not a `torch.Generator`.
+            ValueError: If `batch_size` is not an int or below 1, `generator` is on another device, or an argument
+                differs between processes. Every process raises, and no generator advances.
         """
         state = self._state
         with self._together("sample") as alike:
@@ -113,17 +118,20 @@ class ShardedBackgroundPool:
         return index + self.begin, self._importance(index).float()
 
     def _importance(self, index: Tensor) -> Tensor:
-        """float64, for indices within the slice, with the normalisers of the whole pool."""
+        """Return the importance weights, float64, at indices within the slice, with the totals of the whole pool."""
         stats = self._state.stats.clone()
         stats[: ops.MASS_QUANTUM] = self._totals
         return ops.pool_importance(self._state.omega, stats, index, self.epsilon)  # type: ignore[no-any-return]
 
     def importance(self, index: Tensor) -> Tensor:
-        """As for `BackgroundPool`, for indices of this slice.
+        """Return the importance weights, float32 `[B]`, of examples of this slice; see `BackgroundPool.importance`.
+
+        Args:
+            index: int64 `[B]`, each in `begin … end - 1`.
 
         Raises:
-            TypeError: `index` is no int64 tensor.
-            ValueError: An index lies in another slice.
+            TypeError: If `index` is not an int64 tensor.
+            ValueError: If an index is in another slice.
         """
         pool_checks.check_index(index, empty=True)
         local = index.to(self._state.omega.device) - self.begin
@@ -131,17 +139,18 @@ class ShardedBackgroundPool:
         return self._importance(local).float()
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
-        """One step of `BackgroundPool.ascend` on the batch of all processes.
+        """Take one step of gradient ascent on the batch of all processes; see `BackgroundPool.ascend`.
 
         Args:
-            index: int64 `[b]`, the share that `sample` gave this process; may be empty.
-            per_sample_loss: Floating-point `[b]`.
-            lr: As for `BackgroundPool`, the same on every process.
-            mode: As for `BackgroundPool`, the same on every process.
+            index: int64 `[b]`, the indices that `sample` returned to this process; may be empty.
+            per_sample_loss: `[b]`, floating-point, >= 0.
+            lr: Step size > 0, equal on every process.
+            mode: "exact" or "sparse", equal on every process.
 
         Raises:
-            TypeError: As for `BackgroundPool`.
-            ValueError: As for `BackgroundPool`; on every process where one has a bad batch. No slice is changed then.
+            TypeError: If `index` or `per_sample_loss` has another dtype.
+            ValueError: If an argument is out of range on a process, or differs between processes, or the batch is empty
+                on all of them. Every process raises, and no slice changes.
         """
         local, loss, rate, trouble = index, per_sample_loss, 0.0, None
         try:
@@ -151,25 +160,25 @@ class ShardedBackgroundPool:
             loss = per_sample_loss.detach().to(self._state.omega.device, torch.float64)
             pool_checks.check_index_range(local, self.end - self.begin, begin=self.begin)
             pool_checks.check_losses(index, loss)
-        except Exception as error:  # whatever it is, the others wait for the exchange
+        except Exception as error:  # of any type, because the other processes wait for the exchange below
             trouble = error
-        # One exchange for the verdict, the weighted loss, the batch size, and what must be the same everywhere.
+        # One exchange for the status, the weighted loss, the batch size, and the values that must agree.
         sparse = mode == "sparse"
-        found = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=self._state.omega.device)
+        own = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=self._state.omega.device)
         if trouble is None:
             weighted = (self._importance(local) * loss).sum()
             others = weighted.new_tensor([local.numel(), rate, sparse])
-            found = torch.cat([torch.zeros_like(weighted)[None], weighted[None], others])
-        parts = [torch.empty_like(found) for _ in range(dist.get_world_size(self._group))]
-        dist.all_gather(parts, found, group=self._group)
+            own = torch.cat([torch.zeros_like(weighted)[None], weighted[None], others])
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
+        dist.all_gather(parts, own, group=self._group)
         if trouble is not None:
             raise trouble
         every = torch.stack(parts).tolist()
-        bad = sum(verdict for verdict, *_ in every)
+        bad = sum(failed for failed, *_ in every)
         if bad:
-            raise ValueError(f"the batches of {bad:g} other processes are not as they must be: nothing was changed")
+            raise ValueError(f"the batches of {bad:g} other processes are invalid: no weight was changed")
         check_alike("lr", [rate for *_, rate, _ in every])
-        check_alike("mode", ["sparse" if told else "exact" for *_, told in every])
+        check_alike("mode", ["sparse" if is_sparse else "exact" for *_, is_sparse in every])
         weighted_loss, batch = torch.stack(parts)[:, 1:3].sum(0).tolist()
         if not batch:
             raise ValueError("index must have at least one example on some process")
@@ -179,7 +188,7 @@ class ShardedBackgroundPool:
         self._renew_quanta()
 
     def _renew_quanta(self) -> None:
-        """Where a total has left the range of its quantum, choose anew, the same on every process."""
+        """Choose new quanta, equal on every process, if a total has left the range of its quantum."""
         quanta = self._state.stats[ops.MASS_QUANTUM : ops.BOUND]
         if not ops.has_room(self._totals, quanta):
             sums = ops.pool_sums(self._state.omega, self.epsilon)
@@ -188,20 +197,20 @@ class ShardedBackgroundPool:
             self._gather_totals()
 
     def select(self, rate: float, *, generator: torch.Generator) -> Tensor:
-        """This slice's part of what `BackgroundPool.select` chooses from the whole pool with the same generator.
+        """Return the examples of this slice in the subset that `BackgroundPool.select` draws with the same generator.
 
         Args:
             rate: γ in (0, 1].
-            generator: On the pool's device, in the same state on every process: each passes over the uniforms of all N
-                examples and uses its own.
+            generator: Source of the draws, on the device of the pool, in the same state on every process: each draws
+                the uniform numbers of all N examples and uses those of its slice.
 
         Returns:
-            int64 indices in `begin … end - 1`, ascending.
+            Indices in `begin … end - 1`, int64 `[M]`, ascending.
 
         Raises:
-            TypeError: `generator` is none.
-            ValueError: `rate` is outside (0, 1], or `generator` on another device; or these differ between processes.
-                Every process raises then, and no generator has moved.
+            TypeError: If `generator` is not a `torch.Generator`.
+            ValueError: If `rate` is outside (0, 1], `generator` is on another device, or an argument differs between
+                processes. Every process raises, and no generator advances.
         """
         with self._together("select") as alike:
             rate = pool_checks.checked_rate(rate)
@@ -213,66 +222,69 @@ class ShardedBackgroundPool:
 
     @contextmanager
     def _together(self, call: str) -> Iterator[dict[str, object]]:
-        """Check arguments on all processes: an error on one, or a difference, is an error on every one.
+        """Check arguments on all processes: an error on one, or a difference, raises on every process.
 
         Yields:
-            What must be the same on every process, for the caller to fill in: name and value.
+            A dict for the caller to fill with the values that must be equal on every process, by name.
         """
         alike: dict[str, object] = {}
         trouble = None
         try:
             yield alike
-        except Exception as error:  # whatever it is, the others wait for the exchange
+        except Exception as error:  # of any type, because the other processes wait for the exchange below
             trouble = error
-        # One number in the usual case; what differs is told only where something does.
+        # Usually one number is exchanged, a digest; the values themselves only after a difference.
         number = -1 if trouble is not None else int(_digest(repr(alike).encode()), 16)
         own = torch.tensor([number], device=self._state.omega.device)
         numbers = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(numbers, own, group=self._group)
         if number >= 0 and len(set(torch.cat(numbers).tolist())) == 1:
             return
-        told = exchange(alike if trouble is None else None, self._group, device=own.device)
+        every = exchange(alike if trouble is None else None, self._group, device=own.device)
         if trouble is not None:
             raise trouble
-        bad = [rank for rank, values in enumerate(told) if values is None]
+        bad = [rank for rank, values in enumerate(every) if values is None]
         if bad:
-            raise ValueError(f"the arguments of {call} are not as they must be on rank {bad[0]}: nothing was drawn")
+            raise ValueError(f"the arguments of {call} are invalid on rank {bad[0]}: nothing was drawn")
         for name in alike:
-            check_alike(_SAID.get(name, name), [values[name] for values in told if values is not None])
+            check_alike(_LABELS.get(name, name), [values[name] for values in every if values is not None])
 
     def effective_sample_size(self) -> float:
-        """`(Σ w)² / Σ w²` of the whole pool."""
+        """Return `(Σ w)² / Σ w²` of the whole pool, from 1 to N."""
         _, total, squares = self._totals.tolist()
         return float(total * total / squares)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The slice, as `BackgroundPool.state_dict` gives a pool; the slices' ω and velocity joined are the pool's."""
+        """Return copies of the tensors of the slice; see `BackgroundPool.state_dict`.
+
+        ω and velocity of all slices, concatenated in the order of the ranks, are those of the whole pool.
+        """
         return {name: tensor.clone() for name, tensor in self._state.leaves().items()}
 
 
 def shard(
     pool: PoolQueries, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None
 ) -> ShardedBackgroundPool:
-    """Return the slice of `pool` for one process; see `BackgroundPool.shard`."""
+    """Return the slice of `pool` that this process owns; see `BackgroundPool.shard` for arguments and errors."""
     check_in_group(group)
     trouble = None
-    for name, value, wanted in (
+    for name, value, expected in (
         ("rank", rank, dist.get_rank(group)),
         ("world_size", world_size, dist.get_world_size(group)),
     ):
-        if is_bool(value) or value != wanted:
-            trouble = f"{name} must be that of the process group, {wanted}, got {shown(value)}"
+        if is_bool(value) or value != expected:
+            trouble = f"{name} must be that of the process group, {expected}, got {shown(value)}"
             break
-    told = exchange(
+    every = exchange(
         (trouble, len(pool), pool.epsilon, pool.momentum, pool._state.stats.tolist()), group, device=pool.device
     )
     if trouble is not None:
         raise ValueError(trouble)
-    for of_rank, (problem, *_) in enumerate(told):
+    for of_rank, (problem, *_) in enumerate(every):
         if problem is not None:
             raise ValueError(f"rank {of_rank} cannot take its slice: {problem}")
     for position, name in enumerate(("num_examples", "epsilon", "momentum", "the sums over the pool's weights"), 1):
-        check_alike(name, [values[position] for values in told])
+        check_alike(name, [values[position] for values in every])
     if world_size > len(pool):
         raise ValueError(f"world_size must be at most the {len(pool)} examples of the pool, got {world_size}")
     begin, end = len(pool) * rank // world_size, len(pool) * (rank + 1) // world_size
@@ -287,5 +299,5 @@ def shard(
 
 
 def _digest(content: bytes) -> str:
-    """Return 14 hexadecimal digits that tell two contents apart."""
+    """Return a digest of 14 hexadecimal digits, which fits into an int64."""
     return hashlib.blake2b(content, digest_size=7).hexdigest()

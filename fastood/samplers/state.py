@@ -1,4 +1,4 @@
-"""The tensors of a pool and the ops on them, without the checks."""
+"""Tensors of a pool and the operations on them, without argument checks."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ AscentMode = Literal["exact", "sparse"]
 
 @dataclass(frozen=True, kw_only=True)
 class PoolState:
-    """What csrc/background_pool/layout.h draws: ω, velocity, the tree of sums over masses, and totals.
+    """Tensors of a pool in the layout of csrc/background_pool/layout.h: ω, velocity, tree of mass sums, and totals.
 
-    Steps write into the tensors; anything that replaces them makes a new state, complete before the old one is dropped.
+    Steps write into the tensors. Operations that replace them return a new state, so that an error leaves the old one
+    intact.
     """
 
     omega: Tensor
-    """float32 `[N]`."""
+    """Parameters ω of the weights, float32 `[N]`; -inf for examples without weight."""
     velocity: Tensor
-    """float32 `[N]`."""
+    """Velocity of ω, float32 `[N]`."""
     masses: Tensor
-    """float64, `ops.masses_size(N)` long."""
+    """Tree of sums of the masses `w^ε`, float64 `[ops.masses_size(N)]`."""
     stats: Tensor
-    """float64 `[7]`."""
+    """Totals of masses, weights and squared weights, their rounding units, and a bound; float64 `[7]`."""
     drawable: int
-    """Examples with weight."""
+    """Number of examples with weight."""
 
     @classmethod
     def uniform(cls, num_examples: int, omega: float, epsilon: float, device: torch.device | str) -> PoolState:
-        """N examples with the same ω and at rest: sums are multiples of one example's, exact like all of them."""
+        """Return the state of N examples with equal ω and zero velocity, without a pass over the examples."""
         state = cls.filled(num_examples, omega, device)
+        # Sums of quanta are exact, so that the sums over N equal examples are multiples of the sums over one.
         one = cls.filled(1, omega, device)
         one.sum_up(epsilon, quanta=ops.choose_quanta(ops.pool_sums(one.omega, epsilon) * num_examples))
         state.stats.copy_(one.stats)
@@ -52,19 +54,21 @@ class PoolState:
         return state
 
     def take(self, omega: Tensor, velocity: Tensor | None, epsilon: float, *, scale: Tensor | None = None) -> PoolState:
-        """Copy the leaves of another pool into this one's memory and sum them up; needs no second pool's worth of it.
+        """Copy ω and velocity of another pool into the memory of this one and compute the sums.
+
+        Does not allocate a second pool.
 
         Args:
-            omega: float32 `[N]`, finite or -inf; clamped to its range.
-            velocity: float32 `[N]`, finite; None for examples at rest.
-            epsilon: In [0, 1].
-            scale: Quanta and bound of an earlier state, float64 `[4]`; None to choose them.
+            omega: float32 `[N]`, finite or -inf; finite values are clamped to `OMEGA_MIN … OMEGA_MAX`.
+            velocity: float32 `[N]`, finite; None for zeros.
+            epsilon: ε in [0, 1].
+            scale: Quanta and bound of an earlier state, float64 `[4]`; None to choose new ones.
 
         Returns:
-            The state that stands for the same tensors from now on.
+            A state with the memory of this one, to be used in its place.
 
         Raises:
-            ValueError: No example has weight, or `scale` does not fit. Nothing has changed then.
+            ValueError: If no example has weight, or `scale` does not fit. The state is then unchanged.
         """
         low, high = (float(value) for value in omega.aminmax())
         if high == -torch.inf:
@@ -90,7 +94,7 @@ class PoolState:
 
     @classmethod
     def filled(cls, num_examples: int, omega: float, device: torch.device | str) -> PoolState:
-        """Memory for N examples with the same ω, at rest; the sums are yet to be made."""
+        """Return a state of N examples with equal ω, zero velocity and empty sums, to be completed by `sum_up`."""
         state = cls(
             omega=torch.empty(num_examples, dtype=torch.float32, device=device),
             velocity=torch.empty(num_examples, dtype=torch.float32, device=device),
@@ -98,34 +102,34 @@ class PoolState:
             stats=torch.zeros(ops.STATS, dtype=torch.float64, device=device),
             drawable=num_examples,
         )
-        # Not by torch.full: the first touch decides on the size of pages.
+        # Not by torch.full: the op's first write to the memory asks for huge pages.
         ops.pool_fill(state.omega, omega)
         ops.pool_fill(state.velocity, 0.0)
         ops.pool_fill(state.masses, 0.0)
         return state
 
     def sum_up(self, epsilon: float, *, quanta: Tensor | None = None) -> None:
-        """Compute all sums anew, rounded to `quanta` or to newly chosen ones. Waits for the device."""
+        """Compute all sums, rounded to multiples of `quanta` or of newly chosen ones. Waits for the device."""
         if quanta is None:
             quanta = ops.choose_quanta(ops.pool_sums(self.omega, epsilon))
         self.stats[ops.MASS_QUANTUM : ops.BOUND] = quanta
         ops.pool_build(self.omega, self.masses, self.stats, epsilon)
 
     def find(self, uniform: Tensor, epsilon: float) -> Tensor:
-        """Invert the running sum of masses: int64 `[B]` for float64 uniforms `[B]` in [0, 1), monotone in them."""
+        """Return the examples, int64 `[B]`, at uniforms, float64 `[B]` in [0, 1), by inverting the running mass sum."""
         target = self.target(uniform, self.stats[ops.MASS_TOTAL])
         return ops.pool_find(self.omega, self.masses, self.stats, target, epsilon)  # type: ignore[no-any-return]
 
     def target(self, uniform: Tensor, total: Tensor) -> Tensor:
-        """Where in a running sum up to `total` a uniform points: whole quanta, below the total.
+        """Return the positions of uniforms in a running sum up to `total`: whole quanta, below the total.
 
-        draw_target of csrc/background_pool/math.h.
+        Mirrors `draw_target` of csrc/background_pool/math.h.
         """
         quantum = self.stats[ops.MASS_QUANTUM]
         return torch.minimum((uniform * (total / quantum)).floor_() * quantum, total - quantum)
 
     def part(self, begin: int, end: int, epsilon: float) -> PoolState:
-        """A copy of the examples `begin … end - 1`, rounded like the whole; they may all be without weight."""
+        """Return a copy of the examples `begin … end - 1` with the quanta of the whole. All may be without weight."""
         state = PoolState.filled(end - begin, 0.0, self.omega.device)
         state.omega.copy_(self.omega[begin:end])
         state.velocity.copy_(self.velocity[begin:end])
@@ -143,19 +147,30 @@ class PoolState:
         sparse: bool,
         shared: Tensor | None = None,
     ) -> None:
-        """One step; see `BackgroundPool.ascend`. `shared` holds Z, S, L and B where they are not those of this state.
+        """Take one ascent step in place; see `BackgroundPool.ascend`.
+
+        Args:
+            index: int64 `[B]`.
+            per_sample_loss: `[B]`, floating-point.
+            epsilon: ε in [0, 1).
+            momentum: Momentum in [0, 1).
+            lr: Step size, > 0.
+            sparse: Whether to move only the examples of the batch.
+            shared: Z, S, L and B of the whole pool, float64 `[4]`, if this state is a slice; else None.
 
         Raises:
-            ValueError: A value of the batch is out of range; nothing has changed then.
+            ValueError: If a value of the batch is out of range. The state is then unchanged.
         """
-        # The checked batch is the one that is used: contiguous, float64, on the device of the pool.
+        # Converted once, so that the values in an error are those that the op has checked.
         index = index.to(self.omega.device).contiguous()
         loss = per_sample_loss.detach().to(self.omega.device, torch.float64).contiguous()
         status = ops.pool_ascend(
             self.omega, self.velocity, self.masses, self.stats, index, loss, shared, epsilon, momentum, lr, sparse
         )
         if status.is_cuda and torch.cuda.is_current_stream_capturing():
-            return  # A graph cannot wait; bad batches change nothing, sums are renewed by the next step outside it.
+            # A graph cannot wait for the status. Bad batches change nothing, and the next step outside the graph
+            # renews the sums.
+            return
         code, position = status.tolist()
         if code == ops.NEEDS_BUILD and shared is None:
             self.sum_up(epsilon)
@@ -163,6 +178,6 @@ class PoolState:
             pool_checks.raise_for_status(code, position, index, loss, lr, self.omega.numel())
 
     def leaves(self) -> dict[str, Tensor]:
-        """What the rest follows from, and how it is rounded; not copied."""
+        """Return the tensors that determine the state, not copied: ω, velocity, and quanta and bound of the sums."""
         scale = self.stats[ops.MASS_QUANTUM :]
         return {"omega": self.omega, "velocity": self.velocity, "scale": scale}

@@ -263,6 +263,6 @@ def test_steps_where_every_weight_is_tiny(epsilon: float, mode: str) -> None:
     pool = BackgroundPool(100, epsilon=epsilon, momentum=0.0)
     pool.load_state_dict(state)
     before = pool.state_dict()
-    with pytest.raises(ValueError, match="over the pool's sums, must stay in float32's range"):
+    with pytest.raises(ValueError, match="by the pool's sums, must stay in float32's range"):
         pool.ascend(index, loss * 100, lr=1e-4, mode=mode)
     assert all(torch.equal(before[name], tensor) for name, tensor in pool.state_dict().items())

@@ -97,7 +97,7 @@ def test_damaged_files_are_refused(pool: BackgroundPool, tmp_path: Path) -> None
     pool.save(path)
     for content in damaged(path.read_bytes()).values():
         (tmp_path / "damaged").write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged (is not a whole file of|does not hold) a background pool"):
+        with pytest.raises(ValueError, match=r"damaged (is not a complete|does not hold a) background pool"):
             BackgroundPool.from_file(tmp_path / "damaged")
     with pytest.raises(FileNotFoundError):
         BackgroundPool.from_file(tmp_path / "absent")
