@@ -14,8 +14,7 @@ from fastood.detectors.checks import check_rows, labels_beside
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.perturbation import check_perturbation
 from fastood.heads import GaussianStatistics
-from fastood.heads.covariance import Shrinkage, check_shrinkage
-from fastood.heads.gaussian_statistics import resolution_of
+from fastood.heads.covariance import Shrinkage, check_shrinkage, resolution_of
 from fastood.ops._arguments import as_flag
 from fastood.ops._features import check_finite_rows
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastood.ops._arguments import as_real
+from fastood.ops._validation import LOGIT_DTYPES
+
+__all__ = ["checked_linear", "checked_scale", "isotropic_scale", "means_of_linear"]
 
 
 def isotropic_scale(weight: Tensor, feature_scale: float) -> float:
@@ -54,3 +59,64 @@ def means_of_linear(weight: Tensor, bias: Tensor, scale_tril: Tensor, center: Te
     # What is common to all classes cancels in the softmax.
     step: Tensor = torch.linalg.lstsq(white - white.mean(0), (left.mean() - left)[:, None], driver="gelsd").solution
     return means + shift + factor @ step[:, 0]
+
+
+def checked_linear(
+    linear: nn.Linear, scale_tril: Tensor | None, center: Tensor | None, feature_scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return W, b, L and the centre for `CholeskyMahalanobisHead.from_linear` in float64 on the CPU, or raise.
+
+    Args:
+        linear: Layer with or without bias.
+        scale_tril: L, `[d, d]`; None for `isotropic_scale(W, feature_scale) · I`.
+        center: `[d]`; None for zeros.
+        feature_scale: Root mean square of a feature, for `scale_tril=None` alone.
+
+    Returns:
+        W `[K, d]`, b `[K]`, L `[d, d]` lower-triangular and the centre `[d]`.
+
+    Raises:
+        TypeError: If `linear` is not an `nn.Linear`, or a tensor is not floating-point.
+        ValueError: If a shape does not fit, a number is not finite, `feature_scale` is not above 0, or the diagonal of
+            `scale_tril` is not positive.
+    """
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
+    feature_scale = checked_scale(feature_scale)
+    for name, tensor in (
+        ("linear.weight", linear.weight),
+        ("linear.bias", linear.bias),
+        ("scale_tril", scale_tril),
+        ("center", center),
+    ):
+        if tensor is not None:
+            _check_finite(name, tensor)
+    weight, d = linear.weight.detach().double().cpu(), linear.in_features
+    bias = torch.zeros(len(weight)).double() if linear.bias is None else linear.bias.detach().double().cpu()
+    if scale_tril is None:
+        scale_tril = isotropic_scale(weight, feature_scale) * torch.eye(d, dtype=torch.float64)
+    if scale_tril.shape != (d, d):
+        raise ValueError(f"scale_tril must be [{d}, {d}], got shape {tuple(scale_tril.shape)}")
+    if not bool((scale_tril.diagonal() > 0).all()):
+        raise ValueError(f"scale_tril must have a diagonal above 0, got {float(scale_tril.diagonal().min()):.3g}")
+    center = torch.zeros(d) if center is None else center
+    if center.shape != (d,):
+        raise ValueError(f"center must be [{d}], got shape {tuple(center.shape)}")
+    return weight, bias, scale_tril.detach().double().cpu().tril(), center.double().cpu()
+
+
+def checked_scale(feature_scale: object) -> float:
+    """Return the standard deviation of a feature as a float, or raise unless it is above 0 and finite."""
+    scale = as_real("feature_scale", feature_scale)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"feature_scale must be above 0 and finite, got {feature_scale}")
+    return scale
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in LOGIT_DTYPES:
+        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from fastood.heads.covariance import Shrinkage
 from fastood.heads.gaussian_statistics import GaussianStatistics
 from fastood.heads.learnt_covariance import LearntCovariance
-from fastood.heads.linear_equivalent import isotropic_scale, means_of_linear
+from fastood.heads.linear_equivalent import checked_linear, checked_scale, means_of_linear
 from fastood.heads.parametrization import Covariance
 from fastood.ops._arguments import as_real
 from fastood.ops._features import check_size, check_width
-from fastood.ops._validation import LOGIT_DTYPES, check_logits
+from fastood.ops._validation import check_logits
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
 
@@ -92,7 +92,7 @@ class CholeskyMahalanobisHead(nn.Module):
     ) -> None:
         super().__init__()
         num_classes, in_features = check_size("num_classes", num_classes), check_size("in_features", in_features)
-        feature_scale = _checked_scale(feature_scale)
+        feature_scale = checked_scale(feature_scale)
         self.covariance = LearntCovariance(
             in_features,
             kind=covariance,
@@ -296,28 +296,7 @@ class CholeskyMahalanobisHead(nn.Module):
             ValueError: A shape does not fit, a number is not finite, `feature_scale` is not above 0, or `scale_tril`
                 has a diagonal that is not.
         """
-        if not isinstance(linear, nn.Linear):
-            raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
-        feature_scale = _checked_scale(feature_scale)
-        for name, tensor in (
-            ("linear.weight", linear.weight),
-            ("linear.bias", linear.bias),
-            ("scale_tril", scale_tril),
-            ("center", center),
-        ):
-            _check_finite(name, tensor)
-        weight, d = linear.weight.detach().double().cpu(), linear.in_features
-        bias = torch.zeros(len(weight)).double() if linear.bias is None else linear.bias.detach().double().cpu()
-        if scale_tril is None:
-            scale_tril = isotropic_scale(weight, feature_scale) * torch.eye(d, dtype=torch.float64)
-        if scale_tril.shape != (d, d):
-            raise ValueError(f"scale_tril must be [{d}, {d}], got shape {tuple(scale_tril.shape)}")
-        if not bool((scale_tril.diagonal() > 0).all()):
-            raise ValueError(f"scale_tril must have a diagonal above 0, got {float(scale_tril.diagonal().min()):.3g}")
-        center = torch.zeros(d) if center is None else center
-        if center.shape != (d,):
-            raise ValueError(f"center must be [{d}], got shape {tuple(center.shape)}")
-        factor = scale_tril.detach().double().cpu().tril()
+        weight, bias, factor, center = checked_linear(linear, scale_tril, center, feature_scale)
         shared = LearntCovariance.of_matrix(
             factor @ factor.mT,
             kind=covariance,
@@ -326,9 +305,7 @@ class CholeskyMahalanobisHead(nn.Module):
             device=device,
             dtype=_checked_dtype(dtype),
         )
-        return cls._of(
-            shared, means_of_linear(weight, bias, shared.scale_tril_in_double().cpu(), center.double().cpu())
-        )
+        return cls._of(shared, means_of_linear(weight, bias, shared.scale_tril_in_double().cpu(), center))
 
     @classmethod
     def _of(cls, covariance: LearntCovariance, means: Tensor) -> CholeskyMahalanobisHead:
@@ -347,24 +324,6 @@ class CholeskyMahalanobisHead(nn.Module):
         made.covariance = covariance
         made.means.copy_(means)
         return made
-
-
-def _checked_scale(feature_scale: object) -> float:
-    scale = as_real("feature_scale", feature_scale)
-    if not 0 < scale < math.inf:
-        raise ValueError(f"feature_scale must be above 0 and finite, got {feature_scale}")
-    return scale
-
-
-def _check_finite(name: str, tensor: Tensor | None) -> None:
-    if tensor is None:
-        return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in LOGIT_DTYPES:
-        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
-    if not bool(tensor.isfinite().all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
