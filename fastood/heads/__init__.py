@@ -1,4 +1,4 @@
-"""Classification heads that replace a linear layer, and the statistics that they start from."""
+"""Classification heads that replace a linear layer, and the feature statistics that initialise them."""
 
 from fastood.heads.decomposed_confidence import DecomposedConfidenceHead
 from fastood.heads.gaussian_statistics import GaussianStatistics

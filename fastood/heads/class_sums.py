@@ -24,9 +24,9 @@ CHUNK_ROWS = 1024
 
 
 class ClassSums:
-    """Base class of `GaussianStatistics`: accumulates rows; see there for arguments and attributes.
+    """Counts, means and sums of squares about the means of K classes; base class of `GaussianStatistics`.
 
-    The sums of squares are kept about the class means, in the lower triangle alone.
+    `GaussianStatistics` documents arguments and attributes.
     """
 
     def __init__(
@@ -47,22 +47,22 @@ class ClassSums:
         with allocating(f"num_features {num_features}, num_classes {num_classes}"):
             self.counts = torch.zeros(classes, dtype=torch.int64, device=device)
             self.means = torch.zeros(classes, num_features, dtype=torch.float64, device=device)
-            # Lower triangle alone: the sum over all classes, or each class's own.
+            # One matrix over all classes, or one for each. Only the lower triangle is valid.
             sums = classes if per_class else 1
             self._scatter = torch.zeros(sums, num_features, num_features, dtype=torch.float64, device=device)
 
     @property
     def num_classes(self) -> int:
-        """K, so far where it grows."""
+        """Number of classes K; without a limit, the number so far."""
         return len(self.counts)
 
     @property
     def count(self) -> int:
-        """Rows of all classes. Waits for the device."""
+        """Number of rows of all classes. Waits for the device."""
         return int(self.counts.sum())
 
     def __repr__(self) -> str:
-        """The sizes, and how many rows there were."""
+        """Return the sizes and the number of rows."""
         kind = "per_class" if self.per_class else "tied"
         return f"GaussianStatistics({self.count} rows, d={self.num_features}, K={self.num_classes}, {kind})"
 
@@ -70,15 +70,16 @@ class ClassSums:
         """Add rows.
 
         Args:
-            features: `[N, d]`, any floating dtype, finite where the label is not below zero.
+            features: `[N, d]`, float64, float32, bfloat16 or float16; finite in rows with a label of at least zero.
             labels: `[N]`, int64, on the device of `features`; below zero for rows to skip.
 
         Returns:
-            Itself.
+            This object.
 
         Raises:
-            TypeError: A tensor is of another dtype.
-            ValueError: A shape, device or label does not fit, or a feature is NaN or infinite. Nothing has changed.
+            TypeError: If a tensor has another dtype.
+            ValueError: If a shape, device or label does not fit, or a feature is NaN or infinite. The statistics are
+                then unchanged.
         """
         features, labels = self._checked(features, labels)
         if len(labels) == 0:
@@ -90,11 +91,17 @@ class ClassSums:
         return self
 
     def merge(self, other: ClassSums) -> Self:
-        """Add the rows that `other` has seen; it stays as it is. Merged with itself, one has every row twice.
+        """Add the rows of other statistics, which stay unchanged.
+
+        Args:
+            other: Statistics of equal width and `per_class`. Passing this object itself counts every row twice.
+
+        Returns:
+            This object.
 
         Raises:
-            TypeError: `other` is no GaussianStatistics.
-            ValueError: The widths or `per_class` differ, or `other` has more classes than this one takes.
+            TypeError: If `other` is not a GaussianStatistics.
+            ValueError: If the widths or `per_class` differ, or `other` has more classes than the limit of this object.
         """
         if not isinstance(other, ClassSums):
             raise TypeError(f"other must be GaussianStatistics, got {type(other).__name__}")
@@ -110,6 +117,7 @@ class ClassSums:
         else:
             self._scatter += other._scatter.to(self.means.device)
         counts, means = other.counts.to(self.means.device)[present], other.means.to(self.means.device)[present]
+        # Chan et al. 1983: the sums about both means, plus n n'/(n + n') δ δ^T for the distance δ of the means.
         before, delta = self.counts[present], means - self.means[present]
         step = delta * (counts.double() / (before + counts))[:, None]
         self.means[present] += step
@@ -118,22 +126,28 @@ class ClassSums:
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Add the rows that all processes of `group` have seen; afterwards each holds the same.
+        """Add the rows of all processes of a group; afterwards every process has the same statistics.
 
-        Call it once, when every process has seen its share: a second call would count every row again. A process that
-        has seen none adds nothing.
+        Call it once, after every process has added its rows: a second call counts every row again. A process without
+        rows contributes nothing.
+
+        Args:
+            group: Process group; None for the default group.
+
+        Returns:
+            This object.
 
         Raises:
-            RuntimeError: No process group has been set up.
-            ValueError: The processes differ in width or `per_class`, one has more classes than another takes, or this
-                process is not in `group`. All processes say so, and none has changed.
+            RuntimeError: If there is no process group.
+            ValueError: If the processes differ in width or `per_class`, one has more classes than the limit of another,
+                or this process is not in `group`. Raised on every process, and all statistics are then unchanged.
         """
         own = self.num_features, self.per_class, self.num_classes, self._limit, self.resolution
-        told = exchange(own, group, device=self.means.device)
-        check_alike("num_features", [width for width, *_ in told])
-        check_alike("per_class", [per_class for _, per_class, *_ in told])
-        classes = max(classes for _, _, classes, _, _ in told)
-        for rank, (_, _, _, limit, _) in enumerate(told):
+        every = exchange(own, group, device=self.means.device)
+        check_alike("num_features", [width for width, *_ in every])
+        check_alike("per_class", [per_class for _, per_class, *_ in every])
+        classes = max(classes for _, _, classes, _, _ in every)
+        for rank, (_, _, _, limit, _) in enumerate(every):
             if limit is not None and limit < classes:
                 raise ValueError(
                     f"num_classes must be the same on every process, got {limit} on rank {rank} and labels up to "
@@ -144,19 +158,24 @@ class ClassSums:
         dist.all_reduce(counts, group=group)
         dist.all_reduce(sums, group=group)
         means = sums / counts.clamp_min(1)[:, None]
-        # What this process adds to the sum of squares about the common means, beside what it had: where an exchange
-        # fails, its own statistics are whole.
+        # Move the sums of squares of this process to the common means, in a copy: if the last exchange fails, the
+        # statistics of this process are still consistent.
         total = self.from_state_dict(self.state_dict(), device=self.means.device)
         shift = (self.means - means) * self.counts.double().sqrt()[:, None]
         total._add_products(shift, shift, torch.arange(self.num_classes, device=self.means.device))
         dist.all_reduce(total._scatter, group=group)
         self.counts, self.means, self._scatter = counts, means, total._scatter
-        # Of the coarsest rows, on every process: all factorise alike.
-        self.resolution = max(resolution for *_, resolution in told)
+        # The coarsest resolution of all processes, so that all of them find the same features constant.
+        self.resolution = max(resolution for *_, resolution in every)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All there is, as tensors; not copied."""
+        """Return the tensors that determine the statistics, not copied.
+
+        Returns:
+            `counts` int64 `[K]`, `means` float64 `[K, d]`, `scatter` float64 `[1 or K, d, d]`, of which only the lower
+            triangle is valid, `per_class` bool `[]` and `resolution` float64 `[]`.
+        """
         per_class, resolution = torch.tensor(self.per_class), torch.tensor(self.resolution, dtype=torch.float64)
         return {
             "counts": self.counts,
@@ -168,40 +187,63 @@ class ClassSums:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, device: torch.device | str | None = None) -> Self:
-        """Statistics as they were when `state_dict` was called; from now on they grow with the labels.
+        """Return statistics with a saved state; their number of classes grows with the labels.
+
+        Args:
+            state: As `state_dict` returns it.
+            device: Device of the statistics; None for the current default.
 
         Raises:
-            TypeError: A tensor is of another dtype, or none.
-            ValueError: A tensor is missing, their shapes do not belong together, or they hold what no rows add up to: a
-                count below 0, NaN or infinity, or a sum of squares below 0.
+            TypeError: If a tensor has another dtype, or is not a tensor.
+            ValueError: If a tensor is missing, the shapes do not fit together, or a value is impossible for sums over
+                rows: a count below 0, NaN or infinity, or a sum of squares below 0.
         """
         check_state(state)
         counts, means, scatter = state["counts"], state["means"], state["scatter"]
-        made = cls(means.shape[1], per_class=bool(state["per_class"]), device=device)
+        statistics = cls(means.shape[1], per_class=bool(state["per_class"]), device=device)
         if "resolution" in state:
-            made.resolution = float(state["resolution"])
-        made.counts = counts.to(device, torch.int64, copy=True)
-        made.means = means.to(device, torch.float64, copy=True)
-        made._scatter = scatter.to(device, torch.float64, copy=True)
-        return made
+            statistics.resolution = float(state["resolution"])
+        statistics.counts = counts.to(device, torch.int64, copy=True)
+        statistics.means = means.to(device, torch.float64, copy=True)
+        statistics._scatter = scatter.to(device, torch.float64, copy=True)
+        return statistics
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
-        with needed_for("GaussianStatistics.save"):  # safetensors is no requirement of the statistics
+        """Write the state to a safetensors file, atomically.
+
+        Args:
+            path: Path of the file; an existing one is replaced.
+
+        Raises:
+            MissingPackageError: If safetensors is not installed.
+            OSError: If the folder cannot be written.
+        """
+        # Imported here: safetensors is needed for files alone.
+        with needed_for("GaussianStatistics.save"):
             from fastood.common.files import save_tensors
 
             save_tensors(Path(path), self.state_dict())
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str | None = None) -> Self:
-        """Read what `save` wrote; errors as in `from_state_dict`."""
+        """Return the statistics that `save` wrote.
+
+        Args:
+            path: Path of the file.
+            device: Device of the statistics.
+
+        Raises:
+            MissingPackageError: If safetensors is not installed.
+            TypeError: If a tensor has another dtype.
+            ValueError: If the file does not hold valid statistics.
+        """
         with needed_for("GaussianStatistics.load"):
             from safetensors.torch import load_file
 
         return cls.from_state_dict(load_file(path), device=device)
 
     def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that count, or an error."""
+        """Return the detached rows with labels of at least zero, or raise unless all arguments fit."""
         check_features(features, self.num_features)
         check_labels(labels, features)
         features, kept = features.detach(), labels >= 0
@@ -214,7 +256,7 @@ class ClassSums:
         return features, labels
 
     def _grow(self, classes: int) -> None:
-        """Make room for so many classes."""
+        """Add zeros for classes up to this number."""
         more = classes - self.num_classes
         if more <= 0:
             return
@@ -225,13 +267,13 @@ class ClassSums:
             self._scatter = torch.cat([self._scatter, self._scatter.new_zeros(shape)])
 
     def _add(self, rows: Tensor, classes: Tensor) -> None:
-        """Merge a chunk: float64 rows and their classes."""
+        """Add a chunk of float64 rows `[n, d]` with their classes `[n]`, all of at least zero."""
         present, where, counts = torch.unique(classes, return_inverse=True, return_counts=True)
         before = self.counts[present]
-        # About the means so far, so that an offset is gone before anything is summed.
+        # Subtract the current means before anything is summed, so that a large common offset costs no digits.
         rows = rows - self.means[classes]
         delta = rows.new_zeros(len(present), self.num_features).index_add_(0, where, rows) / counts[:, None]
-        # The first rows of a class are taken about their own mean: it has no other yet.
+        # A class without rows has no mean to subtract yet: its first rows are taken about their own mean.
         first = delta * (before == 0)[:, None]
         if bool((before == 0).any()):
             rows -= first[where]
@@ -241,7 +283,7 @@ class ClassSums:
         self._add_products(rows, rows - step[where], classes)
 
     def _add_products(self, left: Tensor, right: Tensor, classes: Tensor) -> None:
-        """Add `left^T right`, symmetric for each class, to the sum of squares that the class belongs to."""
+        """Add `left^T right`, which must be symmetric for each class, to the sums of squares of the classes."""
         if not self.per_class:
             add_lower_product(self._scatter[0], left, right)
             return

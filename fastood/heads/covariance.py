@@ -1,4 +1,4 @@
-"""Covariances from sums of squares: shrinkage towards a multiple of the identity, Cholesky factors, conditioning."""
+"""Covariance matrices: shrinkage towards a multiple of the identity, Cholesky factors, conditioning."""
 
 from __future__ import annotations
 
@@ -10,19 +10,33 @@ from torch import Tensor
 
 from fastood.ops._arguments import as_real, shown
 
-Shrinkage: TypeAlias = float | Literal["oas", "ledoit_wolf"] | None
-"""How much of the covariance is replaced by `tr(Σ)/d · I`: a share in [0, 1], or the estimator that chooses it."""
+__all__ = [
+    "CONSTANT_SPREAD",
+    "DUST",
+    "Shrinkage",
+    "add_lower_product",
+    "check_no_dust",
+    "check_shrinkage",
+    "cholesky_factor",
+    "resolution_of",
+    "ridge_for_condition",
+    "shrink",
+    "shrinkage_share",
+]
 
-# A feature of which the ones before it leave less than this share of its variance unexplained is, to float64, a linear
-# combination of them: rounding leaves up to d · 2e-16 of a share that is truly zero.
+Shrinkage: TypeAlias = float | Literal["oas", "ledoit_wolf"] | None
+"""Share of the covariance to replace by `tr(Σ)/d · I`, in [0, 1], or the estimator that chooses it; None for 0."""
+
+# Below this unexplained share of its variance a feature is, in float64, a linear combination of the features before it:
+# for an exact combination rounding leaves a share of up to d · 2e-16.
 MIN_UNEXPLAINED = 1e-12
-# A feature that came in 32 bits or less and deviates by less than this share of its own mean, or of the features' root
-# mean square deviation, is what float32 left of a constant: networks compute their features side by side in float32.
+# A feature computed in 32 bits or less that deviates by less than this share of its own mean, or of the root mean
+# square deviation of all features, is a constant plus float32 rounding: a network computes all features together.
 DUST = torch.finfo(torch.float32).eps
-# A feature that spreads by less than this share of its mean is constant but for the rounding of that mean.
+# A float64 feature that deviates by less than this share of its mean is constant up to the rounding of the mean.
 CONSTANT_SPREAD = 1e-13
-# Only the blocks of X^T X on and below the diagonal are computed: at 2048 features 1.4 times as fast as all of them, at
-# 512 1.2 times, where blocks of half the width gain less.
+# Width of the blocks of X^T X; only blocks on and below the diagonal are computed. This is 1.4 times as fast as the
+# whole product at 2048 features and 1.2 times at 512; blocks of half the width gain less.
 BLOCK_COLUMNS = 256
 
 
@@ -32,7 +46,7 @@ def resolution_of(dtype: torch.dtype) -> float:
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> Shrinkage:
-    """Return `shrinkage`, a share as a float, or raise unless it is None, "oas", "ledoit_wolf" or in [0, 1]."""
+    """Return `shrinkage`, with a share as a float, or raise unless it is None, "oas", "ledoit_wolf" or in [0, 1]."""
     wanted = 'None, "oas", "ledoit_wolf" or a share in [0, 1]'
     if shrinkage is None or (isinstance(shrinkage, str) and shrinkage in ("oas", "ledoit_wolf")):
         return shrinkage
@@ -45,21 +59,22 @@ def check_shrinkage(shrinkage: Shrinkage) -> Shrinkage:
 def shrinkage_share(
     covariance: Tensor, count: int, shrinkage: Shrinkage, fourth_moment: Tensor | float | None = None
 ) -> float:
-    """The share α of `(1 - α) Σ + α tr(Σ)/d I`.
+    """Return the share α of the identity in the shrunk covariance `(1 - α) Σ + α tr(Σ)/d I`.
 
     Args:
-        covariance: Σ, float64 `[d, d]`, of `count` rows about a known centre, divided by their number.
-        count: Rows n behind it.
-        shrinkage: None is 0; a number is itself. "oas": Chen et al. 2010, eq. 23, with 2/d left out as scikit-learn
-            does. "ledoit_wolf": Ledoit & Wolf 2004, lemma 3.2 to 3.4.
+        covariance: Σ, float64 `[d, d]`: mean of the outer products of `count` centred rows.
+        count: Number of rows n.
+        shrinkage: None for 0, or a share, which is returned. "oas": Chen et al. 2010, eq. 23, without the terms in 2/d,
+            like scikit-learn. "ledoit_wolf": Ledoit & Wolf 2004, lemma 3.2 to 3.4.
         fourth_moment: `Σ_n |x_n - centre|⁴`, for "ledoit_wolf" alone.
 
     Returns:
-        α in [0, 1], that of `sklearn.covariance.OAS` or `LedoitWolf` with `assume_centered=True`.
+        α in [0, 1], equal to `sklearn.covariance.OAS` or `LedoitWolf` with `assume_centered=True`.
 
     Raises:
-        ValueError: `shrinkage` is none of these, or "ledoit_wolf" lacks the fourth moment, or that is not one of these
-            rows: not finite, or less than their variances allow.
+        TypeError: If `shrinkage` is not a number, name or None.
+        ValueError: If `shrinkage` is not one of the above, or `fourth_moment` is missing for "ledoit_wolf", not finite
+            or smaller than the covariance allows.
     """
     shrinkage = check_shrinkage(shrinkage)
     if shrinkage is None or not isinstance(shrinkage, str):
@@ -67,7 +82,8 @@ def shrinkage_share(
     d = covariance.shape[0]
     square = float(covariance.square().sum())
     scale = float(covariance.diagonal().sum()) / d
-    # Squared distance of Σ to its target, per feature; zero where Σ is a multiple of I, always so for one feature.
+    # |Σ - tr(Σ)/d I|² / d. Zero if Σ is a multiple of I, as it always is for d = 1: no share changes Σ then, and the
+    # quotients below would be 0/0. The returned constants are those of scikit-learn.
     distance = square / d - scale**2
     if d == 1 or distance <= 0:
         return 0.0 if shrinkage == "ledoit_wolf" or d == 1 else 1.0
@@ -75,43 +91,44 @@ def shrinkage_share(
         return min(1.0, (square / d**2 + scale**2) / ((count + 1) * distance / d))
     if fourth_moment is None:
         raise ValueError(
-            'shrinkage="ledoit_wolf" needs fourth_moment, the sum of |x - mean|⁴, which takes a second pass over the'
-            ' rows: GaussianStatistics.fourth_moment. "oas" needs none'
+            'shrinkage="ledoit_wolf" needs fourth_moment, the sum of |x - mean|⁴: compute it in a second pass over the'
+            ' rows by GaussianStatistics.fourth_moment, or use "oas", which needs none'
         )
     fourth = float(fourth_moment) / count
-    # The mean of |x|⁴ is at least the square of that of |x|², which is at least the sum of Σ's squares.
+    # By Jensen mean(|x|⁴) >= mean(|x|²)² = tr(Σ)² >= |Σ|². Less than |Σ|², up to rounding, is the moment of other rows.
     if not square * (1 - 1e-6) <= fourth < math.inf:
         raise ValueError(
             f"fourth_moment must be finite and at least {square * count:.6g}, as the covariance of its {count} rows "
             f"implies, got {fourth * count:.6g}"
         )
+    # Clamped to the distance: sampling noise above it means that the target alone is the best estimate, α = 1.
     noise = (fourth - square) / (d * count)
     return max(0.0, min(noise, distance)) / distance
 
 
 def shrink(covariance: Tensor, share: float) -> Tensor:
-    """`(1 - share) Σ + share · tr(Σ)/d · I` for `covariance` Σ `[d, d]`, a new tensor."""
+    """Return `(1 - share) Σ + share · tr(Σ)/d · I` as a new tensor, `[d, d]`."""
     shrunk = covariance * (1 - share)
     shrunk.diagonal().add_(share * covariance.diagonal().mean())
     return shrunk
 
 
 def cholesky_factor(covariance: Tensor, *, name: str = "covariance", shrinkage: Shrinkage = None) -> Tensor:
-    """The lower-triangular L with `L L^T = Σ`, or an error that says which features are in the way.
+    """Return the lower-triangular L with `L L^T = Σ`, or raise an error that names the features that make Σ singular.
 
-    Whether Σ is singular does not depend on the features' units here: it is scaled to unit variances first.
+    Σ is scaled to unit variances first, so that the test for singularity does not depend on the units of the features.
 
     Args:
         covariance: Σ, float64 `[d, d]`, symmetric.
-        name: What Σ is called in an error.
-        shrinkage: What Σ was shrunk by, which an error does not advise again.
+        name: Name of Σ in an error.
+        shrinkage: Shrinkage that Σ has undergone, so that an error advises another one.
 
     Returns:
         L, float64 `[d, d]`.
 
     Raises:
-        ValueError: Σ is not positive definite to float64 precision: a feature is constant, or a linear combination of
-            those before it, as when d exceeds the number of rows less the number of classes.
+        ValueError: If Σ is not positive definite in float64: a feature is constant, or a linear combination of the
+            features before it, as when d exceeds the number of rows minus the number of classes.
 
     Example:
         >>> import torch
@@ -125,11 +142,13 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance", shrinkage: 
         raise ValueError(f"{name} is singular: {_named(constant)} constant within the classes. {_remedy(shrinkage)}")
     deviation = variance.sqrt()
     factor: Tensor
+    # cholesky_ex: the position of a failure names the feature, which the exception of cholesky does not.
     factor, info = torch.linalg.cholesky_ex(covariance / deviation / deviation[:, None])
+    # With unit variances L_jj² is the share of the variance of feature j that the features before it do not explain.
     unexplained = factor.diagonal().square()
     dependent = (~(unexplained > MIN_UNEXPLAINED)).nonzero().flatten().tolist()
     if int(info) > 0 or dependent:
-        # Where the factorisation stopped, nothing is known of the features that follow.
+        # The rows of L after the position of a failure are undefined.
         first = int(info) - 1 if int(info) > 0 else dependent[0]
         raise ValueError(
             f"{name} is singular: feature {first} is a linear combination of those before it, to float64 precision "
@@ -141,20 +160,20 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance", shrinkage: 
 def check_no_dust(
     covariance: Tensor, *, resolution: float = DUST, name: str = "covariance", shrinkage: Shrinkage = None
 ) -> None:
-    """Raise where features that vary do so by less than is resolved beside the others, naming them.
+    """Raise if features deviate by so little, compared to the others, that the deviation is rounding.
 
-    Such as the outputs of dead units, which differ by 1e-33: whitened to a variance of 1, what is rounding would have
-    as much of a vote as any other feature. Features of other units than those of one network cannot be told apart from
-    it: whoever has them divides them by their deviations.
+    An example is the outputs of dead units, which differ by 1e-33: whitened to a variance of 1, their rounding noise
+    would count as much as any other feature. Features with other units can look like this; divide them by their
+    standard deviations first.
 
     Args:
-        covariance: Σ of features, float64 `[d, d]`.
+        covariance: Σ, float64 `[d, d]`.
         resolution: Share of the root mean square deviation below which a deviation is rounding.
-        name: What Σ is called in an error.
-        shrinkage: What Σ was shrunk by, which the error does not advise again.
+        name: Name of Σ in an error.
+        shrinkage: Shrinkage that Σ has undergone, so that the error advises another one.
 
     Raises:
-        ValueError: A deviation is above 0 and below that.
+        ValueError: If a standard deviation is above 0 and below this share.
 
     Example:
         >>> import torch
@@ -171,13 +190,13 @@ def check_no_dust(
         raise ValueError(
             f"{name} is nearly singular: {_named(dust)} all but constant within the classes, with a deviation below "
             f"{resolution:.2g} of the root mean square of all, {math.sqrt(typical):.3g}: rounding, which would count "
-            f"as much as any feature. {_remedy(shrinkage)}, or leave such features out; features in other units are to "
-            "be divided by their deviations"
+            f"as much as any feature. {_remedy(shrinkage)}, or leave such features out; divide features in other units "
+            "by their standard deviations first"
         )
 
 
 def _remedy(shrinkage: Shrinkage) -> str:
-    """Say what to do about a singular covariance, other than what was done."""
+    """Return the advice for a singular covariance, which depends on the shrinkage it has undergone."""
     if shrinkage is None or shrinkage == 0:
         return 'Pass shrinkage="oas", or a small share such as shrinkage=1e-6'
     if isinstance(shrinkage, str):
@@ -192,7 +211,7 @@ def _remedy(shrinkage: Shrinkage) -> str:
 
 
 def _named(features: list[int]) -> str:
-    """A few of them by number."""
+    """Return the subject of an error about features: the first five by number, and the verb."""
     if len(features) == 1:
         return f"feature {features[0]} is"
     more = f" and {len(features) - 5} more" if len(features) > 5 else ""
@@ -200,9 +219,9 @@ def _named(features: list[int]) -> str:
 
 
 def add_lower_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left^T right` `[d, d]`, known to be symmetric, to the lower triangle of `total`.
+    """Add the lower triangle of `left^T right` `[d, d]`, which must be symmetric, to `total` in place.
 
-    What ends up above the diagonal does not count.
+    Elements of `total` above the diagonal become undefined.
     """
     for first in range(0, total.shape[0], BLOCK_COLUMNS):
         columns = slice(first, first + BLOCK_COLUMNS)
@@ -210,19 +229,19 @@ def add_lower_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def ridge_for_condition(covariance: Tensor, maximum: float) -> float:
-    """The least ε >= 0 for which `Σ + ε I` has a condition number of at most `maximum`.
+    """Return the least ε >= 0 for which `Σ + ε I` has a condition number of at most `maximum`.
 
-    From the extreme eigenvalues: `(λ_max + ε) / (λ_min + ε) = maximum`.
+    It solves `(λ_max + ε) / (λ_min + ε) = maximum` for the extreme eigenvalues of Σ.
 
     Args:
         covariance: Σ, float64 `[d, d]`, symmetric and positive semi-definite up to rounding.
-        maximum: Above 1.
+        maximum: Largest condition number, above 1.
 
     Returns:
         ε in the units of Σ.
 
     Raises:
-        ValueError: `maximum` is not above 1.
+        ValueError: If `maximum` is not above 1.
 
     Example:
         >>> import torch

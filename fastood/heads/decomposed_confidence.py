@@ -1,4 +1,4 @@
-"""A head whose logits are a class score divided by a confidence (Hsu et al. 2020)."""
+"""Head with decomposed confidence: class scores divided by a gate (generalized ODIN, Hsu et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ from fastood.ops._features import check_head_features, check_size
 from fastood.ops._validation import compute_dtype, widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
+__all__ = ["DecomposedConfidenceHead", "Similarity"]
+
 Similarity = Literal["inner", "euclidean", "cosine"]
+"""Similarity of features and class weights that h measures."""
 
 
 class DecomposedConfidenceHead(nn.Module):
-    r"""Logits `f_k = h_k / g`: what speaks for a class, over what speaks for being in-distribution at all.
+    r"""Logits `f_k = h_k / g`: class scores h divided by a gate g, which models the in-distribution probability.
 
-    The networks DeConf-I, -E and -C of Hsu et al. 2020:
+    The variants DeConf-I, -E and -C of Hsu et al. 2020 (https://arxiv.org/abs/2002.11297):
 
         g(z) = σ(BN(w_g·z + b_g))        h_k(z) = w_k·z + b_k   ("inner")
                                                or -‖z - w_k‖²   ("euclidean")
                                                or cos(z, w_k)   ("cosine")
 
-    Trained by cross-entropy of f like any head. Afterwards `max_k h_k` (of `class_scores`) or g (of `gate_logits`) is
-    the confidence. The weights of h must not decay, which `no_weight_decay()` says.
+    Train it with the cross-entropy of f. The confidence of a trained head is `max_k h_k` (`class_scores`) or g
+    (`gate_logits`). The paper applies no weight decay to h; `no_weight_decay()` names its parameters.
 
     Args:
-        in_features: Width d.
-        num_classes: K.
-        similarity: Which h.
-        generator: Source of the initial values, on the CPU; None takes PyTorch's global one.
+        in_features: Width d of the features.
+        num_classes: Number of classes K.
+        similarity: Form of h: "inner", "euclidean" or "cosine".
+        generator: Source of the initial values, on the CPU; None for PyTorch's global generator.
 
     Attributes:
         weight: w, `[K, d]`, initially He-normal.
         bias: b, `[K]`, for "inner"; else None.
-        gate: w_g and b_g.
-        norm: BN, over the batch in training mode, which so needs two rows or more.
+        gate: Linear layer with w_g and b_g.
+        norm: BN, a `BatchNorm1d` over the batch; in training mode it needs at least two rows.
 
     Shape:
-        - features: `[N, d]`, in the dtype of the parameters, or bfloat16 or float16.
-        - output: `[N, K]`, in the dtype of the parameters; float32 where those are bfloat16 or float16. Under autocast,
-          too, it is computed in float32: in 16 bits confident rows have the same cosine.
+        - features: `[N, d]`, in the dtype of the parameters, bfloat16 or float16.
+        - output: `[N, K]`, in the dtype of the parameters; float32 if they are bfloat16 or float16. Computation is in
+          float32 under autocast, too: in 16 bits confident rows have equal cosines.
 
     Raises:
-        ValueError: A setting is out of range.
+        TypeError: If a size is not an integer.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -71,7 +75,7 @@ class DecomposedConfidenceHead(nn.Module):
         self.similarity: Similarity = similarity
         self.weight = nn.Parameter(torch.empty(num_classes, in_features))
         self.bias = nn.Parameter(torch.zeros(num_classes)) if similarity == "inner" else None
-        # Made empty: a layer's own initial values would come from the global generator.
+        # Without initialisation, which would draw from the global generator.
         self.gate = nn.utils.skip_init(nn.Linear, in_features, 1)  # type: ignore[no-untyped-call]
         self.norm = nn.BatchNorm1d(1)
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu", generator=generator)
@@ -84,15 +88,15 @@ class DecomposedConfidenceHead(nn.Module):
         return f"in_features={width}, num_classes={classes}, similarity={self.similarity!r}"
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters of h."""
+        """Return the names of the parameters of h, to exclude from weight decay."""
         return {"weight", "bias"}
 
     def class_scores(self, features: Tensor) -> Tensor:
-        """h, `[N, K]`; its largest is the class, as g is the same for all.
+        """Return h, `[N, K]`; its argmax is the predicted class, because g is common to all classes.
 
         Raises:
-            TypeError: `features` is of another dtype.
-            ValueError: It has another shape or device.
+            TypeError: If `features` has another dtype.
+            ValueError: If `features` has another shape or device.
         """
         check_head_features(features, self.weight)
         weight = widened(self.weight)
@@ -105,10 +109,11 @@ class DecomposedConfidenceHead(nn.Module):
             return F.linear(features, weight, None if self.bias is None else widened(self.bias))
 
     def gate_logits(self, features: Tensor) -> Tensor:
-        """Return what g is the sigmoid of, `[N]`: ranks alike, and keeps apart what the sigmoid rounds to 1.
+        """Return the logits of the gate g, `[N]`: equal ranks, and distinct where the sigmoid rounds to 1.
 
         Raises:
-            TypeError, ValueError: As in `class_scores`.
+            TypeError: If `features` has another dtype.
+            ValueError: If `features` has another shape or device.
         """
         check_head_features(features, self.weight)
         with torch.autocast(features.device.type, enabled=False):
@@ -121,21 +126,22 @@ class DecomposedConfidenceHead(nn.Module):
             return logits.squeeze(1)
 
     def _normalized(self, gated: Tensor) -> Tensor:
-        """`norm` of 16 bits, computed in float32."""
+        """Return the batch-normalised gate, computed in float32 for a `norm` in 16 bits."""
         norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         mean, variance = widened(norm.running_mean), widened(norm.running_var)
         weight, bias = widened(norm.weight), widened(norm.bias)
-        found = F.batch_norm(gated, mean, variance, weight, bias, norm.training, norm.momentum or 0.0, norm.eps)
+        normalized = F.batch_norm(gated, mean, variance, weight, bias, norm.training, norm.momentum or 0.0, norm.eps)
         if norm.training:
+            # F.batch_norm has updated the float32 copies of the running statistics.
             with torch.no_grad():
                 norm.running_mean.copy_(mean)
                 norm.running_var.copy_(variance)
                 if norm.num_batches_tracked is not None:
                     norm.num_batches_tracked.add_(1)
-        return found
+        return normalized
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `[N, K]` of features `[N, d]`."""
+        """Return the logits `[N, K]` of features `[N, d]`."""
         return self.class_scores(features) / self.gate_logits(features).sigmoid()[:, None]

@@ -1,4 +1,4 @@
-"""Class means and covariances of features in one pass over them."""
+"""Class means and covariances of features, computed in one pass over them."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ __all__ = ["GaussianStatistics"]
 
 
 class GaussianStatistics(ClassSums):
-    r"""Means of K classes and the covariance they share, or one for each, from rows seen once.
+    r"""Means of K classes, and their shared covariance or one covariance per class, from one pass over the rows.
 
-    Sums of squares are kept about the means, never about zero (Welford 1962, by chunks of n_b rows x with mean m_b),
+    Sums of squares are taken about the means, never about zero (Welford 1962), in chunks of n_b rows x with mean m_b,
 
         m' = m + n_b/(n + n_b) (m_b - m),    S' = S + Σ_x (x - m) (x - m')^T,
 
-    in float64, where a class's first rows have their own mean for m. So features with a large common offset lose no
-    digits, and the order and size of the batches does not matter beyond the rounding of float64.
+    in float64; for the first rows of a class m is their own mean. Features with a large common offset lose no digits,
+    and the order and size of batches make no difference beyond float64 rounding.
 
-    Rows with a label below zero (background) are skipped. A class without rows has a count of 0 and a mean of zeros;
-    whoever uses the means leaves it out. Covariances are divided by the number of rows (maximum likelihood), the shared
-    one and the marginal one alike, so that distances by either are on one scale.
+    Rows with a label below zero (background) are skipped. A class without rows has a count of 0 and a mean of zeros,
+    which callers have to ignore. Shared and marginal covariances are both divided by the number of rows (maximum
+    likelihood), so that distances by either are on the same scale.
 
-    A feature that within the classes deviates by less than its own rounding (1.2e-7 of its mean where features came in
-    float32 or less, 1e-13 in float64) is constant: its covariances are 0. One that deviates by less than this share of
-    what all do is refused by `cholesky`.
+    A feature that deviates within the classes by less than its rounding error (1.2e-7 of its mean for features in
+    float32 or less, 1e-13 in float64) is treated as constant: its covariances are 0. `cholesky` refuses a feature that
+    deviates by less than this share of the root mean square deviation of all features.
 
     Args:
-        num_features: Width d.
-        num_classes: K; labels must be below it. None starts without classes and grows with the labels, to 65,536 (4,096
-            where `per_class`) or the number of rows, whichever is more: a stray label must not take all memory.
-        per_class: Keep a sum of squares for each class, d² numbers each, rather than for all together.
-        device: Where the sums are kept and computed.
+        num_features: Width d of the features.
+        num_classes: Number of classes K; labels must be below it. None starts without classes and grows with the
+            labels, up to 65,536 classes (4,096 with `per_class`) or the number of rows if that is larger, so that a
+            stray label cannot exhaust the memory.
+        per_class: Keep one sum of squares for each class, d² numbers each, in place of one for all classes.
+        device: Device of the sums and of the computation.
 
     Attributes:
-        counts: int64 `[K]`, rows of each class.
-        means: float64 `[K, d]`.
-        resolution: Share of a feature's mean, or of the deviation of all features, below which a deviation is
-            rounding, by the dtypes of the rows so far: 1.2e-7 or 1e-13.
+        counts: Number of rows of each class, int64 `[K]`.
+        means: Class means, float64 `[K, d]`.
+        resolution: Share of a feature's mean, or of the root mean square deviation of all features, below which a
+            deviation is rounding: 1.2e-7 or 1e-13, by the coarsest dtype of the rows so far.
 
     Raises:
-        TypeError: A number is no integer, or `per_class` no bool.
-        ValueError: A number is out of range.
-        MemoryError: There is not enough for the sums.
+        TypeError: If a number is not an integer, or `per_class` not a bool.
+        ValueError: If a number is out of range.
+        MemoryError: If the sums do not fit into memory.
 
     Example:
         >>> import torch
@@ -59,28 +60,34 @@ class GaussianStatistics(ClassSums):
     """
 
     def covariance(self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None) -> Tensor:
-        """The covariance within classes, Σ = 1/N Σ_n (x_n - m_y)(x_n - m_y)^T, shrunk if asked for.
+        """Return the shared covariance within classes, Σ = 1/N Σ_n (x_n - m_y)(x_n - m_y)^T, with shrinkage.
 
         Args:
-            shrinkage: None; "oas" (Chen et al. 2010); "ledoit_wolf" (2004), which needs `fourth_moment`; or the share
-                of `tr(Σ)/d · I` in the result, in [0, 1]. As `sklearn.covariance` on centred rows.
-            fourth_moment: What `fourth_moment` returns, summed over all rows.
+            shrinkage: None; "oas" (Chen et al. 2010); "ledoit_wolf" (Ledoit & Wolf 2004), which needs `fourth_moment`;
+                or the share of `tr(Σ)/d · I` in the result, in [0, 1]. Equal to `sklearn.covariance` on centred rows.
+            fourth_moment: Result of the method `fourth_moment`, `[K]`, or its sum; added over batches and processes.
 
         Returns:
             float64 `[d, d]`.
 
         Raises:
-            ValueError: There are no rows, or `shrinkage` does not fit.
+            ValueError: If there are no rows, `shrinkage` is out of range, or `fourth_moment` is missing or impossible.
         """
         return self._shrunk(self._scatter.sum(0), self.count, shrinkage, fourth_moment)
 
     def class_covariance(
         self, index: int, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None
     ) -> Tensor:
-        """The covariance of one class, where they are kept (`per_class`); arguments as in `covariance`.
+        """Return the covariance of one class, float64 `[d, d]`, for statistics with `per_class=True`.
+
+        Args:
+            index: Class, in `0 … K - 1`.
+            shrinkage: See `covariance`.
+            fourth_moment: Fourth moment of the rows of this class; see `covariance`.
 
         Raises:
-            ValueError: They are not kept, `index` is not one of 0…K-1, or the class has no rows.
+            ValueError: If `per_class` is False, `index` is out of range, the class has no rows, or for the reasons
+                listed in `covariance`.
         """
         if not self.per_class:
             raise ValueError("there are no covariances of single classes: per_class is False")
@@ -89,42 +96,56 @@ class GaussianStatistics(ClassSums):
 
     @property
     def marginal_mean(self) -> Tensor:
-        """Mean of all rows whatever their class, float64 `[d]`; zeros where there are none."""
+        """Mean of all rows of all classes, float64 `[d]`; zeros without rows."""
         anchor, between = self._between()
         return anchor + between
 
     def marginal_covariance(
         self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None
     ) -> Tensor:
-        """The covariance of all rows whatever their class: that within classes and that of the class means.
+        """Return the covariance of all rows about their common mean, float64 `[d, d]`.
 
-        What relative Mahalanobis distances (Ren et al. 2021) call the background; needs no sums of its own.
+        It is the covariance within classes plus the covariance of the class means, the background Gaussian of relative
+        Mahalanobis distances (Ren et al. 2021, https://arxiv.org/abs/2106.09022).
+
+        Args:
+            shrinkage: See `covariance`.
+            fourth_moment: Result of the method `fourth_moment` with `marginal=True`; see `covariance`.
+
+        Raises:
+            ValueError: For the reasons listed in `covariance`.
         """
         anchor, mean = self._between()
+        # S_total = S_within + Σ_k n_k (m_k - m)(m_k - m)^T, with all means relative to the anchor.
         between = (self.means - anchor - mean) * self.counts.double().sqrt()[:, None]
         scatter = self._scatter.sum(0) + between.mT @ between
         return self._shrunk(scatter, self.count, shrinkage, fourth_moment)
 
     def _between(self) -> tuple[Tensor, Tensor]:
-        """The mean of the largest class, and what the mean of all rows is beyond it: a common offset is gone there."""
+        """Return the mean of the largest class and the mean of all rows relative to it, both `[d]`."""
         if self.num_classes == 0:
             return self.means.new_zeros(self.num_features), self.means.new_zeros(self.num_features)
+        # Relative to one of the means, because a large common offset would cost digits in the weighted sum.
         anchor = self.means[self.counts.argmax()]
         return anchor, ((self.means - anchor) * self.counts[:, None]).sum(0) / max(1, self.count)
 
     def fourth_moment(self, features: Tensor, labels: Tensor, *, marginal: bool = False) -> Tensor:
-        """`Σ_n |x_n - m|⁴` of these rows about the means as they are now, for "ledoit_wolf".
+        """Return `Σ_n |x_n - m|⁴` of these rows about the current means, for the shrinkage "ledoit_wolf".
 
-        It takes a second pass over the rows, when the means are known: moving a sum of fourth powers from one mean to
-        another would take every class's own second and third moments. Values of batches and processes add up.
+        It takes a second pass over the rows, after the means are complete: to move a sum of fourth powers from one mean
+        to another takes the second and third moments of every class. Add the results of batches and processes.
 
         Args:
-            features: As in `partial_fit`.
-            labels: As in `partial_fit`.
-            marginal: About the mean of all rows rather than of the row's class.
+            features: `[N, d]`, as for `partial_fit`.
+            labels: `[N]`, int64, as for `partial_fit`; below zero for rows to skip.
+            marginal: Take the mean of all rows for m, in place of the mean of the row's class.
 
         Returns:
-            float64 `[K]`, for each class; their sum is what the shared covariance takes.
+            Sums of the classes, float64 `[K]`. `covariance` also accepts their sum.
+
+        Raises:
+            TypeError: If a tensor has another dtype.
+            ValueError: If a shape, device or label does not fit, or a feature is NaN or infinite.
         """
         features, labels = self._checked(features, labels)
         sums = torch.zeros(self.num_classes, dtype=torch.float64, device=self.means.device)
@@ -135,16 +156,29 @@ class GaussianStatistics(ClassSums):
         return sums
 
     def cholesky(self, shrinkage: Shrinkage = None, *, fourth_moment: Tensor | float | None = None) -> Tensor:
-        """L with L L^T = `covariance(shrinkage)`, float64 `[d, d]`.
+        """Return L with L L^T = `covariance(shrinkage)`, float64 `[d, d]`, lower-triangular.
+
+        Args:
+            shrinkage: See `covariance`.
+            fourth_moment: See `covariance`.
 
         Raises:
-            ValueError: The covariance is singular: a feature is constant but for rounding, or there are more features
-                than rows less classes. The error names the features; shrinkage is the remedy.
+            ValueError: If the covariance is singular: a feature is constant up to rounding, or there are more features
+                than rows minus classes. The error names the features; shrinkage is the remedy.
         """
         return self.factor_of(self.covariance(shrinkage, fourth_moment=fourth_moment), shrinkage=shrinkage)
 
     def factor_of(self, covariance: Tensor, *, name: str = "covariance", shrinkage: Shrinkage = None) -> Tensor:
-        """L with L L^T = Σ for a covariance of these features; errors as in `cholesky`, which call Σ by its name."""
+        """Return L with L L^T = Σ for any covariance of these features, float64 `[d, d]`.
+
+        Args:
+            covariance: Σ, float64 `[d, d]`.
+            name: Name of Σ in errors.
+            shrinkage: Shrinkage that Σ has undergone, so that an error advises another one.
+
+        Raises:
+            ValueError: If Σ is singular, as in `cholesky`.
+        """
         check_no_dust(covariance, resolution=self.resolution, name=name, shrinkage=shrinkage)
         return cholesky_factor(covariance, name=name, shrinkage=shrinkage)
 
@@ -154,11 +188,13 @@ class GaussianStatistics(ClassSums):
         count: int,
         shrinkage: Shrinkage,
         fourth_moment: Tensor | float | None,
-        whose: str = "the statistics",
+        name: str = "the statistics",
     ) -> Tensor:
+        """Return the shrunk covariance of a sum of squares over `count` rows, `[d, d]`."""
         if count == 0:
-            raise ValueError(f"{whose} must have seen at least one row, got none")
+            raise ValueError(f"{name} must have seen at least one row, got none")
         covariance = (scatter.tril() + scatter.tril(-1).mT) / count
+        # Zero the rounding noise of constant features exactly, so that errors call them constant.
         constant = covariance.diagonal() <= (self.resolution * self.means.abs().amax(0)).square()
         covariance[constant] = 0
         covariance[:, constant] = 0

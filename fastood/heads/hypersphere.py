@@ -1,4 +1,4 @@
-"""A sphere around the features of one class in the place of a classification head (Ruff et al. 2018)."""
+"""Hypersphere around the features of one class, in place of a classification head (Deep SVDD, Ruff et al. 2018)."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from torch import Tensor, nn
 from fastood.ops._features import check_features, check_size
 from fastood.ops._validation import widened
 
+__all__ = ["HypersphereHead"]
+
 MIN_COORDINATE = 0.1
-"""No coordinate of the centre is nearer to 0, the authors' code: weights of 0 would put every image there."""
+"""Least magnitude of a coordinate of the centre, from the authors' code: zero weights would map every image to 0."""
 
 
 class HypersphereHead(nn.Module):
-    """Squared distances to a centre that is fixed before the training, and the radius of a sphere around it.
+    """Squared distances to a fixed centre, and the radius of a sphere around it.
 
-    Nothing here is trained. A network that shall learn to come near to the centre must not be able to be constant, or
-    it will be (Ruff et al. 2018, section 3.3): it has no bias, in BatchNorm neither, no bounded activation, and a
-    centre other than zero.
+    The head has no trained parameters: the centre is fixed before the training. The network in front must not be able
+    to represent a constant, or it will learn one (Ruff et al. 2018, section 3.3,
+    https://proceedings.mlr.press/v80/ruff18a.html): use no bias, also in BatchNorm, and no bounded activation. The
+    centre must not be zero.
 
     Args:
-        in_features: Width d.
+        in_features: Width d of the features.
 
     Attributes:
-        center: c, float32 `[d]`; zeros until `fit`.
-        radius: R, float32 `[]`; 0 until `DeepSVDDLoss` or somebody else sets it.
+        center: Centre c, float32 `[d]`; zeros until `fit`.
+        radius: Radius R, float32 `[]`; 0 until the training sets it, for example to `DeepSVDDLoss.radius_of`.
 
     Shape:
         - features: `[N, d]`, floating-point.
-        - output: `[N]`, float64 for float64 features, else float32, in which 16-bit features and centres are computed.
+        - output: `[N]`, float64 for float64 features, else float32; 16-bit features and centres are computed in
+          float32.
 
     Raises:
-        ValueError: `in_features` is out of range.
+        TypeError: If `in_features` is not an integer.
+        ValueError: If `in_features` is out of range.
 
     Example:
         >>> import torch
@@ -52,14 +57,17 @@ class HypersphereHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> HypersphereHead:
-        """Put the centre at the mean of features `[N, d]`, coordinates near 0 moved away from it; the radius at 0.
+        """Set the centre to the mean of the features, with coordinates near 0 moved away from it, and the radius to 0.
+
+        Args:
+            features: `[N, d]` with N >= 1, floating-point.
 
         Returns:
-            Itself.
+            This module.
 
         Raises:
-            TypeError: `features` is not floating-point.
-            ValueError: It has another width, no row, or a mean that is not finite.
+            TypeError: If `features` is not floating-point.
+            ValueError: If `features` has another width, no row, or a mean that is not finite.
         """
         check_features(features, len(self.center))
         mean = features.double().mean(dim=0)
@@ -71,11 +79,11 @@ class HypersphereHead(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
-        """Squared distances `[N]` of features `[N, d]` to the centre.
+        """Return the squared distances `[N]` of features `[N, d]` to the centre.
 
         Raises:
-            TypeError: `features` is not floating-point.
-            ValueError: It has another shape or device.
+            TypeError: If `features` is not floating-point.
+            ValueError: If `features` has another shape or device.
         """
         check_features(features, len(self.center))
         if features.device != self.center.device:

@@ -1,4 +1,4 @@
-"""The covariance that the classes of a head share, as a module with parameters."""
+"""Learnt covariance, shared by the classes of a head, as a module."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from fastood.ops._arguments import as_integer, as_real
 from fastood.ops._features import check_size
 from fastood.ops._validation import widened
 
-# Of the squared length of a feature, in units of its scale, the share that each column of W adds at first. Not nothing:
-# at W = 0 its gradient is zero.
+# Initial squared length of each column of W, in units of the scales. Not zero, where the gradient of W vanishes.
 INITIAL_LOADING = 0.1
 
 
+__all__ = ["LearntCovariance", "check_kind"]
+
+
 class LearntCovariance(nn.Module):
-    r"""Σ = L L^T with trained parameters; what they are is said in `fastood.heads.parametrization`.
+    r"""Covariance Σ = L L^T with learnt parameters, which `fastood.heads.parametrization` defines.
 
     Args:
-        num_features: Width d.
+        num_features: Width d of the features.
         kind: "full", "diagonal" or "low_rank".
-        rank: Columns of W, from 1 to d; for "low_rank" alone.
-        scale: Diagonal of L at first, above `min_scale`.
+        rank: Number of columns of W, from 1 to d; for "low_rank" alone.
+        scale: Initial diagonal of L, above `min_scale`.
         min_scale: Floor of l, in the units of the features, at least 0.
-        generator: Source of the initial W, on the CPU; None takes PyTorch's global one.
-        device: Of the parameters.
-        dtype: Of the parameters, float32 or float64.
+        generator: Source of the initial W, on the CPU; None for PyTorch's global generator.
+        device: Device of the parameters.
+        dtype: dtype of the parameters, float32 or float64.
 
     Attributes:
-        log_scale: `[d]`.
-        correlation: `[d, d]`, of which only what lies below the diagonal counts; None but for "full".
-        loadings: `[d, rank]`; None but for "low_rank".
-        min_scale: `[]`, a buffer.
+        log_scale: `log(l - min_scale)`, `[d]`.
+        correlation: N, `[d, d]`, of which only elements below the diagonal count, for "full"; else None.
+        loadings: W, `[d, rank]`, for "low_rank"; else None.
+        min_scale: Floor of l, `[]`, a buffer.
 
     Raises:
-        ValueError: A setting is out of range.
+        TypeError: If a setting is of another type.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> covariance = LearntCovariance(3, kind="diagonal", scale=2.0)
@@ -69,7 +72,7 @@ class LearntCovariance(nn.Module):
             raise ValueError(f"min_scale must be at least 0 and below the first scale, {scale:.3g}, got {min_scale}")
         self.kind: Covariance = kind
         self.rank, self.scale = rank, scale
-        # A buffer: the parameters mean nothing without it, so that it has to travel with them.
+        # A buffer, so that checkpoints hold it: the parameters have no meaning without it.
         self.register_buffer("min_scale", torch.tensor(min_scale, device=device, dtype=dtype))
 
         def empty(*shape: int) -> nn.Parameter:
@@ -82,7 +85,7 @@ class LearntCovariance(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Set the initial values anew, with draws on the CPU."""
+        """Reset to the initial values, with draws on the CPU."""
         self.log_scale.copy_((self.scale - self.min_scale).log().expand_as(self.log_scale))
         if self.correlation is not None:
             self.correlation.zero_()
@@ -92,9 +95,9 @@ class LearntCovariance(nn.Module):
 
     @property
     def scale_tril(self) -> Tensor:
-        """L, `[d, d]` lower-triangular, or its diagonal `[d]` where it has no more; differentiable.
+        """Factor L, `[d, d]` lower-triangular, or its diagonal `[d]` for "diagonal"; differentiable.
 
-        In the dtype of the parameters, or float32 where they have 16 bits.
+        In the dtype of the parameters; float32 if they are bfloat16 or float16.
         """
         off = self.loadings if self.correlation is None else self.correlation
         wide = None if off is None else widened(off)
@@ -103,42 +106,44 @@ class LearntCovariance(nn.Module):
 
     @property
     def matrix(self) -> Tensor:
-        """Σ = L L^T, `[d, d]`; differentiable."""
+        """Covariance Σ = L L^T, `[d, d]`; differentiable."""
         return _product(self.scale_tril)
 
     @torch.no_grad()
     def scale_tril_in_double(self) -> Tensor:
-        """L computed and returned in float64, whatever the parameters are."""
+        """Return L, `[d, d]` or `[d]`, computed in float64 for parameters of any dtype."""
         off = self.loadings if self.correlation is None else self.correlation
         wide = None if off is None else off.double()
         return scale_tril_of(self.kind, self.min_scale.double(), self.log_scale.double(), wide)
 
     def log_det(self) -> Tensor:
-        """The logarithm of det Σ, 2 Σ_j log L_jj, a scalar; differentiable."""
+        """Return log det Σ = 2 Σ_j log L_jj, `[]`, differentiable."""
         factor = self.scale_tril
         return 2 * (factor if factor.dim() == 1 else factor.diagonal()).log().sum()
 
     @torch.no_grad()
     def condition_number(self) -> float:
-        """Ratio of the largest to the smallest eigenvalue of Σ. Takes O(d³), and waits for the device."""
+        """Return the ratio of the largest to the smallest eigenvalue of Σ. O(d³); waits for the device."""
         factor = self.scale_tril_in_double()
+        # Singular values of L rather than eigenvalues of Σ: half as many digits are lost.
         values = factor if factor.dim() == 1 else torch.linalg.svdvals(factor)
         return float((values.max() / values.min()).square())
 
     @torch.no_grad()
     def limit_condition_(self, maximum: float) -> float:
-        """Add the least ε I to Σ that makes its condition number at most `maximum`; nothing where it is.
+        """Add the least ε I to Σ for which its condition number is at most `maximum`.
 
-        Directions of large variance hardly change, those of the smallest grow. Of "low_rank", W keeps `diag(l) W`.
+        Directions of large variance hardly change, those of the smallest variance grow. For "low_rank" the product
+        `diag(l) W` is kept.
 
         Args:
-            maximum: Above 1.
+            maximum: Limit above 1.
 
         Returns:
-            ε in the units of Σ, 0 where nothing changed.
+            ε in the units of Σ; 0 if Σ is within the limit, and unchanged.
 
         Raises:
-            ValueError: `maximum` is not above 1.
+            ValueError: If `maximum` is not above 1.
         """
         matrix = _product(self.scale_tril_in_double())
         ridge = ridge_for_condition(matrix, maximum)
@@ -154,7 +159,11 @@ class LearntCovariance(nn.Module):
 
     @torch.no_grad()
     def set_matrix_(self, matrix: Tensor) -> None:
-        """Take over Σ, float64 `[d, d]`, as near as this kind can: see `parameters_of`, also for errors."""
+        """Set the parameters to Σ, float64 `[d, d]`, as closely as the kind allows; see `parameters_of`.
+
+        Raises:
+            ValueError: If Σ is singular, or has a scale that is not above `min_scale`.
+        """
         log_scale, off = parameters_of(self.kind, float(self.min_scale), matrix, self.rank)
         self.log_scale.copy_(log_scale)
         if self.correlation is not None and off is not None:
@@ -173,26 +182,34 @@ class LearntCovariance(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> LearntCovariance:
-        """Start from Σ, float64 `[d, d]`, as near as `kind` can; `min_scale=None` is 1 % of its least scale.
+        """Return a module with the covariance Σ, as closely as `kind` allows; see `parameters_of`.
+
+        Args:
+            matrix: Σ, float64 `[d, d]`.
+            kind: "full", "diagonal" or "low_rank".
+            rank: Number of columns of W, for "low_rank" alone.
+            min_scale: Floor of l; None for 1 % of the least scale of Σ.
+            device: Device of the parameters.
+            dtype: dtype of the parameters, float32 or float64.
 
         Raises:
-            ValueError: Σ is singular, or a setting is out of range.
+            ValueError: If Σ is singular, or a setting is out of range.
         """
         _, rank = check_kind(len(matrix), kind, rank)
         scales = parameters_of(kind, 0.0, matrix, rank)[0].exp()
         min_scale = 0.01 * float(scales.min()) if min_scale is None else min_scale
-        made = cls(
+        covariance = cls(
             len(matrix),
             kind=kind,
             rank=rank,
             scale=float(scales.min()),
             min_scale=min_scale,
-            generator=torch.Generator(),  # every value is replaced: no draw of the caller's
+            generator=torch.Generator(),  # every value is replaced: leave the global generator alone
             device=device,
             dtype=dtype,
         )
-        made.set_matrix_(matrix)
-        return made
+        covariance.set_matrix_(matrix)
+        return covariance
 
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
@@ -205,7 +222,12 @@ def _product(factor: Tensor) -> Tensor:
 
 
 def check_kind(num_features: int, kind: str, rank: int | None) -> tuple[int, int | None]:
-    """Return the width and the rank as ints, or raise unless they and the kind of covariance belong together."""
+    """Return the width and the rank as ints, or raise unless they fit the kind of covariance.
+
+    Raises:
+        TypeError: If a number is not an integer.
+        ValueError: If `kind` is unknown, `rank` is out of range for "low_rank", or passed for another kind.
+    """
     num_features = check_size("in_features", num_features)
     rank = None if rank is None else as_integer("rank", rank)
     if kind not in COVARIANCES:

@@ -1,4 +1,4 @@
-"""A head of Gaussian classes in the place of a linear layer (Wu et al. 2023)."""
+"""Head with Gaussian classes in place of a linear layer (Wu et al. 2023)."""
 
 from __future__ import annotations
 
@@ -18,53 +18,55 @@ from fastood.ops._features import check_size, check_width
 from fastood.ops._validation import check_logits
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
+__all__ = ["CholeskyMahalanobisHead"]
+
 
 class CholeskyMahalanobisHead(nn.Module):
-    r"""Logits of classes that share a learnt Gaussian: `h_i(z) = -(z - m_i)^T (L L^T)^-1 (z - m_i)`.
+    r"""Logits of Gaussian classes with a shared learnt covariance: `h_i(z) = -(z - m_i)^T (L L^T)^-1 (z - m_i)`.
 
-    Wu et al. 2023, eq. 0.11, with trained means m_i and a trained lower-triangular L with positive diagonal, whose
-    parameters are in `fastood.heads.parametrization`. Where logits of a linear layer grow without bound along their
-    weight vectors, these are at most 0, and `exp(max_i h_i)` is a confidence: 1 on a class mean, 0 far from all.
+    Wu et al. 2023, eq. 0.11, with learnt means m_i and a learnt lower-triangular L with positive diagonal; see
+    `fastood.heads.parametrization` for its parameters. Unlike the logits of a linear layer, which are unbounded along
+    the weight vectors, these are at most 0, and `exp(max_i h_i)` is a confidence: 1 on a class mean, 0 far from all.
     The squared distance is not halved, so that exp(h) is the square of a density ratio.
 
-    Initial values: in d dimensions squared distances are of the order of d, where exp(h) is 0 in float32 (d > 100) and
-    neither confidence nor `ICELoss` has a gradient. So means are drawn with the spread of the features,
-    N(0, feature_scale²), and `L = sqrt(2 d) · feature_scale · I`, which makes h about -1 for features of mean 0 and
-    standard deviation `feature_scale`. For a trained network use `from_features` or `from_linear` instead.
+    Initial values: in d dimensions squared distances are of the order of d, where exp(h) underflows in float32
+    (d > 100) and neither the confidence nor `ICELoss` has a gradient. So means are drawn with the spread of the
+    features, N(0, feature_scale²), and `L = sqrt(2 d) · feature_scale · I`, which makes h about -1 for features of mean
+    0 and standard deviation `feature_scale`. For a trained network use `from_features` or `from_linear`.
 
-    Conditioning: the diagonal of L is above `min_scale` at any time; `condition_number` measures Σ = L L^T, and
-    `limit_condition_`, called now and then after a step (it takes eigenvalues, O(d³)), adds the least multiple of I
-    that keeps it below a limit.
+    Conditioning: the diagonal of L always stays above `min_scale`. `condition_number` measures Σ = L L^T, and
+    `limit_condition_` adds the least multiple of I that keeps it below a limit. It computes eigenvalues, O(d³): call it
+    from time to time, not after every step.
 
-    Weight decay: give it to `covariance.correlation` or `.loadings` at most, where it shrinks towards independent
-    features. On `means` it would pull the classes to wherever the origin of the features is, on `covariance.log_scale`
-    all scales to 1 in whatever unit they have: `no_weight_decay()` names these two.
+    Weight decay: apply it at most to `covariance.correlation` or `covariance.loadings`, where it shrinks towards
+    independent features. On `means` it would pull the classes towards the origin of the features, and on
+    `covariance.log_scale` all scales towards 1, in whatever units: `no_weight_decay()` names these two.
 
     Args:
-        in_features: Width d.
-        num_classes: K.
-        covariance: "full"; "diagonal", L = diag(l), d numbers and no solve; or "low_rank", Σ = diag(l)(I + W W^T)
-            diag(l) with W `[d, rank]`, whose Cholesky factor is taken at every call: d³/3 multiply-adds, a few times
-            that in the backward pass.
-        rank: Columns of W, from 1 to d; for "low_rank" alone.
-        feature_scale: Standard deviation of a feature for the initial values, above 0.
+        in_features: Width d of the features.
+        num_classes: Number of classes K.
+        covariance: "full"; "diagonal", L = diag(l), with d numbers and no triangular solve; or "low_rank",
+            Σ = diag(l)(I + W W^T) diag(l) with W `[d, rank]`. Its Cholesky factor is computed in every call: d³/3
+            multiply-adds, and a few times as many in the backward pass.
+        rank: Number of columns of W, from 1 to d; for "low_rank" alone.
+        feature_scale: Standard deviation of a feature, for the initial values; above 0.
         min_scale: Floor of l, in the units of the features, at least 0.
-        generator: Source of the initial values, on the CPU; None takes PyTorch's global one.
-        device: Of the parameters.
-        dtype: Of the parameters, float32 or float64.
+        generator: Source of the initial values, on the CPU; None for PyTorch's global generator.
+        device: Device of the parameters.
+        dtype: dtype of the parameters, float32 or float64; None for PyTorch's default dtype.
 
     Attributes:
-        means: `[K, d]`.
+        means: Class means, `[K, d]`.
         covariance: Σ, a `LearntCovariance` with the parameters `log_scale` and, by kind, `correlation` or `loadings`.
 
     Shape:
-        - features: `[N, d]`, in the dtype of the parameters; bfloat16 and float16 as well, autocast or not.
-        - output: `[N, K]`, at most 0, in the dtype of the parameters; float32 where those are bfloat16 or float16, as
-          after `model.bfloat16()`: all is computed in float32 then, for 16 bits are too few for exp(h).
+        - features: `[N, d]`, in the dtype of the parameters, bfloat16 or float16, with or without autocast.
+        - output: `[N, K]`, at most 0, in the dtype of the parameters. If the parameters are bfloat16 or float16, as
+          after `model.bfloat16()`, computation and output are float32: exp(h) needs more than 16 bits.
 
     Raises:
-        ValueError: A setting is out of range.
-        TypeError: `dtype` is another.
+        TypeError: If `dtype` is not float32 or float64, or a setting is of another type.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -109,7 +111,7 @@ class CholeskyMahalanobisHead(nn.Module):
 
     @property
     def in_features(self) -> int:
-        """Width d."""
+        """Width d of the features."""
         return self.means.shape[1]
 
     @property
@@ -119,31 +121,31 @@ class CholeskyMahalanobisHead(nn.Module):
 
     @property
     def scale_tril(self) -> Tensor:
-        """L, `[d, d]` lower-triangular, or its diagonal `[d]` where it has no more; differentiable."""
+        """Factor L, `[d, d]` lower-triangular, or its diagonal `[d]` for "diagonal"; differentiable."""
         return self.covariance.scale_tril
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the initial values anew, on the CPU."""
+        """Draw new initial values, on the CPU."""
         self.covariance.reset_parameters(generator)
         self._draw_means(generator)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `[N, K]` of features `[N, d]`."""
+        """Return the logits `[N, K]` of features `[N, d]`."""
         return mahalanobis_logits(features, self.means, self.covariance.scale_tril)
 
     def confidence(self, features: Tensor | None = None, *, logits: Tensor | None = None) -> Tensor:
-        """`exp(max_i h_i)`, in (0, 1]: 1 on a class mean; 0 in float32 where max h is below -103.
+        """Return the confidence `exp(max_i h_i)` in [0, 1]: 1 on a class mean, 0 in float32 if max h is below -103.
 
         Args:
-            features: `[N, d]`; or else
-            logits: `[N, K]`, what `forward` returned.
+            features: `[N, d]`. Pass either this or `logits`.
+            logits: `[N, K]`, as `forward` returns them.
 
         Returns:
             `[N]`, differentiable.
 
         Raises:
-            TypeError: `logits` are not floating-point.
-            ValueError: Both are given, or neither, or `logits` are no `[N, K]`.
+            TypeError: If `logits` are not floating-point.
+            ValueError: If not exactly one of `features` and `logits` is passed, or `logits` are not `[N, K]`.
         """
         if features is not None and logits is None:
             logits = self(features)
@@ -155,30 +157,30 @@ class CholeskyMahalanobisHead(nn.Module):
         return logits.amax(1).exp()
 
     def log_det(self) -> Tensor:
-        """The logarithm of det Σ, a scalar; differentiable."""
+        """Return log det Σ, `[]`, differentiable."""
         return self.covariance.log_det()
 
     def condition_number(self) -> float:
-        """Ratio of the largest to the smallest eigenvalue of Σ. Takes O(d³), and waits for the device."""
+        """Return the ratio of the largest to the smallest eigenvalue of Σ. O(d³); waits for the device."""
         return self.covariance.condition_number()
 
     def limit_condition_(self, maximum: float = 1e6) -> float:
-        """Add the least ε I to Σ that makes its condition number at most `maximum`; nothing where it is.
+        """Add the least ε I to Σ for which its condition number is at most `maximum`.
 
         Args:
-            maximum: Above 1. L in float32 has about 7 digits, and what a distance loses of them grows with the square
-                root of this number.
+            maximum: Limit above 1. float32 has about 7 digits, and the digits that a distance loses grow with the
+                square root of the condition number.
 
         Returns:
-            ε in the units of Σ, 0 where nothing changed.
+            ε in the units of Σ; 0 if Σ is within the limit, and unchanged.
 
         Raises:
-            ValueError: `maximum` is not above 1.
+            ValueError: If `maximum` is not above 1.
         """
         return self.covariance.limit_condition_(maximum)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay does harm to, as timm's networks name theirs."""
+        """Return the names of the parameters to exclude from weight decay, after the convention of timm."""
         return {"means", "covariance.log_scale"}
 
     def extra_repr(self) -> str:
@@ -205,24 +207,24 @@ class CholeskyMahalanobisHead(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> CholeskyMahalanobisHead:
-        """A head with the means and the shared covariance of features, to be trained further.
+        """Return a head with the class means and the shared covariance of features, to be trained further.
 
         Args:
-            statistics: Of the features in training, with rows of every class.
-            covariance: As in the class. "diagonal" takes the variances, "low_rank" the principal axes of the
-                correlations (probabilistic PCA).
-            rank: As in the class.
-            shrinkage: As in `GaussianStatistics.covariance`.
-            fourth_moment: As in `GaussianStatistics.covariance`, for "ledoit_wolf".
-            mean_distance: What -h of the own class shall be on average. By the fitted covariance it is d, where exp(h)
-                is 0 for every feature there is; so Σ is enlarged by `d / mean_distance`. None leaves Σ as it is, which
-                makes h twice the log-density of Gaussian discriminant analysis, up to a constant.
-            min_scale: As in the class; None for 1 % of the least scale of Σ.
-            device: As in the class.
-            dtype: As in the class.
+            statistics: Statistics of the training features, with rows of every class.
+            covariance: Kind of the covariance; see the class. "diagonal" keeps the variances, "low_rank" the principal
+                axes of the correlations (probabilistic PCA).
+            rank: Number of columns of W, for "low_rank" alone.
+            shrinkage: See `GaussianStatistics.covariance`.
+            fourth_moment: See `GaussianStatistics.covariance`; for "ledoit_wolf" alone.
+            mean_distance: Mean of -h of the target class over the training features. With the fitted covariance it is
+                d, where exp(h) underflows for every feature; so Σ is multiplied by `d / mean_distance`. None leaves Σ
+                as it is: h is then twice the log-density of Gaussian discriminant analysis, up to a constant.
+            min_scale: Floor of l; None for 1 % of the least scale of Σ.
+            device: Device of the parameters.
+            dtype: dtype of the parameters, float32 or float64; None for PyTorch's default dtype.
 
         Raises:
-            ValueError: A class has no rows, Σ is singular but for rounding (the error names features; shrinkage is the
+            ValueError: If a class has no rows, Σ is singular up to rounding (the error names features; shrinkage is the
                 remedy), or a setting is out of range.
 
         Example:
@@ -241,7 +243,7 @@ class CholeskyMahalanobisHead(nn.Module):
             raise ValueError(f"mean_distance must be above 0 and finite, or None, got {mean_distance}")
         d = statistics.num_features
         matrix = statistics.covariance(shrinkage, fourth_moment=fourth_moment).cpu()
-        # Here the error knows what the shrinkage was.
+        # Fails here rather than in of_matrix, because this error takes the shrinkage into account.
         statistics.factor_of(matrix if covariance == "full" else matrix.diagonal().diag(), shrinkage=shrinkage)
         matrix = matrix * (1.0 if mean_distance is None else d / mean_distance)
         shared = LearntCovariance.of_matrix(
@@ -251,7 +253,17 @@ class CholeskyMahalanobisHead(nn.Module):
 
     @classmethod
     def from_features(cls, features: Tensor, labels: Tensor, **settings: Any) -> CholeskyMahalanobisHead:
-        """As `from_statistics`, of features `[N, d]` and int64 labels `[N]`; rows with a label below 0 are skipped."""
+        """Return a head with the class means and the shared covariance of features; see `from_statistics`.
+
+        Args:
+            features: `[N, d]`, floating-point.
+            labels: `[N]`, int64; rows with a label below 0 are skipped.
+            **settings: Keyword arguments of `from_statistics`.
+
+        Raises:
+            TypeError: If a tensor has another dtype.
+            ValueError: If a shape or label does not fit, or for the reasons listed in `from_statistics`.
+        """
         statistics = GaussianStatistics(check_width(features), device=features.device).partial_fit(features, labels)
         if settings.get("shrinkage") == "ledoit_wolf":
             settings.setdefault("fourth_moment", statistics.fourth_moment(features, labels))
@@ -272,29 +284,29 @@ class CholeskyMahalanobisHead(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> CholeskyMahalanobisHead:
-        """A head whose softmax is that of a trained linear layer: `m_i = Σ w_i / 2 + s`.
+        """Return a head with the softmax of a trained linear layer: `m_i = Σ w_i / 2 + s`.
 
-        The factor 1/2 is there because eq. 0.11 is not halved. The shift s, which all classes share, takes up the
-        biases: exactly where the differences of the weight vectors are linearly independent (K <= d + 1 in general
-        position), in the sense of least squares beyond; see `fastood.heads.linear_equivalent`. What a linear layer
-        leaves open, how far a feature is from all classes, `scale_tril` and `center` decide.
+        The factor 1/2 is due to eq. 0.11, which does not halve distances. The shift s, common to all classes,
+        compensates the biases: exactly if the differences of the weight vectors are linearly independent (K <= d + 1 in
+        general position), else in the sense of least squares; see `fastood.heads.linear_equivalent`. `scale_tril` and
+        `center` determine what a linear layer leaves open: the distance of a feature from all classes.
 
         Args:
-            linear: With or without bias.
-            scale_tril: L, `[d, d]` lower-triangular, say `statistics.cholesky()` times a factor; None for `l I` with
-                the l that puts features of this `feature_scale` nearest to the means.
-            center: `[d]`, where the mean of the means should be, say `statistics.marginal_mean`; None for 0.
-            covariance: As in the class; what it cannot hold of Σ is left out before the means are chosen.
-            rank: As in the class.
+            linear: Layer with or without bias.
+            scale_tril: L, `[d, d]` lower-triangular, such as `statistics.cholesky()` times a factor; None for `l I`
+                with the l for which features of this `feature_scale` are closest to the means.
+            center: Mean of the class means, `[d]`, such as `statistics.marginal_mean`; None for zeros.
+            covariance: Kind of the covariance; see the class. Σ is reduced to this kind before the means are computed.
+            rank: Number of columns of W, for "low_rank" alone.
             feature_scale: Root mean square of a feature; for `scale_tril=None` alone.
-            min_scale: As in `from_statistics`.
-            device: As in the class.
-            dtype: As in the class.
+            min_scale: Floor of l; None for 1 % of the least scale of Σ.
+            device: Device of the parameters.
+            dtype: dtype of the parameters, float32 or float64; None for PyTorch's default dtype.
 
         Raises:
-            TypeError: `linear` is no `nn.Linear`, or a tensor is not floating-point.
-            ValueError: A shape does not fit, a number is not finite, `feature_scale` is not above 0, or `scale_tril`
-                has a diagonal that is not.
+            TypeError: If `linear` is not an `nn.Linear`, or a tensor is not floating-point.
+            ValueError: If a shape does not fit, a number is not finite, `feature_scale` is not above 0, or the diagonal
+                of `scale_tril` is not positive.
         """
         weight, bias, factor, center = checked_linear(linear, scale_tril, center, feature_scale)
         shared = LearntCovariance.of_matrix(
@@ -309,21 +321,21 @@ class CholeskyMahalanobisHead(nn.Module):
 
     @classmethod
     def _of(cls, covariance: LearntCovariance, means: Tensor) -> CholeskyMahalanobisHead:
-        """A head of these two; means float64 `[K, d]`."""
+        """Return a head with this covariance and these means, float64 `[K, d]`."""
         kind, rank = covariance.kind, covariance.rank
         like = covariance.log_scale
-        made = cls(
+        head = cls(
             means.shape[1],
             len(means),
             covariance=kind,
             rank=rank,
-            generator=torch.Generator(),  # every value is replaced: no draw of the caller's
+            generator=torch.Generator(),  # every value is replaced: leave the global generator alone
             device=like.device,
             dtype=like.dtype,
         )
-        made.covariance = covariance
-        made.means.copy_(means)
-        return made
+        head.covariance = covariance
+        head.means.copy_(means)
+        return head
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -1,17 +1,17 @@
-"""Unconstrained parameters of a positive definite covariance, and back.
+"""Unconstrained parameters of a positive definite covariance, and their inverse.
 
-All three kinds keep scales apart from correlations, so that the units of a feature are in its own scale alone:
+All three kinds separate scales from correlations, so that the units of a feature affect its own scale alone:
 
     l = min_scale + exp(log_scale)                       > min_scale
     diagonal    Σ = diag(l)²
     full        Σ = L L^T,  L = diag(l) (I + N)          N strictly lower-triangular
     low_rank    Σ = diag(l) (I + W W^T) diag(l)          W [d, r]
 
-Why the exponential: a step changes a scale by a factor, and `dh_i / dlog l_j = 2 ((z - m_i)_j / l_j)²` (diagonal L) has
-no units, so that rescaling a feature with its mean and scale changes no other step. With a softplus, scales above 1
-would move by amounts: what a step does would depend on the units. The floor keeps L's diagonal from 0, where outliers
-pull it (Wu et al. 2023, eq. 0.13 grows without bound in L^-1), and is added, not clamped to, so that there is always a
-gradient. I + W W^T has eigenvalues of at least 1, so that its Cholesky factor always exists.
+Why an exponential: a step then changes a scale by a factor, and `dh_i / dlog l_j = 2 ((z - m_i)_j / l_j)²` (diagonal
+L) has no units, so that rescaling a feature together with its mean and scale leaves all other steps unchanged. A
+softplus is linear above 1, and the effect of a step would depend on the units. The floor keeps the diagonal of L from
+0, where outliers push it (Wu et al. 2023, eq. 0.13 is unbounded in L^-1); it is added, not a clamp, so that the
+gradient never vanishes. I + W W^T has eigenvalues of at least 1, so that its Cholesky factor always exists.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from torch import Tensor
 
 from fastood.heads.covariance import cholesky_factor
 
+__all__ = ["COVARIANCES", "MIN_UNIQUE", "Covariance", "parameters_of", "scale_tril_of"]
+
 Covariance: TypeAlias = Literal["full", "diagonal", "low_rank"]
 COVARIANCES = ("full", "diagonal", "low_rank")
 
 
 def scale_tril_of(covariance: Covariance, min_scale: float | Tensor, log_scale: Tensor, off: Tensor | None) -> Tensor:
-    """L, `[d, d]` lower-triangular with a positive diagonal, or `[d]` for "diagonal".
+    """Return L, `[d, d]` lower-triangular with a positive diagonal, or its diagonal `[d]` for "diagonal".
 
     Args:
-        covariance: The kind.
+        covariance: Kind of the covariance.
         min_scale: Floor of l, at least 0.
         log_scale: `[d]`.
-        off: N `[d, d]` (only what is below the diagonal counts) for "full", W `[d, r]` for "low_rank", else None.
+        off: N `[d, d]` for "full", of which only elements below the diagonal count; W `[d, r]` for "low_rank"; else
+            None.
     """
     scale = min_scale + log_scale.exp()
     if off is None:
         return scale
     if covariance == "full":
         return off.tril(-1) * scale[:, None] + scale.diag()
-    # Without a check, which would wait for the device: only NaN can make it fail, and NaN then spreads to the logits.
+    # cholesky_ex without its check, which waits for the device: only NaN can make it fail, and NaN reaches the logits.
     gram = off @ off.mT + torch.eye(off.shape[0], dtype=off.dtype, device=off.device)
     factor: Tensor = torch.linalg.cholesky_ex(gram).L
     return factor * scale[:, None]
@@ -50,22 +53,23 @@ def scale_tril_of(covariance: Covariance, min_scale: float | Tensor, log_scale: 
 def parameters_of(
     covariance: Covariance, min_scale: float, matrix: Tensor, rank: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """`log_scale` and `off` for which `scale_tril_of` gives a factor of `matrix`, as near as the kind can.
+    """Return `log_scale` and `off` for which `scale_tril_of` is a factor of `matrix`, as closely as the kind allows.
 
-    "diagonal" takes the variances alone. "low_rank" takes the leading r principal axes of the correlation matrix less
-    the mean of the other eigenvalues (probabilistic PCA, Tipping & Bishop 1999), and leaves the variances as they are.
+    "diagonal" keeps the variances alone. "low_rank" keeps the leading r principal axes of the correlation matrix, minus
+    the mean of the other eigenvalues (probabilistic PCA, Tipping & Bishop 1999), and the variances.
 
     Args:
-        covariance: The kind.
+        covariance: Kind of the covariance.
         min_scale: Floor of l, at least 0.
         matrix: Σ, float64 `[d, d]`.
         rank: r, for "low_rank".
 
     Returns:
-        float64 `[d]`, and `[d, d]` or `[d, r]` or None.
+        log_scale: float64 `[d]`.
+        off: float64 `[d, d]` for "full", `[d, r]` for "low_rank", else None.
 
     Raises:
-        ValueError: Σ is singular, or has a scale that is not above `min_scale`.
+        ValueError: If Σ is singular, or has a scale that is not above `min_scale`.
     """
     if covariance == "diagonal":
         factor = cholesky_factor(matrix.diagonal().diag())
@@ -75,17 +79,18 @@ def parameters_of(
         scale = factor.diagonal()
         return _log_scale(scale, min_scale), (factor / scale[:, None]).tril(-1)
     assert rank is not None
+    # On correlations rather than covariances: the leading axes must not depend on the units of the features.
     deviation = cholesky_factor(matrix.diagonal().diag()).diagonal()
     eigenvalues, axes = torch.linalg.eigh(matrix / deviation / deviation[:, None])
     noise = eigenvalues[: len(deviation) - rank].mean() if rank < len(deviation) else eigenvalues[0]
     loadings = axes[:, -rank:] * (eigenvalues[-rank:] - noise).clamp_min(0).sqrt()
-    # What the axes leave of a feature's variance; never nothing, or the feature would be a function of the others.
+    # Share of the variance that the axes leave to the feature; at 0 the feature would be a function of the others.
     scale = deviation * (1 - loadings.square().sum(1)).clamp_min(MIN_UNIQUE).sqrt()
     return _log_scale(scale, min_scale), loadings * (deviation / scale)[:, None]
 
 
 MIN_UNIQUE = 1e-3
-"""Share of a feature's variance that "low_rank" leaves to the feature alone, at least."""
+"""Least share of its variance that "low_rank" leaves to a feature alone."""
 
 
 def _log_scale(scale: Tensor, min_scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A head of learnt prototypes in the place of a linear layer (Yang et al. 2018)."""
+"""Head with learnt prototypes in place of a linear layer (GCPL, Yang et al. 2018)."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from fastood.ops._features import check_size
 from fastood.ops._validation import widened
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
+__all__ = ["PrototypeHead"]
+
 
 class PrototypeHead(nn.Module):
-    r"""Logits of classes that are points: the closer features lie to a prototype of a class, the larger its logit.
+    r"""Logits from distances to prototypes: the closer features are to a prototype of a class, the larger its logit.
 
     With prototypes m_kj, j = 1 … J, of class k,
 
         v_k(z) = log Σ_j exp(-γ ‖z - m_kj‖²)        so that        softmax(v)_k = Σ_j p(m_kj | z),
 
-    the posterior of Yang et al. 2018: cross-entropy of these logits is the paper's distance-based one. It goes with
-    `PrototypeLoss`. Distances are computed from differences, never as `‖z‖² - 2 z·m + ‖m‖²`, which loses the small
-    ones that the prototype loss makes.
+    the posterior of Yang et al. 2018 (https://arxiv.org/abs/1805.03438): the cross-entropy of these logits is the
+    paper's distance-based cross-entropy. Train it together with `PrototypeLoss`. Distances are computed from
+    differences, never as `‖z‖² - 2 z·m + ‖m‖²`, which cancels for the small distances that the prototype loss leads to.
 
-    Ambiguities and what is done here:
-        - The authors' code begins with all prototypes at zero; several of one class would then stay together for ever.
-          Here they are drawn with a standard deviation of `init_scale`, small beside features.
+    Ambiguities and how they are resolved:
+        - The authors' code starts with all prototypes at zero, where several prototypes of a class would stay equal.
+          Here they are drawn with a standard deviation of `init_scale`, small compared to features.
         - `no_weight_decay()` names the prototypes: decay would pull the classes to the origin of the features.
 
     Args:
-        in_features: Width d.
-        num_classes: K.
-        per_class: Prototypes J of each class; one in the authors' code.
-        gamma: γ > 0, hardness of the assignment; that of the authors' code.
+        in_features: Width d of the features.
+        num_classes: Number of classes K.
+        per_class: Number of prototypes J of each class; 1 in the authors' code.
+        gamma: γ > 0, the hardness of the assignment; 1 in the authors' code.
         init_scale: Standard deviation of the initial prototypes, at least 0.
-        generator: Source of the initial values, on the CPU; None takes PyTorch's global one.
+        generator: Source of the initial values, on the CPU; None for PyTorch's global generator.
 
     Attributes:
-        prototypes: `[K, J, d]`.
+        prototypes: Prototypes of all classes, `[K, J, d]`.
 
     Shape:
-        - features: `[N, d]`, in the dtype of the prototypes, or bfloat16 or float16, autocast or not.
-        - output: `[N, K]`, at most `log J`, in the dtype of the prototypes; float32 where those are bfloat16 or
-          float16, as after `model.bfloat16()`: all is computed in float32 then.
+        - features: `[N, d]`, in the dtype of the prototypes, bfloat16 or float16, with or without autocast.
+        - output: `[N, K]`, at most `log J`, in the dtype of the prototypes. If the prototypes are bfloat16 or float16,
+          as after `model.bfloat16()`, computation and output are float32.
 
     Raises:
-        ValueError: A setting is out of range.
+        TypeError: If a setting is of another type.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -89,16 +92,17 @@ class PrototypeHead(nn.Module):
         return f"in_features={width}, num_classes={classes}, per_class={per_class}, gamma={self.gamma}"
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that must not shrink."""
+        """Return the names of the parameters to exclude from weight decay, after the convention of timm."""
         return {"prototypes"}
 
     def distances(self, features: Tensor) -> Tensor:
-        """Squared distances `[N, K, J]` of features `[N, d]` to every prototype."""
+        """Return the squared distances `[N, K, J]` of features `[N, d]` to every prototype."""
         flat = widened(self.prototypes.flatten(0, 1))
+        # The op of the Mahalanobis head with unit scales: fused, and accurate for small distances.
         unit = flat.new_ones(flat.shape[1])
         return -mahalanobis_logits(features, flat, unit).view(-1, *self.prototypes.shape[:2])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `[N, K]` of features `[N, d]`."""
+        """Return the logits `[N, K]` of features `[N, d]`."""
         logits: Tensor = (-self.gamma * self.distances(features)).logsumexp(dim=2)
         return logits

@@ -1,4 +1,4 @@
-"""Checks of what statistics are given: labels, saved states, fourth moments."""
+"""Checks of the arguments of feature statistics: labels, saved states, fourth moments."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from torch import Tensor
 
 from fastood.ops._arguments import as_integer, as_real
 
+__all__ = ["check_class_index", "check_label_range", "check_state", "fourth_moment_sum"]
+
 UNNAMED_CLASSES = 1 << 16
-"""Classes that statistics grow to by themselves: float64 means of 512 features are then 256 MiB."""
+"""Largest number of classes that statistics grow to without `num_classes`: 256 MiB of means for 512 features."""
 UNNAMED_COVARIANCES = 1 << 12
-"""Classes with a covariance each that statistics grow to by themselves."""
+"""Largest number of classes that statistics with a covariance per class grow to without `num_classes`."""
 
 
 def check_label_range(largest: int, limit: int | None, *, rows: int, known: int, per_class: bool) -> None:
-    """Raise for a label that classes must not be made for, before anything is allocated.
+    """Raise if the largest label is not plausible as a class index, before memory for the classes is allocated.
 
     Args:
-        largest: Of the labels.
-        limit: Number of classes that was asked for; None for one that grows.
-        rows: Rows so far, with those to come.
-        known: Classes so far.
+        largest: Largest label.
+        limit: Number of classes set by the user; None if it grows with the labels.
+        rows: Number of rows so far, including the ones to be added.
+        known: Number of classes so far.
         per_class: Whether each class has a covariance.
+
+    Raises:
+        ValueError: If the label is not below `limit`, or, without a limit, far above the number of rows.
     """
     if limit is not None:
         if largest >= limit:
@@ -33,18 +38,18 @@ def check_label_range(largest: int, limit: int | None, *, rows: int, known: int,
     most = max(UNNAMED_COVARIANCES if per_class else UNNAMED_CLASSES, rows, known)
     if largest >= most:
         raise ValueError(
-            f"labels must be class indices below {most} beside {rows} rows, got {largest}: number the classes from 0, "
-            "or, if there are so many, say so by num_classes"
+            f"labels must be class indices below {most} for {rows} rows, got {largest}: number the classes from 0, "
+            "or, if there are so many, pass num_classes"
         )
 
 
 def check_class_index(index: int, classes: int) -> int:
-    """Return `index` as an int, or raise unless it is one of the classes."""
+    """Return `index` as an int, or raise unless it is in `0 … classes - 1`."""
     return as_integer("index", index, 0, classes - 1, wanted=f"a class, 0 to {classes - 1}")
 
 
 def fourth_moment_sum(fourth_moment: Tensor | float, classes: int) -> float:
-    """Return the sum of what `GaussianStatistics.fourth_moment` returned, or an error."""
+    """Return the sum over the classes of a fourth moment, a number or `[K]`, or raise unless it is one of these."""
     if not isinstance(fourth_moment, Tensor):
         return as_real("fourth_moment", fourth_moment, wanted="a number or a tensor")
     if not fourth_moment.is_floating_point():
@@ -55,7 +60,12 @@ def fourth_moment_sum(fourth_moment: Tensor | float, classes: int) -> float:
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
-    """Raise unless these are the tensors of statistics that rows can add up to."""
+    """Raise unless `state` holds the tensors of valid statistics.
+
+    Raises:
+        TypeError: If a tensor has another dtype, or is not a tensor.
+        ValueError: If a tensor is missing, a shape does not fit, or a value is impossible for sums over rows.
+    """
     missing = {"counts", "means", "scatter", "per_class"} - set(state)
     if missing:
         raise ValueError(f"state must hold counts, means, scatter and per_class, lacks {', '.join(sorted(missing))}")
@@ -77,7 +87,7 @@ def check_state(state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"counts, means and scatter must be [K], [K, d] and [1 or K, d, d], got {shapes}")
     if len(counts) > 0 and int(counts.min()) < 0:
         raise ValueError(f"counts must be at least 0, got {int(counts.min())}")
-    # What stands above the diagonal of a sum of squares does not count.
+    # Elements above the diagonal of the sums of squares are undefined.
     for name, tensor in (("means", means), ("scatter", scatter.tril())):
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")

@@ -1,4 +1,4 @@
-"""Checks that heads, statistics and detectors share: an error names the argument, what it got and what it wants."""
+"""Checks of features and labels for heads, statistics and detectors. Errors name argument, value and requirement."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from torch import Tensor
 from fastood.ops._arguments import as_integer, shown
 from fastood.ops._validation import LOGIT_DTYPES, compute_dtype
 
+__all__ = [
+    "MOST",
+    "check_features",
+    "check_finite_rows",
+    "check_head_features",
+    "check_labels",
+    "check_size",
+    "check_width",
+]
+
 MOST = 2**31 - 1
-"""The largest size that anything here has."""
+"""Largest number of features, classes or rows."""
 
 
 def check_size(name: str, value: object, *, wanted: str = "at least 1") -> int:
-    """Return a number of features, classes or rows as an int, or raise unless it is one from 1 to 2^31 - 1."""
+    """Return a number of features, classes or rows as an int, or raise unless it is in 1 … 2^31 - 1."""
     number = as_integer(name, value)
     if number < 1:
         raise ValueError(f"{name} must be {wanted}, got {number}")
@@ -23,7 +33,7 @@ def check_size(name: str, value: object, *, wanted: str = "at least 1") -> int:
 
 
 def check_features(features: Tensor, num_features: int | None = None, name: str = "features") -> None:
-    """Raise unless `features` is a floating-point `[N, d]` tensor, of this width where one is given."""
+    """Raise unless `features` is a floating-point `[N, d]` tensor, with d = `num_features` unless that is None."""
     if not isinstance(features, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(features).__name__}")
     if not features.is_floating_point():
@@ -36,13 +46,13 @@ def check_features(features: Tensor, num_features: int | None = None, name: str 
 
 
 def check_width(features: Tensor) -> int:
-    """The width d of `features`, or an error as in `check_features`."""
+    """Return the width d of `features`, or raise unless it is a floating-point `[N, d]` tensor."""
     check_features(features)
     return features.shape[1]
 
 
 def check_head_features(features: Tensor, parameter: Tensor) -> None:
-    """Raise unless `features` are `[N, d]` for a parameter `[..., d]`, in 16 bits or what it is computed in."""
+    """Raise unless `features` are `[N, d]` for a parameter `[..., d]`, in 16 bits or in its compute dtype."""
     check_features(features, parameter.shape[-1])
     computed = compute_dtype(parameter.dtype)
     if features.dtype not in (torch.bfloat16, torch.float16, computed):
@@ -66,8 +76,9 @@ def check_labels(labels: Tensor, features: Tensor) -> None:
 
 
 def check_finite_rows(features: Tensor, rows: Tensor) -> None:
-    """Raise when a feature of `rows`, a mask `[N]`, is NaN or infinite, naming the first. Waits for the device."""
-    # A sum is finite only if every term is; it can be infinite for another reason, so that those rows are looked at.
+    """Raise if a feature of the rows selected by the mask `rows` `[N]` is NaN or infinite. Waits for the device."""
+    # A sum is finite only if every term is, so that one pass clears almost all rows. It may also overflow: the
+    # elements of the suspect rows decide.
     suspect = (~features.sum(1).isfinite() & rows).nonzero().flatten()
     bad = suspect[(~features[suspect].isfinite()).any(1)].tolist()
     if bad:
