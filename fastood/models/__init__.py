@@ -1,4 +1,4 @@
-"""Networks by name, each a `Classifier` of features and head."""
+"""Networks by name, each a `Classifier` with features and a head."""
 
 from fastood.models.classifier import Classifier
 from fastood.models.densenet import DenseNet

@@ -1,4 +1,4 @@
-"""A convolutional autoencoder for small images."""
+"""Convolutional autoencoder for small images."""
 
 import math
 
@@ -8,26 +8,29 @@ from torch.nn import functional as F
 
 from fastood.models.classifier import initialize
 
+__all__ = ["Autoencoder"]
+
 
 class Autoencoder(nn.Module):
-    """Two strided 3×3 convolutions and a linear layer to a latent vector, and the same back.
+    """Encoder of two strided 3×3 convolutions and a linear layer, and a decoder that mirrors it.
 
-    Every image size of 8 or more goes through: odd sizes are halved upwards, and the way back takes the sizes of the
-    way there. The last layer is linear, so that images may be normalised in any way.
+    Every image size of at least 8 works: odd sizes are halved upwards, and the decoder restores the sizes of the
+    encoder. The last layer is linear, so that images may be normalised in any way.
 
     Args:
-        in_channels: Image channels C.
-        image_size: Height and width.
-        latent_dim: Width of the latent vector.
+        in_channels: Image channels C, at least 1.
+        image_size: Height and width S, at least 8 pixels.
+        latent_dim: Width of the latent vector, at least 1.
         widths: Channels of the two convolutions.
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Shape:
-        - images: `[N, C, S, S]` with S = `image_size`.
-        - latent: `[N, latent_dim]`; reconstruction like the images.
+        - images: float32 `[N, C, S, S]` with S = `image_size`.
+        - latent: `[N, latent_dim]`.
+        - reconstruction: `[N, C, S, S]`.
 
     Raises:
-        ValueError: A size is out of range.
+        ValueError: If a size is out of range.
 
     Example:
         >>> autoencoder = Autoencoder(in_channels=1, image_size=15, latent_dim=8)
@@ -55,7 +58,7 @@ class Autoencoder(nn.Module):
         ):
             if value < low:
                 raise ValueError(f"{name} must be at least {low}, got {value}")
-        # PyTorch's layers draw weights of their own when made, from the global generator.
+        # Layers draw initial weights from the global generator in their constructors: keep its state.
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             self._build(in_channels, image_size, latent_dim, widths)
             initialize(self, generator)
@@ -75,19 +78,19 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latent vectors `[N, latent_dim]` of images."""
+        """Return the latent vectors `[N, latent_dim]` of images `[N, C, S, S]`."""
         latent: Tensor = self.to_latent(self.encode_convolutions(images).flatten(1))
         return latent
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images `[N, C, S, S]` of latent vectors."""
+        """Return the images `[N, C, S, S]` of latent vectors `[N, latent_dim]`."""
         maps = F.relu(self.from_latent(latent)).view(len(latent), -1, self.sizes[2], self.sizes[2])
         maps = self.decode_first(F.interpolate(maps, size=self.sizes[1]))
         images: Tensor = self.decode_second(F.interpolate(maps, size=self.sizes[0]))
         return images
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent vectors and reconstructions."""
+        """Return the latent vectors `[N, latent_dim]` and the reconstructions `[N, C, S, S]`."""
         latent = self.encode(images)
         return latent, self.decode(latent)
 

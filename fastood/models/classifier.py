@@ -1,4 +1,4 @@
-"""The one shape every network here has: features, then a linear head."""
+"""Base class of the networks: features, then a head."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from fastood.common.initialization import initialize as initialize
 
+__all__ = ["MAX_DEPTH", "Classifier", "initialize", "layers_drawn_from"]
+
 MAX_DEPTH = 2000
-"""Layers of the deepest network that is built; the deepest published residual network has 1,202."""
+"""Largest depth of a network; the deepest published residual network has 1,202 layers."""
 
 
 class Classifier(nn.Module, ABC):
@@ -18,10 +20,14 @@ class Classifier(nn.Module, ABC):
 
     Args:
         feature_dim: Width d of the penultimate features.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
 
     Attributes:
-        head: The classification layer, d to K.
+        feature_dim: Width d of the penultimate features.
+        head: Classification layer from d features to K logits.
+
+    Raises:
+        ValueError: If `num_classes` is below 2.
     """
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
@@ -33,27 +39,27 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features `[N, d]` of float images `[N, C, H, W]`."""
+        """Return the penultimate features `[N, d]` of float images `[N, C, H, W]`."""
 
     def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[N, K]` and features `[N, d]` of float images `[N, C, H, W]`, in one pass."""
+        """Return the logits `[N, K]` and features `[N, d]` of float images `[N, C, H, W]`, in one pass."""
         features = self.features(images)
         return self.head(features), features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, K]` of float images `[N, C, H, W]`."""
+        """Return the logits `[N, K]` of float images `[N, C, H, W]`."""
         return self.forward_outputs(images)[0]
 
 
 @contextmanager
 def layers_drawn_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Within it, layers draw the initial weights that they draw of themselves from this generator.
+    """Make layers draw PyTorch's default initial weights from this generator within the context.
 
-    For networks whose published weights began as their library has them. PyTorch's layers take no generator when they
-    are made; so the global one is seeded from this one, and put back afterwards.
+    For networks that were published with PyTorch's default initialisation. The constructors of layers take no
+    generator; so the global generator is seeded from this one, and its state is restored afterwards.
 
     Args:
-        generator: Source of the seed, on the CPU, moved on by one draw; None leaves the global one as it is.
+        generator: Source of the seed, on the CPU, advanced by one draw; None leaves the global generator unchanged.
 
     Example:
         >>> import torch
@@ -68,6 +74,6 @@ def layers_drawn_from(generator: torch.Generator | None) -> Iterator[None]:
         return
     seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed every GPU, too.
+        # Not torch.manual_seed, which also seeds every GPU.
         torch.default_generator.manual_seed(int(seed))
         yield

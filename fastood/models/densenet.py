@@ -1,7 +1,7 @@
 """Densely connected networks (Huang et al. 2017) for small images.
 
-torchvision's blocks do not fit: each of its layers has a bottleneck, and each of its transitions halves the channels,
-which DenseNet-40-12 has not; they drop activations after one convolution of two, where the paper does after each.
+torchvision's blocks do not fit: all its layers have a bottleneck and all its transitions halve the channels, unlike
+DenseNet-40-12, and dropout follows every second convolution, where the paper has it after each one.
 """
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from fastood.models.classifier import MAX_DEPTH, Classifier, initialize
 from fastood.ops._arguments import shown
 
+__all__ = ["DenseLayer", "DenseNet", "check_dense_shape"]
+
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-conv with `growth` new channels beside those that came in; a bottleneck puts BN-ReLU-conv 1×1 before."""
+    """BN-ReLU-conv 3×3 that appends `growth` channels to its input, with BN-ReLU-conv 1×1 in front as a bottleneck."""
 
     def __init__(self, in_channels: int, growth: int, *, bottleneck: bool, dropout: float) -> None:
         super().__init__()
@@ -25,25 +27,24 @@ class DenseLayer(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature maps `[N, C, H, W]` to `[N, C + growth, H, W]`."""
+        """Return the feature maps `[N, C + growth, H, W]` of `[N, C, H, W]`."""
         return torch.cat([x, self.layers(x)], dim=1)
 
 
 class DenseNet(Classifier):
     """DenseNet-depth-growth or DenseNet-BC-depth-growth: three dense blocks, then a mean over the image.
 
-    B stands for the bottleneck of 4 · growth channels before each 3×3 convolution, C for transitions between the blocks
-    that halve the channels. The paper trains with dropout 0.2 where images are not augmented, and without where they
-    are.
+    B stands for the bottleneck of 4 · growth channels before each 3×3 convolution, C for the compression by transitions
+    that halve the channels. The paper trains with dropout 0.2 without augmentation, and without dropout otherwise.
 
     Args:
-        depth: Number of layers with weights on the main path: 3n + 4, and 6n + 4 with bottleneck.
-        growth: Channels k that each layer adds, at least 1.
+        depth: Number of layers with weights on the main path: 3n + 4, or 6n + 4 with bottleneck, with n >= 1.
+        growth: Number of channels k that each layer adds, at least 1.
         bottleneck: Build DenseNet-BC.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         in_channels: Image channels C.
         dropout: Probability of dropping an activation after each convolution but the first, in [0, 1).
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Raises:
         ValueError: If no network has this depth or growth.
@@ -82,16 +83,16 @@ class DenseNet(Classifier):
         initialize(self, generator)
 
     def features(self, images: Tensor) -> Tensor:
-        """Spatial mean of the last activation, `[N, d]`."""
+        """Return the spatial mean of the last activation, `[N, d]`."""
         activated: Tensor = self.body(images)
         return activated.mean(dim=(2, 3))
 
 
 def check_dense_shape(depth: int, growth: int, *, bottleneck: bool) -> None:
-    """Refuse a depth or growth that no densely connected network has.
+    """Raise unless a densely connected network has this depth and growth.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If `depth` or `growth` is out of range.
     """
     step = _depth_step(bottleneck=bottleneck)
     if depth > MAX_DEPTH:
@@ -103,7 +104,7 @@ def check_dense_shape(depth: int, growth: int, *, bottleneck: bool) -> None:
 
 
 def _depth_step(*, bottleneck: bool) -> int:
-    """Convolutions that one more layer in each of the three blocks adds."""
+    """Return the number of convolutions that one more layer in each of the three blocks adds."""
     return 6 if bottleneck else 3
 
 

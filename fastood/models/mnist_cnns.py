@@ -1,4 +1,4 @@
-"""Two small CNNs that the field trains on MNIST: two 5×5 convolutions, each pooled by 2, then linear layers."""
+"""Two common small CNNs for MNIST: two 5×5 convolutions, each pooled by 2, then linear layers."""
 
 import torch
 from torch import Tensor, nn
@@ -6,18 +6,21 @@ from torch.nn.functional import max_pool2d
 
 from fastood.models.classifier import Classifier, layers_drawn_from
 
+__all__ = ["LeNet5", "OutlierExposureCNN"]
+
 
 class LeNet5(Classifier):
-    """LeNet-5 (LeCun et al. 1998) as it is trained today, with ReLU and max-pooling: 6, 16 channels, 120, 84 units.
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling, as usual today: 6, 16 channels, 120, 84 units.
 
-    The first convolution pads by 2, so that images of 28 pixels count as the paper's 32.
+    The first convolution pads by 2, so that images of 28 pixels correspond to the paper's 32.
 
     Args:
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         in_channels: Image channels C.
         image_size: Height and width of the images, at least 12 pixels.
         dropout: Probability of dropping a feature before the head, in [0, 1).
-        generator: Source of the initial weights, PyTorch's own; None takes its global one.
+        generator: Source of the initial weights, which follow PyTorch's defaults, on the CPU; None for PyTorch's global
+            generator.
 
     Example:
         >>> import torch
@@ -53,22 +56,24 @@ class LeNet5(Classifier):
             )
 
     def features(self, images: Tensor) -> Tensor:
-        """Activations of the second linear layer, `[N, 84]`, after dropout."""
+        """Return the activations of the second linear layer, `[N, 84]`, after dropout."""
         features: Tensor = self.body(images)
         return features
 
 
 class OutlierExposureCNN(Classifier):
-    """The network of Hendrycks et al. 2019 for MNIST, from their code: 10 and 20 channels, 50 units.
+    """MNIST network from the code of Hendrycks et al. 2019: 10 and 20 channels, 50 units.
 
-    They drop channels of the second convolution with probability 0.5, and approximate GELU by x · sigmoid(1.702 x).
+    Outlier exposure, https://arxiv.org/abs/1812.04606. The authors drop channels of the second convolution with
+    probability 0.5, and approximate GELU by x · sigmoid(1.702 x).
 
     Args:
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         in_channels: Image channels C.
         image_size: Height and width of the images, at least 16 pixels.
         dropout: Probability of dropping a channel of the second convolution, in [0, 1).
-        generator: Source of the initial weights, PyTorch's own; None takes its global one.
+        generator: Source of the initial weights, which follow PyTorch's defaults, on the CPU; None for PyTorch's global
+            generator.
 
     Example:
         >>> import torch
@@ -94,7 +99,7 @@ class OutlierExposureCNN(Classifier):
             self.linear = nn.Linear(20 * (((image_size - 4) // 2 - 4) // 2) ** 2, 50)
 
     def features(self, images: Tensor) -> Tensor:
-        """Activations of the linear layer, `[N, 50]`."""
+        """Return the activations of the linear layer, `[N, 50]`."""
         x = _sigmoid_gelu(max_pool2d(self.conv1(images), 2))
         x = _sigmoid_gelu(max_pool2d(self.dropout(self.conv2(x)), 2))
         return _sigmoid_gelu(self.linear(x.flatten(1)))

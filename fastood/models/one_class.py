@@ -1,4 +1,4 @@
-"""The LeNets of one-class classification: no bias anywhere (Ruff et al. 2018)."""
+"""LeNets for one-class classification, without biases (Ruff et al. 2018)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from torch import Tensor, nn
 from fastood.heads.hypersphere import HypersphereHead
 from fastood.models.classifier import layers_drawn_from
 
+__all__ = ["OneClassLeNet"]
+
 
 class OneClassLeNet(nn.Module):
-    """5×5 convolutions, each normalised, leaky and pooled by 2, then a linear layer; and the sphere that it is to fill.
+    """Conv 5×5, BatchNorm, leaky ReLU and max-pooling per block, a linear layer, and a `HypersphereHead`.
 
-    No layer has a bias and BatchNorm no parameters, so that the constant function is out of reach. It is no
-    `Classifier`: there are no classes, and it puts out one distance per image.
+    No layer has a bias, and BatchNorm has no parameters, so that the network cannot represent a constant function
+    (Ruff et al. 2018, https://proceedings.mlr.press/v80/ruff18a.html). It is not a `Classifier`: there are no classes,
+    and the output is one distance per image.
 
     Args:
         in_channels: Image channels C.
-        image_size: Height and width of the images; each convolution halves it, and 1 pixel must be left.
+        image_size: Height and width S of the images, at least `2 ** len(widths)`: each block halves them.
         widths: Channels of the convolutions.
-        feature_dim: Width of the features.
-        generator: Source of the initial weights, PyTorch's own as in the authors' code; None takes its global one.
+        feature_dim: Width d of the features.
+        generator: Source of the initial weights, which follow PyTorch's defaults as in the authors' code, on the CPU;
+            None for PyTorch's global generator.
 
     Attributes:
-        head: A `HypersphereHead`, still to be fitted.
+        head: `HypersphereHead`, to be fitted before the training.
 
     Raises:
         ValueError: If the images are too small.
@@ -64,11 +68,11 @@ class OneClassLeNet(nn.Module):
         self.head = HypersphereHead(feature_dim)
 
     def features(self, images: Tensor) -> Tensor:
-        """Features `[N, feature_dim]` of float images `[N, C, S, S]`."""
+        """Return the features `[N, feature_dim]` of float images `[N, C, S, S]`."""
         features: Tensor = self.body(images)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Squared distances `[N]` to the centre."""
+        """Return the squared distances `[N]` of images `[N, C, S, S]` to the centre."""
         distances: Tensor = self.head(self.features(images))
         return distances

@@ -1,4 +1,4 @@
-"""Networks by name: one table of families, and what is built from it."""
+"""Networks by name: table of model families, configuration and construction."""
 
 import re
 from collections.abc import Callable
@@ -14,30 +14,32 @@ from fastood.models.small_cnn import SmallCNN
 from fastood.models.torchvision_classifier import TorchvisionClassifier, check_torchvision_name
 from fastood.models.wide_resnet import WideResNet, check_shape
 
+__all__ = ["MODEL_FAMILIES", "MODEL_NAMES", "ModelConfig", "ModelFamily", "build_model"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFamily:
-    """Networks whose names differ in a few parts, such as their depth."""
+    """Networks with names that differ in a few parts, such as the depth."""
 
     name: str
-    """As users are told it: words in capitals stand for the parts."""
+    """Name for users; words in capitals stand for the parts."""
     example: str
-    """Name of one."""
+    """Name of one network of the family."""
     what: str
-    """What it is, in a line."""
+    """Description, one line."""
     build: Callable[..., Classifier]
-    """Makes a network of the parts of its name and the keywords of `build_model`."""
+    """Function that builds a network from the parts of its name and the keywords of `build_model`."""
     check: Callable[..., None] | None = None
-    """Refuses the parts of a name that no network has, by a ValueError."""
+    """Function that raises ValueError for parts of a name that no network has; None for no check."""
     min_image_size: int = 8
-    """Least height and width of its images, in pixels."""
+    """Least height and width of the images, in pixels."""
     in_channels: int | None = None
-    """Image channels that it takes; None takes any number."""
+    """Required number of image channels; None for any."""
     dropout: float = 0.0
-    """Usual probability of dropping an activation."""
+    """Default probability of dropping an activation."""
 
     def parts(self, name: str) -> tuple[int | str, ...] | None:
-        """The parts of the name of one of them; None of another name.
+        """Return the parts of the name of a network of the family; None for any other name.
 
         Example:
             >>> wide = ModelFamily(name="wrn-DEPTH-WIDEN", example="wrn-40-4", what="", build=WideResNet)
@@ -45,8 +47,8 @@ class ModelFamily:
             ((40, 4), None)
         """
         pattern = re.sub("DEPTH|WIDEN|GROWTH", r"(\\d+)", self.name).replace("NAME", "(.*)")
-        found = re.fullmatch(pattern, name, re.ASCII)
-        return None if found is None else tuple(map(str if "NAME" in self.name else int, found.groups()))
+        match = re.fullmatch(pattern, name, re.ASCII)
+        return None if match is None else tuple(map(str if "NAME" in self.name else int, match.groups()))
 
 
 MODEL_FAMILIES = (
@@ -89,7 +91,7 @@ MODEL_FAMILIES = (
     ModelFamily(
         name="resnet-DEPTH-imagenet-stem",
         example="resnet-18-imagenet-stem",
-        what="the same with ImageNet's stem, which leaves a sixteenth of the pixels",
+        what="residual networks with ImageNet's stem, which leaves a sixteenth of the pixels",
         check=check_depth,
         min_image_size=17,  # the stem and the groups halve it five times
         build=lambda depth, *, image_size, **options: ResNet(depth, imagenet_stem=True, **options),
@@ -104,7 +106,7 @@ MODEL_FAMILIES = (
     ModelFamily(
         name="densenet-bc-DEPTH-GROWTH",
         example="densenet-bc-100-12",
-        what="the same with bottlenecks and compression",
+        what="densely connected networks with bottlenecks and compression",
         check=lambda depth, growth: check_dense_shape(depth, growth, bottleneck=True),
         build=lambda depth, growth, *, image_size, **options: DenseNet(depth, growth, bottleneck=True, **options),
     ),
@@ -113,15 +115,15 @@ MODEL_FAMILIES = (
         example="torchvision:resnet50",
         what="a classification network of torchvision, untrained, for large colour images",
         check=check_torchvision_name,
-        min_image_size=1,  # torchvision knows each one's own
+        min_image_size=1,  # TorchvisionClassifier checks the size for each network
         in_channels=3,
         build=lambda name, *, in_channels, **options: TorchvisionClassifier(name, **options),
     ),
 )
-"""Every network that `build_model` builds."""
+"""Families of all networks that `build_model` builds."""
 
 MODEL_NAMES = tuple(family.name for family in MODEL_FAMILIES)
-"""Names that `build_model` takes; words in capitals stand for numbers, or a name of torchvision's."""
+"""Names that `build_model` accepts; words in capitals stand for numbers or a torchvision name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ class ModelConfig:
 
     @property
     def dropout_rate(self) -> float:
-        """The probability, that of the family where none is given.
+        """Probability of dropping an activation, by default that of the family.
 
         Example:
             >>> ModelConfig().dropout_rate, ModelConfig(name="resnet-18").dropout_rate
@@ -175,12 +177,12 @@ def build_model(
     """Build a freshly initialised network.
 
     Args:
-        name: One of `MODEL_NAMES`, with numbers in place of the words in capitals; `MODEL_FAMILIES` says what each is.
+        name: One of `MODEL_NAMES`, with numbers in place of the words in capitals; `MODEL_FAMILIES` describes them.
         num_classes: Number of classes K, at least 2.
-        in_channels: Image channels C, at least 1; 3 for torchvision's networks.
+        in_channels: Image channels C, at least 1; 3 for torchvision networks.
         image_size: Height and width of the images, at least the `min_image_size` of the family.
         dropout: Dropout probability, in [0, 1).
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Returns:
         A network with `features(images)` and `head`.
@@ -201,7 +203,7 @@ def build_model(
         raise ValueError(f"image_size must be at least {family.min_image_size} pixels for {name}, got {image_size}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    # PyTorch's layers draw weights of their own when made, from the global generator.
+    # Layers draw initial weights from the global generator in their constructors: keep its state.
     with torch.random.fork_rng(devices=[], enabled=generator is not None):
         return family.build(
             *parts,
@@ -214,7 +216,7 @@ def build_model(
 
 
 def _find(name: str) -> tuple[ModelFamily, tuple[int | str, ...]]:
-    """The family of a network, and the parts of its name.
+    """Return the family of a network and the parts of its name.
 
     Raises:
         ValueError: If no network has this name.

@@ -1,28 +1,29 @@
-"""Residual networks of basic blocks (He et al. 2016), torchvision's, with a stem for small or for large images."""
+"""torchvision's residual networks of basic blocks (He et al. 2016), with a stem for small or for large images."""
 
 import torch
 from torch import Tensor, nn
 
 from fastood.models.classifier import Classifier, initialize
 
+__all__ = ["BLOCKS", "ResNet", "check_depth"]
+
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-"""Basic blocks in each of the four groups, by depth."""
+"""Number of basic blocks in each of the four groups, by depth."""
 
 
 class ResNet(Classifier):
     """ResNet-18 or -34: four groups of basic blocks with 64, 128, 256 and 512 channels, then a mean over the image.
 
-    The stem for small images, a 3×3 convolution, is the one that the field trains on CIFAR; the blocks then see the
-    whole image. ImageNet's own, a 7×7 convolution of stride 2 and a max-pool of stride 2, leaves them a sixteenth of
-    the pixels, and so about a sixteenth of the multiplications.
+    The stem for small images is a 3×3 convolution of stride 1, as usual for CIFAR. The ImageNet stem, a 7×7 convolution
+    of stride 2 and a max-pool of stride 2, leaves the blocks a sixteenth of the pixels and of the multiplications.
 
     Args:
         depth: 18 or 34.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         in_channels: Image channels C.
-        imagenet_stem: Take ImageNet's stem.
+        imagenet_stem: Use the ImageNet stem.
         dropout: Probability of dropping a feature before the head, in [0, 1).
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Raises:
         ValueError: If no network has this depth.
@@ -59,16 +60,16 @@ class ResNet(Classifier):
         initialize(self, generator)
 
     def features(self, images: Tensor) -> Tensor:
-        """Spatial mean of the last activation, `[N, 512]`, after dropout."""
+        """Return the spatial mean of the last activation, `[N, 512]`, after dropout."""
         pooled: Tensor = self.dropout(self.body(images))
         return pooled
 
 
 def check_depth(depth: int) -> None:
-    """Refuse a depth that no residual network of basic blocks has.
+    """Raise unless a residual network of basic blocks has this depth.
 
     Raises:
-        ValueError: If none has it.
+        ValueError: If `depth` is not 18 or 34.
     """
     if depth not in BLOCKS:
         raise ValueError(f"depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")

@@ -1,19 +1,21 @@
-"""A small batch-normalised CNN for small images: minutes of training on two CPU cores."""
+"""Small batch-normalised CNN for small images, which trains within minutes on two CPU cores."""
 
 import torch
 from torch import Tensor, nn
 
 from fastood.models.classifier import Classifier, initialize
 
+__all__ = ["SmallCNN"]
+
 
 class SmallCNN(Classifier):
-    """Three 3×3 convolutions of 16, 32 and 64 channels, halving the image between them, then a mean over it.
+    """Three 3×3 convolutions with 16, 32 and 64 channels, max-pooling between them, then a mean over the image.
 
     Args:
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         in_channels: Image channels C.
         dropout: Probability of dropping a feature before the head, in [0, 1).
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Example:
         >>> import torch
@@ -50,6 +52,6 @@ class SmallCNN(Classifier):
         initialize(self, generator)
 
     def features(self, images: Tensor) -> Tensor:
-        """Spatial mean of the last convolution, `[N, 64]`, after dropout."""
+        """Return the spatial mean of the last convolution, `[N, 64]`, after dropout."""
         pooled: Tensor = self.dropout(self.body(images).mean(dim=(2, 3)))
         return pooled

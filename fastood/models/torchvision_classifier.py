@@ -1,4 +1,4 @@
-"""Classification networks of torchvision by name, for large images."""
+"""torchvision classification networks by name, for large images."""
 
 import difflib
 from typing import Any
@@ -8,19 +8,22 @@ from torch import Tensor, nn
 
 from fastood.models.classifier import Classifier, layers_drawn_from
 
+__all__ = ["TorchvisionClassifier", "check_torchvision_name"]
+
 
 class TorchvisionClassifier(Classifier):
-    """A network of torchvision, split at its last linear layer, with torchvision's own initial weights, untrained.
+    """Untrained torchvision network with torchvision's initial weights, split at its last linear layer.
 
     Args:
-        name: As in `torchvision.models.list_models(module=torchvision.models)`.
-        num_classes: Number of classes K.
-        image_size: Height and width of the images, at least what torchvision's documentation says of the network.
-        dropout: Probability of dropping a feature before the head, in [0, 1), beside the dropout that the network has.
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        name: Name in `torchvision.models.list_models(module=torchvision.models)`.
+        num_classes: Number of classes K, at least 2.
+        image_size: Height and width of the images, at least the minimum that torchvision documents for the network.
+        dropout: Probability of dropping a feature before the head, in [0, 1), in addition to the network's own dropout.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Raises:
-        ValueError: If torchvision has no such network, it does not end in a linear layer, or does not take such images.
+        ValueError: If torchvision has no such network, the network does not end in a linear layer, or the images are
+            too small for it.
 
     Example:
         >>> import torch
@@ -50,22 +53,22 @@ class TorchvisionClassifier(Classifier):
         self.dropout = nn.Dropout(dropout)
 
     def features(self, images: Tensor) -> Tensor:
-        """What goes into the last linear layer, `[N, d]`, after dropout."""
+        """Return the inputs of the last linear layer, `[N, d]`, after dropout."""
         features: Tensor = self.dropout(self.body(images))
         return features
 
 
 def check_torchvision_name(name: str) -> None:
-    """Refuse a name that no classification network of torchvision has.
+    """Raise unless torchvision has a classification network with this name.
 
     Raises:
-        ValueError: If none has it.
+        ValueError: If `name` is unknown; the error lists similar names.
     """
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=5)
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=5)
         hint = f"nearest: {', '.join(near)}" if near else "torchvision.models.list_models() lists them"
         raise ValueError(f"torchvision has no classification network {name!r}; {hint}")
 
@@ -77,7 +80,7 @@ def _body_and_head(name: str, *, num_classes: int, image_size: int) -> tuple[nn.
         body: nn.Module = torchvision.models.get_model(
             name, weights=None, num_classes=num_classes, **_options(name, image_size)
         )
-    except (AssertionError, ValueError) as error:  # of transformers that cannot cut the image into their patches
+    except (AssertionError, ValueError) as error:  # from transformers that cannot cut the image into patches
         raise ValueError(f"torchvision:{name} takes no images of {image_size} pixels: {error}") from error
     linear = [(path, module) for path, module in body.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1][1].out_features != num_classes:
@@ -88,18 +91,18 @@ def _body_and_head(name: str, *, num_classes: int, image_size: int) -> tuple[nn.
 
 
 def _smallest_image(name: str) -> int:
-    """Least height and width that torchvision documents for a network."""
+    """Return the least height and width that torchvision documents for a network."""
     import torchvision
 
     return min(int(side) for weights in torchvision.models.get_model_weights(name) for side in weights.meta["min_size"])
 
 
 def _options(name: str, image_size: int) -> dict[str, Any]:
-    """Arguments that a network wants beside its number of classes."""
+    """Return the arguments that the constructor of a network needs in addition to the number of classes."""
     if name.startswith("vit_"):
         return {"image_size": image_size}
     if name.startswith("maxvit_"):
         return {"input_size": (image_size, image_size)}
-    if name in ("googlenet", "inception_v3"):  # whose auxiliary heads put out more than logits in training
+    if name in ("googlenet", "inception_v3"):  # auxiliary heads would change the output in training mode
         return {"aux_logits": False, "init_weights": True}
     return {}

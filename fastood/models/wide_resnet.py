@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from fastood.models.classifier import MAX_DEPTH, Classifier, initialize
 from fastood.ops._arguments import shown
 
+__all__ = ["WideBlock", "WideResNet", "check_shape"]
+
 
 class WideBlock(nn.Module):
     """Pre-activation block B(3, 3): BN-ReLU-conv, dropout, BN-ReLU-conv, plus the shortcut."""
@@ -23,7 +25,7 @@ class WideBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature maps `[N, C, H, W]` to `[N, C', H / stride, W / stride]`."""
+        """Return the feature maps `[N, C', H / stride, W / stride]` of `[N, C, H, W]`."""
         activated = self.relu(self.norm1(x))
         # A shortcut that changes the shape reads the activated input, an identity the raw one (He et al. 2016).
         skipped = self.shortcut(activated if isinstance(self.shortcut, nn.Conv2d) else x)
@@ -34,17 +36,17 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(Classifier):
-    """WRN-depth-widen: three groups of blocks with 16k, 32k and 64k channels, then a mean over the image.
+    """WRN-depth-widen: three groups of blocks with 16 k, 32 k and 64 k channels, then a mean over the image.
 
     Li & Vasconcelos 2020 train WRN-40-4 with dropout 0.3.
 
     Args:
-        depth: Number of convolutions on the main path, 6n + 4.
+        depth: Number of convolutions on the main path, 6n + 4 with n >= 1.
         widen: Width factor k, at least 1.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         in_channels: Image channels C.
         dropout: Probability of dropping an activation inside a block, in [0, 1).
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: Source of the initial weights, on the CPU; None for PyTorch's global generator.
 
     Raises:
         ValueError: If `depth` is not 6n + 4 with n >= 1, or `widen` is below 1.
@@ -81,16 +83,16 @@ class WideResNet(Classifier):
         initialize(self, generator)
 
     def features(self, images: Tensor) -> Tensor:
-        """Spatial mean of the last activation, `[N, 64 · widen]`."""
+        """Return the spatial mean of the last activation, `[N, 64 · widen]`."""
         activated = torch.relu(self.norm(self.blocks(self.stem(images))))
         return activated.mean(dim=(2, 3))
 
 
 def check_shape(depth: int, widen: int) -> None:
-    """Refuse a depth or width that no wide residual network has.
+    """Raise unless a wide residual network has this depth and width factor.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If `depth` or `widen` is out of range.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"depth must be at most {MAX_DEPTH}, got {shown(depth)}")
