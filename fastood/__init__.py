@@ -1,7 +1,8 @@
-"""fastood: train classifiers that know what they do not know.
+"""fastood: out-of-distribution detection for PyTorch, with C++ and CUDA kernels.
 
-The drop-in layer needs no trainer: `fastood.losses`, `fastood.samplers`, `fastood.metrics`, and the typed ops under
-them in `fastood.ops`. `python -m fastood.train` runs a whole method; `python -m fastood.evaluate` judges what it left.
+The drop-in packages need no trainer: `fastood.losses`, `fastood.samplers`, `fastood.heads`, `fastood.metrics`,
+`fastood.detectors` and `fastood.scores`, on top of the ops in `fastood.ops`. `python -m fastood.train` trains and
+evaluates complete methods, and `python -m fastood.evaluate` evaluates trained networks.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from fastood.common import extras as _extras
 from fastood.common import openmp as _openmp
 from fastood.common import startup as _startup
 
-# Before torch, which takes seconds and loads OpenMP.
+# Before the import of torch, which takes seconds and loads OpenMP.
 _startup.report_interrupts()
 _openmp.wait_quietly()
-# First, for it takes no second: torch takes several.
+# Before the import of torch, so that the error for missing packages comes at once.
 _extras.require_command()
 try:
     from fastood.ops._extension import build_info
@@ -29,16 +30,18 @@ except ImportError as _error:
 
 try:
     __version__ = _metadata.version("fastood")
-except _metadata.PackageNotFoundError:  # imported from a source tree that was built in place
+except _metadata.PackageNotFoundError:  # a source tree that was built in place
     __version__ = build_info()["version"]
 
 __all__ = [
     "__version__",
     "build_info",
+    "data",
     "detectors",
     "heads",
     "losses",
     "metrics",
+    "models",
     "ops",
     "samplers",
     "scores",
@@ -46,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _ModuleType:
-    """Import a subpackage when it is first asked for, so that `import fastood` takes no time for it."""
+    """Import a subpackage on first use, which keeps `import fastood` fast (PEP 562)."""
     if name in __all__:
         return _importlib.import_module(f"fastood.{name}")
     raise AttributeError(f"module 'fastood' has no attribute {name!r}")

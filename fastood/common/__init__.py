@@ -1,1 +1,1 @@
-"""Foundations of every part: build, optional packages, whole files, locks, RNG streams; torch and numpy alone."""
+"""Foundations of all packages: build, optional packages, atomic files, locks, RNG streams. Needs torch and numpy."""

@@ -1,13 +1,23 @@
-"""Checks that configurations share; each error names the field, what it got and what it wants."""
+"""Checks of config fields. Errors name the field, the value and the requirement."""
 
 import math
 from collections.abc import Sequence
 from reprlib import Repr
 from typing import Any, get_args
 
+__all__ = [
+    "require_arm",
+    "require_at_least_one",
+    "require_choice",
+    "require_positive",
+    "require_weight",
+    "shorten",
+    "shown",
+]
+
 
 def shorten(text: str, limit: int = 200) -> str:
-    """Return a text of at most so many characters, cut in its middle.
+    """Return a text of at most `limit` characters, cut in the middle.
 
     Example:
         >>> shorten("0123456789", 5)
@@ -19,7 +29,7 @@ def shorten(text: str, limit: int = 200) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return the repr of a value from a file as errors show it: short, however much the value holds.
+    """Return an abbreviated repr of a value from a config file, for errors.
 
     Example:
         >>> shown("a third"), shown([[0] * 3] * 1000)
@@ -33,31 +43,35 @@ def shown(value: Any) -> str:
 
 
 def require_choice(config: object, **kinds: Any) -> None:
-    """Fields must be one of the values of a `Literal`, or tuples of them without repetition, not empty.
+    """Check that fields are values of a `Literal`, or non-empty tuples of distinct values of it.
+
+    Args:
+        config: The config.
+        **kinds: The `Literal` of each field, by name of the field.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If a field is not.
     """
     for name, kind in kinds.items():
-        value, known = getattr(config, name), get_args(kind)
+        value, choices = getattr(config, name), get_args(kind)
         if not isinstance(value, tuple):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
             continue
         if not value:
-            raise ValueError(f"{name} must name at least one of {', '.join(known)}, got none")
+            raise ValueError(f"{name} must name at least one of {', '.join(choices)}, got none")
         for item in value:
-            if item not in known:
-                raise ValueError(f"{name} must be of {', '.join(known)}, got {shown(item)}")
+            if item not in choices:
+                raise ValueError(f"{name} must be of {', '.join(choices)}, got {shown(item)}")
         if len(set(value)) < len(value):
             raise ValueError(f"{name} must differ, got {', '.join(value)}")
 
 
 def require_at_least_one(config: object, *names: str) -> None:
-    """Fields must be 1 or larger.
+    """Check that fields are at least 1.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If a field is not.
     """
     for name in names:
         if getattr(config, name) < 1:
@@ -65,10 +79,10 @@ def require_at_least_one(config: object, *names: str) -> None:
 
 
 def require_weight(config: object, *names: str) -> None:
-    """Fields must be finite and 0 or larger.
+    """Check that fields are finite and at least 0.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If a field is not.
     """
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
@@ -76,10 +90,10 @@ def require_weight(config: object, *names: str) -> None:
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Fields must be finite and above 0.
+    """Check that fields are finite and above 0.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If a field is not.
     """
     for name in names:
         if not 0 < getattr(config, name) < math.inf:
@@ -87,7 +101,7 @@ def require_positive(config: object, *names: str) -> None:
 
 
 def require_arm(arm: str, known: Sequence[str]) -> None:
-    """An arm's name must be one of the method's.
+    """Check that an arm is one of the arms of a method.
 
     Raises:
         ValueError: If it is not.

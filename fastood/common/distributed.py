@@ -1,4 +1,4 @@
-"""Agreement of processes before they add up: a difference is an error on every one, and nobody waits for it."""
+"""Agreement of processes before a reduction: a difference raises on every process, so that none waits forever."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-Told = TypeVar("Told")
+__all__ = ["check_alike", "check_in_group", "exchange"]
+
+T = TypeVar("T")
 
 
-def exchange(told: Told, group: dist.ProcessGroup | None = None, *, device: torch.device | None = None) -> list[Told]:
-    """Return what every process of `group` tells, in the order of their ranks.
+def exchange(value: T, group: dist.ProcessGroup | None = None, *, device: torch.device | None = None) -> list[T]:
+    """Return the values of all processes of `group`, in the order of their ranks.
 
     Args:
-        told: Anything that can be pickled.
-        group: The processes; None for all.
-        device: Where this process keeps what is added up: NCCL sends by way of it, whatever the current one is.
+        value: Any object that can be pickled.
+        group: Process group; None for the default group.
+        device: Device of the data of this process; NCCL communicates through it in place of the current device.
 
     Raises:
-        RuntimeError: No process group has been set up.
-        ValueError: This process is not in `group`.
+        RuntimeError: If there is no process group.
+        ValueError: If this process is not in `group`.
     """
     check_in_group(group)
-    every: list[Told | None] = [None] * dist.get_world_size(group)
+    every: list[T | None] = [None] * dist.get_world_size(group)
     with torch.cuda.device(device) if device is not None and device.type == "cuda" else nullcontext():
-        dist.all_gather_object(every, told, group=group)
+        dist.all_gather_object(every, value, group=group)
     return every  # type: ignore[return-value]
 
 
 def check_in_group(group: dist.ProcessGroup | None) -> None:
-    """Raise unless this process is in `group`; collectives of others return without having done anything.
+    """Raise unless this process is in `group`; collectives silently do nothing on processes outside the group.
 
     Raises:
-        RuntimeError: No process group has been set up.
-        ValueError: This process is not in `group`.
+        RuntimeError: If there is no process group.
+        ValueError: If this process is not in `group`.
     """
     if not dist.is_initialized():
         raise RuntimeError("no process group has been set up: call torch.distributed.init_process_group first")
@@ -43,12 +45,12 @@ def check_in_group(group: dist.ProcessGroup | None) -> None:
         raise ValueError(f"group must hold this process, which is rank {dist.get_rank()} of all")
 
 
-def check_alike(what: str, every: list[Told]) -> None:
-    """Raise ValueError, on every process alike, unless all tell the same.
+def check_alike(name: str, every: list[T]) -> None:
+    """Raise ValueError, on every process, unless the values of all processes are equal.
 
     Args:
-        what: Name of what is told, for the error.
-        every: As `exchange` returns it.
+        name: Name of the value, for the error.
+        every: Values of all processes, as `exchange` returns them.
 
     Example:
         >>> check_alike("bits", [20, 20])
@@ -57,8 +59,8 @@ def check_alike(what: str, every: list[Told]) -> None:
             ...
         ValueError: bits must be the same on every process, got 20 on rank 0 and 10 on rank 1
     """
-    for rank, told in enumerate(every):
-        if told != every[0]:
+    for rank, value in enumerate(every):
+        if value != every[0]:
             raise ValueError(
-                f"{what} must be the same on every process, got {every[0]} on rank 0 and {told} on rank {rank}"
+                f"{name} must be the same on every process, got {every[0]} on rank 0 and {value} on rank {rank}"
             )

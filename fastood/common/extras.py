@@ -1,4 +1,4 @@
-"""Packages that only parts of fastood need: what is said where one is missing.
+"""Optional packages: errors for missing ones, with the command that installs them.
 
 Needs neither torch nor numpy.
 """
@@ -15,23 +15,35 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+__all__ = [
+    "COMMANDS",
+    "MissingPackageError",
+    "describe",
+    "install_command",
+    "missing",
+    "needed_for",
+    "require_command",
+    "requirements",
+    "running_command",
+]
+
 COMMANDS = {"fastood.train": "train", "fastood.evaluate": "train", "fastood.data": "train"}
-"""Extra of every module that is called by `python -m`."""
+"""Extra that each command `python -m MODULE` needs."""
 _MODULES = {
     "nvidia-dali-cuda130": "nvidia.dali",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
 }
-"""Names by which packages are imported, where it is not their own."""
+"""Import names of packages, where they differ from the name of the package."""
 
 
 class MissingPackageError(ModuleNotFoundError):
-    """A package that fastood needs here is not installed; the message has the command that installs it."""
+    """Error for a package that is not installed; the message has the command that installs it."""
 
 
 def requirements(extra: str) -> list[str]:
-    """Return what an extra of fastood requires, such as "lightning>=2.4".
+    """Return the requirements of an extra of fastood, such as "lightning>=2.4".
 
     Example:
         >>> "tyro>=0.9" in requirements("train")
@@ -42,8 +54,8 @@ def requirements(extra: str) -> list[str]:
         extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
         return list(extras[extra])
     parts = [line.partition(";") for line in metadata.requires("fastood") or []]
-    wanted = re.compile(rf"extra == ['\"]{extra}['\"]")
-    return [requirement.strip() for requirement, _, marker in parts if wanted.search(marker)]
+    of_extra = re.compile(rf"extra == ['\"]{extra}['\"]")
+    return [requirement.strip() for requirement, _, marker in parts if of_extra.search(marker)]
 
 
 def missing(extra: str) -> list[str]:
@@ -56,18 +68,18 @@ def missing(extra: str) -> list[str]:
     return [requirement for requirement in requirements(extra) if not _importable(_module(requirement))]
 
 
-def install_command(wanted: Iterable[str]) -> str:
-    """Return the command that installs packages where this process looks for them.
+def install_command(packages: Iterable[str]) -> str:
+    """Return the command that installs packages into the environment of this process.
 
     Example:
         >>> install_command(["tyro>=0.9"])  # doctest: +ELLIPSIS
         "... -m pip install 'tyro>=0.9'"
     """
-    return shlex.join([sys.executable or "python", "-m", "pip", "install", *wanted])
+    return shlex.join([sys.executable or "python", "-m", "pip", "install", *packages])
 
 
 def describe(what: str, wanted: Iterable[str]) -> str:
-    """Return the sentence that says what needs which packages, and the command that installs them.
+    """Return the error message for missing packages, with the command that installs them.
 
     Example:
         >>> describe("Detector.save", ["safetensors"])  # doctest: +ELLIPSIS
@@ -80,13 +92,13 @@ def describe(what: str, wanted: Iterable[str]) -> str:
 
 @contextmanager
 def needed_for(what: str) -> Iterator[None]:
-    """Say what needs a package, and how it is installed, where an import of it fails.
+    """Turn a failing import of a package of an extra, within the context, into a MissingPackageError.
 
     Args:
-        what: What is called, such as "Detector.save".
+        what: Name of the function that needs the package, such as "Detector.save".
 
     Raises:
-        MissingPackageError: If a package of an extra is missing.
+        MissingPackageError: If the import of a package of an extra fails.
 
     Example:
         >>> with needed_for("Detector.save"):
@@ -96,17 +108,17 @@ def needed_for(what: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         top = (error.name or "").partition(".")[0]
-        known = {_module(requirement): requirement for requirement in requirements("train")}
-        if top not in known or isinstance(error, MissingPackageError):
+        by_module = {_module(requirement): requirement for requirement in requirements("train")}
+        if top not in by_module or isinstance(error, MissingPackageError):
             raise
-        requirement = known[top]
+        requirement = by_module[top]
         raise MissingPackageError(describe(what, [requirement]), name=error.name) from error
 
 
 def running_command() -> str | None:
-    """Return the module that `python -m` is looking up, None in any other process.
+    """Return the module that `python -m` is about to run; None in any other process.
 
-    While Python looks for the module, which imports its parent packages, `sys.argv` begins with "-m".
+    While Python searches for the module, which imports its parent packages, `sys.argv` begins with "-m".
     """
     if sys.argv[:1] != ["-m"]:
         return None
@@ -119,13 +131,13 @@ def running_command() -> str | None:
 
 
 def require_command() -> None:
-    """End a command of fastood that lacks packages, with the command that installs them in place of a traceback.
+    """Exit if this is a command of fastood and packages are missing, with an installation command for an error.
 
     Raises:
-        SystemExit: If this is `python -m fastood.…` and something is missing.
+        SystemExit: If this is `python -m fastood.…` and a package is missing.
     """
     command = running_command()
-    # Without torch this is the wrong Python altogether, which fastood.ops._extension says.
+    # Without torch it is probably the wrong Python: fastood.ops._extension reports that.
     if command in COMMANDS and _importable("torch") and (wanted := missing(COMMANDS[command])):
         sys.exit(f"error: {describe(f'python -m {command}', wanted)}")
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes: a file is complete or absent."""
 
 import errno
 import os
@@ -13,23 +13,25 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["NO_ROOM", "remove_temporaries", "save_tensors", "write_atomically"]
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk, of a quota that is used up, and of a file that may grow no further."""
+"""Error numbers of a full disk, an exhausted quota, and a file at its size limit."""
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one, never a part.
+    """Write a file so that a kill at any time leaves the complete old or the complete new one.
 
-    The temporary file beside it has a name that no other process chooses, `.NAME.….tmp`; `remove_temporaries` clears
-    away what kills have left.
+    The temporary file in the same folder has a unique name, `.NAME.….tmp`. `remove_temporaries` removes temporary files
+    that killed processes have left.
 
     Args:
-        path: The file; its folder is made.
-        content: The bytes, or a function that writes them into the open temporary file.
+        path: The file; its folder is created.
+        content: Bytes, or a function that writes them to the open temporary file.
 
     Raises:
-        OSError: If the folder cannot be written or is full, naming the file and, if it is full, the bytes that are
-            needed and free; the old file is then untouched.
+        OSError: If the folder cannot be written or the disk is full. The error names the file and, for a full disk, the
+            bytes that are needed and free. The old file is then unchanged.
 
     Example:
         >>> import tempfile
@@ -42,7 +44,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Exclusive: neither another process's file nor the target of a link that lies there.
+        # Exclusive creation: overwrite neither a file of another process nor the target of a symbolic link.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -50,7 +52,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
                 try:
                     write(recorded)  # type: ignore[arg-type]
                 except RuntimeError:
-                    # PyTorch's writer says "unexpected pos" where the file said that the disk is full.
+                    # PyTorch's writer hides the error of a full disk behind "unexpected pos".
                     if recorded.error is not None:
                         raise recorded.error from None
                     raise
@@ -64,7 +66,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
 
 
 class _RecordedErrors:
-    """An open file that remembers the first error of writing to it."""
+    """Open file that records the first error of a write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -82,7 +84,7 @@ class _RecordedErrors:
 
 
 class _Counter(RawIOBase):
-    """A file that keeps nothing of what is written to it but its length."""
+    """File that discards all data and counts the bytes."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -97,7 +99,7 @@ class _Counter(RawIOBase):
 
 
 def _explained(error: OSError, path: Path, write: Callable[[Any], object]) -> OSError:
-    """Return an error of the same number that names the file and, of a full disk, what is needed and what is free."""
+    """Return `error` with a message that names the file and, for a full disk, the bytes needed and free."""
     reason = f"cannot write {path}: {error.strerror or error}"
     if error.errno in NO_ROOM:
         counter = _Counter()
@@ -107,11 +109,11 @@ def _explained(error: OSError, path: Path, write: Callable[[Any], object]) -> OS
 
 
 def remove_temporaries(folder: Path, *names: str) -> None:
-    """Remove what kills have left of files that were being written; for the process that holds the folder's lock.
+    """Remove temporary files that killed processes have left. Call it only while holding the lock of the folder.
 
     Args:
-        folder: Where to look.
-        names: Names of the files that they were to become, in this folder; by default any, here and further inside.
+        folder: The folder.
+        names: Names of the intended files in this folder; by default all, also in subfolders.
 
     Example:
         >>> import tempfile
@@ -122,21 +124,21 @@ def remove_temporaries(folder: Path, *names: str) -> None:
         []
     """
     patterns = [f".{escape(name)}{middle}.tmp" for name in names for middle in ("", ".*")]
-    found = [path for pattern in patterns for path in folder.glob(pattern)] if names else folder.rglob(".*.tmp")
-    for path in list(found):
+    paths = [path for pattern in patterns for path in folder.glob(pattern)] if names else folder.rglob(".*.tmp")
+    for path in list(paths):
         path.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name as one safetensors file, whole or not at all.
+    """Write tensors to a safetensors file, atomically.
 
     Args:
-        path: The file.
-        tensors: By name.
-        metadata: Words beside them, by name.
+        path: The file; its folder is created.
+        tensors: Tensors by name.
+        metadata: Strings by name, stored in the header; None for none.
 
     Raises:
-        OSError: As `write_atomically`.
+        OSError: If the folder cannot be written or the disk is full.
     """
     from safetensors.torch import save
 

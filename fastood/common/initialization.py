@@ -1,15 +1,17 @@
-"""Initial weights of every network here; needs PyTorch alone."""
+"""Initial weights of the networks; needs PyTorch alone."""
 
 import torch
 from torch import nn
 
+__all__ = ["initialize"]
+
 
 def initialize(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw every weight: He for convolutions (He et al. 2015, fan-out), Xavier for linear layers; biases become 0.
+    """Draw all weights: He for convolutions (He et al. 2015, fan-out), Xavier for linear layers; set biases to 0.
 
     Args:
         model: Changed in place.
-        generator: Source of every draw, on the CPU; None takes PyTorch's global one.
+        generator: Source of the draws, on the CPU; None for PyTorch's global generator.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,13 +1,15 @@
-"""Names of a package that are imported on first use (PEP 562)."""
+"""Lazy imports of the names of a package (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+__all__ = ["lazy_attributes"]
+
 
 def lazy_attributes(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` that imports names from submodules on first use.
+    """Return a `__getattr__` for a package that imports names from submodules on first use.
 
     Args:
         package: Name of the package, `__name__`.
@@ -28,7 +30,7 @@ def lazy_attributes(package: str, modules: Mapping[str, Sequence[str]]) -> Calla
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f"{package}.{module_of[name]}"), name)
-        # Found without this function from now on.
+        # Stored in the package, so that this function is not called for the name again.
         setattr(sys.modules[package], name, value)
         return value
 

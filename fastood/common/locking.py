@@ -1,4 +1,4 @@
-"""Folders that one process writes at a time."""
+"""Locks for folders that only one process may write at a time."""
 
 import errno
 import fcntl
@@ -9,27 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+__all__ = ["LOCK_NAME", "hold_lock"]
+
 LOCK_NAME = ".lock"
-"""File of a folder that names the process that writes it; only there while it does, or after a kill."""
+"""Name of the file that describes the holder of the lock; removed with the lock, unless the process is killed."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[int] = set()
-"""Descriptors of locks, which a forked child must not keep alive."""
+"""Descriptors of locks, which forked children must close."""
 
 
 @contextmanager
 def hold_lock(folder: Path, *, doing: str, exist_ok: bool = True) -> Iterator[None]:
-    """Keep other processes from writing a folder; however the process ends, the lock ends with it.
+    """Hold the lock of a folder within the context. The lock ends with the process, however that ends.
 
-    The folder is made, and removed again if nothing was put into it. It may be renamed while the lock is held.
+    The folder is created, and removed again if it is empty in the end. It may be renamed while the lock is held.
 
     Args:
-        folder: The folder; the file `.lock` in it names the process as long as the lock is held, and locks nothing
-            itself: it may be removed.
-        doing: What the error says that the other process does, e.g. "writing this run".
-        exist_ok: Whether the folder may exist.
+        folder: The folder. While the lock is held, the file `.lock` in it describes the process; it is not the lock
+            itself, and may be removed.
+        doing: Activity of the other process for the error, such as "writing this run".
+        exist_ok: Whether the folder may exist already.
 
     Raises:
-        FileExistsError: If the folder exists and may not.
+        FileExistsError: If the folder exists and `exist_ok` is False.
         BlockingIOError: If another process holds the lock; the error names it.
         OSError: If the folder cannot be written.
 
@@ -58,12 +60,12 @@ def hold_lock(folder: Path, *, doing: str, exist_ok: bool = True) -> Iterator[No
     finally:
         with suppress(OSError):
             os.unlink(LOCK_NAME, dir_fd=inside)
-        _let_go(inside)
+        _release(inside)
         _remove_empty(made)
 
 
 def _lock(folder: Path, doing: str) -> int:
-    """Lock a folder and write into `.lock` who holds it; return the descriptor of the folder."""
+    """Lock a folder, describe this process in `.lock`, and return the descriptor of the folder."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         inside = -1
@@ -71,7 +73,7 @@ def _lock(folder: Path, doing: str) -> int:
             inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             _held.add(inside)
             _lock_descriptor(inside, folder)
-            # The holder before may have renamed or removed the folder between the opening and the locking.
+            # The previous holder may have renamed or removed the folder between open and flock.
             if os.path.samestat(os.fstat(inside), folder.stat()):
                 _write_owner(inside)
                 return inside
@@ -79,23 +81,23 @@ def _lock(folder: Path, doing: str) -> int:
             pass  # The folder was removed.
         except BlockingIOError:
             owner = _read_owner(inside)
-            _let_go(inside)
+            _release(inside)
             by = f" ({owner})" if owner and owner.isprintable() else ""
             raise BlockingIOError(f"another process{by} is {doing}: {folder}") from None
         except OSError:
-            _let_go(inside)
+            _release(inside)
             raise
-        _let_go(inside)
+        _release(inside)
 
 
 def _lock_descriptor(inside: int, folder: Path) -> None:
     try:
-        # The folder itself, not a file in it: it may be renamed, and a kill at any moment leaves nothing locked.
+        # Lock the folder rather than a file in it: it may be renamed, and a kill leaves no stale lock.
         fcntl.flock(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        print(f"warning: {folder} lies where nothing can be locked: do not write it twice", file=sys.stderr)
+        print(f"warning: the file system of {folder} has no locks: do not write it twice", file=sys.stderr)
 
 
 def _write_owner(inside: int) -> None:
@@ -108,7 +110,7 @@ def _write_owner(inside: int) -> None:
 
 
 def _read_owner(inside: int) -> str:
-    """Return what the holder has written, empty if it has not yet."""
+    """Return the description of the holder; empty if it is not written yet."""
     try:
         file = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside)
     except OSError:
@@ -119,7 +121,7 @@ def _read_owner(inside: int) -> str:
         os.close(file)
 
 
-def _let_go(*descriptors: int) -> None:
+def _release(*descriptors: int) -> None:
     for descriptor in descriptors:
         _held.discard(descriptor)
         if descriptor >= 0:
@@ -128,15 +130,15 @@ def _let_go(*descriptors: int) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the inner ones first, as far as they are empty."""
+    """Remove the folders that are empty; inner ones come first in `folders`."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
 
 
 def _close_in_child() -> None:
-    """Let go of the locks in a forked child, which would otherwise hold them when this process has been killed."""
-    _let_go(*list(_held))
+    """Close the locks in a forked child, which would otherwise keep them after this process has been killed."""
+    _release(*list(_held))
 
 
 os.register_at_fork(after_in_child=_close_in_child)

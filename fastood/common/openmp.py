@@ -1,16 +1,19 @@
-"""Waiting of OpenMP's threads: to be settled before torch is imported, which loads their library."""
+"""Wait policy of OpenMP threads, to be set before torch is imported, which loads the OpenMP library."""
 
 import os
 import sys
+
+__all__ = ["SETTINGS", "wait_quietly"]
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def wait_quietly() -> None:
-    """Let idle threads of this program's commands sleep instead of spin, unless the environment says otherwise.
+    """Let idle OpenMP threads sleep instead of spin in commands of fastood, unless the environment sets a policy.
 
-    Steps of a small network are many short parallel regions. Threads that spin at the end of each take the core that
-    the last one needs as soon as anything else runs on the machine. Another program that imports fastood is left alone.
+    Steps of a small network are many short parallel regions. As soon as anything else runs on the machine, threads that
+    spin at the end of a region take the core that the last thread needs. Other programs that import fastood keep their
+    policy.
     """
     is_command = any(
         option == "-m" and module.partition(".")[0] == "fastood"

@@ -1,25 +1,27 @@
-"""Independent random streams from one seed."""
+"""Independent RNG streams from one seed."""
 
 import zlib
 
 import torch
 
+__all__ = ["named_generator"]
+
 
 def named_generator(seed: int, *names: str) -> torch.Generator:
-    """A CPU generator of its own for each purpose, all derived from one seed.
+    """Return a CPU generator for one purpose, derived from the seed and the names.
 
-    Streams with different names do not share draws, so that changing how many numbers one part of a task
-    consumes (a larger pool, say) leaves every other part as it was.
+    Streams with different names share no draws: if one part of a task consumes more numbers, such as for a larger pool,
+    all other parts stay unchanged.
 
     Args:
-        seed: The seed of the run, 0 or larger.
-        *names: What the stream is for, e.g. ``"background", "letters"``.
+        seed: Seed of the run, at least 0.
+        *names: Names of the purpose, such as `"background", "letters"`.
 
     Returns:
-        A freshly seeded ``torch.Generator`` on the CPU.
+        A newly seeded `torch.Generator` on the CPU.
 
     Raises:
-        ValueError: `seed` is negative.
+        ValueError: If `seed` is negative.
 
     Example:
         >>> first = torch.rand(3, generator=named_generator(0, "split"))
@@ -30,5 +32,5 @@ def named_generator(seed: int, *names: str) -> torch.Generator:
     """
     if seed < 0:
         raise ValueError(f"seed must be 0 or larger, got {seed}")
-    # crc32 rather than hash(), which Python salts anew in every process; torch seeds its CPU generator with 32 bits.
+    # crc32 rather than hash(), which Python salts in every process. torch uses 32 bits to seed its CPU generator.
     return torch.Generator().manual_seed(zlib.crc32("/".join((str(seed), *names)).encode()))

@@ -1,7 +1,9 @@
-"""Ctrl-C while a command still imports what it needs: a word, not a traceback."""
+"""Ctrl-C during the imports of a command: one line in place of a traceback."""
 
 import sys
 from types import TracebackType
+
+__all__ = ["report_interrupts"]
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -12,7 +14,7 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 
 
 def report_interrupts() -> None:
-    """Report Ctrl-C in a word while a command of this package is imported."""
-    # So argv is called while `python -m` imports the package of the module that it is to run.
+    """Report Ctrl-C in one line while `python -m` imports a command of this package."""
+    # sys.argv is ["-m", …] while `python -m` imports the parent packages of the module to run.
     if sys.argv[:1] == ["-m"]:
         sys.excepthook = _report

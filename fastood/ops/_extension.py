@@ -1,4 +1,4 @@
-"""Loads the compiled part, once, and says what to do when that fails."""
+"""Import of the compiled extension, with errors that state the remedy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
+__all__ = ["BuildInfo", "build_info"]
+
 _FOLDER = Path(__file__).parents[1]
 
 try:
-    import torch  # registers the libraries that the extension is linked against: keep it before _C
+    import torch  # loads the libraries that the extension is linked against: keep it before _C
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
@@ -19,7 +21,7 @@ except ModuleNotFoundError as error:
 
 
 class BuildInfo(TypedDict):
-    """What `build_info` returns."""
+    """Return type of `build_info`."""
 
     version: str
     cuda: bool
@@ -46,14 +48,16 @@ except ImportError as error:
 
 
 def build_info() -> BuildInfo:
-    """What this build holds.
+    """Return a description of the compiled extension.
 
     Returns:
-        `version` of the package; `cuda`, whether the CUDA kernels are in; `cuda_architectures` and `cuda_compiler` they
-        were built for and with (empty without them);
-        `cuda_reason`, why they are in or not; `compiler` of the host code; `target_torch`, the oldest torch
-        whose stable ABI it runs under; `cpu_capability`, the instruction set chosen on this machine (default, avx2,
-        avx512).
+        - `version`: Version of the package.
+        - `cuda`: Whether the build has CUDA kernels.
+        - `cuda_architectures`, `cuda_compiler`: Targets and compiler of the kernels; empty without them.
+        - `cuda_reason`: Reason why the kernels are included or not.
+        - `compiler`: Compiler of the host code.
+        - `target_torch`: Oldest version of torch with a compatible stable ABI.
+        - `cpu_capability`: Instruction set used on this machine: default, avx2 or avx512.
 
     Example:
         >>> import fastood

@@ -76,7 +76,7 @@ from fastood.detectors.storage import read_detector, write_detector
 from fastood.heads import GaussianStatistics
 from fastood.samplers import BackgroundPool
 
-for name in ("detectors", "heads", "losses", "metrics", "ops", "samplers", "scores"):
+for name in ("detectors", "heads", "losses", "metrics", "models", "ops", "samplers", "scores"):
     getattr(fastood, name)
 BackgroundPool(9).save("pool")
 assert len(BackgroundPool.from_file("pool")) == 9

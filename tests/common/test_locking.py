@@ -86,5 +86,5 @@ def test_where_files_cannot_be_locked_it_is_said(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with hold_lock(tmp_path, doing="writing"):
         pass
-    assert "lies where nothing can be locked" in capsys.readouterr().err
+    assert "has no locks: do not write it twice" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
