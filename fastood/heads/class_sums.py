@@ -252,7 +252,7 @@ class ClassSums:
             features, labels = features[kept], labels[kept]
         if len(labels) > 0:
             largest, rows = int(labels.max()), self.count + len(labels)
-            check_label_range(largest, self._limit, rows=rows, known=self.num_classes, per_class=self.per_class)
+            check_label_range(largest, self._limit, rows=rows, classes=self.num_classes, per_class=self.per_class)
         return features, labels
 
     def _grow(self, classes: int) -> None:

@@ -18,14 +18,14 @@ UNNAMED_COVARIANCES = 1 << 12
 """Largest number of classes that statistics with a covariance per class grow to without `num_classes`."""
 
 
-def check_label_range(largest: int, limit: int | None, *, rows: int, known: int, per_class: bool) -> None:
+def check_label_range(largest: int, limit: int | None, *, rows: int, classes: int, per_class: bool) -> None:
     """Raise if the largest label is not plausible as a class index, before memory for the classes is allocated.
 
     Args:
         largest: Largest label.
         limit: Number of classes set by the user; None if it grows with the labels.
         rows: Number of rows so far, including the ones to be added.
-        known: Number of classes so far.
+        classes: Number of classes so far.
         per_class: Whether each class has a covariance.
 
     Raises:
@@ -35,7 +35,7 @@ def check_label_range(largest: int, limit: int | None, *, rows: int, known: int,
         if largest >= limit:
             raise ValueError(f"labels must be below num_classes = {limit}, got {largest}")
         return
-    most = max(UNNAMED_COVARIANCES if per_class else UNNAMED_CLASSES, rows, known)
+    most = max(UNNAMED_COVARIANCES if per_class else UNNAMED_CLASSES, rows, classes)
     if largest >= most:
         raise ValueError(
             f"labels must be class indices below {most} for {rows} rows, got {largest}: number the classes from 0, "

@@ -18,6 +18,25 @@ from fastood.ops._arrays import Values, as_tensor
 from fastood.ops._validation import check_tensor
 from fastood.samplers.softplus import OMEGA_MAX
 
+__all__ = [
+    "MAX_COUNT",
+    "WEIGHT_MIN",
+    "check_file",
+    "check_generator",
+    "check_index",
+    "check_index_range",
+    "check_learns",
+    "check_losses",
+    "check_scale",
+    "check_state",
+    "checked_ascent",
+    "checked_options",
+    "checked_rate",
+    "checked_weights",
+    "integer",
+    "raise_for_status",
+]
+
 MAX_COUNT = 2**40
 """Upper limit for examples in a pool or batch and bins of a histogram: a thousand times the largest tested pool."""
 WEIGHT_MIN = 1e-30
