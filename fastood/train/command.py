@@ -18,7 +18,7 @@ from fastood.console.names import expanded
 from fastood.train.config import PRESETS, RunConfig
 from fastood.train.engine.processes import launched_processes, require_known_launcher
 from fastood.train.methods import METHODS, PresetName
-from fastood.train.recipe import read_recipe
+from fastood.train.recipe import read_recipe, recipe_name
 
 if TYPE_CHECKING:
     # Imported where they are needed: help and wrong options do not wait for them.
@@ -162,7 +162,7 @@ def complete_command(command: Command) -> Command:
             "preset paper needs images of your own, --data.in-dist, --data.background and --data.ood: "
             "its flips and its wide network are not for the embedded digits"
         )
-    kind = f"{command.method}-{command.preset}" if command.recipe is None else command.recipe.stem
+    kind = f"{command.method}-{command.preset}" if command.recipe is None else recipe_name(command.recipe)
     return replace(command, name=command.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
 
 

@@ -15,41 +15,83 @@ FOLDER = Path(__file__).with_name("recipes")
 """Folder of the papers' recipes, part of the package."""
 
 
-def find_recipe(path: Path) -> Path:
-    """Return the file of a recipe.
-
-    Args:
-        path: A file, or one of the papers' recipes: by name, or as it is called in a clone, recipes/NAME.yaml.
-
-    Raises:
-        FileNotFoundError: If there is neither.
+def packaged_recipes() -> dict[str, tuple[Path, str | None]]:
+    """Return file and variant of every recipe of the package by name: FILE, or FILE-VARIANT where a file has variants.
 
     Example:
-        >>> find_recipe(Path("mohseni2020-table1-mnist")).name
-        'mohseni2020-table1-mnist.yaml'
+        >>> path, variant = packaged_recipes()["mohseni2020-table1-mnist"]
+        >>> path.name, variant
+        ('mohseni2020-table1.yaml', 'mnist')
     """
-    if path.exists():
-        return path
-    if path.parent in (Path(), Path("recipes")):
-        name = path.name.removesuffix(".yaml")
-        if (FOLDER / f"{name}.yaml").is_file():
-            return FOLDER / f"{name}.yaml"
-    known = sorted(recipe.stem for recipe in FOLDER.glob("*.yaml"))
-    close = get_close_matches(path.name.removesuffix(".yaml"), known, n=3, cutoff=0.5)
-    hint = f"; near it: {', '.join(close)}" if close else ""
-    raise FileNotFoundError(f"{path}: there is no such file, and no recipe of that name{hint}")
+    recipes: dict[str, tuple[Path, str | None]] = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        variants = yaml.safe_load(path.read_text(encoding="utf-8")).get("variants")
+        if variants is None:
+            recipes[path.stem] = (path, None)
+        else:
+            recipes |= {f"{path.stem}-{variant}": (path, variant) for variant in variants}
+    return recipes
 
 
-def read_recipe(path: Path, *, preset: PresetName = "paper") -> RunConfig:
-    """The configuration that a YAML file describes; config.yaml of a run is one, too.
+def find_recipe(recipe: Path) -> tuple[Path, str | None]:
+    """Return the file of a recipe and the variant that is named, if one is.
 
     Args:
-        path: A file of the fields of `RunConfig`, of which `method.name` must be there, as `find_recipe` takes it.
-        preset: Where the fields come from that are not.
+        recipe: FILE or FILE:VARIANT, where FILE is a path or the name of one of the papers' recipes; or FILE-VARIANT
+            for these. In a clone they may also be called recipes/NAME.yaml.
+
+    Raises:
+        FileNotFoundError: If there is neither such a file nor such a recipe.
+
+    Example:
+        >>> path, variant = find_recipe(Path("li2020-table3a:wrn28-native-1"))
+        >>> path.name, variant
+        ('li2020-table3a.yaml', 'wrn28-native-1')
+    """
+    if recipe.exists():
+        return recipe, None
+    file, colon, variant = str(recipe).rpartition(":")
+    if colon:
+        return find_recipe(Path(file))[0], variant
+    recipes, name = packaged_recipes(), recipe.name.removesuffix(".yaml")
+    if recipe.parent in (Path(), Path("recipes")):
+        if name in recipes:
+            return recipes[name]
+        if (FOLDER / f"{name}.yaml").is_file():
+            return FOLDER / f"{name}.yaml", None
+    close = get_close_matches(name, recipes, n=3, cutoff=0.5)
+    hint = f"; near it: {', '.join(close)}" if close else ""
+    raise FileNotFoundError(f"{recipe}: there is no such file, and no recipe of that name{hint}")
+
+
+def recipe_name(recipe: Path) -> str:
+    """Return the name of a recipe as a part of file names.
+
+    Args:
+        recipe: A recipe as `find_recipe` takes it.
+
+    Example:
+        >>> recipe_name(Path("li2020-table3a:wrn28-native-1")), recipe_name(Path("mine/tables.yaml:small"))
+        ('li2020-table3a-wrn28-native-1', 'tables-small')
+    """
+    file, _, variant = recipe.name.partition(":")
+    return "-".join(filter(None, (file.removesuffix(".yaml"), variant)))
+
+
+def read_recipe(recipe: Path, *, preset: PresetName = "paper") -> RunConfig:
+    """Return the configuration that a YAML file describes; config.yaml of a run is such a file, too.
+
+    A file holds fields of `RunConfig`, of which `method.name` must be there. `variants`, if the file has them, maps
+    names to more fields, which take precedence over the file's own; one of them must then be chosen.
+
+    Args:
+        recipe: A recipe as `find_recipe` takes it.
+        preset: Preset that supplies the fields that the recipe leaves open.
 
     Raises:
         FileNotFoundError: If there is no such recipe.
-        ValueError: If a field is unknown, of another type or out of range; the file and the field are named.
+        ValueError: If no variant is chosen and there are some, there is no such variant, or a field is unknown, of
+            another type or out of range; the file and the field are named.
 
     Example:
         >>> import tempfile
@@ -64,22 +106,43 @@ def read_recipe(path: Path, *, preset: PresetName = "paper") -> RunConfig:
         ...
         ValueError: .../mine.yaml: method.finetune.epochs must be int, got 'many'
     """
-    path = find_recipe(path)
+    path, variant = find_recipe(recipe)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"it must hold the fields of a run, got {type(values).__name__}")
+        values = _with_variant(values, variant)
         method = values.get("method")
         name = method.get("name") if isinstance(method, Mapping) else None
         if name not in METHODS:
             raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {shown(name)}")
         return from_dict(RunConfig, merge(to_dict(PRESETS[name, preset]), values))
     except (RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}{'' if variant is None else f':{variant}'}: {error}") from None
+
+
+def _with_variant(values: Mapping[str, Any], variant: str | None) -> dict[str, Any]:
+    """Return the fields of a file with those of the chosen variant.
+
+    Raises:
+        ValueError: If a variant must be chosen, or there is none of this name.
+    """
+    fields = {name: value for name, value in values.items() if name != "variants"}
+    if "variants" not in values:
+        if variant is not None:
+            raise ValueError(f"the file has no variants, got {shown(variant)}")
+        return fields
+    variants = values["variants"]
+    if not isinstance(variants, Mapping) or not all(isinstance(changes, Mapping) for changes in variants.values()):
+        raise ValueError(f"variants must map names to fields of a run, got {shown(variants)}")
+    if variant not in variants:
+        problem = "one of the variants must be chosen, as in FILE:VARIANT" if variant is None else "no such variant"
+        raise ValueError(f"{problem}; there are {', '.join(map(str, variants))}")
+    return merge(fields, variants[variant])
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested fields, those of `changes` in place of those of `base`.
+    """Return nested fields, those of `changes` in place of those of `base`.
 
     Example:
         >>> merge({"seed": 0, "model": {"name": "small-cnn", "dropout": 0.0}}, {"model": {"dropout": 0.3}})

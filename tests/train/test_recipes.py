@@ -22,13 +22,13 @@ from fastood.train.command import parse_command
 from fastood.train.config import RunConfig, to_dict
 from fastood.train.engine.schedule import Schedule
 from fastood.train.methods import MethodConfig
-from fastood.train.recipe import find_recipe, read_recipe
+from fastood.train.recipe import find_recipe, packaged_recipes, read_recipe, recipe_name
 from fastood.train.run import Run
 from fastood.train.run_folder import RunFolder
 from tests.support.tiny_run import tiny_task
 
 FOLDER = Path(fastood.train.recipe.__file__).with_name("recipes")
-RECIPES = sorted(FOLDER.glob("*.yaml"))
+RECIPES = sorted(packaged_recipes())
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +83,16 @@ def train_short(config: RunConfig, folder: Path) -> dict[str, Any]:
     return evaluation.metrics
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_read_says_what_it_repeats_and_runs(
-    path: Path, pool_weights: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_read_says_what_it_repeats_and_runs(name: str, pool_weights: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     monkeypatch.setattr("fastood.train.results.error_bars.REPLICATES", 10)
     torch.set_num_threads(1)
-    text = path.read_text(encoding="utf-8")
+    text = find_recipe(Path(name))[0].read_text(encoding="utf-8")
     authors, place = "Li & Vasconcelos|Wu et al.|Mohseni et al.|Pei et al.", "Tables?|Figure|text"
     assert re.match(rf"# ({authors}) 20\d\d, ({place}) ", text)
     assert re.search("^# Open in the paper: ", text, re.MULTILINE)
-    config = read_recipe(path)
+    config = read_recipe(Path(name))
     images = (config.data.in_dist, config.data.background, *config.data.ood)
     assert all(source.rpartition(":")[2] in (*NAMED_SETS, *NOISES, "none") for source in images)
     assert config.method.needs_background == (config.data.background != "none")
@@ -104,8 +102,16 @@ def test_a_recipe_is_read_says_what_it_repeats_and_runs(
 
 
 def test_the_list_names_every_recipe():
-    named = re.findall(r"^\| `([\w.-]+)` \|", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(named) == [path.stem for path in RECIPES]
+    rows = re.findall(
+        r"^\| `([\w.-]+)` \| .* \| (.*) \|$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = [
+        f"{file}-{variant}" if variant else file
+        for file, variants in rows
+        for variant in re.findall(r"`([\w.-]+)`", variants) or [""]
+    ]
+    assert sorted(named) == RECIPES
+    assert len(RECIPES) == 61
 
 
 def test_the_command_line_wins_over_the_recipe(tmp_path: Path):
@@ -121,14 +127,58 @@ def test_the_command_line_wins_over_the_recipe(tmp_path: Path):
 def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for path in ("mohseni2020-table1-mnist", "mohseni2020-table1-mnist.yaml", "recipes/mohseni2020-table1-mnist.yaml"):
-        assert find_recipe(Path(path)) == FOLDER / "mohseni2020-table1-mnist.yaml"
+        assert find_recipe(Path(path)) == (FOLDER / "mohseni2020-table1.yaml", "mnist")
+    assert find_recipe(Path("wu2023-table3-cifar10")) == (FOLDER / "wu2023-table3-cifar10.yaml", None)
     mine = Path("mohseni2020-table1-mnist")
     mine.write_text("method: {name: oe}")
-    assert find_recipe(mine) == mine, "a file that is there comes first"
+    assert find_recipe(mine) == (mine, None), "a file that is there comes first"
     with pytest.raises(FileNotFoundError, match=r"no recipe of that name; near it: mohseni2020-table1-svhn"):
         find_recipe(Path("mohseni2020-table1-svnh"))
     with pytest.raises(FileNotFoundError):
         find_recipe(Path("elsewhere/mohseni2020-table1-mnist.yaml"))
+
+
+VARIANTS = """
+method: {name: oe, finetune: {epochs: 3}}
+variants:
+  small: {model: {name: wrn-16-2}, method: {finetune: {learning_rate: 0.5}}}
+  other: {method: {name: entropy}}
+  wrong: {method: {epochs: 3}}
+"""
+
+
+def test_a_variant_changes_fields_of_its_file(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(VARIANTS)
+    small, other = (read_recipe(Path(f"{path}:{variant}")) for variant in ("small", "other"))
+    assert (small.model.name, other.model.name) == ("wrn-16-2", "wrn-40-4")
+    assert (small.method.finetune.epochs, small.method.finetune.learning_rate) == (3, 0.5)
+    assert (other.method.name, other.method.finetune.epochs) == ("entropy", 3)
+    assert train.parse_command(["--config", f"{path}:small"]).config == small
+    assert recipe_name(Path(f"{path}:small")) == "mine-small"
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("", "mine.yaml: one of the variants must be chosen, as in FILE:VARIANT; there are small, other, wrong"),
+        (":large", "mine.yaml:large: no such variant; there are small, other, wrong"),
+        (":wrong", "mine.yaml:wrong: method has no field 'epochs'; it has backgrounds"),
+    ],
+)
+def test_errors_name_the_variants(tmp_path: Path, variant: str, message: str):
+    (tmp_path / "mine.yaml").write_text(VARIANTS)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_recipe(tmp_path / f"mine.yaml{variant}")
+
+
+def test_a_file_without_variants_has_none_to_choose(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("method: {name: oe}")
+    with pytest.raises(ValueError, match=r"mine.yaml:small: the file has no variants, got 'small'"):
+        read_recipe(tmp_path / "mine.yaml:small")
+    (tmp_path / "mine.yaml").write_text("method: {name: oe}\nvariants: [small]")
+    with pytest.raises(ValueError, match="variants must map names to fields of a run, got"):
+        read_recipe(tmp_path / "mine.yaml:small")
 
 
 def test_recipes_are_read_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
