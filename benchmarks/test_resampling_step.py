@@ -29,7 +29,7 @@ from fastood.train.engine.background import AdversarialBackground
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import StageContext
+from fastood.train.engine.stage import StageContext
 
 Record = Callable[[Comparison, Run], None]
 SIZE, CLASSES, BATCH, STEPS = 32, 10, 128, 2

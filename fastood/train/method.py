@@ -1,194 +1,176 @@
-"""What a method is made of: stages that train, and arms that are judged."""
+"""Base classes of training methods: a config of hyper-parameters, and the stages and arms that they amount to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Self
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from fastood.data import Augment, DetectionTask, ImageSet
-from fastood.data.loaders import LoaderPlan
+from fastood.common.config_checks import require_arm
+from fastood.common.seeding import named_generator
+from fastood.data import Augment, DataConfig, DetectionTask
+from fastood.models import Classifier, ModelConfig, build_model
 from fastood.samplers import BackgroundPool
-from fastood.train.acceleration import CompileMode
 from fastood.train.arm import Arm
+from fastood.train.engine.stage import Stage
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
-RESIDENT = LoaderPlan(name="resident", prefetch_depth=0, reason="the default")
-
-Weights = Mapping[str, Tensor]
-"""Parameters and statistics of a network by name, as its state_dict has them."""
-Embed = Callable[[Any, ImageSet], Tensor]
-"""Features `[N, d]` float32 on the CPU that a `Classifier` gives images at test time."""
+PresetName = Literal["embedded", "paper"]
 
 
-def load_all(model: nn.Module, weights: Weights, embed: Embed) -> None:
-    """Begin with an earlier stage's weights as they are."""
-    model.load_state_dict(weights)
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A starting point for the command line: a method's hyper-parameters, and the images and network to go with it."""
+
+    method: MethodConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: Augment = field(default_factory=Augment)
+    model: ModelConfig = field(default_factory=ModelConfig)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StageContext:
-    """What every stage of a run has in common."""
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig(ABC):
+    """Hyper-parameters of a method; the defaults are those of its paper, where the paper states them."""
 
-    task: DetectionTask
-    """Images to train on."""
-    augment: Augment
-    """Turns uint8 images into network input."""
-    seed: int
-    """Seed of the run."""
-    fabric: Fabric
-    """Device, precision and group of processes."""
-    precision: str = "32-true"
-    """That of `fabric`, which does not tell."""
-    loading: LoaderPlan = RESIDENT
-    """How images get to the device; by default from its memory."""
-    channels_last: bool = True
-    """Memory layout of weights and activations."""
-    compile: CompileMode = "none"
-    """What `torch.compile` does to networks that train."""
-    ema_decay: float | None = None
-    """Decay of the running average of the weights that stages end with; None for the weights themselves."""
-
-
-class StageRun(Protocol):
-    """A stage in progress: everything that changes while it runs, and so everything that is saved."""
-
-    name: str
-    """Of the stage."""
-    draws: str
-    """Name of its random draws."""
-    context: StageContext
-    """What it has in common with the run's other stages."""
-    step: int
-    """Steps done."""
-    total_steps: int
-    """Steps until the end."""
-    steps_per_epoch: int | None
-    """Steps of a pass over the in-distribution images; None for a stage without epochs."""
-    images_per_step: int
-    """Images that a step trains on, of all processes; 0 for a stage that trains on none."""
+    name: ClassVar[str]
+    """First word of the command line."""
+    summary: ClassVar[str]
+    """One line of help: the method, its authors and the year."""
+    ignores_background: ClassVar[bool] = False
+    """Flag: no arm of the method ever trains with background images."""
 
     @property
-    def learning_rate(self) -> float | None:
-        """Step size of the last step; None where there is no single one."""
-        ...
+    def needs_background(self) -> bool:
+        """Whether an arm trains with background images, so that data.background must name some."""
+        return not self.ignores_background
 
-    def take_answers(self) -> tuple[int, int]:
-        """Return right answers to this process's training images since the last call, and how many images."""
-        ...
+    @abstractmethod
+    def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> Method:
+        """Build the method with these hyper-parameters.
 
-    def train_step(self) -> float:
-        """One step.
-
-        Returns:
-            The loss.
+        Args:
+            model: The network.
+            task: Images to train on.
+            seed: Seed of the run.
 
         Raises:
-            StageFailedError: If the loss is NaN or infinite, or cannot be computed; nothing has moved then.
+            ValueError: If network, images and hyper-parameters do not go together.
         """
-        ...
 
-    def scalars(self) -> dict[str, float]:
-        """What is worth a curve in TensorBoard beside the loss."""
-        ...
+    @classmethod
+    def embedded(cls) -> Self:
+        """Return hyper-parameters for the embedded digits; the paper's by default."""
+        return cls()
 
-    def require_finite_weights(self) -> None:
-        """Raise `NonFiniteLossError` if a parameter or a statistic is NaN or infinite."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly as this one would; the network's weights as "model"."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        ...
-
-    def close(self) -> None:
-        """End the processes and threads that load images."""
-        ...
-
-
-class Stage(Protocol):
-    """A part of a method's training, from weights to weights."""
-
-    @property
-    def name(self) -> str:
-        """Name in checkpoints, progress bars and TensorBoard."""
-        ...
-
-    @property
-    def draws(self) -> str:
-        """Name of the random draws."""
-        ...
-
-    @property
-    def start_from(self) -> str | None:
-        """Earlier stage whose final weights this one begins with; None begins with the initial ones."""
-        ...
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Earlier stages that leave this one something beside weights, such as a pool that has learnt."""
-        ...
-
-    def build_model(self) -> nn.Module:
-        """Makes the network with the run's initial weights, the same at each call."""
-        ...
-
-    def take_over(self, model: Any, weights: Weights, embed: Embed) -> None:
-        """Puts the weights of `start_from` into the network."""
-        ...
-
-    def begin(self, model: Any, context: StageContext) -> StageRun:
-        """Start with a network that already holds the weights that the stage begins with; it is trained in place."""
-        ...
+    @classmethod
+    def presets(cls) -> dict[PresetName, Preset]:
+        """Return embedded, a minute or so on two CPU cores, and paper, the paper's network and image size."""
+        return {
+            "embedded": Preset(method=cls.embedded(), model=ModelConfig(name="small-cnn")),
+            "paper": Preset(method=cls(), data=DataConfig(image_size=32), augment=Augment(flip=True)),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearntPool:
-    """Background weights that a method learns, and what is told of them."""
+    """Background weights that a method learns."""
 
     pool: BackgroundPool
     """Final once every stage has run."""
     arm: str
     """Arm that trains on what the pool selects."""
     effective_sample_sizes: Tensor
-    """Of the pool after each step that moved it so far, float64 `[T]`."""
+    """Effective sample size of the pool after each of the T steps that moved it so far, float64 `[T]`."""
 
 
-class Method(Protocol):
-    """A way of training and scoring; the loop, the checkpoints and the evaluation are the same for all."""
+class Method(ABC):
+    """A way of training and scoring; loop, checkpoints and evaluation are the same for all methods.
+
+    A subclass says what is trained (`build_stages`) and what is evaluated (`build_arms`), and overrides what differs
+    from the defaults: `setup`, `baseline`, `learnt_pool`, `background_index`.
+
+    Args:
+        config: Hyper-parameters.
+        model: The network.
+        task: Images to train on.
+        seed: Seed of the run.
+
+    Attributes:
+        config: Hyper-parameters.
+        model: The network.
+        task: Images to train on.
+        seed: Seed of the run.
+        arms: Rows of the results, in table order.
+        stages: Parts of the training, in the order in which they run.
+
+    Raises:
+        ValueError: If the network is unknown, or network, images and hyper-parameters do not go together.
+    """
+
+    def __init__(self, config: MethodConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+        self.config = config
+        self.model = model
+        self.task = task
+        self.seed = seed
+        self.setup()
+        self.arms: tuple[Arm, ...] = tuple(self.build_arms())
+        self.stages: tuple[Stage, ...] = tuple(self.build_stages())
+        # A network that cannot be built is an error now, not hours later when its stage begins.
+        for stage in self.stages:
+            stage.build_model()
+
+    def setup(self) -> None:  # noqa: B027 - a hook that most methods do without
+        """Check the images and prepare what arms and stages share; called before either is built."""
+
+    @abstractmethod
+    def build_arms(self) -> Sequence[Arm]:
+        """Return the rows of the results, in table order."""
+
+    @abstractmethod
+    def build_stages(self) -> Sequence[Stage]:
+        """Return the parts of the training, in the order in which they run; `arms` are built before."""
 
     @property
     def name(self) -> str:
         """Name in metrics.json."""
-        ...
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """In the order in which they run."""
-        ...
-
-    @property
-    def arms(self) -> tuple[Arm, ...]:
-        """In table order."""
-        ...
+        return self.config.name
 
     @property
     def baseline(self) -> str | None:
-        """Arm that the others are compared with; None if they are judged on images of their own."""
-        ...
+        """Arm that the others are compared with, by default the first; None if each is evaluated on other images."""
+        return self.arms[0].name
 
     @property
     def learnt_pool(self) -> LearntPool | None:
-        """Background weights, for a method that learns them."""
-        ...
+        """Background weights, for a method that learns them; None otherwise."""
+        return None
 
     def background_index(self, arm: str) -> Tensor:
-        """Background images that an arm trains on, int64 `[n]`; the same at each call after the stages."""
-        ...
+        """Return the background images that an arm trains on, by default none.
+
+        Args:
+            arm: Name of the arm.
+
+        Returns:
+            Indices int64 `[n]` into the task's background, the same at each call after the stages have run.
+
+        Raises:
+            ValueError: If there is no arm of this name.
+        """
+        require_arm(arm, [row.name for row in self.arms])
+        return torch.empty(0, dtype=torch.int64)
+
+    def build_classifier(self) -> Classifier:
+        """Build the configured network with the run's initial weights, the same at each call and for every method."""
+        images = self.task.id_train.images
+        return build_model(
+            self.model.name,
+            num_classes=self.task.num_classes,
+            in_channels=images.shape[1],
+            image_size=images.shape[2],
+            dropout=self.model.dropout_rate,
+            generator=named_generator(self.seed, "initial weights"),
+        )

@@ -27,8 +27,9 @@ from fastood.train.engine.processes import (
     open_fabric,
     without_group,
 )
+from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, read_sessions
-from fastood.train.method import Method, StageContext
+from fastood.train.method import Method
 from fastood.train.report import LearntWeights, write_report
 from fastood.train.requirements import check_config, require_enough_ood, small_backgrounds
 from fastood.train.resolved_config import config_to_run, resolve, resolve_device

@@ -17,7 +17,8 @@ from fastood.train.engine.failure import (
 )
 from fastood.train.engine.loop import run_stage
 from fastood.train.engine.processes import from_first_process
-from fastood.train.method import Embed, Method, Stage, StageContext
+from fastood.train.engine.stage import Embed, Stage, StageContext
+from fastood.train.method import Method
 from fastood.train.run_folder import RunFolder
 
 

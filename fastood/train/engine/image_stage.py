@@ -29,8 +29,8 @@ from fastood.train.engine.processes import (
     synchronize_batch_norm,
 )
 from fastood.train.engine.schedule import Schedule
+from fastood.train.engine.stage import Embed, StageContext, Weights, load_all
 from fastood.train.engine.stream import EpochStream
-from fastood.train.method import Embed, StageContext, Weights, load_all
 
 NormMode = Literal["eval", "train"]
 

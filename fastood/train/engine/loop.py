@@ -14,7 +14,7 @@ from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.interrupt import StopRequest, TrainingInterrupted
 from fastood.train.engine.processes import any_process, from_first_process, sum_of_processes
 from fastood.train.engine.progress import StageProgress
-from fastood.train.method import StageRun
+from fastood.train.engine.stage import StageRun
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""

@@ -1,20 +1,31 @@
-"""Training methods: stages that one loop runs, and arms that are judged.
+"""Training methods: stages that one loop runs, and arms that are evaluated.
 
-A new method is one file here: a config dataclass derived from `MethodConfig`, whose `build` makes the method. Every
-module of this folder is found; `METHODS` has the configs by name.
+A new method is one file here: a config dataclass derived from `MethodConfig`, whose `build` makes a `Method`. Every
+module of this folder is imported; `METHODS` holds the configs by name.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
-from fastood.train.methods.config import MethodConfig, Preset, PresetName
+from fastood.train.method import MethodConfig, Preset, PresetName
 
-METHODS: dict[str, type[MethodConfig]] = {}
+FIRST = ("resample", "reject", "bal", "ice")
+"""Methods of the four papers, which help lists before the others."""
+
+
+def _discover() -> dict[str, type[MethodConfig]]:
+    """Return the config of every method in this folder by name, the papers' first, then alphabetically."""
+    configs = {
+        value.name: value
+        for module in iter_modules(__path__)
+        for value in vars(import_module(f"{__name__}.{module.name}")).values()
+        if isinstance(value, type) and issubclass(value, MethodConfig) and "name" in vars(value)
+    }
+    others = sorted(configs.keys() - set(FIRST))
+    return {name: configs[name] for name in (*FIRST, *others)}
+
+
+METHODS = _discover()
 """Config of every method by the name that the command line takes."""
-
-for _module in iter_modules(__path__):
-    for _found in vars(import_module(f"{__name__}.{_module.name}")).values():
-        if isinstance(_found, type) and issubclass(_found, MethodConfig) and "name" in vars(_found):
-            METHODS[_found.name] = _found
 
 __all__ = ["METHODS", "MethodConfig", "Preset", "PresetName"]

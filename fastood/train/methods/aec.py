@@ -18,10 +18,9 @@ from fastood.train.arm import Arm, Predict, Prediction, Scorer
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import Batch, StatelessObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import Embed, Weights
-from fastood.train.methods.config import MethodConfig
-from fastood.train.methods.initial_model import initial_model
-from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.engine.stage import Embed, Stage, Weights
+from fastood.train.method import Method, MethodConfig
+from fastood.train.methods.plain import plain_arm, plain_stage
 from fastood.train.trained_network import TrainedNetwork
 
 
@@ -71,7 +70,7 @@ class AECConfig(MethodConfig):
         return cls(latent_dim=16, training=Schedule(epochs=50, learning_rate=0.1, decay="cosine"), autoencoder=adam)
 
 
-class AEC(NoBackground):
+class AEC(Method):
     """A classifier by cross-entropy, and an autoencoder of the same images; the background is not looked at.
 
     Images are scored by the reconstruction error alone, the paper's baseline, and by
@@ -83,24 +82,26 @@ class AEC(NoBackground):
 
     The network of the last stage is no `Classifier`: detectors that want logits and features take its `classifier`.
 
-    Args:
-        config: Hyper-parameters.
-        model: The classifier.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If the network is unknown.
     """
 
-    name = "aec"
-    baseline = "msp"
+    config: AECConfig
 
-    def __init__(self, config: AECConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        self.config = config
-        self._model, self._task, self._seed = model, task, seed
-        self.stages = (
-            plain_stage(self._linear, config.training, batch_size=config.batch_size),
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the plain arm, and those of the reconstruction error without and with the distance."""
+        distance_weight = self.config.distance_weight
+        return (
+            plain_arm(),
+            Arm(name="error", label="Autoencoder, error", stage="autoencoder", scorer=by_reconstruction(0.0)),
+            Arm(name="aec", label="AEC", stage="autoencoder", scorer=by_reconstruction(distance_weight)),
+        )
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the trainings of the classifier and of the autoencoder."""
+        config = self.config
+        return (
+            plain_stage(self.build_classifier, config.training, batch_size=config.batch_size),
             ImageStage(
                 name="autoencoder",
                 draws="autoencoder",
@@ -112,25 +113,16 @@ class AEC(NoBackground):
                 take_over=load_classifier,
             ),
         )
-        self.arms = (
-            plain_arm(),
-            Arm(name="error", label="Autoencoder, error", stage="autoencoder", scorer=by_reconstruction(0.0)),
-            Arm(name="aec", label="AEC", stage="autoencoder", scorer=by_reconstruction(config.distance_weight)),
-        )
-        self._linear()
-
-    def _linear(self) -> Classifier:
-        return initial_model(self._model, self._task, seed=self._seed)
 
     def _both(self) -> "AutoencodingClassifier":
-        images = self._task.id_train.images
+        images = self.task.id_train.images
         autoencoder = Autoencoder(
             in_channels=images.shape[1],
             image_size=images.shape[2],
             latent_dim=self.config.latent_dim,
-            generator=named_generator(self._seed, "initial autoencoder"),
+            generator=named_generator(self.seed, "initial autoencoder"),
         )
-        return AutoencodingClassifier(self._linear(), autoencoder)
+        return AutoencodingClassifier(self.build_classifier(), autoencoder)
 
 
 class AutoencodingClassifier(nn.Module):

@@ -17,9 +17,8 @@ from fastood.train.arm import Arm, Predict, Prediction, Scorer
 from fastood.train.engine.image_stage import ImageStage, ImageStageRun
 from fastood.train.engine.objective import Batch, StatelessObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import StageContext
-from fastood.train.methods.config import MethodConfig, Preset, PresetName
-from fastood.train.methods.plain import NoBackground
+from fastood.train.engine.stage import Stage, StageContext
+from fastood.train.method import Method, MethodConfig, Preset, PresetName
 from fastood.train.trained_network import TrainedNetwork
 
 Boundary = Literal["hard", "soft"]
@@ -75,7 +74,7 @@ class DeepSVDDConfig(MethodConfig):
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "DeepSVDD":
         """The method with these hyper-parameters; see `DeepSVDD`. The network's name is not looked at."""
-        return DeepSVDD(self, task=task, seed=seed)
+        return DeepSVDD(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "DeepSVDDConfig":
@@ -92,7 +91,7 @@ class DeepSVDDConfig(MethodConfig):
         return {"embedded": embedded, "paper": replace(presets["paper"], method=method, augment=Augment(padding=0))}
 
 
-class DeepSVDD(NoBackground):
+class DeepSVDD(Method):
     """A network and an arm for each class, trained on its images alone and judged by the test images of all.
 
     An arm's in-distribution images are those of its class, its only OOD set is the test images of the other classes;
@@ -107,42 +106,42 @@ class DeepSVDD(NoBackground):
           here images are normalised as for every method.
         - For the soft boundary they solve for R on every batch after ten epochs; here from the first.
 
-    Args:
-        config: Hyper-parameters.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If images are too small for the network.
     """
 
-    name = "deep-svdd"
-    baseline = None
+    config: DeepSVDDConfig
 
-    def __init__(self, config: DeepSVDDConfig, *, task: DetectionTask, seed: int) -> None:
-        self.config = config
-        self._task, self._seed = task, seed
-        self.stages = tuple(self._stage(label) for label in range(task.num_classes))
-        self.arms = tuple(
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return one arm for each class."""
+        return tuple(
             Arm(
-                name=stage.name,
+                name=f"class-{label}",
                 label=class_name,
-                stage=stage.name,
+                stage=f"class-{label}",
                 scorer=by_distance(label),
                 view=partial(one_against_rest, label),
             )
-            for label, (stage, class_name) in enumerate(zip(self.stages, task.id_train.class_names, strict=True))
+            for label, class_name in enumerate(self.task.id_train.class_names)
         )
-        self._network(0)
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return one training for each class."""
+        return tuple(self._stage(label) for label in range(self.task.num_classes))
+
+    @property
+    def baseline(self) -> str | None:
+        """No arm: each is evaluated on in-distribution images of another class."""
+        return None
 
     def _network(self, label: int) -> OneClassLeNet:
-        images = self._task.id_train.images
+        images = self.task.id_train.images
         return OneClassLeNet(
             in_channels=images.shape[1],
             image_size=images.shape[2],
             widths=self.config.widths,
             feature_dim=self.config.feature_dim,
-            generator=named_generator(self._seed, "initial weights", str(label)),
+            generator=named_generator(self.seed, "initial weights", str(label)),
         )
 
     def _stage(self, label: int) -> "OneClassStage":
@@ -154,7 +153,7 @@ class DeepSVDD(NoBackground):
             build_model=partial(self._network, label),
             objective=lambda: DeepSVDDObjective(DeepSVDDLoss(nu)),
             batch_size=self.config.batch_size,
-            id_index=(self._task.id_train.labels == label).nonzero().flatten(),
+            id_index=(self.task.id_train.labels == label).nonzero().flatten(),
         )
 
 

@@ -18,9 +18,9 @@ from fastood.train.arm import Arm, Predict, Prediction, by_logits
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import Batch, StatelessObjective, forward_outputs
 from fastood.train.engine.schedule import Schedule
-from fastood.train.methods.config import MethodConfig
-from fastood.train.methods.initial_model import initial_model
-from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.engine.stage import Stage
+from fastood.train.method import Method, MethodConfig
+from fastood.train.methods.plain import plain_arm, plain_stage
 from fastood.train.trained_network import TrainedNetwork
 
 
@@ -70,31 +70,32 @@ class GCPLConfig(MethodConfig):
         return cls(training=Schedule(epochs=50, learning_rate=0.01, optimizer="adam", decay="cosine", weight_decay=0.0))
 
 
-class GCPL(NoBackground):
+class GCPL(Method):
     """Cross-entropy of a linear head, and of prototypes on the same budget; the background is not looked at.
 
     The network with prototypes is judged twice, by the two rejections of Yang et al. 2018: by the distance to the
     nearest prototype, and by the probability of the most likely class. Pei et al. 2022 do not say which of the two
     their table has.
 
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If the network is unknown.
     """
 
-    name = "gcpl"
-    baseline = "msp"
+    config: GCPLConfig
 
-    def __init__(self, config: GCPLConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        self.config = config
-        self._model, self._task, self._seed = model, task, seed
-        self.stages = (
-            plain_stage(self._linear, config.training, batch_size=config.batch_size),
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the plain arm, and one for each score of the network with prototypes."""
+        return (
+            plain_arm(),
+            Arm(name="gcpl", label="GCPL, distance", stage="gcpl", scorer=by_nearest_prototype),
+            Arm(name="gcpl-softmax", label="GCPL, softmax", stage="gcpl", scorer=by_logits(max_softmax_score)),
+        )
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the trainings of the linear head and of the prototypes, on the same batches."""
+        config = self.config
+        return (
+            plain_stage(self.build_classifier, config.training, batch_size=config.batch_size),
             ImageStage(
                 name="gcpl",
                 draws="training",
@@ -104,24 +105,15 @@ class GCPL(NoBackground):
                 batch_size=config.batch_size,
             ),
         )
-        self.arms = (
-            plain_arm(),
-            Arm(name="gcpl", label="GCPL, distance", stage="gcpl", scorer=by_nearest_prototype),
-            Arm(name="gcpl-softmax", label="GCPL, softmax", stage="gcpl", scorer=by_logits(max_softmax_score)),
-        )
-        self._prototypes()
-
-    def _linear(self) -> Classifier:
-        return initial_model(self._model, self._task, seed=self._seed)
 
     def _prototypes(self) -> Classifier:
-        model = self._linear()
+        model = self.build_classifier()
         model.head = PrototypeHead(
             model.feature_dim,
-            self._task.num_classes,
+            self.task.num_classes,
             per_class=self.config.per_class,
             gamma=self.config.gamma,
-            generator=named_generator(self._seed, "initial head"),
+            generator=named_generator(self.seed, "initial head"),
         )
         return model
 

@@ -22,9 +22,9 @@ from fastood.train.arm import Arm, Predict, Prediction, Scorer
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.methods.config import MethodConfig, Preset, PresetName
-from fastood.train.methods.initial_model import initial_model
-from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.engine.stage import Stage
+from fastood.train.method import Method, MethodConfig, Preset, PresetName
+from fastood.train.methods.plain import plain_arm, plain_stage
 from fastood.train.trained_network import TrainedNetwork
 
 Confidence = Literal["h", "g"]
@@ -96,66 +96,63 @@ class GODINConfig(MethodConfig):
         return {**super().presets(), "paper": paper}
 
 
-class GODIN(NoBackground):
+class GODIN(Method):
     """Cross-entropy of a linear head, and of `DecomposedConfidenceHead` on the same budget and the same images.
 
     The background is not looked at; nor are the OOD sets before the test. The in-distribution images that choose ε are
     held out of the training set, of the plain arm as well. It is the arm's own confidence that ε is to raise: an arm
     has an ε of its own.
 
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If the network is unknown, or a class has too few images to hold one out.
     """
 
-    name = "godin"
-    baseline = "msp"
+    config: GODINConfig
 
-    def __init__(self, config: GODINConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        self.config = config
-        self._model, self._task, self._seed = model, task, seed
-        kept = held_out = torch.arange(len(task.id_train))
-        if len(config.magnitudes) > 1:
-            generator = named_generator(seed, "validation")
-            kept, held_out = stratified_split(task.id_train.labels, config.validation_fraction, generator=generator)
-        self.stages = (
-            plain_stage(self._linear, config.training, batch_size=config.batch_size, id_index=kept),
-            *(self._stage(similarity, kept) for similarity in config.similarities),
-        )
-        self.arms = (
+    def setup(self) -> None:
+        """Hold out the images that choose ε, if there is one to choose."""
+        self._kept = self._held_out = torch.arange(len(self.task.id_train))
+        if len(self.config.magnitudes) > 1:
+            generator = named_generator(self.seed, "validation")
+            self._kept, self._held_out = stratified_split(
+                self.task.id_train.labels, self.config.validation_fraction, generator=generator
+            )
+
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the plain arm, and one for each similarity and confidence."""
+        return (
             plain_arm(),
             *(
                 Arm(
                     name=f"{similarity}-{confidence}",
                     label=f"{VARIANTS[similarity]}, {confidence}",
                     stage=similarity,
-                    scorer=by_confidence(confidence, config.magnitudes, held_out),
+                    scorer=by_confidence(confidence, self.config.magnitudes, self._held_out),
                 )
-                for similarity in config.similarities
-                for confidence in config.confidences
+                for similarity in self.config.similarities
+                for confidence in self.config.confidences
             ),
         )
-        self._linear()
 
-    def _linear(self) -> Classifier:
-        return initial_model(self._model, self._task, seed=self._seed)
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the training of the linear head and one for each similarity, on the same batches."""
+        config = self.config
+        return (
+            plain_stage(self.build_classifier, config.training, batch_size=config.batch_size, id_index=self._kept),
+            *(self._stage(similarity) for similarity in config.similarities),
+        )
 
     def _decomposed(self, similarity: Similarity) -> Classifier:
-        model = self._linear()
+        model = self.build_classifier()
         model.head = DecomposedConfidenceHead(
             model.feature_dim,
-            self._task.num_classes,
+            self.task.num_classes,
             similarity=similarity,
-            generator=named_generator(self._seed, "initial head"),
+            generator=named_generator(self.seed, "initial head"),
         )
         return model
 
-    def _stage(self, similarity: Similarity, kept: Tensor) -> ImageStage:
+    def _stage(self, similarity: Similarity) -> ImageStage:
         return ImageStage(
             name=similarity,
             draws="training",
@@ -163,7 +160,7 @@ class GODIN(NoBackground):
             build_model=partial(self._decomposed, similarity),
             objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
             batch_size=self.config.batch_size,
-            id_index=kept,
+            id_index=self._kept,
         )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastood.common.config_checks import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.common.config_checks import require_at_least_one, require_choice, require_weight
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.heads import CholeskyMahalanobisHead
@@ -25,9 +25,8 @@ from fastood.train.engine.background import SubsetBackground
 from fastood.train.engine.image_stage import ImageStage, NormMode
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import Embed, LearntPool, Weights, load_all
-from fastood.train.methods.config import MethodConfig, Preset, PresetName
-from fastood.train.methods.initial_model import initial_model
+from fastood.train.engine.stage import Embed, Stage, Weights, load_all
+from fastood.train.method import Method, MethodConfig, Preset, PresetName
 
 ArmName = Literal["plain", "oe", "energy", "ice", "ice-minus", "sigmoid", "energy-gaussian"]
 Training = Literal["fine-tune", "from-scratch"]
@@ -175,74 +174,63 @@ RECIPES: dict[ArmName, ArmRecipe] = {
 }
 
 
-class ICE:
+class ICE(Method):
     """Train each arm with its own loss on the same images, the same order and the same number of steps.
 
     Fine-tuning starts every arm from one network, trained without background. An arm with a Gaussian head keeps its
     features, and takes means and covariance from the features of the training images; the paper does not say how its
     head begins. Plain is fine-tuned too, without background, so that steps match.
 
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If the network is unknown, or an arm needs background images and the task has none.
     """
 
-    name = "ice"
+    config: ICEConfig
 
-    def __init__(self, config: ICEConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        if len(task.background) == 0 and set(config.arms) != {"plain"}:
+    def setup(self) -> None:
+        """Check that there is a background for the arms that need one."""
+        if len(self.task.background) == 0 and self.config.needs_background:
             raise ValueError("the background must have at least one image, got none")
-        self.config = config
-        self._model = model
-        self._task = task
-        self._seed = seed
-        stages = [self._arm(arm) for arm in config.arms]
-        if config.training == "fine-tune":
-            stages.insert(0, self._pretrain())
-        self.stages = tuple(stages)
-        self.arms = tuple(
+
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the configured arms."""
+        return tuple(
             Arm(name=arm, label=RECIPES[arm].label, stage=arm, scorer=by_logits(RECIPES[arm].score))
-            for arm in config.arms
+            for arm in self.config.arms
         )
-        self.baseline: str = "oe" if "oe" in config.arms else config.arms[0]
-        for stage in self.stages:
-            stage.build_model()
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return one training for each arm, after that of the common network if they are fine-tuned."""
+        stages = tuple(self._arm(arm) for arm in self.config.arms)
+        return (self._pretrain(), *stages) if self.config.training == "fine-tune" else stages
 
     @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: every background image counts alike."""
-        return None
+    def baseline(self) -> str | None:
+        """The oe arm, else the first one."""
+        return "oe" if "oe" in self.config.arms else super().baseline
 
     def background_index(self, arm: str) -> Tensor:
-        """Background images of an arm: all, or none for the plain one."""
-        require_arm(arm, self.config.arms)
-        return torch.arange(0 if arm == "plain" else len(self._task.background))
-
-    def _linear(self) -> Classifier:
-        return initial_model(self._model, self._task, seed=self._seed)
+        """Return the background images of an arm: all, or none for the plain one."""
+        none = super().background_index(arm)
+        return none if arm == "plain" else torch.arange(len(self.task.background))
 
     def _gaussian(self) -> Classifier:
-        model = self._linear()
+        model = self.build_classifier()
         model.head = CholeskyMahalanobisHead(
             model.feature_dim,
-            self._task.num_classes,
+            self.task.num_classes,
             covariance=self.config.covariance,
-            generator=named_generator(self._seed, "initial head"),
+            generator=named_generator(self.seed, "initial head"),
         )
         return model
 
     def _begin_gaussian(self, model: Classifier, weights: Weights, embed: Embed) -> None:
         """The features of the pre-trained network, and a head that fits them."""
         model.load_state_dict({**model.state_dict(), **{k: v for k, v in weights.items() if not k.startswith("head.")}})
-        features = embed(model, self._task.id_train)
+        features = embed(model, self.task.id_train)
         # Features that no image of a class activates are constant within the classes; shrinkage gives them a variance.
         model.head = CholeskyMahalanobisHead.from_features(
-            features, self._task.id_train.labels, covariance=self.config.covariance, shrinkage="oas"
+            features, self.task.id_train.labels, covariance=self.config.covariance, shrinkage="oas"
         )
 
     def _pretrain(self) -> ImageStage:
@@ -250,7 +238,7 @@ class ICE:
             name="pretrain",
             draws="pretrain",
             schedule=self.config.pretrain,
-            build_model=self._linear,
+            build_model=self.build_classifier,
             objective=lambda: LogitObjective(RECIPES["plain"].loss(self.config)),
             batch_size=self.config.batch_size,
         )
@@ -262,14 +250,14 @@ class ICE:
             return SubsetBackground(
                 self.background_index(arm),
                 batch_size=self.config.background_batch_size,
-                generator=named_generator(self._seed, "background"),
+                generator=named_generator(self.seed, "background"),
             )
 
         return ImageStage(
             name=arm,
             draws="arms",
             schedule=self.config.finetune if fine_tuned else self.config.scratch,
-            build_model=self._gaussian if recipe.gaussian else self._linear,
+            build_model=self._gaussian if recipe.gaussian else self.build_classifier,
             objective=lambda: LogitObjective(recipe.loss(self.config)),
             batch_size=self.config.batch_size,
             start_from="pretrain" if fine_tuned else None,

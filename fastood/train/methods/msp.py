@@ -1,16 +1,16 @@
 """Cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017): the baseline of every paper."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 
 from fastood.common.config_checks import require_at_least_one
 from fastood.data import DetectionTask
 from fastood.models import ModelConfig
+from fastood.train.arm import Arm
 from fastood.train.engine.schedule import Schedule
-from fastood.train.methods.config import MethodConfig
-from fastood.train.methods.initial_model import initial_model
-from fastood.train.methods.plain import NoBackground, plain_arm, plain_stage
+from fastood.train.engine.stage import Stage
+from fastood.train.method import Method, MethodConfig
+from fastood.train.methods.plain import plain_arm, plain_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,24 +41,19 @@ class MSPConfig(MethodConfig):
         return MSP(self, model=model, task=task, seed=seed)
 
 
-class MSP(NoBackground):
-    """One stage, one arm; the background is not looked at.
-
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
+class MSP(Method):
+    """One stage and one arm; background images are not used.
 
     Raises:
         ValueError: If the network is unknown.
     """
 
-    name = "msp"
-    baseline = "msp"
+    config: MSPConfig
 
-    def __init__(self, config: MSPConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        build_model = partial(initial_model, model, task, seed=seed)
-        build_model()
-        self.stages = (plain_stage(build_model, config.training, batch_size=config.batch_size),)
-        self.arms = (plain_arm(),)
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the one arm."""
+        return (plain_arm(),)
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the one stage."""
+        return (plain_stage(self.build_classifier, self.config.training, batch_size=self.config.batch_size),)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastood.common.config_checks import require_arm, require_at_least_one, require_choice
+from fastood.common.config_checks import require_at_least_one, require_choice
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.losses import OutlierExposureLoss
@@ -22,9 +22,8 @@ from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.image_stage import ImageStage, NormMode
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import LearntPool
-from fastood.train.methods.config import MethodConfig
-from fastood.train.methods.initial_model import initial_model
+from fastood.train.engine.stage import Stage
+from fastood.train.method import Method, MethodConfig
 from fastood.train.methods.outlier_losses import OutlierLossConfig
 from fastood.train.methods.pool_weights import require_same_background
 
@@ -111,17 +110,11 @@ class ObjectosphereConfig(ExposureConfig):
     loss: OutlierLossConfig = field(default_factory=lambda: OutlierLossConfig(kind="objectosphere"))
 
 
-class Exposure:
+class Exposure(Method):
     """Pre-train, then fine-tune one arm for each part of the background.
 
     All arms start from the same pre-trained weights and take the same number of steps over the same in-distribution
     batches; only the background differs. None is fine-tuned too, without background, so that steps match.
-
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
 
     Raises:
         FileNotFoundError: If the file of weights does not exist.
@@ -129,62 +122,63 @@ class Exposure:
             or the weights are missing or of another background.
     """
 
-    def __init__(self, config: ExposureConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        background_size = len(task.background)
-        if {"random", "resampled"} & set(config.backgrounds) and config.sample_rate * background_size < 1:
+    config: ExposureConfig
+
+    def setup(self) -> None:
+        """Check γ and open the weights of the resampled arm."""
+        background_size, sample_rate = len(self.task.background), self.config.sample_rate
+        if {"random", "resampled"} & set(self.config.backgrounds) and sample_rate * background_size < 1:
             raise ValueError(
-                f"sample_rate (γ) {config.sample_rate} of {background_size} background images is less than one image"
+                f"sample_rate (γ) {sample_rate} of {background_size} background images is less than one image"
             )
-        self.name = config.name
-        self.config = config
-        self._model = model
-        self._task = task
-        self._seed = seed
-        percent = f"γ = {100 * config.sample_rate:g} %"
+        self._pool = self._open_pool()
+        if "random" in self.config.backgrounds:
+            self._require_background("random")
+
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return one arm for each part of the background."""
+        percent = f"γ = {100 * self.config.sample_rate:g} %"
         labels: dict[BackgroundPart, str] = {
             "none": "None, γ = 0",
             "random": f"Random, {percent}",
             "resampled": f"Resampled, {percent}",
             "full": "Full, γ = 100 %",
         }
-        if not {"random", "resampled"} & set(config.backgrounds):
+        if not {"random", "resampled"} & set(self.config.backgrounds):
             # No share to tell apart: words say more than γ.
             labels |= {"none": "No background", "full": "All background"}
-        self.arms = tuple(
-            Arm(name=part, label=labels[part], stage=f"finetune-{part}", scorer=config.loss.scorer())
-            for part in config.backgrounds
+        return tuple(
+            Arm(name=part, label=labels[part], stage=f"finetune-{part}", scorer=self.config.loss.scorer())
+            for part in self.config.backgrounds
         )
-        self.baseline: str = "random" if "random" in config.backgrounds else config.backgrounds[0]
-        self._pool = self._open_pool()
-        self.build_model()
-        if "random" in config.backgrounds:
-            self._require_background("random")
-        self.stages: tuple[ImageStage, ...] = (
-            self._pretrain(),
-            *self._learning_stages(),
-            *(self._finetune(arm.name) for arm in self.arms),
-        )
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the common pre-training, what learns the pool's weights, and a fine-tuning for each arm."""
+        finetunes = (self._finetune(arm.name) for arm in self.arms)
+        return (self._pretrain(), *self._learning_stages(), *finetunes)
 
     @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: weights are given, not learnt."""
-        return None
+    def baseline(self) -> str | None:
+        """The random arm, else the first one."""
+        return "random" if "random" in self.config.backgrounds else super().baseline
 
-    def build_model(self) -> Classifier:
-        """The configured network with the run's initial weights; without a bias where the loss wants none."""
-        model = initial_model(self._model, self._task, seed=self._seed)
+    def build_classifier(self) -> Classifier:
+        """Build the configured network with the run's initial weights; without a bias if the loss needs none."""
+        model = super().build_classifier()
         if not self.config.loss.bias:
-            model.head = nn.Linear(model.feature_dim, self._task.num_classes, bias=False)
-            initialize(model.head, named_generator(self._seed, "initial head"))
+            model.head = nn.Linear(model.feature_dim, self.task.num_classes, bias=False)
+            initialize(model.head, named_generator(self.seed, "initial head"))
         return model
 
     def background_index(self, arm: str) -> Tensor:
-        """Background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
-        require_arm(arm, [known.name for known in self.arms])
-        background_size = len(self._task.background)
-        generator = named_generator(self._seed, "select", arm)
-        if arm == "none":
-            return torch.empty(0, dtype=torch.int64)
+        """Return the background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
+        none = super().background_index(arm)
+        return none if arm == "none" else self._selected(arm)
+
+    def _selected(self, arm: str) -> Tensor:
+        """Return the background images that an arm other than none selects."""
+        background_size = len(self.task.background)
+        generator = named_generator(self.seed, "select", arm)
         if arm == "full":
             return torch.arange(background_size)
         if arm == "random":
@@ -206,11 +200,11 @@ class Exposure:
             state = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"pool_weights must be pool.safetensors of a run, got {path}: {error}") from None
-        background_size = len(self._task.background)
+        background_size = len(self.task.background)
         if "omega" not in state or len(state["omega"]) != background_size:
             found = f"of {len(state['omega'])} images" if "omega" in state else "no weights"
             raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {found}")
-        require_same_background(path, self._task.background.sha256())
+        require_same_background(path, self.task.background.sha256())
         pool = BackgroundPool(background_size)
         pool.load_state_dict(state)
         return pool
@@ -221,11 +215,11 @@ class Exposure:
 
     def _require_background(self, arm: str) -> Tensor:
         """Background images of an arm that must have some: independent draws can all fail where γ N is small."""
-        index = self.background_index(arm)
+        index = self._selected(arm)
         if len(index) == 0:
             raise ValueError(
-                f"sample_rate (γ) {self.config.sample_rate} of {len(self._task.background)} background images "
-                f"left the {arm} arm none with seed {self._seed}; it must be larger"
+                f"sample_rate (γ) {self.config.sample_rate} of {len(self.task.background)} background images "
+                f"left the {arm} arm none with seed {self.seed}; it must be larger"
             )
         return index
 
@@ -234,7 +228,7 @@ class Exposure:
             name="pretrain",
             draws="pretrain",
             schedule=self.config.pretrain,
-            build_model=self.build_model,
+            build_model=self.build_classifier,
             objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0, reduction="mean")),
             batch_size=self.config.batch_size,
         )
@@ -248,14 +242,14 @@ class Exposure:
             return SubsetBackground(
                 index,
                 batch_size=self.config.background_batch_size,
-                generator=named_generator(self._seed, "finetune", arm, "background"),
+                generator=named_generator(self.seed, "finetune", arm, "background"),
             )
 
         return ImageStage(
             name=f"finetune-{arm}",
             draws="finetune",
             schedule=self.config.finetune,
-            build_model=self.build_model,
+            build_model=self.build_classifier,
             objective=self.config.loss.objective,
             batch_size=self.config.batch_size,
             start_from="pretrain",

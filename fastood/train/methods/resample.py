@@ -107,27 +107,22 @@ class Resample(Exposure):
     number of steps over the same in-distribution batches; only the background differs. None is fine-tuned too,
     without background, so that steps match; the paper does not say.
 
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If the network is unknown, γ of the background is less than one image, or the random arm draws none.
     """
 
     config: ResampleConfig
 
-    def __init__(self, config: ResampleConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
+    def setup(self) -> None:
+        """Make the pool, whose weights the reweighting learns."""
         self.pool = BackgroundPool(
-            len(task.background),
-            epsilon=config.epsilon,
-            momentum=config.weight_momentum,
-            initial_weight=config.initial_weight,
+            len(self.task.background),
+            epsilon=self.config.epsilon,
+            momentum=self.config.weight_momentum,
+            initial_weight=self.config.initial_weight,
         )
         self._adversary: AdversarialBackground | None = None
-        super().__init__(config, model=model, task=task, seed=seed)
+        super().setup()
 
     @property
     def learnt_pool(self) -> LearntPool:
@@ -141,14 +136,14 @@ class Resample(Exposure):
         return self.pool
 
     def _learning_stages(self) -> tuple[ImageStage, ...]:
-        order = EpochStream(len(self._task.id_train), self.config.batch_size, torch.Generator())
+        order = EpochStream(len(self.task.id_train), self.config.batch_size, torch.Generator())
 
         def background() -> AdversarialBackground:
             self._adversary = AdversarialBackground(
                 self.pool,
                 batch_size=self.config.background_batch_size,
                 learning_rate=self.config.weight_learning_rate,
-                generator=named_generator(self._seed, "reweight", "background"),
+                generator=named_generator(self.seed, "reweight", "background"),
                 batches_ahead=order.batches_per_epoch if self.config.sampler_refresh == "epoch" else 1,
             )
             return self._adversary
@@ -159,7 +154,7 @@ class Resample(Exposure):
             name="reweight",
             draws="reweight",
             schedule=self.config.reweight,
-            build_model=self.build_model,
+            build_model=self.build_classifier,
             objective=lambda: LogitObjective(loss),
             batch_size=self.config.batch_size,
             start_from="pretrain",

@@ -5,7 +5,8 @@ from statistics import fmean
 from typing import Any
 
 from fastood.train.engine.curve import Entry
-from fastood.train.method import Method, Stage
+from fastood.train.engine.stage import Stage
+from fastood.train.method import Method
 from fastood.train.results.sanity_checks import (
     Kind,
     accuracy_at_chance,

@@ -22,8 +22,8 @@ from fastood.train.engine.interrupt import TrainingInterrupted
 from fastood.train.engine.loop import run_stage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
+from fastood.train.engine.stage import StageContext
 from fastood.train.engine.stream import EpochStream
-from fastood.train.method import StageContext
 from tests.support.tiny_run import tiny_task
 
 SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.01)

@@ -15,7 +15,7 @@ from fastood.train.acceleration import require_compiler
 from fastood.train.config import RunConfig
 from fastood.train.engine.checkpoint import CheckpointFolder
 from fastood.train.engine.image_stage import ImageStage, ImageStageRun
-from fastood.train.method import StageContext
+from fastood.train.engine.stage import StageContext
 from tests.support.tiny_run import tiny_task
 from tests.train.engine.test_loop import make_stage, run, small_cnn, subset
 

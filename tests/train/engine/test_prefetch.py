@@ -20,7 +20,7 @@ from fastood.train.engine.image_stage import ImageStage, ImageStageRun
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.prefetch import PrefetchedBatches
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import StageContext
+from fastood.train.engine.stage import StageContext
 from tests.support.image_loaders import AUGMENT, EVERY_LOADER, open_named, random_images
 from tests.support.tiny_run import tiny_task
 

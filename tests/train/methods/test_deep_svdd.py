@@ -17,7 +17,7 @@ from fastood.models import ModelConfig
 from fastood.models.one_class import OneClassLeNet
 from fastood.train import cli as train
 from fastood.train.engine.objective import Batch
-from fastood.train.method import StageContext
+from fastood.train.engine.stage import StageContext
 from fastood.train.methods.deep_svdd import OTHERS, DeepSVDDConfig, DeepSVDDObjective, by_distance, one_against_rest
 from tests.support.tiny_run import tiny_data_args, tiny_task
 

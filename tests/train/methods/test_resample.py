@@ -11,7 +11,7 @@ from fastood.data import Augment
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.train.engine.failure import StageFailedError
-from fastood.train.method import StageContext
+from fastood.train.engine.stage import StageContext
 from fastood.train.methods.resample import Resample, ResampleConfig
 from tests.support.tiny_run import tiny_task
 

@@ -22,14 +22,12 @@ from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.processes import without_group
 from fastood.train.engine.schedule import Schedule
+from fastood.train.engine.stage import Stage, StageContext
 from fastood.train.feature_map import FeatureMap
-from fastood.train.method import Stage, StageContext
+from fastood.train.method import Method, MethodConfig, Preset, PresetName
 from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 from fastood.train.methods.bal.feature_map import boundary_map
 from fastood.train.methods.bal.stage import BoundaryStage
-from fastood.train.methods.config import MethodConfig, Preset, PresetName
-from fastood.train.methods.initial_model import initial_model
-from fastood.train.methods.plain import NoBackground
 from fastood.train.trained_network import TrainedNetwork
 
 ArmName = Literal[
@@ -161,44 +159,41 @@ class BALConfig(MethodConfig):
         return {**super().presets(), "paper": paper}
 
 
-class BAL(NoBackground):
+class BAL(Method):
     """Train a classifier, freeze it, and train discriminators on its features, one for each arm that needs its own.
 
     Every GAN begins with the same draws, and of one shape with the same weights. The background is not looked at.
-
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
 
     Raises:
         ValueError: If the network is unknown.
     """
 
-    name = "bal"
+    config: BALConfig
 
-    def __init__(self, config: BALConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        self.config = config
-        self._model = model
-        self._task = task
-        self._seed = seed
+    def setup(self) -> None:
+        """Start without features: the first GAN computes them."""
         self._bank: FeatureBank | None = None
-        self.baseline: str = "softmax" if "softmax" in config.arms else config.arms[0]
-        self.arms = tuple(self._arm(arm) for arm in config.arms)
-        gans = dict.fromkeys(arm.stage for arm in self.arms if arm.stage != "pretrain")
-        self.stages: tuple[Stage, ...] = (self._pretrain(), *(self._boundary(name) for name in gans))
-        self._classifier()
 
-    def _classifier(self) -> Classifier:
-        return initial_model(self._model, self._task, seed=self._seed)
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the configured arms."""
+        return tuple(self._arm(arm) for arm in self.config.arms)
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the training of the classifier, and that of a GAN for each arm that needs its own."""
+        gans = dict.fromkeys(arm.stage for arm in self.arms if arm.stage != "pretrain")
+        return (self._pretrain(), *(self._boundary(name) for name in gans))
+
+    @property
+    def baseline(self) -> str | None:
+        """The softmax arm, else the first one."""
+        return "softmax" if "softmax" in self.config.arms else super().baseline
 
     def _pretrain(self) -> ImageStage:
         return ImageStage(
             name="pretrain",
             draws="pretrain",
             schedule=self.config.pretrain,
-            build_model=self._classifier,
+            build_model=self.build_classifier,
             objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),
             batch_size=self.config.batch_size,
         )
@@ -207,8 +202,8 @@ class BAL(NoBackground):
         settings = VARIANTS[name](self.config.boundary)
 
         def network() -> BoundaryAwareNetwork:
-            draws = named_generator(self._seed, "initial gan")
-            return BoundaryAwareNetwork(self._classifier(), self._task.num_classes, settings, generator=draws)
+            draws = named_generator(self.seed, "initial gan")
+            return BoundaryAwareNetwork(self.build_classifier(), self.task.num_classes, settings, generator=draws)
 
         return BoundaryStage(name=name, settings=settings, build_network=network, bank_of=self._bank_of)
 
@@ -239,7 +234,7 @@ class BAL(NoBackground):
     def _map(self, settings: BoundarySettings, network: TrainedNetwork, task: DetectionTask) -> FeatureMap:
         model = network.module
         assert isinstance(model, BoundaryAwareNetwork)
-        return boundary_map(network, model, task, settings, seed=self._seed)
+        return boundary_map(network, model, task, settings, seed=self.seed)
 
     def _by_odin(self, network: TrainedNetwork, task: DetectionTask) -> Predict:
         """Score by ODIN with the configured temperature and step, which no test image has chosen."""

@@ -12,7 +12,7 @@ from fastood.detectors.bal import BoundaryLosses, BoundarySettings, BoundaryTrai
 from fastood.detectors.bal.coverage import generator_coverage
 from fastood.models import Classifier
 from fastood.train.engine.failure import LinAlgError, NonFiniteLossError
-from fastood.train.method import Embed, StageContext, Weights
+from fastood.train.engine.stage import Embed, StageContext, Weights
 from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 
 

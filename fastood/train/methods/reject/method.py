@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fastood.common.config_checks import require_arm, require_at_least_one, require_choice, require_weight
+from fastood.common.config_checks import require_at_least_one, require_choice, require_weight
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.losses import OutlierExposureLoss, RejectClassLoss
@@ -19,9 +19,8 @@ from fastood.train.engine.background import SubsetBackground
 from fastood.train.engine.image_stage import ImageStage, NormMode
 from fastood.train.engine.objective import Batch, LogitObjective, Objective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.method import Embed, LearntPool, Weights, load_all
-from fastood.train.methods.config import MethodConfig, Preset, PresetName
-from fastood.train.methods.initial_model import initial_model
+from fastood.train.engine.stage import Embed, Stage, Weights, load_all
+from fastood.train.method import Method, MethodConfig, Preset, PresetName
 from fastood.train.methods.reject.scores import RejectScoreName, reject_scorer
 
 ArmName = Literal["msp", "oe", "reject"]
@@ -133,7 +132,7 @@ class RejectObjective:
         self._generator.set_state(state["generator"])
 
 
-class Reject:
+class Reject(Method):
     """Two steps (algorithm 1): classify, then go on with background images, an arm for each way of using them.
 
     Every arm starts from the same network, trained on the K classes alone ("in any fashion and duration"), and takes
@@ -141,39 +140,28 @@ class Reject:
     addition when its second step begins; the paper can also be read as having them, untouched, from the start. Images
     are classified by the first K logits.
 
-    Args:
-        config: Hyper-parameters.
-        model: The network.
-        task: What to train on.
-        seed: Seed of the run.
-
     Raises:
         ValueError: If the network is unknown.
     """
 
-    name = "reject"
+    config: RejectConfig
 
-    def __init__(self, config: RejectConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
-        self.config = config
-        self._model = model
-        self._task = task
-        self._seed = seed
-        self.num_reject = config.num_reject or (10 if task.num_classes >= MANY_CLASSES else 5)
-        self.stages = (self._pretrain(), *(self._finetune(arm) for arm in config.arms))
-        self.arms = tuple(row for arm in config.arms for row in self._rows(arm))
-        self.baseline: str = self.arms[0].name
-        for stage in self.stages:
-            stage.build_model()
+    def setup(self) -> None:
+        """Decide the number of reject classes."""
+        self.num_reject = self.config.num_reject or (10 if self.task.num_classes >= MANY_CLASSES else 5)
 
-    @property
-    def learnt_pool(self) -> LearntPool | None:
-        """None: every background image counts alike."""
-        return None
+    def build_arms(self) -> tuple[Arm, ...]:
+        """Return the configured arms, that of the reject classes once for each score."""
+        return tuple(row for arm in self.config.arms for row in self._rows(arm))
+
+    def build_stages(self) -> tuple[Stage, ...]:
+        """Return the common first step, and a second step for each arm."""
+        return (self._pretrain(), *(self._finetune(arm) for arm in self.config.arms))
 
     def background_index(self, arm: str) -> Tensor:
-        """Background images of an arm: all, or none for the baseline."""
-        require_arm(arm, [known.name for known in self.arms])
-        return torch.arange(0 if arm == "msp" else len(self._task.background))
+        """Return the background images of an arm: all, or none for the baseline."""
+        none = super().background_index(arm)
+        return none if arm == "msp" else torch.arange(len(self.task.background))
 
     def _rows(self, arm: ArmName) -> tuple[Arm, ...]:
         """One for the baselines, one for each score of the reject classes."""
@@ -185,23 +173,20 @@ class Reject:
                 name="reject" if score == "sum" else f"reject-{score}",
                 label="Reject" if score == "sum" else f"Reject, {score}",
                 stage="reject",
-                scorer=reject_scorer(score, self.num_reject, num_classes=self._task.num_classes, seed=self._seed),
+                scorer=reject_scorer(score, self.num_reject, num_classes=self.task.num_classes, seed=self.seed),
             )
             for score in self.config.score
         )
 
-    def _linear(self) -> Classifier:
-        return initial_model(self._model, self._task, seed=self._seed)
-
     def _with_reject_classes(self) -> Classifier:
-        model = self._linear()
-        model.head = nn.Linear(model.feature_dim, self._task.num_classes + self.num_reject)
-        initialize(model.head, named_generator(self._seed, "initial head"))
+        model = self.build_classifier()
+        model.head = nn.Linear(model.feature_dim, self.task.num_classes + self.num_reject)
+        initialize(model.head, named_generator(self.seed, "initial head"))
         return model
 
     def _add_reject_classes(self, model: Classifier, weights: Weights, embed: Embed) -> None:
         """The pre-trained network, and reject classes as they were drawn."""
-        classes = self._task.num_classes
+        classes = self.task.num_classes
         begun = {name: value.clone() for name, value in model.state_dict().items()}
         for name, value in weights.items():
             if name.startswith("head."):
@@ -214,7 +199,7 @@ class Reject:
         config = self.config
         if arm == "reject":
             loss = RejectClassLoss(self.num_reject, weight=config.reject_weight)
-            return lambda: RejectObjective(loss, named_generator(self._seed, "pseudo-labels"))
+            return lambda: RejectObjective(loss, named_generator(self.seed, "pseudo-labels"))
         weight = config.outlier_weight if arm == "oe" else 0.0
         return lambda: LogitObjective(OutlierExposureLoss(weight=weight))
 
@@ -223,7 +208,7 @@ class Reject:
             name="pretrain",
             draws="pretrain",
             schedule=self.config.pretrain,
-            build_model=self._linear,
+            build_model=self.build_classifier,
             objective=self._objective("msp"),
             batch_size=self.config.batch_size,
         )
@@ -231,16 +216,16 @@ class Reject:
     def _finetune(self, arm: ArmName) -> ImageStage:
         def background() -> SubsetBackground:
             return SubsetBackground(
-                torch.arange(len(self._task.background)),
+                torch.arange(len(self.task.background)),
                 batch_size=self.config.background_batch_size,
-                generator=named_generator(self._seed, "background"),
+                generator=named_generator(self.seed, "background"),
             )
 
         return ImageStage(
             name=arm,
             draws="arms",
             schedule=self.config.finetune,
-            build_model=self._with_reject_classes if arm == "reject" else self._linear,
+            build_model=self._with_reject_classes if arm == "reject" else self.build_classifier,
             objective=self._objective(arm),
             batch_size=self.config.batch_size,
             start_from="pretrain",
