@@ -1,9 +1,8 @@
 """Boundary aware learning (BAL; Pei et al. 2022): a frozen classifier, and a GAN that learns where its features end."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,74 +24,11 @@ from fastood.train.engine.schedule import Schedule
 from fastood.train.engine.stage import Stage, StageContext
 from fastood.train.feature_map import FeatureMap
 from fastood.train.method import Method, MethodConfig, Preset, PresetName
+from fastood.train.methods.bal.arms import ARMS, ArmName
 from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 from fastood.train.methods.bal.feature_map import boundary_map
 from fastood.train.methods.bal.stage import BoundaryStage
 from fastood.train.trained_network import TrainedNetwork
-
-ArmName = Literal[
-    "softmax",
-    "odin",
-    "bal",
-    "bal-p2",
-    "bal-t",
-    "bal-ts",
-    "bal-tu",
-    "bal-0.1",
-    "bal-0.3",
-    "bal-0.5",
-    "bal-0.7",
-    "bal-0.9",
-    "bal-uniform",
-    "bal-gaussian",
-    "bal-log-d",
-    "bal-printed",
-    "bal-features",
-    "bal-no-seeking",
-    "bal-projection",
-]
-
-VARIANTS: dict[str, Callable[[BoundarySettings], BoundarySettings]] = {
-    "bal": lambda settings: settings,
-    "bal-t": lambda settings: replace(settings, shuffle=False, uniform=False),
-    "bal-ts": lambda settings: replace(settings, uniform=False),
-    "bal-tu": lambda settings: replace(settings, shuffle=False),
-    "bal-0.1": lambda settings: replace(settings, uniform_weight=0.1),
-    "bal-0.3": lambda settings: replace(settings, uniform_weight=0.3),
-    "bal-0.5": lambda settings: replace(settings, uniform_weight=0.5),
-    "bal-0.7": lambda settings: replace(settings, uniform_weight=0.7),
-    "bal-0.9": lambda settings: replace(settings, uniform_weight=0.9),
-    "bal-uniform": lambda settings: replace(settings, sampling="uniform"),
-    "bal-gaussian": lambda settings: replace(settings, sampling="gaussian"),
-    "bal-log-d": lambda settings: replace(settings, negative_form="log-d"),
-    "bal-printed": lambda settings: replace(settings, axes="features", mode_seeking_weight=0.0),
-    "bal-features": lambda settings: replace(settings, axes="features"),
-    "bal-no-seeking": lambda settings: replace(settings, mode_seeking_weight=0.0),
-    "bal-projection": lambda settings: replace(settings, conditioning="projection"),
-}
-"""What each arm with a GAN of its own changes of the configured settings."""
-
-LABELS: dict[ArmName, str] = {
-    "softmax": "Softmax",
-    "odin": "ODIN",
-    "bal": "BAL",
-    "bal-p2": "BAL, p₂ alone",
-    "bal-t": "BAL (L_t)",
-    "bal-ts": "BAL (L_t + L_s)",
-    "bal-tu": "BAL (L_t + L_u)",
-    "bal-0.1": "BAL, λ_c 0.1",
-    "bal-0.3": "BAL, λ_c 0.3",
-    "bal-0.5": "BAL, λ_c 0.5",
-    "bal-0.7": "BAL, λ_c 0.7",
-    "bal-0.9": "BAL, λ_c 0.9",
-    "bal-uniform": "BAL, uniform",
-    "bal-gaussian": "BAL, Gaussian",
-    "bal-log-d": "BAL, log D",
-    "bal-printed": "BAL as printed",
-    "bal-features": "BAL, box and steps along the features",
-    "bal-no-seeking": "BAL, no mode seeking",
-    "bal-projection": "BAL, labels by projection",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +134,12 @@ class BAL(Method):
             batch_size=self.config.batch_size,
         )
 
+    def _settings(self, arm: str) -> BoundarySettings:
+        """Return the configured settings with the changes of an arm."""
+        return replace(self.config.boundary, **(ARMS[arm].changes or {}))
+
     def _boundary(self, name: str) -> BoundaryStage:
-        settings = VARIANTS[name](self.config.boundary)
+        settings = self._settings(name)
 
         def network() -> BoundaryAwareNetwork:
             draws = named_generator(self.seed, "initial gan")
@@ -222,13 +162,12 @@ class BAL(Method):
             "odin": ("pretrain", self._by_odin),
             "bal-p2": ("bal", _by_discriminator),
         }.get(name, (name, _by_boundary))
-        shows = name in VARIANTS
         return Arm(
             name=name,
-            label=LABELS[name],
+            label=ARMS[name].label,
             stage=stage,
             scorer=scorer,
-            feature_map=partial(self._map, VARIANTS[name](self.config.boundary)) if shows else None,
+            feature_map=None if ARMS[name].changes is None else partial(self._map, self._settings(name)),
         )
 
     def _map(self, settings: BoundarySettings, network: TrainedNetwork, task: DetectionTask) -> FeatureMap:
