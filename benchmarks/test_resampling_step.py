@@ -70,7 +70,7 @@ def ours(name: str, task: DetectionTask) -> Run:
     """Return steps of the trainer."""
     stage = ImageStage(
         name="reweight",
-        draws="reweight",
+        rng_name="reweight",
         schedule=Schedule(epochs=1_000_000, learning_rate=LEARNING_RATE, decay_every=None),
         build_model=lambda: network(name),
         objective=lambda: LogitObjective(OutlierExposureLoss(weight=ALPHA, reduction="mean")),

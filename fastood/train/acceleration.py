@@ -1,4 +1,4 @@
-"""Options that change how fast a network trains and not what it learns: memory layout and compilation."""
+"""Options that change the speed of training and not its result: memory layout and compilation."""
 
 import shutil
 from typing import Literal
@@ -12,20 +12,20 @@ CompileMode = Literal["none", "default", "reduce-overhead"]
 
 
 def require_compiler(mode: CompileMode) -> None:
-    """Refuse a compilation that could only fail at the first step.
+    """Check that a C++ compiler is there, as compilation would fail only at the first step.
 
     Raises:
         ValueError: If there is no C++ compiler, which TorchInductor needs on a GPU as well.
     """
     if mode != "none" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise ValueError(f"compile must be none where there is no C++ compiler on the PATH, got {mode}")
+        raise ValueError(f"compile must be none if there is no C++ compiler on the PATH, got {mode}")
 
 
 def compile_in_place(model: nn.Module, mode: CompileMode) -> None:
-    """Let `torch.compile` make the network's kernels at its first step; names of parameters stay.
+    """Compile a network by `torch.compile` at its first step; names of parameters stay.
 
-    Of a `Classifier` it is the features: all of the work, shared by whatever is asked of the network. Its head, which
-    methods replace, and the loss stay as they are, our own kernels among them.
+    Of a `Classifier` only `features` is compiled: nearly all of the work, and shared by `forward` and
+    `forward_outputs`. Its head, which methods replace, and the loss, with the kernels of this library, are not.
 
     Args:
         model: Changed in place.
@@ -34,12 +34,12 @@ def compile_in_place(model: nn.Module, mode: CompileMode) -> None:
     if mode == "none":
         return
     if isinstance(model, Classifier):
-        # An instance attribute is found before the method, and is no module: the state_dict does not see it.
+        # An instance attribute shadows the method, and is no module, so that the state_dict does not change.
         model.features = torch.compile(model.features, mode=mode)  # type: ignore[method-assign]
     else:
         model.compile(mode=mode)
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """Of a network's weights; channels_last convolutions take half the time on a CPU, and use a GPU's tensor cores."""
+    """Return the memory format of weights; channels_last is the faster one for convolutions, on CPUs and tensor cores."""
     return torch.channels_last if channels_last else torch.contiguous_format

@@ -12,17 +12,17 @@ from fastood.train.trained_network import Outputs, TrainedNetwork
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """What an arm says of N images."""
+    """Scores and classes that an arm gives N images."""
 
     scores: Tensor
-    """`[N]`, higher means more out-of-distribution."""
+    """Scores `[N]`; higher means more out-of-distribution."""
     classes: Tensor
-    """int64 `[N]`, the most likely in-distribution class whatever the score."""
+    """The most likely in-distribution class, int64 `[N]`, whatever the score."""
 
 
 Predict = Callable[[ImageSet], Prediction]
 Scorer = Callable[[TrainedNetwork, DetectionTask], Predict]
-"""Makes what predicts from a trained network; it may fit to the training images of the task first."""
+"""Returns the prediction function of a trained network; it may first fit to the training images of the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +34,25 @@ class Arm:
     label: str
     """Name in tables and figures."""
     stage: str
-    """Stage whose final weights are judged."""
+    """Stage that ends with the weights to evaluate."""
     scorer: Scorer
-    """How it scores and classifies."""
+    """Scores and classifies images."""
     feature_map: Callable[[TrainedNetwork, DetectionTask], FeatureMap] | None = None
-    """What the report shows of its features; None for nothing."""
+    """Computes the points that the report draws of its features; None for no figure."""
     view: Callable[[DetectionTask], DetectionTask] | None = None
-    """What of the task it is judged on, for arms that know a part of the classes; None for all of it."""
+    """Selects the part of the task to evaluate on, for arms of some of the classes; None for the whole task."""
 
     def task(self, task: DetectionTask) -> DetectionTask:
-        """What the arm is judged on."""
+        """Return the task that the arm is evaluated on."""
         return task if self.view is None else self.view(task)
 
 
 def by_logits(score: Callable[[Tensor], Tensor], *, num_classes: int | None = None) -> Scorer:
-    """Score by the logits alone, and classify by the largest.
+    """Return a scorer that uses the logits alone, and classifies by the largest.
 
     Args:
-        score: Scores `[N]` of logits `[N, K]`.
-        num_classes: How many logits, the first ones, are in-distribution classes; None for all.
+        score: Computes scores `[N]` of logits `[N, K]`.
+        num_classes: Number K of in-distribution classes, the first logits; None for all logits.
     """
 
     def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:
@@ -66,10 +66,10 @@ def by_logits(score: Callable[[Tensor], Tensor], *, num_classes: int | None = No
 
 
 def by_outputs(score: Callable[[Outputs], Tensor]) -> Scorer:
-    """Score by logits and features, and classify by the largest logit.
+    """Return a scorer that uses logits and features, and classifies by the largest logit.
 
     Args:
-        score: Scores `[N]` of logits `[N, K]` and features `[N, d]`.
+        score: Computes scores `[N]` of logits `[N, K]` and features `[N, d]`.
     """
 
     def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:

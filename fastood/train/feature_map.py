@@ -1,4 +1,4 @@
-"""Two pictures' worth of points: a network's features in a plane, and how sure it is of them in two ways."""
+"""Points of two figures: a network's features in a plane, and their log-odds under two probabilities."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureMap:
-    """Of some test images and synthetic features; every tensor is float32 `[n, 2]`, on the CPU."""
+    """Coordinates of test images and synthetic features; every tensor is float32 `[n, 2]`, on the CPU."""
 
     id_plane: Tensor
-    """In-distribution test images in the plane in which they spread the most."""
+    """In-distribution test images in the plane of their first two principal components."""
     ood_plane: Mapping[str, Tensor]
-    """Each OOD set in it."""
+    """Images of each OOD set in that plane."""
     synthetic_plane: Mapping[str, Tensor]
-    """Each kind of synthetic features in it."""
+    """Each kind of synthetic features in that plane."""
     id_odds: Tensor
-    """Log-odds of p₂ and of p₁: that an image is in-distribution, and that its class is the likeliest one."""
+    """Log-odds of p₂ and of p₁ for in-distribution test images: the probabilities that an image is in-distribution, and
+    that its class is the most likely one."""
     ood_odds: Mapping[str, Tensor]
-    """The same of each OOD set."""
+    """Log-odds of p₂ and of p₁ for each OOD set."""

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 BATCH_SIZE = 512
-"""Images passed at once."""
+"""Images per forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outputs:
-    """What one forward pass says of N images; float32, on the CPU."""
+    """Logits and features of N images from one forward pass; float32, on the CPU."""
 
     logits: Tensor
-    """`[N, K]`."""
+    """Logits `[N, K]`."""
     features: Tensor
-    """`[N, d]`, what the logits were computed from."""
+    """Penultimate features `[N, d]`, the input of the head."""
 
 
 class TrainedNetwork:
-    """A network that trains no more: no augmentation, no dropout, BatchNorm with its statistics.
+    """A network in evaluation mode: no augmentation, no dropout, BatchNorm with its running statistics.
 
     Args:
         module: The network; left in eval mode, on the device of `fabric`.
@@ -51,37 +51,37 @@ class TrainedNetwork:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Device of the network."""
         return self._fabric.device
 
     def batches(self, images: ImageSet) -> Iterator[Tensor]:
-        """Images as network input, float32 `[B, C, H, W]` on the device, in order."""
+        """Yield images as network input, float32 `[B, C, H, W]` on the device, in order."""
         for batch in split_images(images.images, BATCH_SIZE):
             yield self._augment.normalize(batch).to(self.device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """What the network puts out for input as of `batches`; differentiable where gradients are on."""
+        """Return the output for an input of `batches`; differentiable if gradients are enabled."""
         output: Tensor = self._forward(inputs)
         return output
 
     def logits(self, images: ImageSet) -> Tensor:
-        """Logits float32 `[N, K]`, on the CPU."""
+        """Return logits float32 `[N, K]`, on the CPU."""
         with torch.inference_mode():
             return torch.cat([self._forward(batch).float().cpu() for batch in self.batches(images)])
 
     def features(self, images: ImageSet) -> Tensor:
-        """Penultimate features float32 `[N, d]` of a `Classifier`, on the CPU."""
+        """Return penultimate features float32 `[N, d]` of a `Classifier`, on the CPU."""
         self._forward.mark_forward_method("features")
         with torch.inference_mode():
             return torch.cat([self._forward.features(batch).float().cpu() for batch in self.batches(images)])
 
     def outputs(self, images: ImageSet) -> Outputs:
-        """Logits and features of a `Classifier`, in one pass."""
+        """Return logits and features of a `Classifier`, from one forward pass."""
         self._forward.mark_forward_method("forward_outputs")
         logits, features = [], []
         with torch.inference_mode():
             for batch in self.batches(images):
-                of_batch = self._forward.forward_outputs(batch)
-                logits.append(of_batch[0].float().cpu())
-                features.append(of_batch[1].float().cpu())
+                outputs = self._forward.forward_outputs(batch)
+                logits.append(outputs[0].float().cpu())
+                features.append(outputs[1].float().cpu())
         return Outputs(logits=torch.cat(logits), features=torch.cat(features))

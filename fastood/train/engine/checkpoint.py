@@ -13,10 +13,10 @@ from fastood.common.files import write_atomically
 
 
 class CheckpointFolder:
-    """One file per stage, always the latest state of that stage.
+    """A folder with one file per stage, which holds the latest state of that stage.
 
     Args:
-        folder: Where the files lie; made when the first is written.
+        folder: Folder of the files; created when the first is written.
 
     Example:
         >>> import tempfile
@@ -39,12 +39,12 @@ class CheckpointFolder:
         """Replace the stage's checkpoint.
 
         Raises:
-            OSError: If it cannot be written; names the file, and of a full disk the bytes that are needed and free.
+            OSError: If it cannot be written; the error names the file and, for a full disk, the bytes needed and free.
         """
         write_atomically(self.path(stage), lambda file: torch.save(dict(state), file))
 
     def load(self, stage: str) -> dict[str, Any] | None:
-        """The stage's checkpoint on the CPU, or None before its first.
+        """Return the stage's checkpoint on the CPU, or None before its first.
 
         Raises:
             ValueError: If the file is damaged.
@@ -54,12 +54,12 @@ class CheckpointFolder:
             return None
         with path.open("rb") as file:
             try:
-                # PyTorch does not look at the checksums that it writes.
+                # torch.load does not verify the checksums that torch.save writes.
                 if (member := ZipFile(file).testzip()) is not None:
                     raise ValueError(f"{path} is damaged: the checksum of {member} in it is wrong")
                 file.seek(0)
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-            # A truncated file makes PyTorch seek to before its start: an OSError.
+            # A truncated file makes torch.load seek to before its start: an OSError.
             except (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, UnpicklingError) as error:
                 raise ValueError(f"{path} is damaged: {summary(error)}") from None
         if not isinstance(state, dict):
@@ -68,7 +68,7 @@ class CheckpointFolder:
 
 
 def summary(error: Exception) -> str:
-    r"""Return what an error says in one short line; PyTorch's can be pages, with advice for its own callers.
+    r"""Return the message of an error in one short line; PyTorch's can be pages, with advice for its own callers.
 
     Example:
         >>> summary(KeyError("step"))

@@ -11,16 +11,16 @@ from fastood.common.files import write_atomically
 SCHEMA = 1
 """Version of the layout of curves.json."""
 PARTS = 20
-"""Entries of a stage that knows no epochs."""
+"""Number of entries of a stage without epochs."""
 
 Entry = dict[str, float | None]
-"""epoch (from 1; None where there are none), step (the last one), loss (mean over its steps), accuracy (share of the
-in-distribution images of its batches that were classified correctly at their step; None where nothing is classified)
-and learning_rate (at its end; None where there is no single one)."""
+"""epoch (from 1; None without epochs), step (the last one), loss (mean over its steps), accuracy (share of the
+in-distribution images of its batches that were classified correctly at their step; None if nothing is classified)
+and learning_rate (at its end; None if there is no single one)."""
 
 
 class Curve:
-    """The entries of a stage so far, and the sums of the epoch that is under way.
+    """Entries of a stage so far, and the sums of the current epoch.
 
     Args:
         steps_per_epoch: Steps of an epoch; None for a stage without epochs, which is cut into equal parts.
@@ -54,13 +54,13 @@ class Curve:
         self._loss += loss
         self._steps += 1
 
-    def add_answers(self, correct: int, total: int) -> None:
-        """Add right answers to so many images of the epoch."""
+    def add_accuracy_counts(self, correct: int, total: int) -> None:
+        """Add the number of correctly classified images, of `total` images of the epoch."""
         self._correct += correct
         self._total += total
 
     def ends_at(self, step: int) -> bool:
-        """Tell whether an epoch is over after so many steps of the stage."""
+        """Return whether an epoch ends after this number of steps of the stage."""
         return step % self.length == 0 or step == self.total_steps
 
     def close(self, step: int, *, learning_rate: float | None) -> Entry:
@@ -82,7 +82,7 @@ class Curve:
         return {"entries": self.entries, "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a state of `state_dict`."""
         self.entries = list(state["entries"])
         sums = state["sums"]
         self._loss, self._steps = sums["loss"], sums["steps"]
@@ -90,14 +90,14 @@ class Curve:
 
 
 def write_curve(path: Path, stage: str, entries: Sequence[Entry]) -> None:
-    """Put a stage's entries into curves.json, whole or not at all; a damaged file is begun anew."""
+    """Write a stage's entries into curves.json, atomically; a damaged file is replaced."""
     stages = {**read_curves(path), stage: list(entries)}
     text = json.dumps({"schema": SCHEMA, "stages": stages}, indent=1)
     write_atomically(path, f"{text}\n".encode())
 
 
 def read_curves(path: Path) -> dict[str, list[Entry]]:
-    """Return every stage's entries in curves.json, in the order of training; none where there is no readable file."""
+    """Return every stage's entries in curves.json, in the order of training; empty if there is no readable file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         stages: dict[str, list[Entry]] = dict(document["stages"]) if document["schema"] == SCHEMA else {}
@@ -108,7 +108,7 @@ def read_curves(path: Path) -> dict[str, list[Entry]]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Tell whether a value is an entry as `Curve.close` returns it.
+    """Return whether a value is an entry as returned by `Curve.close`.
 
     Raises:
         KeyError: If a field is missing.

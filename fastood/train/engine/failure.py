@@ -1,4 +1,4 @@
-"""Training that went wrong by its numbers, and what that costs: the arms that stand on it, and no other."""
+"""Stages that fail numerically, and the arms that depend on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastood.train.method import LearntPool, Method
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-"""Error of a factorisation that meets values from which nothing can be computed."""
+"""Error of a factorisation of values that are not finite or form a singular matrix."""
 
 
 class StageFailedError(ArithmeticError):
@@ -30,9 +30,9 @@ class StageFailure:
     stage: str
     """Stage that failed."""
     step: int | None
-    """Steps of it that were done; None if another stage failed under it, or it was trained and cannot be judged."""
+    """Steps of the stage that were done; None if an earlier stage failed, or the trained arm cannot be evaluated."""
     steps: int | None
-    """Steps that it was to take; None where it did not begin."""
+    """Steps of the whole stage; None if it did not begin."""
     reason: str
     """Reason of the failure, without stage and step."""
 
@@ -48,7 +48,7 @@ class StageFailure:
 
 
 def reason_of(error: Exception, *, stage: str, step: int, steps: int | None) -> StageFailure:
-    """Return the failure that an error tells of; stage and step are left out of its reason.
+    """Return the failure of which an error informs; stage and step are left out of its reason.
 
     Example:
         >>> error = NonFiniteLossError("stage 'a', step 3 of 9: the loss is nan")
@@ -60,7 +60,7 @@ def reason_of(error: Exception, *, stage: str, step: int, steps: int | None) -> 
 
 
 def with_dependants(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, StageFailure]:
-    """Return failures by stage, with those stages that begin with, or need, what a failed one was to leave.
+    """Return failures by stage, including the stages that depend on a failed one.
 
     Args:
         method: The method, whose stages are in the order in which they run.
@@ -88,7 +88,7 @@ def failed_arms(method: Method, failed: Mapping[str, StageFailure]) -> dict[str,
 
 
 def learnt_pool_of(method: Method, failed: Mapping[str, StageFailure]) -> LearntPool | None:
-    """Return the method's learnt weights; None if it learns none, or the stage that was to learn them has failed."""
+    """Return the method's learnt weights; None if it learns none, or the stage that learns them has failed."""
     learnt = method.learnt_pool
     if learnt is None:
         return None

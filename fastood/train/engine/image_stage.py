@@ -1,4 +1,4 @@
-"""Stages that train on images: the one step that most methods are made of."""
+"""Stages that train on images, with the training step that most methods share."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from fastood.console.wording import some
 from fastood.data import Images
 from fastood.data.loaders import open_loader
 from fastood.train.acceleration import compile_in_place, memory_format
-from fastood.train.engine.answers import TrainingAnswers
 from fastood.train.engine.background import Background
 from fastood.train.engine.failure import LinAlgError, NonFiniteLossError, StageFailedError
 from fastood.train.engine.objective import Batch, Objective
@@ -26,41 +25,42 @@ from fastood.train.engine.processes import (
     of_whole_batch,
     require_equal_shares,
     share_of,
-    synchronize_batch_norm,
 )
 from fastood.train.engine.schedule import Schedule
 from fastood.train.engine.stage import Embed, StageContext, Weights, load_all
 from fastood.train.engine.stream import EpochStream
+from fastood.train.engine.sync_batch_norm import synchronize_batch_norm
+from fastood.train.engine.training_accuracy import AccuracyCounter
 
 NormMode = Literal["eval", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStage:
-    """Training on batches of in-distribution and background images: weights to begin with, data, loss and schedule."""
+    """Training on batches of in-distribution and background images: initial weights, data, loss and schedule."""
 
     name: str
     """Name in checkpoints, progress bars and TensorBoard."""
-    draws: str
-    """Name of the random draws; stages that share it see the same in-distribution batches."""
+    rng_name: str
+    """Name of the RNG streams; stages that share it see the same in-distribution batches."""
     schedule: Schedule
     """Length and optimiser."""
     build_model: Callable[[], nn.Module]
-    """Makes the stage's network with the run's initial weights, the same at each call."""
+    """Builds the stage's network with the run's initial weights, the same at each call."""
     objective: Callable[[], Objective]
-    """Makes the loss when the stage begins."""
+    """Builds the loss when the stage begins."""
     batch_size: int
     """In-distribution images in a batch."""
     start_from: str | None = None
-    """Earlier stage whose final weights this one begins with; None begins with the initial ones."""
+    """Earlier stage that supplies the initial weights; None for the run's initial ones."""
     needs: tuple[str, ...] = ()
-    """Earlier stages that leave this one something beside weights, such as a pool that has learnt."""
+    """Earlier stages that supply anything but weights, such as a learnt pool."""
     take_over: Callable[[Any, Weights, Embed], None] = load_all
-    """Puts those weights into the network, which may have another head than they have."""
+    """Puts those weights into the network, which may have another head."""
     id_index: Tensor | None = None
     """In-distribution images to train on, int64 `[n]`; None for all."""
     background: Callable[[], Background] | None = None
-    """Makes the source of background images when the stage begins; None trains on in-distribution alone."""
+    """Builds the source of background images when the stage begins; None trains on in-distribution images alone."""
     batch_norm: NormMode = "train"
     """Whether BatchNorm learns its statistics ("train") or keeps and uses them ("eval")."""
     dropout: bool = True
@@ -83,7 +83,7 @@ class ImageStageRun:
     def __init__(self, stage: ImageStage, model: nn.Module, context: StageContext) -> None:
         task, fabric, seed = context.task, context.fabric, context.seed
         self.stage = stage
-        self.name, self.draws, self.context = stage.name, stage.draws, context
+        self.name, self.rng_name, self.context = stage.name, stage.rng_name, context
         self.task = task
         self.fabric = fabric
         self.model = model.to(memory_format=memory_format(context.channels_last))
@@ -97,15 +97,15 @@ class ImageStageRun:
         self.average = None if decay is None else average_of(self.model, decay)
         compile_in_place(self.model, context.compile)
         self.id_index = torch.arange(len(task.id_train)) if stage.id_index is None else stage.id_index
-        self.order = EpochStream(len(self.id_index), stage.batch_size, named_generator(seed, stage.draws, "order"))
-        # One each: stages that share draws then see the same pixels, whatever background stands beside them.
+        self.order = EpochStream(len(self.id_index), stage.batch_size, named_generator(seed, stage.rng_name, "order"))
+        # A generator each: stages with the same rng_name see the same pixels, whatever their background.
         self.background = stage.background() if stage.background is not None else None
 
         def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
             try:
                 require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
             except ValueError as error:
-                # Of what learnt weights have selected, the one batch that cannot be known before.
+                # The size of what learnt weights select is the one that cannot be checked before training.
                 raise StageFailedError(str(error)) from None
             share = batch_size // fabric.world_size
             return PrefetchedBatches(
@@ -113,7 +113,7 @@ class ImageStageRun:
                 choose,
                 augment=context.augment,
                 height=images.shape[2],
-                generator=named_generator(seed, stage.draws, name),
+                generator=named_generator(seed, stage.rng_name, name),
                 share=partial(share_of, fabric=fabric),
             )
 
@@ -128,23 +128,23 @@ class ImageStageRun:
         self.steps_per_epoch: int | None = self.order.batches_per_epoch
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
         self.images_per_step = self.order.batch_size + (0 if self.background is None else self.background.batch_size)
-        self._answers = TrainingAnswers(task.num_classes)
+        self._accuracy = AccuracyCounter(task.num_classes)
 
     def train_step(self) -> float:
-        """One batch: a joint forward of ID and background images, a backward, and both updates.
+        """Train on one batch: a joint forward of ID and background images, a backward, and both updates.
 
         Returns:
             The loss.
 
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite, or cannot be computed since a value is; no weight of
+            NonFiniteLossError: If the loss is NaN or infinite, or cannot be computed because a value is; no weight of
                 network or pool has moved then.
         """
         epoch = self.step / self.order.batches_per_epoch
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
-        # Indices are of the whole batch; images, labels and importance of what this process takes of it.
+        # Indices are those of the whole batch; images, labels and importance those of this process's share.
         id_index, batch = self.id_batches.next()
         labels = self.task.id_train.labels[share_of(id_index, self.fabric)]
         id_count = len(labels)
@@ -163,7 +163,7 @@ class ImageStageRun:
         problem: str | None = None
         try:
             loss, per_sample = self.objective(
-                cast(nn.Module, self._answers.watched(self._forward, labels[:id_count])),
+                cast(nn.Module, self._accuracy.counting(self._forward, labels[:id_count])),
                 Batch(
                     images=batch,
                     labels=labels,
@@ -173,12 +173,13 @@ class ImageStageRun:
         except (LinAlgError, ValueError) as error:
             if not self._has_diverged(error):
                 raise
-            # Other processes may have computed a loss: what is not finite stops them as well.
+            # Other processes may have a finite loss: the mean with a NaN stops them as well.
             problem, loss, per_sample = str(error), torch.tensor(math.nan, device=device), torch.empty(0)
         value = mean_of_processes(loss.detach(), self.fabric)
         if not math.isfinite(value):
-            told = [said for said in of_every_process(problem, self.fabric) if said is not None]
-            raise NonFiniteLossError(self._describe((told or [f"the loss is {value}"])[0], id_index, background_index))
+            problems = [text for text in of_every_process(problem, self.fabric) if text is not None]
+            problems.append(f"the loss is {value}")
+            raise NonFiniteLossError(self._describe(problems[0], id_index, background_index))
         self._stepper.zero_grad()
         self.fabric.backward(loss)
         self._stepper.step()
@@ -190,7 +191,7 @@ class ImageStageRun:
         return value
 
     def _has_diverged(self, error: Exception) -> bool:
-        """Tell whether an operator refused values that are not finite, rather than an argument."""
+        """Return whether an operator refused values that are not finite, rather than an argument."""
         if isinstance(error, LinAlgError) or "finite" in str(error) or "NaN" in str(error):
             return True
         return not all(torch.isfinite(value).all() for value in self.model.state_dict().values())
@@ -215,15 +216,15 @@ class ImageStageRun:
 
     @property
     def learning_rate(self) -> float:
-        """Step size of the last step."""
+        """Learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def take_answers(self) -> tuple[int, int]:
-        """Return right answers to this process's training images since the last call, and how many images."""
-        return self._answers.take()
+    def take_accuracy_counts(self) -> tuple[int, int]:
+        """Return the correctly classified and all training images of this process since the last call."""
+        return self._accuracy.take()
 
     def scalars(self) -> dict[str, float]:
-        """Step size, and what the background has to tell."""
+        """Return the learning rate, and the values of the background."""
         rate = {"learning_rate": self.learning_rate}
         return rate if self.background is None else rate | self.background.scalars()
 
@@ -234,7 +235,7 @@ class ImageStageRun:
                 batches.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly as this one would."""
+        """Return the state from which another process resumes exactly."""
         random_state = {"cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
@@ -255,16 +256,16 @@ class ImageStageRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Resume from a state of `state_dict`.
 
         Raises:
-            ValueError: If it is of a stage of another length or another number of processes, or of batches drawn
-                further or less far ahead.
+            ValueError: If the state is that of a stage of another length, another number of processes or another
+                prefetch depth.
         """
         if len(state["dropout"]) != self.fabric.world_size:
             raise ValueError(
                 f"the checkpoint of stage {self.stage.name!r} must be of {self.fabric.world_size} processes, "
-                f"got {len(state['dropout'])}: go on with as many as it was written by"
+                f"got {len(state['dropout'])}: resume with as many as it was written by"
             )
         if state["total_steps"] != self.total_steps:
             raise ValueError(
@@ -290,13 +291,13 @@ class ImageStageRun:
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential running average of a network's weights, and of its BatchNorm statistics, which belong to them."""
+    """Return the exponential running average of a network's weights and of its BatchNorm statistics."""
     update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def set_mode(model: nn.Module, stage: ImageStage) -> None:
-    """Put BatchNorm and dropout into the stage's modes, everything else into training mode."""
+    """Set BatchNorm and dropout to the stage's modes, all other modules to training mode."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

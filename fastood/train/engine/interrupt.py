@@ -11,9 +11,9 @@ class TrainingInterrupted(KeyboardInterrupt):
     """Training was asked to stop and has saved its state.
 
     Args:
-        stage: The stage that was running.
-        step: Steps of it that are done and saved.
-        checkpoint: The file that holds them.
+        stage: Name of the stage that was running.
+        step: Steps of the stage that are done and saved.
+        checkpoint: File of the saved state.
     """
 
     def __init__(self, stage: str, step: int, checkpoint: Path) -> None:
@@ -24,10 +24,10 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While entered, a first Ctrl-C or SIGTERM only sets `requested`; a second Ctrl-C stops at once.
+    """Context in which a first Ctrl-C or SIGTERM only sets `requested`; a second Ctrl-C stops at once.
 
-    A signal can fall between the update of the network and that of the pool. Stopping only between steps keeps
-    what is saved exactly what an unbroken run would have had. Off the main thread, where Python delivers no
+    A signal can fall between the update of the network and that of the pool. Stopping only between steps makes
+    the saved state that of an uninterrupted run. Off the main thread, where Python delivers no
     signals, it does nothing.
 
     Example:

@@ -28,15 +28,15 @@ def run_stage(
     tensorboard_folder: Path,
     curves: Path | None = None,
 ) -> None:
-    """Run a stage to its end, from its checkpoint if it has one, and close it.
+    """Run a stage to its end, starting from its checkpoint if it has one, and close it.
 
     A terminal shows a bar; a pipe or a file gets a line per epoch.
 
     Args:
         run: The stage.
-        checkpoints: Where its state is kept.
+        checkpoints: Folder of the stages' checkpoints.
         checkpoint_every: Steps between two checkpoints; the end of the stage is always one.
-        tensorboard_folder: Folder of the run's curves; the stage writes into one of its own.
+        tensorboard_folder: Folder of the run's TensorBoard curves; each stage writes into a subfolder.
         curves: File of the run's curves, an entry per epoch; None writes none.
 
     Raises:
@@ -46,13 +46,15 @@ def run_stage(
     """
     name, fabric = run.name, run.context.fabric
     device = fabric.device
-    # Dropout knows no generator of its own: the global one is seeded for the stage and put back afterwards.
+    # Dropout takes no generator: the global one is seeded for the stage and restored afterwards.
     with closing(run), torch.random.fork_rng([device] if device.type == "cuda" else []), StopRequest() as stop:
         # By rank, for each process drops out of images of its own.
-        torch.manual_seed(named_generator(run.context.seed, run.draws, "dropout").initial_seed() + fabric.global_rank)
+        torch.manual_seed(
+            named_generator(run.context.seed, run.rng_name, "dropout").initial_seed() + fabric.global_rank
+        )
         curve = Curve(run.steps_per_epoch, run.total_steps)
         if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
-            _go_on(run, saved, checkpoints.path(name))
+            _resume(run, saved, checkpoints.path(name))
             if "curve" in saved:
                 curve.load_state_dict(saved["curve"])
         if run.step < run.total_steps:
@@ -70,16 +72,16 @@ def run_stage(
         # For a finished stage as well: a kill may have come between its last checkpoint and this file.
         if curves is not None and fabric.is_global_zero and curve.entries:
             write_curve(curves, name, curve.entries)
-        # Asked here and not in the loop: the signal may have come while the last checkpoint was written.
+        # Checked here and not in the loop: the signal may have come while the last checkpoint was written.
         if any_process(stop.requested, fabric):
             raise TrainingInterrupted(name, run.step, checkpoints.path(name))
 
 
-def _go_on(run: StageRun, saved: dict[str, Any], path: Path) -> None:
+def _resume(run: StageRun, saved: dict[str, Any], path: Path) -> None:
     """Load a checkpoint into a stage.
 
     Raises:
-        ValueError: If it is no state of this stage; names the file.
+        ValueError: If it is no state of this stage; the error names the file.
     """
     try:
         run.load_state_dict(saved)
@@ -106,7 +108,7 @@ def _run_steps(
         at_end, stopping = run.step == run.total_steps, any_process(stop.requested, fabric)
         saves = run.step % checkpoint_every == 0 or at_end or stopping
         if curve.ends_at(run.step) or saves:
-            curve.add_answers(*(sum_of_processes(count, fabric) for count in run.take_answers()))
+            curve.add_accuracy_counts(*(sum_of_processes(count, fabric) for count in run.take_accuracy_counts()))
         if run.step % LOG_EVERY == 0 or at_end:
             shown.show_loss(loss)
             if writer is not None:
@@ -129,7 +131,7 @@ def _run_steps(
 
 
 def open_writer(folder: Path, run: StageRun) -> AbstractContextManager[SummaryWriter | None]:
-    """TensorBoard's writer in the first process, which writes all files; None in others."""
+    """Open TensorBoard's writer in the first process, which writes all files; None in others."""
     if not run.context.fabric.is_global_zero:
         return nullcontext()
     writer: AbstractContextManager[SummaryWriter | None] = SummaryWriter(str(folder), purge_step=run.step + 1)
@@ -137,6 +139,6 @@ def open_writer(folder: Path, run: StageRun) -> AbstractContextManager[SummaryWr
 
 
 def log_scalars(writer: SummaryWriter, run: StageRun, loss: float) -> None:
-    """One point on each of the stage's TensorBoard curves."""
+    """Add a point to each of the stage's TensorBoard curves."""
     for tag, value in {"loss": loss, **run.scalars()}.items():
         writer.add_scalar(tag, value, run.step)

@@ -1,4 +1,4 @@
-"""What a stage minimises: from a batch of images to a loss and the loss of each image."""
+"""Objectives of stages: from a batch of images to the loss to minimise, and the loss of each image."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,43 +13,43 @@ class Batch:
     """Images of one step, in-distribution ones first, on the device of the network."""
 
     images: Tensor
-    """float32 `[B, C, H, W]`, augmented and normalised."""
+    """Augmented and normalised images, float32 `[B, C, H, W]`."""
     labels: Tensor
-    """int64 `[B]`; below 0 for background."""
+    """Classes, int64 `[B]`; below 0 for background."""
     importance: Tensor | None
-    """float32 `[B]`, what each image counts for; None for 1 each."""
+    """Importance of each image, float32 `[B]`; None for 1 each."""
 
 
 class Objective(Protocol):
     """A loss of a network on a batch. It calls the network once: in-distribution and background images jointly."""
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The scalar loss, and what each image's loss is before any weight, `[B]` and detached."""
+        """Return the scalar loss, and each image's loss before any weight, `[B]` and detached."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on as this one would; draws for example."""
+        """Return the state from which `load_state_dict` resumes, such as that of an RNG."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a state of `state_dict`."""
         ...
 
 
 class StatelessObjective:
-    """Base of objectives that remember nothing between steps."""
+    """Base of objectives without state between steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return the empty state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take over."""
+        """Accept the empty state."""
 
 
 def forward_outputs(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and features of a `Classifier` that Fabric has set up, in one pass through its precision and processes."""
-    # Fabric lets nothing but `forward` through unless it is told.
+    """Return logits `[B, K]` and features `[B, d]` of a `Classifier` set up by Fabric, from one forward pass."""
+    # Fabric wraps `forward` alone in its precision and processes unless other methods are marked.
     network.mark_forward_method("forward_outputs")  # type: ignore[operator]
     logits, features = network.forward_outputs(images)  # type: ignore[operator]
     return logits, features
@@ -66,5 +66,5 @@ class LogitObjective(StatelessObjective):
         self.loss = loss
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of the network's logits."""
+        """Compute the loss of the network's logits."""
         return self.loss.with_per_sample(network(batch.images), batch.labels, batch.importance)

@@ -1,4 +1,4 @@
-"""Training batches asked for ahead of the step that uses them, and asked for again after a stop."""
+"""Training batches requested ahead of the step that uses them, and requested again after a stop."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from fastood.data.loaders import ImageLoader
 
 
 class PrefetchedBatches:
-    """Keeps a loader `prefetch_depth` batches ahead.
+    """Batches of a loader that is kept `prefetch_depth` batches ahead.
 
     The batch of step t is chosen and its crops are drawn at step t - depth, or at the first step: indices that depend
-    on losses know none of the steps between. What is chosen and not used yet belongs to the state.
+    on losses lag by the steps in between. Batches chosen and not used yet belong to the state.
 
     Args:
-        loader: Serves the images; closed by `close`.
-        choose: Indices of the next batch, int64 `[B]`.
+        loader: Loader of the images; closed by `close`.
+        choose: Returns the indices of the next batch, int64 `[B]`.
         augment: Draws crops and flips.
         height: Rows of an image.
         generator: Source of crops and flips; belongs to this object from here on.
-        share: What of a batch is loaded, of its images in order: chosen and drawn is always the whole.
+        share: Selects the part of a batch that this process loads; indices and crops are always drawn for the whole.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class PrefetchedBatches:
         self._submitted = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The step's batch, on the loader's device.
+        """Return the step's batch, on the loader's device.
 
         Returns:
-            Indices int64 `[B]` of the whole batch, and images float32 `[B, C, H, W]` of the share of it.
+            Indices int64 `[B]` of the whole batch, and images float32 `[b, C, H, W]` of this process's share.
         """
         while len(self._pending) <= self.loader.prefetch_depth:
             index = self._choose()
@@ -72,7 +72,7 @@ class PrefetchedBatches:
         self.loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator, and the batches chosen for the steps to come."""
+        """Return the generator, and the batches chosen for the next steps."""
         return {
             "generator": self._generator.get_state(),
             "pending": [
@@ -83,10 +83,10 @@ class PrefetchedBatches:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; to be called before the first `next`.
+        """Resume from a state of `state_dict`; must be called before the first `next`.
 
         Raises:
-            ValueError: If another number of batches was chosen ahead there.
+            ValueError: If the state holds another number of batches chosen ahead.
         """
         pending = state["pending"]
         if len(pending) != self.loader.prefetch_depth:

@@ -11,19 +11,19 @@ from fastood.train.engine.curve import Curve, Entry
 
 
 def on_terminal() -> bool:
-    """Tell whether somebody watches: neither output nor errors go into a pipe or a file."""
+    """Return whether both output and errors go to a terminal, not into a pipe or a file."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 class StageProgress:
-    """The bar or the lines of one stage.
+    """Progress bar or lines of one stage.
 
     Args:
-        name: Of the stage.
-        curve: Its curve, which knows its length.
-        step: Steps done already.
-        images_per_step: Images that a step trains on; 0 for a stage that trains on none.
-        silent: Show nothing, as processes but the first do.
+        name: Name of the stage.
+        curve: Curve of the stage, which holds its length.
+        step: Steps done before.
+        images_per_step: Images of a step; 0 for a stage that trains on none.
+        silent: Show nothing; set in all processes but the first.
     """
 
     def __init__(self, name: str, curve: Curve, *, step: int, images_per_step: int, silent: bool = False) -> None:
@@ -49,7 +49,7 @@ class StageProgress:
         self._bar.close()
 
     def show_loss(self, loss: float) -> None:
-        """Show the loss of the last step beside the bar."""
+        """Show the loss of the last step next to the bar."""
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def advance(self) -> None:

@@ -1,4 +1,4 @@
-"""How long a stage trains, and how its optimiser steps."""
+"""Length of a stage, and its optimiser and learning rate."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Decay = Literal["step", "milestones", "cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Epochs, optimiser and step size of one stage.
+    """Epochs, optimiser and learning rate of one stage.
 
     Example:
         >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_every=30)
@@ -33,26 +33,26 @@ class Schedule:
     epochs: int
     """Passes over the in-distribution training set."""
     learning_rate: float
-    """Step size at the start."""
+    """Learning rate at the start."""
     optimizer: Optimizer = "sgd"
     """sgd: with momentum; adam: with PyTorch's β of 0.9 and 0.999."""
     decay: Decay = "step"
-    """How the step size falls: "step", by a factor every so many epochs; "milestones", by that factor at shares of the
-    training; "cosine", with every step, along half a period down to `final_learning_rate`."""
+    """How the learning rate decays: "step", by a factor every `decay_every` epochs; "milestones", by that factor at
+    shares of the training; "cosine", at every step, along half a period down to `final_learning_rate`."""
     decay_every: int | None = 30
-    """For "step": epochs after which the step size falls by `decay_factor`; None keeps it constant."""
+    """For "step": epochs between two decays by `decay_factor`; None keeps the learning rate constant."""
     decay_factor: float = 0.1
-    """For "step" and "milestones": factor of each fall."""
+    """For "step" and "milestones": factor of each decay, in (0, 1]."""
     milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
-    """For "milestones": shares of the epochs after which the step size falls, ascending, in (0, 1)."""
+    """For "milestones": shares of the epochs after which the learning rate decays, ascending, in (0, 1)."""
     final_learning_rate: float = 1e-6
-    """For "cosine": step size at the end; that of Hendrycks et al. 2019, whose schedule others copy."""
+    """For "cosine": learning rate at the end; the value of Hendrycks et al. 2019, which others have adopted."""
     momentum: float = 0.9
-    """For sgd: share of the last update kept in the next, in [0, 1)."""
+    """For sgd: momentum, in [0, 1)."""
     nesterov: bool = False
-    """For sgd: whether the gradient is taken a step ahead."""
+    """For sgd: whether to use Nesterov momentum."""
     weight_decay: float = 5e-4
-    """Pull of parameters towards 0."""
+    """Weight decay (L2 penalty), at least 0."""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "epochs")
@@ -72,7 +72,7 @@ class Schedule:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
     def learning_rate_at(self, epoch: float) -> float:
-        """Step size after so many epochs, of which a part may be over."""
+        """Return the learning rate after a number of epochs, fractions included."""
         if self.decay == "cosine":
             height = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
             return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * height
@@ -83,7 +83,7 @@ class Schedule:
         return self.learning_rate * self.decay_factor**falls
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Over all parameters of a network; those that a module names by `no_weight_decay()` do not decay."""
+        """Build the optimiser of all parameters; those that a module names by `no_weight_decay()` do not decay."""
         kept = {
             f"{prefix}.{name}".lstrip(".")
             for prefix, module in model.named_modules()

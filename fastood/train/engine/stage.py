@@ -57,7 +57,7 @@ class StageRun(Protocol):
 
     name: str
     """Name of the stage."""
-    draws: str
+    rng_name: str
     """Name of the stage's RNG streams."""
     context: StageContext
     """Images, seed, device and options of the run."""
@@ -75,8 +75,8 @@ class StageRun(Protocol):
         """Learning rate of the last step; None for a stage without a single one."""
         ...
 
-    def take_answers(self) -> tuple[int, int]:
-        """Return right answers to this process's training images since the last call, and how many images."""
+    def take_accuracy_counts(self) -> tuple[int, int]:
+        """Return the correctly classified and all training images of this process since the last call."""
         ...
 
     def train_step(self) -> float:
@@ -120,7 +120,7 @@ class Stage(Protocol):
         ...
 
     @property
-    def draws(self) -> str:
+    def rng_name(self) -> str:
         """Name of the RNG streams; stages that share it see the same batches."""
         ...
 

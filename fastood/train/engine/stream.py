@@ -1,4 +1,4 @@
-"""An endless stream of shuffled mini-batches that can stop at any batch and go on later."""
+"""An endless stream of shuffled mini-batches that can be saved at any batch and resumed."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from fastood.data import epoch_batches
 class EpochStream:
     """Shuffled mini-batches of indices, epoch after epoch.
 
-    Its state is the generator as it was when the epoch began and the batches taken since: the epoch's order
-    is drawn again from these, whatever its length.
+    The state is that of the generator when the epoch began, and the number of batches taken since: the epoch's order
+    is drawn again from these, so that the state's size does not depend on N.
 
     Args:
         num_examples: Number of examples N, at least 1.
         batch_size: Examples in a batch; a smaller set is one batch of all N.
-        generator: Source of the order; belongs to this stream from here on.
+        generator: RNG of the order; used by this stream alone from here on.
 
     Raises:
         ValueError: If there is no example or no batch.
@@ -40,7 +40,7 @@ class EpochStream:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Whole batches in an epoch; the rest of the order is dropped, as in the authors' loaders."""
+        """Whole batches in an epoch; a last incomplete one is dropped, as in the authors' loaders."""
         return self.num_examples // self.batch_size
 
     def _begin_epoch(self) -> None:
@@ -49,18 +49,18 @@ class EpochStream:
         self._batches = epoch_batches(self.num_examples, self.batch_size, generator=self._generator, drop_last=True)
 
     def next(self) -> Tensor:
-        """The next batch of indices, int64 `[B]`, without repetition inside an epoch."""
+        """Return the next batch of indices, int64 `[B]`, without repetition within an epoch."""
         if self._taken == self.batches_per_epoch:
             self._begin_epoch()
         self._taken += 1
         return next(self._batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream."""
+        """Return the position of the stream."""
         return {"epoch_start": self._epoch_start, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a state of `state_dict`."""
         self._generator.set_state(state["epoch_start"])
         self._begin_epoch()
         for _ in range(state["taken"]):

@@ -104,7 +104,7 @@ class AEC(Method):
             plain_stage(self.build_classifier, config.training, batch_size=config.batch_size),
             ImageStage(
                 name="autoencoder",
-                draws="autoencoder",
+                rng_name="autoencoder",
                 schedule=config.autoencoder,
                 build_model=self._both,
                 objective=ReconstructionObjective,

@@ -148,7 +148,7 @@ class DeepSVDD(Method):
         nu = self.config.nu if self.config.boundary == "soft" else None
         return OneClassStage(
             name=f"class-{label}",
-            draws=f"class-{label}",
+            rng_name=f"class-{label}",
             schedule=self.config.training,
             build_model=partial(self._network, label),
             objective=lambda: DeepSVDDObjective(DeepSVDDLoss(nu)),

@@ -98,7 +98,7 @@ class GCPL(Method):
             plain_stage(self.build_classifier, config.training, batch_size=config.batch_size),
             ImageStage(
                 name="gcpl",
-                draws="training",
+                rng_name="training",
                 schedule=config.training,
                 build_model=self._prototypes,
                 objective=lambda: GCPLObjective(config.prototype_weight),

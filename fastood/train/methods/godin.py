@@ -155,7 +155,7 @@ class GODIN(Method):
     def _stage(self, similarity: Similarity) -> ImageStage:
         return ImageStage(
             name=similarity,
-            draws="training",
+            rng_name="training",
             schedule=self.config.training,
             build_model=partial(self._decomposed, similarity),
             objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),

@@ -236,7 +236,7 @@ class ICE(Method):
     def _pretrain(self) -> ImageStage:
         return ImageStage(
             name="pretrain",
-            draws="pretrain",
+            rng_name="pretrain",
             schedule=self.config.pretrain,
             build_model=self.build_classifier,
             objective=lambda: LogitObjective(RECIPES["plain"].loss(self.config)),
@@ -255,7 +255,7 @@ class ICE(Method):
 
         return ImageStage(
             name=arm,
-            draws="arms",
+            rng_name="arms",
             schedule=self.config.finetune if fine_tuned else self.config.scratch,
             build_model=self._gaussian if recipe.gaussian else self.build_classifier,
             objective=lambda: LogitObjective(recipe.loss(self.config)),

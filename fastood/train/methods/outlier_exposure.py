@@ -226,7 +226,7 @@ class Exposure(Method):
     def _pretrain(self) -> ImageStage:
         return ImageStage(
             name="pretrain",
-            draws="pretrain",
+            rng_name="pretrain",
             schedule=self.config.pretrain,
             build_model=self.build_classifier,
             objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0, reduction="mean")),
@@ -247,7 +247,7 @@ class Exposure(Method):
 
         return ImageStage(
             name=f"finetune-{arm}",
-            draws="finetune",
+            rng_name="finetune",
             schedule=self.config.finetune,
             build_model=self.build_classifier,
             objective=self.config.loss.objective,

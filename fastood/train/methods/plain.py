@@ -25,7 +25,7 @@ def plain_stage(
     """
     return ImageStage(
         name="msp",
-        draws="training",
+        rng_name="training",
         schedule=schedule,
         build_model=build_model,
         objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),

@@ -152,7 +152,7 @@ class Resample(Exposure):
         loss = OutlierExposureLoss(weight=self.config.outlier_weight, reduction="mean")
         stage = ImageStage(
             name="reweight",
-            draws="reweight",
+            rng_name="reweight",
             schedule=self.config.reweight,
             build_model=self.build_classifier,
             objective=lambda: LogitObjective(loss),

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastood.train.engine.answers import TrainingAnswers
 from fastood.train.engine.checkpoint import CheckpointFolder
 from fastood.train.engine.curve import Curve, read_curves, write_curve
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.engine.interrupt import TrainingInterrupted
 from fastood.train.engine.loop import run_stage
+from fastood.train.engine.training_accuracy import AccuracyCounter
 from tests.train.engine.test_loop import make_stage, start, subset
 
 
@@ -113,12 +113,12 @@ def test_a_stage_without_epochs_is_cut_into_parts():
 
 
 def test_answers_leave_out_reject_classes_and_distances():
-    answers = TrainingAnswers(2)
+    counter = AccuracyCounter(2)
     rejects = torch.tensor([[0.0, 1.0, 9.0], [1.0, 0.0, 9.0], [5.0, 0.0, 0.0]])
-    answers.watched(lambda images: images, torch.tensor([1, 1]))(rejects)
-    assert answers.take() == (1, 2)
-    answers.watched(lambda images: images, torch.tensor([0, 0]))(torch.tensor([1.0, 2.0]))
-    assert answers.take() == (0, 0)
+    counter.counting(lambda images: images, torch.tensor([1, 1]))(rejects)
+    assert counter.take() == (1, 2)
+    counter.counting(lambda images: images, torch.tensor([0, 0]))(torch.tensor([1.0, 2.0]))
+    assert counter.take() == (0, 0)
 
 
 def test_a_damaged_file_of_curves_is_begun_anew(tmp_path: Path):

@@ -31,7 +31,7 @@ SCHEDULE = Schedule(epochs=2, learning_rate=0.05, decay_every=1, weight_decay=0.
 
 def make_stage(background=None, *, schedule=SCHEDULE, alpha=0.5, **options) -> ImageStage:
     loss = OutlierExposureLoss(weight=alpha, reduction="mean")
-    options = {"name": "stage", "draws": "stage", "batch_size": 16, "build_model": small_cnn} | options
+    options = {"name": "stage", "rng_name": "stage", "batch_size": 16, "build_model": small_cnn} | options
     return ImageStage(schedule=schedule, objective=lambda: LogitObjective(loss), background=background, **options)
 
 

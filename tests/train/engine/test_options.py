@@ -110,5 +110,5 @@ def test_options_out_of_range_are_refused(options: dict[str, object], message: s
 def test_compilation_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     require_compiler("none")
-    with pytest.raises(ValueError, match=r"compile must be none where there is no C\+\+ compiler"):
+    with pytest.raises(ValueError, match=r"compile must be none if there is no C\+\+ compiler"):
         require_compiler("default")

@@ -75,7 +75,7 @@ def small_cnn() -> Classifier:
 def start(name: str, depth: int, pool: BackgroundPool) -> ImageStageRun:
     stage = ImageStage(
         name="stage",
-        draws="stage",
+        rng_name="stage",
         batch_size=16,
         build_model=small_cnn,
         schedule=Schedule(epochs=2, learning_rate=0.05),

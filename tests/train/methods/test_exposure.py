@@ -93,7 +93,7 @@ def test_parts_of_the_background_are_arms_of_the_same_length():
     assert exposure.learnt_pool is None
     pretrain, *finetunes = exposure.stages
     assert {stage.start_from for stage in finetunes} == {pretrain.name}
-    assert {stage.draws for stage in finetunes} == {"finetune"}
+    assert {stage.rng_name for stage in finetunes} == {"finetune"}
     sizes = [len(exposure.background_index(arm.name)) for arm in exposure.arms]
     assert sizes[0] == 0
     assert 30 < sizes[1] < 70

@@ -127,7 +127,7 @@ class BAL(Method):
     def _pretrain(self) -> ImageStage:
         return ImageStage(
             name="pretrain",
-            draws="pretrain",
+            rng_name="pretrain",
             schedule=self.config.pretrain,
             build_model=self.build_classifier,
             objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.0)),

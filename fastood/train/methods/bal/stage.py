@@ -28,7 +28,7 @@ class BoundaryStage:
     """Makes classifier and GAN with the run's initial weights, the same at each call."""
     bank_of: Callable[[Classifier, StageContext], FeatureBank]
     """Features of the training images, on the run's device."""
-    draws: str = "boundary"
+    rng_name: str = "boundary"
     """Name of the random draws; every stage sees the same batches."""
     start_from: str | None = "pretrain"
     """Stage of the classifier."""
@@ -62,7 +62,7 @@ class BoundaryStageRun:
 
     def __init__(self, stage: BoundaryStage, model: BoundaryAwareNetwork, context: StageContext) -> None:
         self.stage = stage
-        self.name, self.draws, self.context = stage.name, stage.draws, context
+        self.name, self.rng_name, self.context = stage.name, stage.rng_name, context
         self.model = model.to(context.fabric.device)
         self.step = 0
         self.total_steps = stage.settings.steps
@@ -79,7 +79,7 @@ class BoundaryStageRun:
             discriminator=self.model.discriminator,
             generator=self.model.generator,
             settings=self.stage.settings,
-            draws=named_generator(self.context.seed, self.draws),
+            draws=named_generator(self.context.seed, self.rng_name),
         )
 
     def train_step(self) -> float:
@@ -99,7 +99,7 @@ class BoundaryStageRun:
         self.step += 1
         return self._losses.discriminator
 
-    def take_answers(self) -> tuple[int, int]:
+    def take_accuracy_counts(self) -> tuple[int, int]:
         """Return no answers: the classifier trains no more."""
         return 0, 0
 
@@ -109,7 +109,7 @@ class BoundaryStageRun:
             return {}
         found = {"generator_loss": self._losses.generator, "nearest_distance": self._losses.nearest}
         if self.step == self.total_steps:
-            draws = named_generator(self.context.seed, self.draws, "coverage")
+            draws = named_generator(self.context.seed, self.rng_name, "coverage")
             reached = generator_coverage(self.model.generator, self.training.bank, draws=draws)
             found |= {"generator_coverage": reached.coverage, "generator_spread": reached.spread}
         return found

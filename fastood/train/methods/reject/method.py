@@ -206,7 +206,7 @@ class Reject(Method):
     def _pretrain(self) -> ImageStage:
         return ImageStage(
             name="pretrain",
-            draws="pretrain",
+            rng_name="pretrain",
             schedule=self.config.pretrain,
             build_model=self.build_classifier,
             objective=self._objective("msp"),
@@ -223,7 +223,7 @@ class Reject(Method):
 
         return ImageStage(
             name=arm,
-            draws="arms",
+            rng_name="arms",
             schedule=self.config.finetune,
             build_model=self._with_reject_classes if arm == "reject" else self.build_classifier,
             objective=self._objective(arm),
