@@ -41,5 +41,5 @@ def compile_in_place(model: nn.Module, mode: CompileMode) -> None:
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """Return the memory format of weights; channels_last is the faster one for convolutions, on CPUs and tensor cores."""
+    """Return the memory format of weights; channels_last is faster for convolutions, on CPUs and tensor cores."""
     return torch.channels_last if channels_last else torch.contiguous_format

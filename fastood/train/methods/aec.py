@@ -1,4 +1,4 @@
-"""Autoencoder with Mahalanobis distance (Denouden et al. 2018), the AEC of Pei et al. 2022."""
+"""Autoencoder with Mahalanobis distance (Denouden et al. 2018), the AEC column of Pei et al. 2022."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from fastood.train.trained_network import TrainedNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class AECConfig(MethodConfig):
-    """An autoencoder beside the classifier.
+    """An autoencoder next to the classifier.
 
     Example:
         >>> AECConfig(distance_weight=-1)
@@ -40,47 +40,47 @@ class AECConfig(MethodConfig):
     ignores_background: ClassVar[bool] = True
 
     latent_dim: int = 64
-    """Width of the latent vector."""
+    """Width d of the latent vector."""
     distance_weight: float = 1.0
-    """What the distance counts for beside the error, each in standard deviations over the training images: α/β of the
-    paper's α · distance + β · error. Nothing but OOD images could tell a better value than 1."""
+    """Weight of the distance relative to the error, each in standard deviations over the training images: α/β of the
+    paper's α · distance + β · error. Only OOD images could choose a better value than 1."""
     batch_size: int = 128
     """Images in a batch, of classifier and autoencoder."""
     training: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
-    """Of the classifier."""
+    """Schedule of the classifier."""
     autoencoder: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=100, learning_rate=0.001, optimizer="adam", decay="cosine", weight_decay=0.0
         )
     )
-    """Of the autoencoder. Neither paper's is known here: network and schedule are ours."""
+    """Schedule of the autoencoder. Those of the papers are not known here: network and schedule are ours."""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "latent_dim", "batch_size")
         require_positive(self, "distance_weight")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "AEC":
-        """The method with these hyper-parameters; see `AEC`."""
+        """Build the method with these hyper-parameters; see `AEC`."""
         return AEC(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "AECConfig":
-        """A narrower latent vector for smaller images, and half the epochs."""
+        """Return a narrower latent vector for smaller images, and half the epochs."""
         adam = Schedule(epochs=50, learning_rate=0.003, optimizer="adam", decay="cosine", weight_decay=0.0)
         return cls(latent_dim=16, training=Schedule(epochs=50, learning_rate=0.1, decay="cosine"), autoencoder=adam)
 
 
 class AEC(Method):
-    """A classifier by cross-entropy, and an autoencoder of the same images; the background is not looked at.
+    """A classifier by cross-entropy, and an autoencoder of the same images; background images are not used.
 
     Images are scored by the reconstruction error alone, the paper's baseline, and by
 
         D(E(x)) / σ_D · α + ‖x - x̂‖² / σ_e,        D(z) = ((z - μ)ᵀ Σ⁻¹ (z - μ))^½,
 
     with mean μ and covariance Σ of the latent vectors E(x) of all training images, whatever their class, and σ the
-    standard deviations over them. The classifier alone says which class, so that all arms have its accuracy.
+    standard deviations over them. The classifier alone predicts the class, so that all arms have its accuracy.
 
-    The network of the last stage is no `Classifier`: detectors that want logits and features take its `classifier`.
+    The network of the last stage is no `Classifier`: detectors that need logits and features take its `classifier`.
 
     Raises:
         ValueError: If the network is unknown.
@@ -126,11 +126,11 @@ class AEC(Method):
 
 
 class AutoencodingClassifier(nn.Module):
-    """A trained classifier, kept as it is, and an autoencoder.
+    """A frozen classifier and an autoencoder.
 
     Args:
-        classifier: Says which class.
-        autoencoder: Is trained.
+        classifier: Trained classifier; its parameters are frozen.
+        autoencoder: Autoencoder to train.
     """
 
     def __init__(self, classifier: Classifier, autoencoder: Autoencoder) -> None:
@@ -139,18 +139,18 @@ class AutoencodingClassifier(nn.Module):
         self.autoencoder = autoencoder
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, K]`."""
+        """Return the classifier's logits `[N, K]`."""
         logits: Tensor = self.classifier(images)
         return logits
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent vectors `[N, d]`, and the mean squared error over the values of each image, `[N]`."""
-        latent, found = self.autoencoder(images)
-        return latent, (found - images).square().flatten(1).mean(dim=1)
+        """Return latent vectors `[N, d]`, and the mean squared error over the values of each image, `[N]`."""
+        latent, reconstruction = self.autoencoder(images)
+        return latent, (reconstruction - images).square().flatten(1).mean(dim=1)
 
 
 def load_classifier(model: AutoencodingClassifier, weights: Weights, embed: Embed) -> None:
-    """Take over a trained classifier."""
+    """Load the weights of a trained classifier."""
     model.classifier.load_state_dict(weights)
 
 
@@ -158,17 +158,17 @@ class ReconstructionObjective(StatelessObjective):
     """Mean reconstruction error of an `AutoencodingClassifier`, in the units of normalised images."""
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean error over the batch, and that of each image."""
+        """Return the mean error over the batch, and that of each image."""
         network.mark_forward_method("reconstruct")  # type: ignore[operator]
         _, errors = network.reconstruct(batch.images)  # type: ignore[operator]
         return errors.mean(), errors.detach()
 
 
 def by_reconstruction(distance_weight: float) -> Scorer:
-    """Score by reconstruction error and Mahalanobis distance, fitted to the training images.
+    """Return a scorer by reconstruction error and Mahalanobis distance, fitted to the training images.
 
     Args:
-        distance_weight: α; 0 for the error alone.
+        distance_weight: Weight α of the distance; 0 for the error alone.
     """
 
     def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:
@@ -188,18 +188,19 @@ def by_reconstruction(distance_weight: float) -> Scorer:
 
 @torch.inference_mode()
 def reconstructions(network: TrainedNetwork, images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Latent vectors `[N, d]` and reconstruction errors `[N]` of images, float64 on the CPU."""
+    """Return latent vectors `[N, d]` and reconstruction errors `[N]` of images, float64 on the CPU."""
     module: Any = network.module
-    found = [module.reconstruct(batch) for batch in network.batches(images)]
-    return torch.cat([z.double().cpu() for z, _ in found]), torch.cat([e.double().cpu() for _, e in found])
+    parts = [module.reconstruct(batch) for batch in network.batches(images)]
+    return torch.cat([z.double().cpu() for z, _ in parts]), torch.cat([e.double().cpu() for _, e in parts])
 
 
 def mahalanobis_distance(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """The distance `[M]` of rows `[M, d]` to the Gaussian of these, not squared.
+    """Return the Mahalanobis distance to the Gaussian of rows `[n, d]`, not squared, as a function `[M, d]` → `[M]`.
 
     Raises:
         ValueError: If the covariance of the rows is singular.
     """
     statistics = GaussianStatistics(rows.shape[1]).partial_fit(rows, torch.zeros(len(rows), dtype=torch.int64))
     means, scale_tril = statistics.means, statistics.cholesky()
+    # The operator returns the negative squared distance to each mean; there is one.
     return lambda others: (-mahalanobis_logits(others, means, scale_tril)[:, 0]).sqrt()

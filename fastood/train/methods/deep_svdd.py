@@ -1,4 +1,7 @@
-"""Deep SVDD (Ruff et al. 2018): a network for each class that knows no other; Mohseni et al. 2020 compare with it."""
+"""Deep SVDD: one network per class, trained on that class only; Mohseni et al. 2020 compare with it.
+
+Ruff et al. 2018 (https://proceedings.mlr.press/v80/ruff18a.html).
+"""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,12 +26,12 @@ from fastood.train.trained_network import TrainedNetwork
 
 Boundary = Literal["hard", "soft"]
 OTHERS = "other classes"
-"""The one OOD set of every arm."""
+"""Name of the one OOD set of every arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSVDDConfig(MethodConfig):
-    """One-class networks; the defaults are the authors' for MNIST.
+    """One-class networks; the defaults are those of the authors for MNIST.
 
     Example:
         >>> DeepSVDDConfig(nu=0)
@@ -43,13 +46,13 @@ class DeepSVDDConfig(MethodConfig):
 
     boundary: Boundary = "hard"
     """hard: the mean distance to the centre (eq. 4), the authors' One-Class Deep SVDD; soft: a sphere that may leave a
-    share ν of the images outside (eq. 3), its radius solved for on every batch."""
+    share ν of the images outside (eq. 3), its radius computed on every batch."""
     nu: float = 0.1
     """soft: share ν of the training images that may lie outside, in (0, 1]."""
     widths: tuple[int, ...] = (8, 4)
-    """Channels of the 5×5 convolutions. The authors take 8, 4 for MNIST and 32, 64, 128 for CIFAR-10."""
+    """Channels of the 5×5 convolutions. The authors use 8, 4 for MNIST and 32, 64, 128 for CIFAR-10."""
     feature_dim: int = 32
-    """Width of the features; 128 for CIFAR-10."""
+    """Width d of the features; the authors use 128 for CIFAR-10."""
     batch_size: int = 200
     """Images in a batch."""
     training: Schedule = field(
@@ -62,7 +65,7 @@ class DeepSVDDConfig(MethodConfig):
             weight_decay=0.5e-6,
         )
     )
-    """For each class."""
+    """Schedule of each network."""
 
     def __post_init__(self) -> None:
         require_choice(self, boundary=Boundary)
@@ -73,18 +76,18 @@ class DeepSVDDConfig(MethodConfig):
         require_at_least_one(self, "feature_dim", "batch_size")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "DeepSVDD":
-        """The method with these hyper-parameters; see `DeepSVDD`. The network's name is not looked at."""
+        """Build the method with these hyper-parameters; see `DeepSVDD`. `model` is not used."""
         return DeepSVDD(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "DeepSVDDConfig":
-        """Larger steps, as a class has 120 images in the place of 6000."""
+        """Return larger steps, as a class has 120 images instead of 6000."""
         training = Schedule(epochs=100, learning_rate=1e-3, optimizer="adam", decay_every=None, weight_decay=0.5e-6)
         return cls(batch_size=32, training=training)
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
-        """Images are not augmented; the paper's preset has the authors' network for CIFAR-10."""
+        """Return presets without augmentation, and with the authors' network for CIFAR-10."""
         presets = super().presets()
         embedded = replace(presets["embedded"], augment=Augment(padding=0))
         method = cls(widths=(32, 64, 128), feature_dim=128)
@@ -92,19 +95,19 @@ class DeepSVDDConfig(MethodConfig):
 
 
 class DeepSVDD(Method):
-    """A network and an arm for each class, trained on its images alone and judged by the test images of all.
+    """A network and an arm for each class, trained on its images alone and evaluated on the test images of all.
 
     An arm's in-distribution images are those of its class, its only OOD set is the test images of the other classes;
-    the run's own OOD sets and background are not looked at. Its "accuracy" is 1 and means nothing: there is one class.
-    Papers print the mean of the AUROC over the arms.
+    the run's own OOD sets and background are not used. The "accuracy" of an arm is 1 and means nothing, as there is one
+    class. Papers report the mean of the AUROC over the arms.
 
-    Ambiguities and what is done here:
+    Ambiguities and their resolution:
         - The centre is the mean of the features that the initial network, in evaluation mode, gives the training
-          images, as in the authors' code; BatchNorm has seen no image then.
-        - The authors begin with the weights of an autoencoder trained on the class; here with random ones.
-        - They normalise contrast by the image (global contrast normalisation) and scale by the extremes of the class;
-          here images are normalised as for every method.
-        - For the soft boundary they solve for R on every batch after ten epochs; here from the first.
+          images, as in the authors' code; BatchNorm has initial statistics then.
+        - The authors start from the weights of an autoencoder trained on the class; here they are random.
+        - The authors apply global contrast normalisation to each image, and scale by the extremes of the class; here
+          images are normalised as for every method.
+        - For the soft boundary the authors compute R on every batch after ten epochs; here from the first epoch on.
 
     Raises:
         ValueError: If images are too small for the network.
@@ -159,10 +162,10 @@ class DeepSVDD(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class OneClassStage(ImageStage):
-    """An `ImageStage` that begins with the sphere around its images."""
+    """An `ImageStage` that first centres the sphere on its images."""
 
     def begin(self, model: Any, context: StageContext) -> ImageStageRun:
-        """Start with the centre at the mean of the features; a checkpoint that is loaded then brings its own."""
+        """Start with the centre at the mean of the features; a checkpoint replaces it with the stored one."""
         images = context.task.id_train
         if self.id_index is not None:
             images = images.subset(self.id_index)
@@ -172,17 +175,17 @@ class OneClassStage(ImageStage):
 
 
 class DeepSVDDObjective(StatelessObjective):
-    """`DeepSVDDLoss` of a network that puts out distances; its head keeps the radius.
+    """`DeepSVDDLoss` of a network that returns distances; its head holds the radius.
 
     Args:
-        loss: Hard or soft.
+        loss: Loss with the hard or the soft boundary.
     """
 
     def __init__(self, loss: DeepSVDDLoss) -> None:
         self.loss = loss
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of the network's distances, at the radius that is best for them."""
+        """Compute the loss of the network's distances, with the soft boundary at the optimal radius for them."""
         distances = network(batch.images)
         radius: Any = network.head.radius  # type: ignore[union-attr]
         if self.loss.nu is not None:
@@ -191,7 +194,7 @@ class DeepSVDDObjective(StatelessObjective):
 
 
 def one_against_rest(label: int, task: DetectionTask) -> DetectionTask:
-    """The task of telling the images of one class from those of all other classes."""
+    """Return the task of telling the images of one class from those of all other classes."""
 
     def of_class(images: ImageSet) -> ImageSet:
         return images.subset((images.labels == label).nonzero().flatten())
@@ -202,7 +205,7 @@ def one_against_rest(label: int, task: DetectionTask) -> DetectionTask:
 
 
 def by_distance(label: int) -> Scorer:
-    """Score by the squared distance to the centre less R²; every image is said to be of the one class.
+    """Return a scorer by the squared distance to the centre minus R²; every image is assigned the one class.
 
     Args:
         label: The class.

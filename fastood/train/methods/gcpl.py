@@ -1,4 +1,7 @@
-"""Generalised convolutional prototype learning (GCPL; Yang et al. 2018), as Pei et al. 2022 compare with it."""
+"""Generalised convolutional prototype learning, a method that Pei et al. 2022 compare with.
+
+GCPL: Yang et al. 2018 (https://arxiv.org/abs/1805.03438).
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +29,7 @@ from fastood.train.trained_network import TrainedNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class GCPLConfig(MethodConfig):
-    """Prototypes in the place of a linear head.
+    """A network with prototypes in place of a linear head, next to one with a linear head.
 
     Example:
         >>> GCPLConfig(gamma=0)
@@ -40,7 +43,7 @@ class GCPLConfig(MethodConfig):
     ignores_background: ClassVar[bool] = True
 
     per_class: int = 1
-    """Prototypes of each class; one in the authors' code."""
+    """Prototypes of each class; 1 in the authors' code."""
     gamma: float = 1.0
     """Hardness γ of the assignment to prototypes; that of the authors' code."""
     prototype_weight: float = 0.01
@@ -52,7 +55,7 @@ class GCPLConfig(MethodConfig):
             epochs=300, learning_rate=0.001, optimizer="adam", decay_every=None, weight_decay=0.0
         )
     )
-    """For both arms. Pei et al. 2022 state Adam and 300 epochs; the step size is that of the authors of Yang et al."""
+    """Schedule of both networks. Pei et al. 2022 state Adam and 300 epochs; the learning rate is that of Yang et al."""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "per_class", "batch_size")
@@ -61,21 +64,21 @@ class GCPLConfig(MethodConfig):
         require_weight(self, "prototype_weight")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "GCPL":
-        """The method with these hyper-parameters; see `GCPL`."""
+        """Build the method with these hyper-parameters; see `GCPL`."""
         return GCPL(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "GCPLConfig":
-        """Fewer, larger steps: distances mean nothing before features have come close to their prototypes."""
+        """Return fewer, larger steps: distances say nothing before features are close to their prototypes."""
         return cls(training=Schedule(epochs=50, learning_rate=0.01, optimizer="adam", decay="cosine", weight_decay=0.0))
 
 
 class GCPL(Method):
-    """Cross-entropy of a linear head, and of prototypes on the same budget; the background is not looked at.
+    """Cross-entropy of a linear head, and of prototypes on the same budget; background images are not used.
 
-    The network with prototypes is judged twice, by the two rejections of Yang et al. 2018: by the distance to the
-    nearest prototype, and by the probability of the most likely class. Pei et al. 2022 do not say which of the two
-    their table has.
+    The network with prototypes has two scores, the two rejection rules of Yang et al. 2018: the distance to the
+    nearest prototype, and the probability of the most likely class. Pei et al. 2022 do not say which of the two
+    their table shows.
 
     Raises:
         ValueError: If the network is unknown.
@@ -131,7 +134,7 @@ class GCPLObjective(StatelessObjective):
         self.prototype = PrototypeLoss()
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of the network's logits and features."""
+        """Compute the loss of the network's logits and features."""
         logits, features = forward_outputs(network, batch.images)
         loss, per_sample = self.cross_entropy.with_per_sample(logits, batch.labels, batch.importance)
         pull, distance = self.prototype.with_per_sample(features, network.head.prototypes, batch.labels)  # type: ignore[union-attr, arg-type]
@@ -139,7 +142,7 @@ class GCPLObjective(StatelessObjective):
 
 
 def by_nearest_prototype(network: TrainedNetwork, task: DetectionTask) -> Predict:
-    """Score by the squared distance to the nearest prototype, whose class is the prediction."""
+    """Score by the squared distance to the nearest prototype, and classify by that prototype."""
     head = network.module.head
     assert isinstance(head, PrototypeHead)
 

@@ -1,4 +1,7 @@
-"""Generalised ODIN: a decomposed confidence, and inputs moved by a step that in-distribution images alone decide."""
+"""Generalised ODIN: a decomposed confidence, and inputs moved by a step chosen on in-distribution images alone.
+
+Hsu et al. 2020 (https://arxiv.org/abs/2002.11297).
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,15 +32,15 @@ from fastood.train.trained_network import TrainedNetwork
 
 Confidence = Literal["h", "g"]
 VARIANTS: dict[Similarity, str] = {"inner": "DeConf-I", "euclidean": "DeConf-E", "cosine": "DeConf-C"}
-"""The paper's names of the networks."""
+"""Names of the networks in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GODINConfig(MethodConfig):
-    """Decomposed confidence.
+    """Networks with a decomposed confidence, next to one with a linear head.
 
-    The schedule is that of public rebuilds of the paper: 0.1, a tenth of it after half and three quarters of the
-    training, no weight decay for h.
+    The schedule is that of public reimplementations of the paper: 0.1, divided by ten after half and three quarters of
+    the training, no weight decay for h.
 
     Example:
         >>> GODINConfig(magnitudes=(0.01, -0.02))
@@ -52,21 +55,21 @@ class GODINConfig(MethodConfig):
 
     similarities: tuple[Similarity, ...] = ("cosine",)
     """Networks to train. inner: h is a linear layer, DeConf-I; euclidean: a negative squared distance, DeConf-E;
-    cosine: a cosine, DeConf-C, with which the paper goes on."""
+    cosine: a cosine, DeConf-C, the one that the paper adopts."""
     confidences: tuple[Confidence, ...] = ("h",)
     """Scores of each network, an arm each. h: the largest class score; g: the denominator of the logits. Nothing in the
-    training tells g which way to go, as a small one makes logits of the right class large: look at it first."""
+    training determines the direction of g, as a small g makes the logits of the right class large: inspect it first."""
     magnitudes: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
     """Steps ε to choose from, in units of a pixel range of [0, 1]: the one at which the confidence of held-out
-    in-distribution images is highest on average. A single one is taken as it is, 0 for no step."""
+    in-distribution images is highest on average. A single value is used as it is, 0 for no step."""
     validation_fraction: float = 0.1
-    """Share of every class that no arm trains on where there is an ε to choose, in (0, 1)."""
+    """Share of every class that no arm trains on if there is an ε to choose, in (0, 1)."""
     batch_size: int = 128
     """Images in a batch."""
     training: Schedule = field(
         default_factory=lambda: Schedule(epochs=200, learning_rate=0.1, decay="milestones", milestones=(0.5, 0.75))
     )
-    """For every arm."""
+    """Schedule of every network."""
 
     def __post_init__(self) -> None:
         require_choice(self, similarities=Similarity, confidences=Confidence)
@@ -80,18 +83,18 @@ class GODINConfig(MethodConfig):
         require_at_least_one(self, "batch_size")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "GODIN":
-        """The method with these hyper-parameters; see `GODIN`."""
+        """Build the method with these hyper-parameters; see `GODIN`."""
         return GODIN(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "GODINConfig":
-        """Fewer epochs of smaller batches, and smaller steps: at 0.1 g may end at 1, where logits are cosines alone."""
+        """Return fewer epochs of smaller batches and steps: at 0.1, g may saturate at 1 and logits be cosines alone."""
         training = Schedule(epochs=60, learning_rate=0.03, decay="milestones", milestones=(0.5, 0.75))
         return cls(batch_size=64, training=training)
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
-        """The largest of the paper's networks is WRN-28-10."""
+        """Return presets with the largest of the paper's networks, WRN-28-10."""
         paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-28-10", dropout=0.0))
         return {**super().presets(), "paper": paper}
 
@@ -99,9 +102,9 @@ class GODINConfig(MethodConfig):
 class GODIN(Method):
     """Cross-entropy of a linear head, and of `DecomposedConfidenceHead` on the same budget and the same images.
 
-    The background is not looked at; nor are the OOD sets before the test. The in-distribution images that choose ε are
-    held out of the training set, of the plain arm as well. It is the arm's own confidence that ε is to raise: an arm
-    has an ε of its own.
+    Neither background images nor, before the test, OOD sets are used. The in-distribution images that choose ε are held
+    out of the training set, that of the plain arm included. Each arm chooses its own ε, the one that raises its
+    confidence the most.
 
     Raises:
         ValueError: If the network is unknown, or a class has too few images to hold one out.
@@ -165,12 +168,12 @@ class GODIN(Method):
 
 
 def by_confidence(confidence: Confidence, magnitudes: Sequence[float], held_out: Tensor) -> Scorer:
-    """Score by h or g of inputs moved towards more of it; classify by the images as they are.
+    """Return a scorer by h or g of inputs moved towards a larger value; it classifies the images as they are.
 
     Args:
         confidence: "h" or "g".
         magnitudes: Steps ε to choose from.
-        held_out: In-distribution training images that decide, int64 `[n]`.
+        held_out: In-distribution training images that choose ε, int64 `[n]`.
     """
 
     def scorer(network: TrainedNetwork, task: DetectionTask) -> Predict:
@@ -185,12 +188,12 @@ def by_confidence(confidence: Confidence, magnitudes: Sequence[float], held_out:
             values = torch.cat(scores).double()
             return float((values if confidence == "h" else values.sigmoid()).mean())
 
-        # Of equally good ones the first.
+        # max takes the first of equal values: the smallest step, in the default order.
         epsilon = magnitudes[0] if len(magnitudes) == 1 else max(magnitudes, key=average)
 
         def predict(images: ImageSet) -> Prediction:
-            found = [moved(inputs, ranks, epsilon).double().cpu() for inputs in network.batches(images)]
-            return Prediction(scores=-torch.cat(found), classes=network.logits(images).argmax(dim=1))
+            confidences = [moved(inputs, ranks, epsilon).double().cpu() for inputs in network.batches(images)]
+            return Prediction(scores=-torch.cat(confidences), classes=network.logits(images).argmax(dim=1))
 
         return predict
 
@@ -198,7 +201,7 @@ def by_confidence(confidence: Confidence, magnitudes: Sequence[float], held_out:
 
 
 def moved(inputs: Tensor, confidence: Callable[[Tensor], Tensor], epsilon: float) -> Tensor:
-    """Confidence `[N]` of inputs after a step ε up its slope."""
+    """Return the confidence `[N]` of inputs after a step ε along the sign of its gradient."""
     if epsilon > 0:
         inputs = perturbed(inputs, lambda x: -confidence(x), epsilon, input_std=[STD] * inputs.shape[1])
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""In-distribution compatible outlier exposure (ICE; Wu et al., AAAI 2023), beside the trainings it is compared with."""
+"""In-distribution compatible outlier exposure (ICE; Wu et al., AAAI 2023), next to the trainings of its tables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,7 +35,7 @@ Covariance = Literal["full", "diagonal"]
 
 @dataclass(frozen=True, kw_only=True)
 class ICEConfig(MethodConfig):
-    """ICE and what it is compared with, on one budget; the defaults are the paper's where it states one.
+    """ICE and the trainings to compare with, on one budget; the defaults are the paper's where it states them.
 
     Example:
         >>> ICEConfig(arms=("ice", "ece"))
@@ -46,43 +46,44 @@ class ICEConfig(MethodConfig):
 
     name: ClassVar[str] = "ice"
     summary: ClassVar[str] = (
-        "in-distribution compatible outlier exposure (Wu 2023), beside outlier exposure and energy training"
+        "in-distribution compatible outlier exposure (Wu 2023), next to outlier exposure and energy training"
     )
 
     arms: tuple[ArmName, ...] = ("plain", "oe", "energy", "ice")
     """What to train and compare.
     plain: no background; oe: outlier exposure; energy: Liu 2020; ice: the paper's method. Ablations of its table 3:
-    ice-minus: without the likelihood of in-distribution images; sigmoid: its loss on a linear head, the table's BCE;
-    energy-gaussian: the energy loss on the Gaussian head."""
+    ice-minus: without the likelihood of in-distribution images; sigmoid: the loss of ice on a linear head, the table's
+    BCE; energy-gaussian: the energy loss on the Gaussian head."""
     training: Training = "fine-tune"
     """fine-tune: every arm from one network trained without background; from-scratch: every arm from the start."""
     likelihood_weight: float = 0.3
     """Weight λ of both likelihood terms of ice, ice-minus and sigmoid. The paper states none. On the embedded digits
     (seeds 0 and 1, mean over the OOD sets) 0.01, 0.03, 0.1, 0.3, 1 and 3 gave an AUROC of 97.4, 98.3, 98.5, 98.6, 98.5
-    and 95.7 per cent: flat from 0.1 to 1. At 3 the accuracy falls, too, from 99.6 to 97.8."""
+    and 95.7 per cent: flat from 0.1 to 1. At 3 the accuracy falls as well, from 99.6 to 97.8 per cent."""
     outlier_weight: float = 0.5
-    """Weight of the outlier loss of oe: that of Hendrycks 2019."""
+    """Weight of the outlier loss of oe; that of Hendrycks 2019."""
     energy_weight: float = 0.1
-    """Weight of the energy terms of energy and energy-gaussian: that of Liu 2020."""
+    """Weight of the energy terms of energy and energy-gaussian; that of Liu 2020."""
     margin_id: float = -23.0
-    """Energy below which the energy arm leaves in-distribution images alone: that of Liu 2020 for ten classes."""
+    """Energy below which in-distribution images have no loss in the energy arm; that of Liu 2020 for ten classes."""
     margin_background: float = -5.0
-    """Energy above which the energy arm leaves background images alone, likewise."""
+    """Energy above which background images have no loss in the energy arm; that of Liu 2020 for ten classes."""
     covariance: Covariance = "full"
     """Shape of the Gaussian head's covariance L Lᵀ, which all classes share; the paper's L is full."""
     batch_size: int = 128
     """In-distribution images in a batch."""
     background_batch_size: int = 256
-    """Background images beside them."""
+    """Background images in a batch, in addition."""
     pretrain: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
     """For fine-tune: training without background, from which every arm starts."""
     finetune: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=0.01, decay="cosine"))
     """For fine-tune: training with background."""
     scratch: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
-    """For from-scratch. "The commonly-used stair-wise decay" of the paper is taken as a tenth every 30 epochs."""
+    """For from-scratch: the one training. "The commonly-used stair-wise decay" of the paper is taken as a tenth every
+    30 epochs."""
     batch_norm: NormMode = "train"
-    """BatchNorm of arms with background: "train" learns its statistics over both parts of a batch, as Hendrycks 2019
-    does, whose protocols the paper follows; "eval" keeps those of the pre-training."""
+    """BatchNorm of arms with background. train: learn its statistics over both parts of a batch, as in Hendrycks 2019,
+    the protocols of the paper; eval: keep those of the pre-training."""
 
     def __post_init__(self) -> None:
         require_choice(self, arms=ArmName, training=Training, covariance=Covariance, batch_norm=NormMode)
@@ -95,38 +96,41 @@ class ICEConfig(MethodConfig):
 
     @property
     def needs_background(self) -> bool:
-        """Tell whether an arm other than plain is trained."""
+        """Whether an arm other than plain is trained."""
         return set(self.arms) != {"plain"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "ICE":
-        """The method with these hyper-parameters; see `ICE`."""
+        """Build the method with these hyper-parameters; see `ICE`."""
         return ICE(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "ICEConfig":
-        """Longer: ten epochs of the embedded digits are ninety steps."""
+        """Return a longer fine-tuning: ten epochs of the embedded digits are ninety steps."""
         return cls(finetune=Schedule(epochs=50, learning_rate=0.01, decay="cosine"))
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
-        """The paper's network is WRN-34-10."""
+        """Return presets with the paper's network, WRN-34-10."""
         paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-34-10"))
         return {**super().presets(), "paper": paper}
 
 
 GAUSSIAN_MARGINS = (0.0, 5.0)
 """Margins of the energy loss on a Gaussian head, whose logits are at most 0: a likelihood of 1 for in-distribution
-images and of exp(-5) for background. Those of a linear head cannot be reached, and the energy without margins (Wu 2023,
-eq. 0.5), of which the paper does not say which it took, has no lower bound: it diverges."""
+images and of exp(-5) for background. Those of a linear head cannot be reached. The energy without margins (Wu 2023,
+eq. 0.5) has no lower bound and diverges; the paper does not say which of the two it uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRecipe:
-    """What makes an arm: its loss, its head and its score."""
+    """Loss, head and score of an arm."""
 
     label: str
+    """Name in tables and figures."""
     loss: Callable[[ICEConfig], MixedBatchLoss]
+    """Builds the loss from the hyper-parameters."""
     score: Callable[[Tensor], Tensor]
+    """Computes scores `[N]` of logits `[N, K]`."""
     gaussian: bool = False
     """Whether the linear head is replaced by a Gaussian one (eq. 0.11)."""
 
@@ -147,7 +151,7 @@ RECIPES: dict[ArmName, ArmRecipe] = {
         loss=lambda config: EnergyRegularizedLoss(config.energy_weight, config.margin_id, config.margin_background),
         score=energy_score,
     ),
-    # exp(max h) is the paper's confidence; -max h ranks alike, and keeps apart what exp rounds to 0.
+    # exp(max h) is the paper's confidence; -max h ranks alike, and tells apart values that exp rounds to 0.
     "ice": ArmRecipe(
         label="ICE",
         loss=lambda config: ICELoss(config.likelihood_weight),
@@ -179,7 +183,7 @@ class ICE(Method):
 
     Fine-tuning starts every arm from one network, trained without background. An arm with a Gaussian head keeps its
     features, and takes means and covariance from the features of the training images; the paper does not say how its
-    head begins. Plain is fine-tuned too, without background, so that steps match.
+    head is initialised. Arm plain is fine-tuned, too, without background, so that the numbers of steps match.
 
     Raises:
         ValueError: If the network is unknown, or an arm needs background images and the task has none.
@@ -225,10 +229,10 @@ class ICE(Method):
         return model
 
     def _begin_gaussian(self, model: Classifier, weights: Weights, embed: Embed) -> None:
-        """The features of the pre-trained network, and a head that fits them."""
+        """Take over the features of the pre-trained network, and fit the head to them."""
         model.load_state_dict({**model.state_dict(), **{k: v for k, v in weights.items() if not k.startswith("head.")}})
         features = embed(model, self.task.id_train)
-        # Features that no image of a class activates are constant within the classes; shrinkage gives them a variance.
+        # Dead ReLU features are constant within the classes, which makes the covariance singular: shrink it.
         model.head = CholeskyMahalanobisHead.from_features(
             features, self.task.id_train.labels, covariance=self.config.covariance, shrinkage="oas"
         )

@@ -1,4 +1,7 @@
-"""Cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017): the baseline of every paper."""
+"""Cross-entropy alone, scored by the maximum softmax: the baseline of every paper.
+
+Hendrycks & Gimpel 2017 (https://arxiv.org/abs/1610.02136).
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -25,19 +28,19 @@ class MSPConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "msp"
-    summary: ClassVar[str] = "cross-entropy alone, judged by the maximum softmax (Hendrycks & Gimpel 2017)"
+    summary: ClassVar[str] = "cross-entropy alone, scored by the maximum softmax (Hendrycks & Gimpel 2017)"
     ignores_background: ClassVar[bool] = True
 
     batch_size: int = 128
     """Images in a batch."""
     training: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
-    """All there is."""
+    """Schedule of the one stage."""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "batch_size")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "MSP":
-        """The method with these hyper-parameters; see `MSP`."""
+        """Build the method with these hyper-parameters; see `MSP`."""
         return MSP(self, model=model, task=task, seed=seed)
 
 

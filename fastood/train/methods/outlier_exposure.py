@@ -1,4 +1,4 @@
-"""Outlier exposure and its kin: fine-tuning with none, a random part, learnt choices, or all of the background."""
+"""Outlier exposure (https://arxiv.org/abs/1812.04606) and other losses: fine-tuning with parts of the background."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,32 +32,32 @@ BackgroundPart = Literal["none", "random", "resampled", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureConfig(MethodConfig):
-    """Fine-tuning a network with an outlier loss, once for every part of the background that is asked for."""
+    """Fine-tuning of a network with an outlier loss, once for each configured part of the background."""
 
     backgrounds: tuple[BackgroundPart, ...] = ("none", "full")
-    """Parts of the background to train with, an arm each. none: no background at all, for as many steps; random: each
-    image with probability γ; resampled: by learnt weights, of which `pool_weights` is the file; full: all."""
+    """Parts of the background to train with, an arm each. none: no background image, for as many steps; random: each
+    image with probability γ; resampled: by learnt weights, from the file `pool_weights`; full: all."""
     sample_rate: float = 0.1
     """Sample rate γ: share of the background that the random and the resampled arm keep, in (0, 1].
-    The tables of Li & Vasconcelos 2020 have 0.1, its section 5.4 also 0.01."""
+    Li & Vasconcelos 2020 use 0.1 in their tables, and 0.01 as well in section 5.4."""
     pool_weights: Path | None = None
-    """Learnt weights, pool.safetensors of a run of `resample` on the same background in the same order: transfer to
+    """Learnt weights: pool.safetensors of a run of `resample` on the same background in the same order, to transfer to
     another network, loss or in-distribution set (Li & Vasconcelos 2020, section 5.5)."""
     loss: OutlierLossConfig = field(default_factory=OutlierLossConfig)
     """The outlier loss of the fine-tuning."""
     batch_size: int = 128
     """In-distribution images in a batch."""
     background_batch_size: int = 128
-    """Background images beside them."""
+    """Background images in a batch, in addition."""
     pretrain: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1))
     """Training on the in-distribution images alone, from which every arm starts."""
     finetune: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001))
-    """Training with background images, for every arm alike."""
+    """Training with background images, the same for every arm."""
     batch_norm: NormMode = "eval"
-    """BatchNorm after pre-training, in every arm: "eval" keeps the in-distribution statistics, "train" learns those of
-    what the arm sees."""
+    """BatchNorm after pre-training, in every arm. eval: keep the in-distribution statistics; train: learn those of the
+    arm's batches."""
     dropout: bool = False
-    """Dropout after pre-training, in every arm."""
+    """Whether dropout is active after pre-training, in every arm."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_rate <= 1:
@@ -67,11 +67,11 @@ class ExposureConfig(MethodConfig):
 
     @property
     def needs_background(self) -> bool:
-        """Tell whether an arm other than none is trained."""
+        """Whether an arm other than none is trained."""
         return set(self.backgrounds) != {"none"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Exposure":
-        """The method with these hyper-parameters; see `Exposure`."""
+        """Build the method with these hyper-parameters; see `Exposure`."""
         return Exposure(self, model=model, task=task, seed=seed)
 
 
@@ -114,7 +114,8 @@ class Exposure(Method):
     """Pre-train, then fine-tune one arm for each part of the background.
 
     All arms start from the same pre-trained weights and take the same number of steps over the same in-distribution
-    batches; only the background differs. None is fine-tuned too, without background, so that steps match.
+    batches; only the background differs. Arm none is fine-tuned, too, without background, so that the
+    numbers of steps match.
 
     Raises:
         FileNotFoundError: If the file of weights does not exist.
@@ -145,7 +146,7 @@ class Exposure(Method):
             "full": "Full, γ = 100 %",
         }
         if not {"random", "resampled"} & set(self.config.backgrounds):
-            # No share to tell apart: words say more than γ.
+            # Without shares to tell apart, γ says nothing in a label.
             labels |= {"none": "No background", "full": "All background"}
         return tuple(
             Arm(name=part, label=labels[part], stage=f"finetune-{part}", scorer=self.config.loss.scorer())
@@ -153,7 +154,7 @@ class Exposure(Method):
         )
 
     def build_stages(self) -> tuple[Stage, ...]:
-        """Return the common pre-training, what learns the pool's weights, and a fine-tuning for each arm."""
+        """Return the common pre-training, the learning of the pool's weights, and a fine-tuning for each arm."""
         finetunes = (self._finetune(arm.name) for arm in self.arms)
         return (self._pretrain(), *self._learning_stages(), *finetunes)
 
@@ -188,7 +189,7 @@ class Exposure(Method):
         return self._pool.select(self.config.sample_rate, generator=generator)
 
     def _open_pool(self) -> BackgroundPool | None:
-        """Weights of the resampled arm."""
+        """Return the weights of the resampled arm, if the configuration has any."""
         path = self.config.pool_weights
         if path is None:
             if "resampled" in self.config.backgrounds:
@@ -202,19 +203,19 @@ class Exposure(Method):
             raise ValueError(f"pool_weights must be pool.safetensors of a run, got {path}: {error}") from None
         background_size = len(self.task.background)
         if "omega" not in state or len(state["omega"]) != background_size:
-            found = f"of {len(state['omega'])} images" if "omega" in state else "no weights"
-            raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {found}")
+            content = f"of {len(state['omega'])} images" if "omega" in state else "no weights"
+            raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {content}")
         require_same_background(path, self.task.background.sha256())
         pool = BackgroundPool(background_size)
         pool.load_state_dict(state)
         return pool
 
     def _learning_stages(self) -> tuple[ImageStage, ...]:
-        """What comes between pre-training and fine-tuning."""
+        """Return the stages between pre-training and fine-tuning."""
         return ()
 
     def _require_background(self, arm: str) -> Tensor:
-        """Background images of an arm that must have some: independent draws can all fail where γ N is small."""
+        """Return an arm's background images, at least one: independent draws can all fail if γ N is small."""
         index = self._selected(arm)
         if len(index) == 0:
             raise ValueError(

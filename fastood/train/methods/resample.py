@@ -1,4 +1,8 @@
-"""Background data resampling (Li & Vasconcelos, CVPR 2020): learn which background images matter, keep those."""
+"""Background data resampling: learn which background images matter, and train with those.
+
+Li & Vasconcelos, CVPR 2020:
+https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -27,9 +31,9 @@ SamplerRefresh = Literal["step", "epoch"]
 class ResampleConfig(ExposureConfig):
     """Background resampling; the defaults are the paper's.
 
-    Of the inherited fields: `finetune` has the paper's step size of 0.001, not the 0.1 of the authors' train_bg.py;
-    small steps keep the pre-trained features. Of `batch_norm` the paper says nothing; "eval" is the authors' code, and
-    spares test images the statistics of half a background. `dropout` is off there, too, as their network is in eval
+    Of the inherited fields: `finetune` has the paper's learning rate of 0.001, not the 0.1 of the authors' train_bg.py;
+    small steps keep the pre-trained features. The paper does not mention `batch_norm`; "eval" is the authors' code, and
+    keeps statistics of background images out of the test. `dropout` is off there, too, as their network is in eval
     mode.
 
     Example:
@@ -41,31 +45,31 @@ class ResampleConfig(ExposureConfig):
 
     name: ClassVar[str] = "resample"
     summary: ClassVar[str] = (
-        "background resampling (Li & Vasconcelos 2020), beside no, a random part of, and the full background"
+        "background resampling (Li & Vasconcelos 2020), next to no, a random part of, and the full background"
     )
 
     backgrounds: tuple[BackgroundPart, ...] = ("none", "random", "resampled", "full")
-    """Parts of the background to train with, an arm each: none, each image with probability γ, γ of it by learnt
-    weights, all."""
+    """Parts of the background to train with, an arm each. none: no background image; random: each image with probability
+    γ; resampled: a share γ by learnt weights; full: all."""
     outlier_weight: float = 0.5
-    """Weight α of the outlier loss of the reweighting, which is that to the uniform distribution (eq. 5) whatever the
-    fine-tuning has."""
+    """Weight α of the outlier loss of the reweighting, which is the cross-entropy to the uniform distribution (eq. 5),
+    whatever the loss of the fine-tuning."""
     reweight: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001, decay_every=None))
-    """Adversarial reweighting. The paper does not say how long; 50 epochs is the command in the authors' readme.
-    The step size η_θ is the paper's, held constant; the authors' script starts at 0.1 and divides every 30 epochs."""
+    """Adversarial reweighting. The paper does not state its length; 50 epochs is the command in the authors' readme.
+    The learning rate η_θ is the paper's, held constant; the authors' script decays from 0.1 every 30 epochs."""
     epsilon: float = 0.5
-    """Share ε of the weights' effect that the sampler takes, the loss taking the rest, in [0, 1)."""
+    """Share ε of the weights' effect that goes into the sampler, the rest going into the loss, in [0, 1)."""
     initial_weight: float = 1.0
     """Weight of every background image at the start: the paper's 1, not the log 2 of the authors' code (ω = 0).
-    Draws and losses depend on ratios of weights alone; a larger start makes the steps smaller beside it."""
+    Draws and losses depend on ratios of weights alone; a larger start makes the steps relatively smaller."""
     weight_learning_rate: float = 100.0
-    """Step size η_w of the weights, on l_out as in the paper's algorithm.
-    The authors' script takes its 100 on α · l_out: 50 here."""
+    """Learning rate η_w of the weights, on l_out as in the paper's algorithm.
+    The authors' script applies its 100 to α · l_out, which is 50 here."""
     weight_momentum: float = 0.9
-    """Momentum of the weights' steps: the authors' code; the paper names none."""
+    """Momentum of the weights' steps, in [0, 1): that of the authors' code; the paper names none."""
     sampler_refresh: SamplerRefresh = "step"
-    """When draws take up new weights: "step" as in the paper's algorithm, at every step; "epoch" as in the authors'
-    code, which draws a whole epoch's indices from the weights at its start. Importance is always of the moment."""
+    """When draws use new weights. step: at every step, as in the paper's algorithm; epoch: as in the authors' code,
+    which draws a whole epoch's indices from the weights at its start. Importance always uses the current weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,24 +92,24 @@ class ResampleConfig(ExposureConfig):
             raise ValueError(f"weight_momentum must be in [0, 1), got {self.weight_momentum}")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Resample":
-        """The method with these hyper-parameters; see `Resample`."""
+        """Build the method with these hyper-parameters; see `Resample`."""
         return Resample(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "ResampleConfig":
-        """The paper's schedule. In 100 epochs the reweighting draws each of 50,000 images about twice.
+        """Return the paper's schedule with a longer reweighting, which draws each of 50,000 images about twice.
 
-        That is as often as 50 epochs over CIFAR-10 draw each of ILSVRC's.
+        50 epochs over CIFAR-10 draw each image of ILSVRC as often.
         """
         return cls(sample_rate=0.01, reweight=Schedule(epochs=100, learning_rate=0.001, decay_every=None))
 
 
 class Resample(Exposure):
-    """Pre-train, reweight the background adversarially, select γ of it, fine-tune; beside the paper's other arms.
+    """Pre-train, reweight the background adversarially, select γ of it, fine-tune; next to the paper's other arms.
 
     The four arms (none, random γ, resampled γ, full) start from the same pre-trained weights and take the same
-    number of steps over the same in-distribution batches; only the background differs. None is fine-tuned too,
-    without background, so that steps match; the paper does not say.
+    number of steps over the same in-distribution batches; only the background differs. Arm none is
+    fine-tuned, too, without background, so that the numbers of steps match; the paper does not say.
 
     Raises:
         ValueError: If the network is unknown, γ of the background is less than one image, or the random arm draws none.
@@ -114,7 +118,7 @@ class Resample(Exposure):
     config: ResampleConfig
 
     def setup(self) -> None:
-        """Make the pool, whose weights the reweighting learns."""
+        """Make the pool; the reweighting learns its weights."""
         self.pool = BackgroundPool(
             len(self.task.background),
             epsilon=self.config.epsilon,
@@ -126,7 +130,7 @@ class Resample(Exposure):
 
     @property
     def learnt_pool(self) -> LearntPool:
-        """The pool, and how many images its weights amounted to after each step of the reweighting."""
+        """Pool, and the effective sample size of its weights after each step of the reweighting."""
         sizes = [] if self._adversary is None else self._adversary.effective_sample_sizes
         return LearntPool(
             pool=self.pool, arm="resampled", effective_sample_sizes=torch.tensor(sizes, dtype=torch.float64)

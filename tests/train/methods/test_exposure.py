@@ -102,10 +102,10 @@ def test_parts_of_the_background_are_arms_of_the_same_length():
 
 def test_objectosphere_has_no_bias():
     """Features of length zero must have the uniform distribution."""
-    first, second = (method(ObjectosphereConfig()).build_model() for _ in range(2))
+    first, second = (method(ObjectosphereConfig()).build_classifier() for _ in range(2))
     assert first.head.bias is None
     assert torch.equal(first.head.weight, second.head.weight)
-    assert method(EnergyConfig()).build_model().head.bias is not None
+    assert method(EnergyConfig()).build_classifier().head.bias is not None
 
 
 def write_weights(path: Path, weights: Tensor) -> Path:
@@ -136,7 +136,7 @@ def test_learnt_weights_of_other_images_of_the_same_number_are_refused(tmp_path:
     for name in ("other", "old other"):
         with pytest.raises(ValueError, match=rf"have sha256 {mine}, got .*{name}/pool.* of images with sha256 f{{64}}"):
             method(config(name))
-    with pytest.warns(UserWarning, match=r"lost/pool.safetensors do not say of which background images they are"):
+    with pytest.warns(UserWarning, match=r"lost/pool.safetensors do not say to which background images they belong"):
         method(config("lost"))
 
 

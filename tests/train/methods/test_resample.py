@@ -52,7 +52,7 @@ def test_arms_see_the_same_in_distribution_pixels(monkeypatch: pytest.MonkeyPatc
     seen = []
     for stage in resample.stages[2:]:
         context = StageContext(task=task, augment=Augment(), seed=0, fabric=Fabric(accelerator="cpu", devices=1))
-        run = stage.begin(resample.build_model(), context)
+        run = stage.begin(resample.build_classifier(), context)
         served, pixels = run.id_batches.next, []
 
         def recorded(served=served, pixels=pixels) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +119,7 @@ def test_random_arm_is_uniform_and_ignores_the_pool():
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    weights = [method(seed).build_model().head.weight for seed in (0, 0, 1)]
+    weights = [method(seed).build_classifier().head.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

@@ -1,4 +1,7 @@
-"""Boundary aware learning (BAL; Pei et al. 2022): a frozen classifier, and a GAN that learns where its features end."""
+"""Boundary aware learning: a frozen classifier, and a GAN that learns the boundary of its features.
+
+BAL: Pei et al., ECCV 2022 (https://arxiv.org/abs/2112.11648).
+"""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,16 +50,16 @@ class BALConfig(MethodConfig):
     ignores_background: ClassVar[bool] = True
 
     arms: tuple[ArmName, ...] = ("softmax", "odin", "bal")
-    """What to judge, all on one classifier. softmax: its largest softmax. odin: with temperature, of moved inputs.
-    bal: softmax times discriminator. bal-p2: the discriminator of bal alone. Those that follow have a GAN of their own,
-    with one setting changed. bal-t, bal-ts, bal-tu: the losses L_t, L_t + L_s and L_t + L_u of table 1 in place of all
-    three. bal-0.1 … bal-0.9: λ_c of table 2. bal-uniform, bal-gaussian: the two kinds of trivial features of table 3.
-    bal-log-d: equations 8 and 9 as printed, but bounded. bal-printed: neither principal axes nor mode seeking;
-    bal-features, bal-no-seeking: without the one or the other. bal-projection: a discriminator whose logits have no
-    bound."""
+    """Scores to evaluate, all on one classifier. softmax: maximum softmax. odin: maximum softmax with temperature, of
+    moved inputs. bal: softmax times discriminator. bal-p2: the discriminator of bal alone. Each of the following trains
+    another GAN, with one setting of bal changed. bal-t, bal-ts, bal-tu: the losses L_t, L_t + L_s and L_t + L_u of
+    table 1 instead of all three. bal-0.1 … bal-0.9: λ_c of table 2. bal-uniform, bal-gaussian: the two kinds of trivial
+    features of table 3. bal-log-d: equations 8 and 9 as printed, but bounded. bal-printed: neither principal axes nor
+    mode seeking; bal-features, bal-no-seeking: without the one or the other. bal-projection: a discriminator with
+    unbounded logits."""
     boundary: BoundarySettings = field(default_factory=BoundarySettings)
-    """The GAN and its losses. Three settings are ours in every preset, paper included: principal axes, mode seeking,
-    and -log(1 - D) for the log D that equations 8 and 9 print. Arm bal-printed has neither of the first two."""
+    """Settings of the GAN and its losses. Three are ours in every preset, paper included: principal axes, mode seeking,
+    and -log(1 - D) for the log D of equations 8 and 9 as printed. Arm bal-printed has neither of the first two."""
     batch_size: int = 128
     """Images in a batch of the classifier's training."""
     pretrain: Schedule = field(
@@ -64,11 +67,11 @@ class BALConfig(MethodConfig):
             epochs=300, learning_rate=0.001, optimizer="adam", decay_every=None, weight_decay=0.0
         )
     )
-    """Training of the classifier. The paper says Adam and 300 epochs; the step size is Adam's usual one."""
+    """Training of the classifier. The paper states Adam and 300 epochs; the learning rate is Adam's default."""
     odin_temperature: float = 10.0
-    """ODIN's temperature T; that of the paper's table 4."""
+    """ODIN's temperature T, above 0; that of the paper's table 4."""
     odin_epsilon: float = 5e-4
-    """ODIN's step ε, of images in [0, 1]; that of the paper's table 4."""
+    """ODIN's step ε, for images in [0, 1]; that of the paper's table 4."""
 
     def __post_init__(self) -> None:
         require_choice(self, arms=ArmName)
@@ -78,27 +81,28 @@ class BALConfig(MethodConfig):
             raise ValueError(f"odin_temperature must be above 0, got {self.odin_temperature}")
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "BAL":
-        """The method with these hyper-parameters; see `BAL`."""
+        """Build the method with these hyper-parameters; see `BAL`."""
         return BAL(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "BALConfig":
-        """Fewer, larger steps for the classifier."""
+        """Return fewer, larger steps for the classifier."""
         return cls(
             pretrain=Schedule(epochs=50, learning_rate=0.005, optimizer="adam", decay="cosine", weight_decay=0.0),
         )
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
-        """The paper's network for MNIST and its like is ResNet-18."""
+        """Return presets with the paper's network for images like MNIST, ResNet-18."""
         paper = replace(super().presets()["paper"], model=ModelConfig(name="resnet-18", dropout=0.0))
         return {**super().presets(), "paper": paper}
 
 
 class BAL(Method):
-    """Train a classifier, freeze it, and train discriminators on its features, one for each arm that needs its own.
+    """A classifier, trained and frozen, and discriminators on its features, one for each arm that needs its own.
 
-    Every GAN begins with the same draws, and of one shape with the same weights. The background is not looked at.
+    Every GAN trains with the same RNG streams, and GANs of one shape start from the same weights. Background images are
+    not used.
 
     Raises:
         ValueError: If the network is unknown.
@@ -142,13 +146,13 @@ class BAL(Method):
         settings = self._settings(name)
 
         def network() -> BoundaryAwareNetwork:
-            draws = named_generator(self.seed, "initial gan")
-            return BoundaryAwareNetwork(self.build_classifier(), self.task.num_classes, settings, generator=draws)
+            rng = named_generator(self.seed, "initial gan")
+            return BoundaryAwareNetwork(self.build_classifier(), self.task.num_classes, settings, generator=rng)
 
         return BoundaryStage(name=name, settings=settings, build_network=network, bank_of=self._bank_of)
 
     def _bank_of(self, classifier: Classifier, context: StageContext) -> FeatureBank:
-        """Features of the training images, computed once: every GAN stands on the same classifier."""
+        """Return the features of the training images, computed once, as all GANs share the classifier."""
         if self._bank is None:
             fabric = without_group(context.fabric, precision=context.precision)
             trained = TrainedNetwork(classifier, augment=context.augment, fabric=fabric)
@@ -176,7 +180,7 @@ class BAL(Method):
         return boundary_map(network, model, task, settings, seed=self.seed)
 
     def _by_odin(self, network: TrainedNetwork, task: DetectionTask) -> Predict:
-        """Score by ODIN with the configured temperature and step, which no test image has chosen."""
+        """Score by ODIN with the configured temperature and step, which are not tuned on test images."""
         channels = task.id_train.images.shape[1]
         detector = ODIN(
             network,
@@ -220,11 +224,11 @@ def _by_discriminator(network: TrainedNetwork, task: DetectionTask) -> Predict:
 
 
 def _outputs(network: TrainedNetwork, images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Logits of the classifier, and of the discriminator under the likeliest class; on the CPU."""
+    """Return logits of the classifier, and of the discriminator for the most likely class; on the CPU."""
     outputs = network.outputs(images)
     discriminator = network.module.get_submodule("discriminator")
     classes = outputs.logits.argmax(dim=1)
     with torch.inference_mode():
         parts = zip(torch.split(outputs.features, 8192), torch.split(classes, 8192), strict=True)
-        found = [discriminator(rows.to(network.device), under.to(network.device)).cpu() for rows, under in parts]
-    return outputs.logits, torch.cat(found)
+        logits = [discriminator(rows.to(network.device), under.to(network.device)).cpu() for rows, under in parts]
+    return outputs.logits, torch.cat(logits)

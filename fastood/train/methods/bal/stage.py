@@ -1,4 +1,4 @@
-"""The stage of BAL: a GAN trained on the features of a frozen classifier, with the run's loop and checkpoints."""
+"""Stage of BAL: a GAN trained on the features of a frozen classifier, with the run's loop and checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,29 +18,29 @@ from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryStage:
-    """Training of discriminator and generator; the classifier stays as `pretrain` left it, to the bit."""
+    """Training of discriminator and generator; the weights of the classifier do not change by a bit."""
 
     name: str
     """Name in checkpoints, progress bars and TensorBoard."""
     settings: BoundarySettings
     """Hyper-parameters."""
     build_network: Callable[[], BoundaryAwareNetwork]
-    """Makes classifier and GAN with the run's initial weights, the same at each call."""
+    """Builds classifier and GAN with the run's initial weights, the same at each call."""
     bank_of: Callable[[Classifier, StageContext], FeatureBank]
-    """Features of the training images, on the run's device."""
+    """Returns the features of the training images, on the run's device."""
     rng_name: str = "boundary"
-    """Name of the random draws; every stage sees the same batches."""
+    """Name of the RNG streams, one for all stages, which therefore see the same batches."""
     start_from: str | None = "pretrain"
-    """Stage of the classifier."""
+    """Stage that supplies the classifier."""
     needs: tuple[str, ...] = ()
-    """No other stage."""
+    """Earlier stages that supply anything but weights: none."""
 
     def build_model(self) -> BoundaryAwareNetwork:
-        """Makes the network with the run's initial weights, the same at each call."""
+        """Build the network with the run's initial weights, the same at each call."""
         return self.build_network()
 
     def take_over(self, model: BoundaryAwareNetwork, weights: Weights, embed: Embed) -> None:
-        """Puts the trained classifier in."""
+        """Put the weights of the trained classifier into the network."""
         model.classifier.load_state_dict(weights)
 
     def begin(self, model: BoundaryAwareNetwork, context: StageContext) -> "BoundaryStageRun":
@@ -51,11 +51,11 @@ class BoundaryStage:
 class BoundaryStageRun:
     """A `BoundaryStage` in progress; the GAN computes in float32 whatever the run's precision.
 
-    Several processes each take every step, from the same draws, and the first one's networks are kept: a step of some
-    64 features is over sooner than its gradients were exchanged.
+    Each of several processes takes every step, from the same draws, and the networks of the first one are kept: a step
+    of some 64 features takes less time than an exchange of its gradients.
 
     Args:
-        stage: What to run.
+        stage: Stage to run.
         model: Holds the trained classifier; its GAN is trained in place.
         context: Images, device and seed of the run.
     """
@@ -73,7 +73,7 @@ class BoundaryStageRun:
 
     @cached_property
     def training(self) -> BoundaryTraining:
-        """Made when a step is due: a stage that is through needs no features."""
+        """Training of the GAN, made at the first step: a finished stage needs no features."""
         return BoundaryTraining(
             self.stage.bank_of(self.model.classifier, self.context),
             discriminator=self.model.discriminator,
@@ -83,14 +83,14 @@ class BoundaryStageRun:
         )
 
     def train_step(self) -> float:
-        """One batch for both networks.
+        """Train both networks on one batch.
 
         Returns:
             The discriminator's loss.
 
         Raises:
-            NonFiniteLossError: If a loss is NaN or infinite, or the features of the classifier allow no GAN. If it is
-                the generator's loss, the discriminator has moved.
+            NonFiniteLossError: If a loss is NaN or infinite, or no GAN can be trained on the features of the
+                classifier. If it is the generator's loss, the discriminator has moved.
         """
         try:
             self._losses = self.training.step()
@@ -100,19 +100,19 @@ class BoundaryStageRun:
         return self._losses.discriminator
 
     def take_accuracy_counts(self) -> tuple[int, int]:
-        """Return no answers: the classifier trains no more."""
+        """Return no images: the classifier is not trained."""
         return 0, 0
 
     def scalars(self) -> dict[str, float]:
-        """What the generator's losses were and, at the end, how much of the training features it reaches."""
+        """Return the generator's losses and, at the end, its coverage of the training features."""
         if self._losses is None:
             return {}
-        found = {"generator_loss": self._losses.generator, "nearest_distance": self._losses.nearest}
+        scalars = {"generator_loss": self._losses.generator, "nearest_distance": self._losses.nearest}
         if self.step == self.total_steps:
-            draws = named_generator(self.context.seed, self.rng_name, "coverage")
-            reached = generator_coverage(self.model.generator, self.training.bank, draws=draws)
-            found |= {"generator_coverage": reached.coverage, "generator_spread": reached.spread}
-        return found
+            rng = named_generator(self.context.seed, self.rng_name, "coverage")
+            reached = generator_coverage(self.model.generator, self.training.bank, draws=rng)
+            scalars |= {"generator_coverage": reached.coverage, "generator_spread": reached.spread}
+        return scalars
 
     def require_finite_weights(self) -> None:
         """Raise `NonFiniteLossError` if a parameter is NaN or infinite."""
@@ -121,7 +121,7 @@ class BoundaryStageRun:
                 raise NonFiniteLossError(self._describe(f"{name} is not finite"))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly as this one would."""
+        """Return the state from which another process resumes exactly."""
         return {
             "step": self.step,
             "total_steps": self.total_steps,
@@ -130,10 +130,10 @@ class BoundaryStageRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Resume from a state of `state_dict`.
 
         Raises:
-            ValueError: If it is of a stage of another length.
+            ValueError: If the state is that of a stage of another length.
         """
         if state["total_steps"] != self.total_steps:
             raise ValueError(
@@ -145,7 +145,7 @@ class BoundaryStageRun:
             self.training.load_state_dict(state["training"])
 
     def close(self) -> None:
-        """Nothing to end."""
+        """End nothing: the stage loads no images."""
 
     def _describe(self, problem: str) -> str:
         return f"stage {self.name!r}, step {self.step} of {self.total_steps}: {problem}"

@@ -1,4 +1,7 @@
-"""Self-supervised reject classes (Mohseni et al., AAAI 2020), beside its baseline and outlier exposure."""
+"""Self-supervised reject classes, next to a baseline and outlier exposure.
+
+Mohseni et al., AAAI 2020 (https://ojs.aaai.org/index.php/AAAI/article/view/5966).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,16 +29,16 @@ from fastood.train.methods.reject.scores import RejectScoreName, reject_scorer
 ArmName = Literal["msp", "oe", "reject"]
 
 MANY_CLASSES = 100
-"""Classes from which on there are ten reject classes instead of five."""
+"""Smallest number of classes with ten reject classes instead of five."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RejectConfig(MethodConfig):
-    """Reject classes and what the paper's table 1 compares them with, on one budget; the defaults are the paper's.
+    """Reject classes and the baselines of the paper's table 1, on one budget; the defaults are the paper's.
 
-    Of the optimiser the paper gives a step size of 0.1 and its decay, along a cosine; not the momentum, not the weight
-    decay, and not whether the second step begins with 0.1 again, which is done here. Its MNIST has batches of 64, a
-    step size of 0.01, dropout of 0.1 and 10 + 10 epochs, its SVHN 20 + 20 epochs.
+    The paper states a learning rate of 0.1 and its cosine decay; it states neither momentum nor weight decay, nor
+    whether the second step starts at 0.1 again, as it does here. For MNIST it uses batches of 64, a learning rate of
+    0.01, dropout of 0.1 and 10 + 10 epochs, for SVHN 20 + 20 epochs.
 
     Example:
         >>> RejectConfig(num_reject=0)
@@ -45,33 +48,33 @@ class RejectConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "reject"
-    summary: ClassVar[str] = "self-supervised reject classes (Mohseni 2020), beside its baseline and outlier exposure"
+    summary: ClassVar[str] = "self-supervised reject classes (Mohseni 2020), next to its baseline and outlier exposure"
 
     arms: tuple[ArmName, ...] = ("msp", "oe", "reject")
     """What to train and compare. msp: no background, the paper's baseline; oe: outlier exposure; reject: the paper's
     method."""
     num_reject: int | None = None
-    """Number k of reject classes; None for the paper's: 5, and 10 for a hundred classes or more."""
+    """Number k of reject classes; None for the paper's numbers: 5, and 10 for a hundred classes or more."""
     reject_weight: float = 5.0
     """Weight λ of the cross-entropy of background images to their pseudo-labels."""
     outlier_weight: float = 0.5
-    """Weight of the outlier loss of oe: that of Hendrycks 2019."""
+    """Weight of the outlier loss of oe; that of Hendrycks 2019."""
     score: tuple[RejectScoreName, ...] = ("sum",)
-    """Scores of the reject arm, those of table 2; a row each, of one network. sum: of the reject classes'
-    probabilities; max: the largest of them; weighted: their weighted sum; entropy: less of it among the reject classes;
-    entropy-difference: and more among the in-distribution classes; combined: weighted sum and entropies. Weights are
-    searched on training images."""
+    """Scores of the reject arm, those of table 2; a row each, of one network. sum: sum of the reject classes'
+    probabilities; max: the largest of them; weighted: their weighted sum; entropy: negative entropy of the reject
+    classes; entropy-difference: entropy of the in-distribution classes minus that of the reject classes; combined:
+    weighted sum and entropies. Weights are searched on training images."""
     batch_size: int = 128
     """In-distribution images in a batch."""
     background_batch_size: int = 640
-    """Background images beside them: five times as many."""
+    """Background images in a batch, in addition: five times as many."""
     pretrain: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1, decay="cosine"))
     """First step: training on the in-distribution images alone, from which every arm starts."""
     finetune: Schedule = field(default_factory=lambda: Schedule(epochs=100, learning_rate=0.1, decay="cosine"))
     """Second step: training with background images; for msp without."""
     batch_norm: NormMode = "train"
-    """BatchNorm of the second step: "train" learns its statistics over both parts of a batch, "eval" keeps those of
-    the first step. The paper does not say."""
+    """BatchNorm of the second step. train: learn its statistics over both parts of a batch; eval: keep those of the
+    first step. The paper does not say."""
 
     def __post_init__(self) -> None:
         require_choice(self, arms=ArmName, score=RejectScoreName, batch_norm=NormMode)
@@ -82,16 +85,16 @@ class RejectConfig(MethodConfig):
 
     @property
     def needs_background(self) -> bool:
-        """Tell whether an arm other than msp is trained."""
+        """Whether an arm other than msp is trained."""
         return set(self.arms) != {"msp"}
 
     def build(self, model: ModelConfig, *, task: DetectionTask, seed: int) -> "Reject":
-        """The method with these hyper-parameters; see `Reject`."""
+        """Build the method with these hyper-parameters; see `Reject`."""
         return Reject(self, model=model, task=task, seed=seed)
 
     @classmethod
     def embedded(cls) -> "RejectConfig":
-        """Small batches and steps: few epochs of the embedded digits are few of the large ones."""
+        """Return small batches and steps: an epoch of the embedded digits has few large batches."""
         return cls(
             batch_size=32,
             background_batch_size=160,
@@ -101,17 +104,17 @@ class RejectConfig(MethodConfig):
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
-        """The paper's network is WRN-40-2, for SVHN WRN-16-2."""
+        """Return presets with the paper's network, WRN-40-2; for SVHN it is WRN-16-2."""
         paper = replace(super().presets()["paper"], model=ModelConfig(name="wrn-40-2", dropout=0.3))
         return {**super().presets(), "paper": paper}
 
 
 class RejectObjective:
-    """`RejectClassLoss` with random pseudo-labels of its own, the same on every device.
+    """`RejectClassLoss` with random pseudo-labels, the same on every device.
 
     Args:
         loss: Called with logits, labels and importance.
-        generator: Source of the pseudo-labels, on the CPU; belongs to this objective from here on.
+        generator: RNG of the pseudo-labels, on the CPU; used by this objective alone from here on.
     """
 
     def __init__(self, loss: RejectClassLoss, generator: torch.Generator) -> None:
@@ -119,25 +122,26 @@ class RejectObjective:
         self._generator = generator
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of the network's logits."""
-        draws = torch.rand(len(batch.labels), generator=self._generator).to(batch.labels.device)
-        return self.loss.with_per_sample(network(batch.images), batch.labels, batch.importance, uniform01=draws)
+        """Compute the loss of the network's logits."""
+        # Drawn on the CPU: a GPU's generator would give other pseudo-labels.
+        uniform01 = torch.rand(len(batch.labels), generator=self._generator).to(batch.labels.device)
+        return self.loss.with_per_sample(network(batch.images), batch.labels, batch.importance, uniform01=uniform01)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the pseudo-labels go on."""
+        """Return the state of the RNG of the pseudo-labels."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a state of `state_dict`."""
         self._generator.set_state(state["generator"])
 
 
 class Reject(Method):
-    """Two steps (algorithm 1): classify, then go on with background images, an arm for each way of using them.
+    """Two steps (algorithm 1): train on the K classes, then with background images, an arm for each way of using them.
 
     Every arm starts from the same network, trained on the K classes alone ("in any fashion and duration"), and takes
-    the same number of steps over the same in-distribution batches. Of the arms, reject gets k freshly drawn outputs in
-    addition when its second step begins; the paper can also be read as having them, untouched, from the start. Images
+    the same number of steps over the same in-distribution batches. Arm reject gets k freshly drawn outputs in addition
+    when its second step begins; the paper can also be read as having them, unused, from the start. Images
     are classified by the first K logits.
 
     Raises:
@@ -164,7 +168,7 @@ class Reject(Method):
         return none if arm == "msp" else torch.arange(len(self.task.background))
 
     def _rows(self, arm: ArmName) -> tuple[Arm, ...]:
-        """One for the baselines, one for each score of the reject classes."""
+        """Return one row for a baseline, or one for each score of the reject classes."""
         if arm != "reject":
             label = {"msp": "Baseline", "oe": "OE"}[arm]
             return (Arm(name=arm, label=label, stage=arm, scorer=by_logits(max_softmax_score)),)
@@ -185,15 +189,15 @@ class Reject(Method):
         return model
 
     def _add_reject_classes(self, model: Classifier, weights: Weights, embed: Embed) -> None:
-        """The pre-trained network, and reject classes as they were drawn."""
+        """Take over the pre-trained network, and keep the reject classes as they were drawn."""
         classes = self.task.num_classes
-        begun = {name: value.clone() for name, value in model.state_dict().items()}
+        merged = {name: value.clone() for name, value in model.state_dict().items()}
         for name, value in weights.items():
             if name.startswith("head."):
-                begun[name][:classes] = value
+                merged[name][:classes] = value
             else:
-                begun[name] = value
-        model.load_state_dict(begun)
+                merged[name] = value
+        model.load_state_dict(merged)
 
     def _objective(self, arm: ArmName) -> Callable[[], Objective]:
         config = self.config

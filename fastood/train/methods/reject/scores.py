@@ -1,4 +1,4 @@
-"""How a network with reject classes is judged: every score of Mohseni et al. 2020, table 2."""
+"""Scores of a network with reject classes: those of Mohseni et al. 2020, table 2."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -23,9 +23,9 @@ from fastood.train.trained_network import TrainedNetwork
 RejectScoreName = Literal["sum", "max", "weighted", "entropy", "entropy-difference", "combined"]
 
 FIT_IMAGES = 10_000
-"""The most training images of either kind that weights are searched on."""
+"""Maximum number of training images of either kind on which weights are searched."""
 FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
-"""What the search tries to multiply a weight with."""
+"""Factors by which the search multiplies a weight."""
 
 
 class _Weighted(Protocol):
@@ -45,13 +45,13 @@ _WEIGHTED: dict[RejectScoreName, _Weighted] = {
 
 
 def reject_scorer(name: RejectScoreName, num_reject: int, *, num_classes: int, seed: int) -> Scorer:
-    """How a trained network is judged by one of the scores.
+    """Return the scorer of one of the scores.
 
     Args:
-        name: Which score; weights, where it has any, are searched on training images, never on a test set.
-        num_reject: k, the number of reject classes.
-        num_classes: K; images are classified by the first K logits alone.
-        seed: Of the run; decides which training images, where there are many.
+        name: Name of the score; its weights, if it has any, are searched on training images, never on a test set.
+        num_reject: Number k of reject classes.
+        num_classes: Number K of classes; images are classified by the first K logits alone.
+        seed: Seed of the run; chooses the training images if there are more than the search uses.
     """
     if name in _FIXED:
         fixed = _FIXED[name]
@@ -75,13 +75,17 @@ def reject_scorer(name: RejectScoreName, num_reject: int, *, num_classes: int, s
 
 
 def greedy_weights(fitness: Callable[[Tensor], float], count: int) -> Tensor:
-    """Weights float64 `[count]` of a score: from all 1, the best change of any one weight, while there is a better.
+    """Search weights of a score greedily: from all 1, apply the best change of any one weight while it improves.
 
-    The paper says "greedy search" and neither what it changes nor on which images it looks.
+    Table 2 has two rows of weighted scores. The paper says "greedy search", and neither what it changes nor on which
+    images.
 
     Args:
-        fitness: What to raise, of weights that are at least 0 and not all 0.
+        fitness: Function to maximise of weights float64 `[count]` that are at least 0 and not all 0.
         count: Number of weights.
+
+    Returns:
+        The weights, float64 `[count]`.
 
     Example:
         >>> import torch
@@ -97,14 +101,15 @@ def greedy_weights(fitness: Callable[[Tensor], float], count: int) -> Tensor:
             for factor in FACTORS
         ]
         tried = [(fitness(weights), weights) for weights in changed if weights.any() and not torch.equal(weights, best)]
-        found, weights = max(tried, key=lambda pair: pair[0], default=(reached, best))
-        if found <= reached:
+        highest, weights = max(tried, key=lambda pair: pair[0], default=(reached, best))
+        # Strictly better only: changes of equal fitness could alternate for ever.
+        if highest <= reached:
             return best
-        reached, best = found, weights
+        reached, best = highest, weights
 
 
 def _sample(images: ImageSet, generator: torch.Generator) -> ImageSet:
-    """At most so many images, drawn without replacement."""
+    """Return at most `FIT_IMAGES` images, drawn without replacement."""
     if len(images) <= FIT_IMAGES:
         return images
     return images.subset(torch.randperm(len(images), generator=generator)[:FIT_IMAGES].sort().values)
