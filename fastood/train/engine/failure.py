@@ -66,14 +66,14 @@ def with_dependants(method: Method, failed: Mapping[str, StageFailure]) -> dict[
         method: The method, whose stages are in the order in which they run.
         failed: Failures of stages that ran.
     """
-    found = dict(failed)
+    failures = dict(failed)
     for stage in method.stages:
-        bases = [base for base in (stage.start_from, *stage.needs) if base in found]
-        if bases and stage.name not in found:
-            root = found[bases[0]]
+        bases = [base for base in (stage.start_from, *stage.needs) if base in failures]
+        if bases and stage.name not in failures:
+            root = failures[bases[0]]
             why = root.reason if root.step is None else f"it needs what has failed, {root.describe()}"
-            found[stage.name] = StageFailure(stage=stage.name, step=None, steps=None, reason=why)
-    return found
+            failures[stage.name] = StageFailure(stage=stage.name, step=None, steps=None, reason=why)
+    return failures
 
 
 def failed_arms(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, StageFailure]:

@@ -75,7 +75,7 @@ class ImageStageRun:
     """An `ImageStage` in progress.
 
     Args:
-        stage: What to run.
+        stage: Stage to run.
         model: Network, already holding the weights that the stage begins with; trained in place.
         context: Images, device and seed of the run.
     """

@@ -48,10 +48,9 @@ def run_stage(
     device = fabric.device
     # Dropout takes no generator: the global one is seeded for the stage and restored afterwards.
     with closing(run), torch.random.fork_rng([device] if device.type == "cuda" else []), StopRequest() as stop:
-        # By rank, for each process drops out of images of its own.
-        torch.manual_seed(
-            named_generator(run.context.seed, run.rng_name, "dropout").initial_seed() + fabric.global_rank
-        )
+        seed = named_generator(run.context.seed, run.rng_name, "dropout").initial_seed()
+        # By rank, since each process applies dropout to different images.
+        torch.manual_seed(seed + fabric.global_rank)
         curve = Curve(run.steps_per_epoch, run.total_steps)
         if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
             _resume(run, saved, checkpoints.path(name))

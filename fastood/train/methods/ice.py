@@ -50,7 +50,7 @@ class ICEConfig(MethodConfig):
     )
 
     arms: tuple[ArmName, ...] = ("plain", "oe", "energy", "ice")
-    """What to train and compare.
+    """Arms to train and compare.
     plain: no background; oe: outlier exposure; energy: Liu 2020; ice: the paper's method. Ablations of its table 3:
     ice-minus: without the likelihood of in-distribution images; sigmoid: the loss of ice on a linear head, the table's
     BCE; energy-gaussian: the energy loss on the Gaussian head."""

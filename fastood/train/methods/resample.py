@@ -49,8 +49,8 @@ class ResampleConfig(ExposureConfig):
     )
 
     backgrounds: tuple[BackgroundPart, ...] = ("none", "random", "resampled", "full")
-    """Parts of the background to train with, an arm each. none: no background image; random: each image with probability
-    γ; resampled: a share γ by learnt weights; full: all."""
+    """Parts of the background to train with, an arm each. none: no image; random: each with probability γ; resampled: a
+    share γ by learnt weights; full: all."""
     outlier_weight: float = 0.5
     """Weight α of the outlier loss of the reweighting, which is the cross-entropy to the uniform distribution (eq. 5),
     whatever the loss of the fine-tuning."""

@@ -1,7 +1,7 @@
 """The arms of BAL: its score, the baselines, and the ablations of Pei et al. 2022 (https://arxiv.org/abs/2112.11648).
 
-Ablations are arms of one run, not recipes of their own, since they compare GANs on one frozen classifier: a run each
-would train the classifier again, and differ in more than the one setting.
+Ablations are arms of one run, not separate recipes, since they compare GANs on one frozen classifier: with a run each,
+the classifier would be trained again for every setting.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class ArmRow:
     label: str
     """Name in tables and figures."""
     changes: dict[str, Any] | None = None
-    """Fields of `BoundarySettings` by name; None for an arm without a GAN of its own."""
+    """Fields of `BoundarySettings` by name; None for an arm that trains no GAN."""
 
 
 ARMS: dict[str, ArmRow] = {

@@ -51,7 +51,7 @@ class RejectConfig(MethodConfig):
     summary: ClassVar[str] = "self-supervised reject classes (Mohseni 2020), next to its baseline and outlier exposure"
 
     arms: tuple[ArmName, ...] = ("msp", "oe", "reject")
-    """What to train and compare. msp: no background, the paper's baseline; oe: outlier exposure; reject: the paper's
+    """Arms to train and compare. msp: no background, the paper's baseline; oe: outlier exposure; reject: the paper's
     method."""
     num_reject: int | None = None
     """Number k of reject classes; None for the paper's numbers: 5, and 10 for a hundred classes or more."""
