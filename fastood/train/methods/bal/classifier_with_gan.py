@@ -11,15 +11,15 @@ from fastood.models import Classifier
 
 
 class BoundaryAwareNetwork(nn.Module):
-    """A classifier as it was, and beside it what BAL trains on its features.
+    """A frozen classifier, and the GAN that BAL trains on its features.
 
-    Calls give what the classifier gives; its parameters take no gradient.
+    A call returns the classifier's output; its parameters take no gradient.
 
     Args:
-        classifier: Frozen.
-        num_classes: K of its logits.
+        classifier: Trained classifier; its parameters are frozen.
+        num_classes: Number K of its logits.
         settings: Shape of the GAN.
-        generator: Source of the GAN's initial weights; None takes PyTorch's global one.
+        generator: RNG of the GAN's initial weights; None uses PyTorch's global one.
     """
 
     def __init__(
@@ -33,23 +33,23 @@ class BoundaryAwareNetwork(nn.Module):
         super().__init__()
         width = classifier.feature_dim
         self.discriminator, self.generator = build_gan(width, num_classes, settings, generator=generator)
-        # Last, so that whoever looks for a model's last linear layer finds its head.
+        # Registered last, so that a search for the model's last linear layer finds the classifier's head.
         self.classifier = classifier.requires_grad_(False)
 
     @property
     def head(self) -> nn.Module:
-        """The classifier's last layer."""
+        """Last layer of the classifier."""
         return self.classifier.head
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features `[N, d]` of the classifier."""
+        """Return the penultimate features `[N, d]` of the classifier."""
         return self.classifier.features(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, K]` of the classifier."""
+        """Return the logits `[N, K]` of the classifier."""
         logits: Tensor = self.classifier(images)
         return logits
 
     def forward_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and features of the classifier, in one pass."""
+        """Return logits and features of the classifier, from one forward pass."""
         return self.classifier.forward_outputs(images)
