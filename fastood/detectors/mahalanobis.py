@@ -16,8 +16,8 @@ from fastood.detectors.base import Detector
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.checks import check_rows
 from fastood.detectors.feature_extractor import FeatureExtractor, Model
-from fastood.detectors.fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
+from fastood.detectors.mahalanobis_fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.perturbation import perturbed
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fastood.metrics import jackknife
-from fastood.metrics.counts import ThresholdCounts, count_at_thresholds
 from fastood.metrics.delong import checked_pairs
 from fastood.metrics.inputs import Values
 from fastood.metrics.intervals import (
@@ -20,6 +19,7 @@ from fastood.metrics.intervals import (
     difference_of,
     interval_of,
 )
+from fastood.metrics.threshold_counts import ThresholdCounts, count_at_thresholds
 from fastood.metrics.validation import (
     Positive,
     RankedPair,

@@ -6,8 +6,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from fastood.metrics.counts import count_at_thresholds
 from fastood.metrics.inputs import Values
+from fastood.metrics.threshold_counts import count_at_thresholds
 from fastood.metrics.validation import Positive, checked_positive
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastood.metrics.counts import count_at_thresholds
 from fastood.metrics.inputs import Values
 from fastood.metrics.rules import AuprKind, FprRule, area_under_pr, operating_point
+from fastood.metrics.threshold_counts import count_at_thresholds
 from fastood.metrics.validation import Positive, RankedPair, check_choice, checked_pair, checked_tpr, ranked
 from fastood.ops.detection_metrics import RankingStatistics, ranking_statistics, sort_scores
 

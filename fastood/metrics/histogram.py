@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.common.distributed import check_alike, exchange
-from fastood.metrics.counts import gains
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label
+from fastood.metrics.threshold_counts import gains
 from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr, decimal_fraction
 from fastood.ops._arguments import as_device, as_integer
 

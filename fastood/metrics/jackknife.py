@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastood.metrics.counts import ThresholdCounts, gains
+from fastood.metrics.threshold_counts import ThresholdCounts, gains
 from fastood.metrics.validation import decimal_fraction
 
 

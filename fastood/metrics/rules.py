@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fastood.metrics.counts import ThresholdCounts, gains
+from fastood.metrics.threshold_counts import ThresholdCounts, gains
 from fastood.metrics.validation import decimal_fraction
 
 FprRule = Literal["first", "corner", "nearest", "quantile", "floor", "odin"]

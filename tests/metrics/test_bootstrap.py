@@ -18,7 +18,7 @@ from fastood.metrics import (
     jackknife,
     pr_curve,
 )
-from fastood.metrics.counts import count_at_thresholds
+from fastood.metrics.threshold_counts import count_at_thresholds
 from fastood.ops.reference.detection_metrics import resampling_counts
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr_at_tpr", "detection_error")
