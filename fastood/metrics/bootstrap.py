@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastood.metrics import jackknife
 from fastood.metrics.delong import checked_pairs
 from fastood.metrics.inputs import Values
 from fastood.metrics.intervals import (
@@ -19,21 +18,29 @@ from fastood.metrics.intervals import (
     difference_of,
     interval_of,
 )
+from fastood.metrics.jackknife import (
+    LeftOut,
+    acceleration,
+    auroc_without,
+    average_precision_without,
+    detection_error_without,
+    fpr_without,
+)
+from fastood.metrics.ranking import RankedPair, ranked
 from fastood.metrics.threshold_counts import ThresholdCounts, count_at_thresholds
 from fastood.metrics.validation import (
     Positive,
-    RankedPair,
     check_choice,
     checked_between,
     checked_pair,
     checked_positive,
     checked_tpr,
-    decimal_fraction,
-    ranked,
 )
-from fastood.ops._arguments import as_integer, check_generator
+from fastood.ops._arguments import as_integer, check_generator, decimal_fraction
 from fastood.ops.detection_metrics import RankingStatistics, resampled_statistics, sort_scores
 from fastood.ops.resampling import most_repeats
+
+__all__ = ["bootstrap_differences", "bootstrap_metrics"]
 
 
 def bootstrap_metrics(
@@ -248,14 +255,14 @@ def _accelerations(id_scores: Tensor, ood_scores: Tensor, tpr: float, positive: 
     ood = count_at_thresholds(id_scores, ood_scores, positive="ood")
     ind = count_at_thresholds(id_scores, ood_scores, positive="id")
     of_class = ood if positive == "ood" else ind
-    left_out: dict[str, tuple[Callable[[ThresholdCounts], jackknife.LeftOut], ThresholdCounts]] = {
-        "auroc": (jackknife.auroc_without, ood),
-        "aupr_in": (jackknife.average_precision_without, ind),
-        "aupr_out": (jackknife.average_precision_without, ood),
-        "fpr_at_tpr": (lambda counts: jackknife.fpr_without(counts, tpr), of_class),
-        "detection_error": (jackknife.detection_error_without, ood),
+    left_out: dict[str, tuple[Callable[[ThresholdCounts], LeftOut], ThresholdCounts]] = {
+        "auroc": (auroc_without, ood),
+        "aupr_in": (average_precision_without, ind),
+        "aupr_out": (average_precision_without, ood),
+        "fpr_at_tpr": (lambda counts: fpr_without(counts, tpr), of_class),
+        "detection_error": (detection_error_without, ood),
     }
-    return {name: jackknife.acceleration(without(counts), counts) for name, (without, counts) in left_out.items()}
+    return {name: acceleration(without(counts), counts) for name, (without, counts) in left_out.items()}
 
 
 def _repeats(ood_per_id: float | None, id_count: int, ood_count: int) -> tuple[int, int]:

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.inputs import Values, as_scores
-from fastood.metrics.validation import (
-    Positive,
-    check_choice,
-    checked_between,
-    checked_scores,
-    checked_tpr,
-    decimal_fraction,
-)
+from fastood.metrics.validation import Positive, check_choice, checked_between, checked_scores, checked_tpr
+from fastood.ops._arguments import decimal_fraction
+
+__all__ = ["ScoreCalibration", "threshold_at_tpr"]
 
 _FORMAT = 1
 

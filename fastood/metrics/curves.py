@@ -10,6 +10,8 @@ from fastood.metrics.inputs import Values
 from fastood.metrics.threshold_counts import count_at_thresholds
 from fastood.metrics.validation import Positive, checked_positive
 
+__all__ = ["PrCurve", "RocCurve", "pr_curve", "roc_curve"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RocCurve:

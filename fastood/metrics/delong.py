@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.inputs import Values, as_scores
-from fastood.metrics.validation import checked_pair, ranked
+from fastood.metrics.ranking import ranked
+from fastood.metrics.validation import checked_pair
+
+__all__ = ["DelongEstimate", "DelongTest", "checked_pairs", "delong_estimate", "delong_test"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.inputs import Values
+from fastood.metrics.ranking import RankedPair, ranked
 from fastood.metrics.rules import AuprKind, FprRule, area_under_pr, operating_point
 from fastood.metrics.threshold_counts import count_at_thresholds
-from fastood.metrics.validation import Positive, RankedPair, check_choice, checked_pair, checked_tpr, ranked
+from fastood.metrics.validation import Positive, check_choice, checked_pair, checked_tpr
 from fastood.ops.detection_metrics import RankingStatistics, ranking_statistics, sort_scores
+
+__all__ = ["DetectionMetrics", "auroc", "average_precision", "detection_metrics", "fpr_at_tpr"]
 
 _CLASSES: tuple[Positive, Positive] = ("ood", "id")
 

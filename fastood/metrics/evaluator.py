@@ -7,14 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastood.common.distributed import check_alike, exchange
+from fastood.common.distributed import exchange
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label, has_dtype, in_dtype
 from fastood.metrics.open_set import autc, oscr
 from fastood.metrics.per_image import mean_over_images, metrics_of_images
 from fastood.metrics.rules import AuprKind, FprRule
+from fastood.metrics.shards import ShardSummary, check_shards
 from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_between, checked_tpr
 from fastood.ops._arguments import as_device
+
+__all__ = ["DetectionEvaluator", "Mode"]
 
 Mode = Literal["classification", "segmentation"]
 """Kind of metrics: those of all values together, or the mean over images of those of each."""
@@ -205,23 +208,7 @@ class DetectionEvaluator:
         if not dist.is_initialized():
             return self
         device = self.device or (self._id_scores[0].device if self._id_scores else None)
-        told = exchange((self._dtype, bool(self._correct), self.mode), group, device=device)
-        check_alike("mode", [mode for *_, mode in told])
-        first = next((rank for rank, (dtype, *_) in enumerate(told) if dtype is not None), 0)
-        for rank, (dtype, has_predictions, _) in enumerate(told):
-            if dtype is None:
-                continue
-            if dtype != told[first][0]:
-                raise TypeError(
-                    f"scores must have one dtype on all processes, got {told[first][0]} on rank {first} and {dtype} on "
-                    f"rank {rank}"
-                )
-            if has_predictions != told[first][1]:
-                with_them, without = (rank, first) if has_predictions else (first, rank)
-                raise ValueError(
-                    "predictions must be given on all processes or on none, got them on rank "
-                    f"{with_them} and not on rank {without}"
-                )
+        check_shards(exchange(ShardSummary(self._dtype, bool(self._correct), self.mode), group, device=device))
         on_cpu, total = DetectionEvaluator(mode=self.mode).merge(self), DetectionEvaluator(mode=self.mode)
         for share in exchange(on_cpu, group, device=device):
             total.merge(share)

@@ -11,8 +11,10 @@ from torch import Tensor
 from fastood.common.distributed import check_alike, exchange
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label
 from fastood.metrics.threshold_counts import gains
-from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr, decimal_fraction
-from fastood.ops._arguments import as_device, as_integer
+from fastood.metrics.validation import Positive, check_choice, check_no_nan, checked_tpr
+from fastood.ops._arguments import as_device, as_integer, decimal_fraction
+
+__all__ = ["Bounded", "HistogramEvaluator", "HistogramMetrics"]
 
 _KEY_BITS = 32
 

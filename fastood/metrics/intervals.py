@@ -8,6 +8,17 @@ from torch import Tensor
 
 from fastood.metrics.validation import Positive
 
+__all__ = [
+    "AnyInterval",
+    "BootstrapResult",
+    "Difference",
+    "Interval",
+    "IntervalMethod",
+    "Resampling",
+    "difference_of",
+    "interval_of",
+]
+
 IntervalMethod = Literal["percentile", "bca"]
 """Quantiles of the replicates; or those corrected for bias and acceleration (Efron 1987), from an exact jackknife."""
 

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.threshold_counts import ThresholdCounts, gains
-from fastood.metrics.validation import decimal_fraction
+from fastood.ops._arguments import decimal_fraction
+
+__all__ = [
+    "LeftOut",
+    "acceleration",
+    "auroc_without",
+    "average_precision_without",
+    "detection_error_without",
+    "fpr_without",
+]
 
 
 class LeftOut(NamedTuple):

@@ -21,6 +21,8 @@ from fastood.metrics.protocol import (
 from fastood.metrics.validation import check_one_dtype
 from fastood.ops._arguments import check_generator
 
+__all__ = ["evaluate_detectors"]
+
 
 def evaluate_detectors(
     id_scores: Values,

@@ -7,6 +7,8 @@ from fastood.metrics.detection import detection_metrics
 from fastood.metrics.inputs import Values
 from fastood.metrics.validation import checked_correct, checked_pair
 
+__all__ = ["autc", "oscr"]
+
 _WIDE = 1e290
 
 

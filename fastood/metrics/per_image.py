@@ -5,6 +5,8 @@ from statistics import fmean
 
 from torch import Tensor
 
+__all__ = ["mean_over_images", "metrics_of_images"]
+
 
 def metrics_of_images(
     scores: Tensor, labels: Tensor, compute: Callable[[Tensor, Tensor], dict[str, float]]

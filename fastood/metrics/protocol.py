@@ -20,9 +20,22 @@ from fastood.metrics.validation import (
     checked_positive,
     checked_scores,
     checked_tpr,
-    decimal_fraction,
 )
-from fastood.ops._arguments import as_integer, check_generator, shown
+from fastood.ops._arguments import as_integer, check_generator, decimal_fraction, shown
+
+__all__ = [
+    "MAX_REPEATS",
+    "PROTOCOLS",
+    "MeanStd",
+    "Protocol",
+    "ProtocolName",
+    "ProtocolResult",
+    "checked_sets",
+    "draw_index",
+    "evaluate_protocol",
+    "protocol_of",
+    "summarise",
+]
 
 ProtocolName = Literal["li2020", "oe2019", "energy2020", "odin", "openood_v15", "wu2023"]
 

@@ -10,6 +10,8 @@ from fastood.metrics.inputs import Values
 from fastood.metrics.validation import check_one_dtype, checked_correct, checked_pair, checked_positive, checked_scores
 from fastood.ops._arguments import shown
 
+__all__ = ["RiskCoverageCurve", "risk_coverage_curve"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCoverageCurve:

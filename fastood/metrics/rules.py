@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.threshold_counts import ThresholdCounts, gains
-from fastood.metrics.validation import decimal_fraction
+from fastood.ops._arguments import decimal_fraction
+
+__all__ = ["AuprKind", "FprRule", "OperatingPoint", "area_under_pr", "operating_point"]
 
 FprRule = Literal["first", "corner", "nearest", "quantile", "floor", "odin"]
 """Where the FPR is read. `TPR` is TP / P at a threshold, `tpr` the rate that is asked for:

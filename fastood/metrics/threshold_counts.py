@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from fastood.metrics.inputs import Values
-from fastood.metrics.validation import Positive, check_choice, ranked_pair
+from fastood.metrics.ranking import ranked_pair
+from fastood.metrics.validation import Positive, check_choice
 from fastood.ops.detection_metrics import keys_to_scores, roc_counts, sort_scores
+
+__all__ = ["ThresholdCounts", "count_at_thresholds", "gains"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,64 +2,30 @@
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fastood.metrics.inputs import Values, as_flags, as_scores, has_dtype, in_dtype
 from fastood.ops._arguments import as_real, shown
-from fastood.ops._arguments import decimal_fraction as decimal_fraction
+
+__all__ = [
+    "Positive",
+    "check_choice",
+    "check_comparable",
+    "check_no_nan",
+    "check_one_dtype",
+    "checked_between",
+    "checked_correct",
+    "checked_pair",
+    "checked_positive",
+    "checked_scores",
+    "checked_tpr",
+]
 
 Positive = Literal["ood", "id"]
 """The class whose detection is measured: most papers take OOD, some (energy, ODIN, Mahalanobis) take ID."""
-
-_EXACT_IN_FLOAT32 = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.float32)
-_EXACT_IN_FLOAT64 = (torch.int32, torch.uint16, torch.uint32, torch.float64)
-
-
-class RankedPair(NamedTuple):
-    """Two sets of scores as floats of one dtype that compare as the scores do."""
-
-    id_scores: Tensor
-    """[..., N] float32 or float64."""
-    ood_scores: Tensor
-    """[..., M], the same dtype."""
-    table: Tensor | None
-    """Where the floats are ranks of 64-bit integers: the integers, ascending; else None."""
-
-    def thresholds(self, values: Tensor) -> Tensor:
-        """The scores, as float64, that such floats stand for."""
-        return values.double() if self.table is None else self.table[values.long()].double()
-
-
-def ranked_pair(id_scores: Values, ood_scores: Values, *, batched: bool = False) -> RankedPair:
-    """Check two sets of scores and convert them to floats, exactly.
-
-    Args:
-        id_scores: [N] scores, higher = more OOD, N ≥ 1; bool, integer or floating point, no NaN.
-        ood_scores: [M] scores, same dtype and device.
-        batched: Whether both may have leading dimensions.
-
-    Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Scores that are empty, of a wrong shape, hold NaN or lie on different devices.
-    """
-    return ranked(*checked_pair(id_scores, ood_scores, batched=batched))
-
-
-def ranked(id_scores: Tensor, ood_scores: Tensor) -> RankedPair:
-    """Convert two checked sets of scores to floats, exactly."""
-    if id_scores.dtype in _EXACT_IN_FLOAT32:
-        return RankedPair(id_scores.float(), ood_scores.float(), None)
-    if id_scores.dtype in _EXACT_IN_FLOAT64:
-        return RankedPair(id_scores.double(), ood_scores.double(), None)
-    # 64-bit integers beyond 2⁵³ would tie as floats, their ranks do not.
-    both = torch.cat((id_scores.reshape(-1), ood_scores.reshape(-1)))
-    table, ranks = torch.unique(both, return_inverse=True)
-    ranks = ranks.double()
-    id_ranks, ood_ranks = ranks[: id_scores.numel()], ranks[id_scores.numel() :]
-    return RankedPair(id_ranks.view(id_scores.shape), ood_ranks.view(ood_scores.shape), table)
 
 
 def checked_pair(

@@ -1,0 +1,43 @@
+"""Consistency of the scores that several processes hold before they are exchanged."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from fastood.common.distributed import check_alike
+
+__all__ = ["ShardSummary", "check_shards"]
+
+
+class ShardSummary(NamedTuple):
+    """Properties of one process's scores that have to agree with the other processes'."""
+
+    dtype: torch.dtype | None
+    """Dtype of the scores; None for a process without a batch, which agrees with any other."""
+    has_predictions: bool
+    mode: str
+
+
+def check_shards(shards: Sequence[ShardSummary]) -> None:
+    """Check that the shards of all processes, in the order of their ranks, can be merged.
+
+    Raises:
+        TypeError: If the scores of two processes differ in dtype.
+        ValueError: If the modes differ, or only some processes have predictions.
+    """
+    check_alike("mode", [shard.mode for shard in shards])
+    ranks = [rank for rank, shard in enumerate(shards) if shard.dtype is not None]
+    for rank in ranks:
+        shard, first = shards[rank], shards[ranks[0]]
+        if shard.dtype != first.dtype:
+            raise TypeError(
+                f"scores must have one dtype on all processes, got {first.dtype} on rank {ranks[0]} and {shard.dtype} "
+                f"on rank {rank}"
+            )
+        if shard.has_predictions != first.has_predictions:
+            with_predictions, without = (rank, ranks[0]) if shard.has_predictions else (ranks[0], rank)
+            raise ValueError(
+                "predictions must be given on all processes or on none, got them on rank "
+                f"{with_predictions} and not on rank {without}"
+            )
