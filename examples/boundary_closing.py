@@ -82,9 +82,13 @@ def close_boundary(*, settings: BoundarySettings = SETTINGS, seed: int = 0) -> C
     features, labels = sample_points(draws)
     classifier = train_classifier(features, labels, draws)
     # 2. Generator and discriminator; features are the points themselves.
-    discriminator, generator = build_gan(2, 2, settings, generator=draws)
+    discriminator, generator_network = build_gan(2, 2, settings, generator=draws)
     training = BoundaryTraining(
-        FeatureBank(features, labels), discriminator=discriminator, generator=generator, settings=settings, draws=draws
+        FeatureBank(features, labels),
+        discriminator=discriminator,
+        generator_network=generator_network,
+        settings=settings,
+        generator=draws,
     )
     # 3. Train, and score the plane on the way.
     plane = grid()

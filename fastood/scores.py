@@ -6,6 +6,18 @@ from torch import Tensor
 from fastood.ops import logit_scores
 from fastood.ops._validation import LOGIT_DTYPES, check_integer, check_tensor
 
+__all__ = [
+    "energy_score",
+    "max_logit_score",
+    "max_softmax_score",
+    "reject_combined_score",
+    "reject_entropy_difference_score",
+    "reject_entropy_score",
+    "reject_max_score",
+    "reject_sum_score",
+    "reject_weighted_score",
+]
+
 _FLOAT8 = (
     torch.float8_e4m3fn,
     torch.float8_e4m3fnuz,

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from fastood.detectors.assumptions import look_at_features, warn
+from fastood.detectors.assumptions import warn, warn_unless_non_negative
 from fastood.detectors.function_head import FunctionHeadDetector
 from fastood.detectors.logits import check_share
 from fastood.detectors.model_calls import Model
@@ -18,6 +18,8 @@ from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.quantile import float32_quantile
 from fastood.detectors.row_detector import Batches, State
 from fastood.ops._arguments import as_real
+
+__all__ = ["ASH", "SCALE", "Head", "ReAct", "ShapedFeatures", "Variant"]
 
 Head = Callable[[Tensor], Tensor]
 """An `nn.Linear`, or another function from features to logits `[N, K]`."""
@@ -50,12 +52,12 @@ class ShapedFeatures(FunctionHeadDetector):
 
     non_negative: ClassVar[bool] = False
     """Flag of scores that need features of at least 0."""
-    _looked = False
+    _inputs_checked = False
 
     def _score(self, rows: Tensor) -> Tensor:
-        if self.non_negative and not self._looked and len(rows) > 0:
-            self._looked = True
-            look_at_features(type(self).__name__, rows)
+        if self.non_negative and not self._inputs_checked and len(rows) > 0:
+            self._inputs_checked = True
+            warn_unless_non_negative(type(self).__name__, rows)
         return self._of_logits(self._logits(self._shaped(rows)))
 
     @abstractmethod

@@ -7,6 +7,17 @@ from typing import Literal
 
 from torch import Tensor
 
+__all__ = [
+    "ENOUGH_ROWS",
+    "FEW_ROWS",
+    "NEGATIVE_SHARE",
+    "Reading",
+    "warn",
+    "warn_if_sign_is_wrong",
+    "warn_unless_logits",
+    "warn_unless_non_negative",
+]
+
 FEW_ROWS = 2
 """Rows needed to say anything of logits."""
 ENOUGH_ROWS = 100
@@ -23,7 +34,7 @@ def warn(detector: str, seen: str, remedy: str) -> None:
     warnings.warn(f"{detector}: {seen}. {remedy}", stacklevel=3)
 
 
-def look_at_logits(detector: str, logits: Tensor, reading: Reading) -> bool:
+def warn_unless_logits(detector: str, logits: Tensor, reading: Reading) -> bool:
     """Warn where rows `[n, K]` are no logits, or say nothing; False where there are too few rows to tell.
 
     Args:
@@ -51,7 +62,7 @@ def look_at_logits(detector: str, logits: Tensor, reading: Reading) -> bool:
     return True
 
 
-def look_at_sign(detector: str, logits: Tensor, labels: Tensor) -> None:
+def warn_if_sign_is_wrong(detector: str, logits: Tensor, labels: Tensor) -> None:
     """Warn where the least logits of rows `[n, K]` are those of their classes, as of distances taken for logits."""
     inside = labels < logits.shape[1]
     if logits.shape[1] < 2 or int(inside.sum()) < ENOUGH_ROWS:
@@ -67,7 +78,7 @@ def look_at_sign(detector: str, logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def look_at_features(detector: str, features: Tensor) -> None:
+def warn_unless_non_negative(detector: str, features: Tensor) -> None:
     """Warn where features `[n, d]` that are taken for those after a ReLU are not."""
     negative, size = features.clamp_max(0).abs().sum(), features.abs().sum()
     if negative > NEGATIVE_SHARE * size:

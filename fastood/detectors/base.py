@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastood.detectors.model_calls import Inputs
 
+__all__ = ["NOT_FITTED", "Detector", "Reads"]
+
 Reads = Literal["logits", "features", "inputs"]
 
 NOT_FITTED = "the detector has not been fitted: call fit or fit_features first"

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fastood.detectors.model_calls import LABEL_KEYS, Inputs
 
+__all__ = ["labelled_batches"]
+
 _WANTED = "loader must give batches (inputs, labels, ...) or mappings with labels"
 _REMEDY = (
     "labels are int64 [N], below zero for rows to skip; where there are none, "

@@ -8,6 +8,8 @@ from torch import Tensor
 from fastood.detectors.model_calls import FLOATS
 from fastood.ops._features import check_features, check_labels
 
+__all__ = ["check_rows", "labels_on_device_of"]
+
 
 def check_rows(features: Tensor, width: int | None = None, name: str = "features") -> None:
     """Raise unless `features` are rows `[N, d]` with values, of a dtype that PyTorch computes in.
@@ -27,7 +29,7 @@ def check_rows(features: Tensor, width: int | None = None, name: str = "features
         raise ValueError(f"{name} must have values, got a tensor on the meta device, which has none")
 
 
-def labels_beside(labels: Tensor, rows: Tensor) -> Tensor:
+def labels_on_device_of(labels: Tensor, rows: Tensor) -> Tensor:
     """Return labels on the device of their rows: a loader's are on the CPU.
 
     Raises:

@@ -16,6 +16,8 @@ from fastood.detectors.model_calls import Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
 
+__all__ = ["DICE"]
+
 
 class DICE(HeadDetector):
     """Energy of a head that keeps only the weights that contribute most on training data (Sun & Li 2022, eq. 4-5).

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastood.detectors.model_calls import (
     Inputs,
+    Model,
     call,
     check_model,
     eager,
@@ -17,10 +18,9 @@ from fastood.detectors.model_calls import (
     unwrapped,
     without_ddp,
 )
-from fastood.detectors.model_calls import (
-    Model as Model,
-)
 from fastood.ops._arguments import shown
+
+__all__ = ["FeatureExtractor", "as_features", "tensor_in"]
 
 
 class FeatureExtractor:

@@ -13,6 +13,8 @@ from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.model_calls import Inputs, Model, call, unwrapped
 from fastood.detectors.row_detector import RowDetector
 
+__all__ = ["FunctionHeadDetector"]
+
 
 class FunctionHeadDetector(HeadDetector):
     """A detector that needs no weights of the head, only what it makes of features.

@@ -11,6 +11,8 @@ from fastood.heads import GaussianStatistics
 from fastood.heads.covariance import Shrinkage
 from fastood.ops.mahalanobis_logits import mahalanobis_logits
 
+__all__ = ["FourthMoments", "GaussianClasses"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FourthMoments:

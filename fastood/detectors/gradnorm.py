@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from fastood.detectors.assumptions import look_at_logits
+from fastood.detectors.assumptions import warn_unless_logits
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.logits import check_positive
 from fastood.detectors.model_calls import Model, unwrapped
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
+
+__all__ = ["GradNorm"]
 
 
 class GradNorm(HeadDetector):
@@ -41,7 +43,7 @@ class GradNorm(HeadDetector):
     """
 
     settings = ("temperature",)
-    _looked = False
+    _inputs_checked = False
 
     @takes_pytorch_ood("param_filter", "micro_batch_size", "temperature")
     def __init__(
@@ -72,7 +74,7 @@ class GradNorm(HeadDetector):
 
     def _score(self, rows: Tensor) -> Tensor:
         logits = self._logits(rows)
-        if not self._looked:
-            self._looked = look_at_logits("GradNorm", logits, "softmax")
+        if not self._inputs_checked:
+            self._inputs_checked = warn_unless_logits("GradNorm", logits, "softmax")
         p = (logits / self.temperature).softmax(1)
         return -rows.abs().sum(1) * (p - 1 / p.shape[1]).abs().sum(1) / self.temperature

@@ -9,11 +9,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fastood.detectors.feature_extractor import Model
 from fastood.detectors.linear_head import LinearHeadModel, check_head, head_logits, head_of
+from fastood.detectors.model_calls import Model
 from fastood.detectors.row_detector import RowDetector
 from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
-from fastood.ops.logit_scores import logit_scores
+from fastood.scores import energy_score
+
+__all__ = ["HeadDetector"]
 
 
 class HeadDetector(RowDetector):
@@ -61,7 +63,7 @@ class HeadDetector(RowDetector):
         self._require_fit()
         if self._detector is not None:
             raise ValueError("detector is a function, which a file cannot hold: save a detector without one")
-        write_detector(path, {**self._state, **self._head_tensors()}, self._said())
+        write_detector(path, {**self._state, **self._head_tensors()}, self._metadata())
 
     @classmethod
     @torch.inference_mode(False)
@@ -112,7 +114,7 @@ class HeadDetector(RowDetector):
     def _of_logits(self, logits: Tensor) -> Tensor:
         """Scores float64 `[n]` of logits that were made of changed features: their energy, or what the caller wants."""
         if self._detector is None:
-            return energy(logits)
+            return energy_score(logits)
         scores = self._detector(logits)
         if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
             said = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
@@ -121,8 +123,3 @@ class HeadDetector(RowDetector):
 
 
 _HEAD = ("head.weight", "head.bias")
-
-
-def energy(logits: Tensor) -> Tensor:
-    """`-logsumexp` of each row."""
-    return logit_scores(logits, scores=["energy"])["energy"]

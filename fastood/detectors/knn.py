@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.feature_extractor import FeatureExtractor
+from fastood.detectors.model_calls import Model
 from fastood.detectors.neighbours import NeighbourSearch
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
 from fastood.ops._arguments import as_flag
 from fastood.ops._features import check_size
+
+__all__ = ["KNN"]
 
 
 class KNN(RowDetector):

@@ -13,6 +13,17 @@ from fastood.detectors.feature_extractor import FeatureExtractor, as_features, t
 from fastood.detectors.model_calls import Inputs, Model, call, check_model, eager, layers_of, module_of, unwrapped
 from fastood.ops._features import check_features
 
+__all__ = [
+    "LinearHeadModel",
+    "SplitModel",
+    "check_head",
+    "find_linear_head",
+    "head_logits",
+    "head_of",
+    "last_features_and_logits",
+    "recorded_calls",
+]
+
 
 class SplitModel(Protocol):
     """A model that gives features and logits in one forward pass."""
@@ -75,14 +86,14 @@ class LinearHeadModel:
         if self._extract.layers is not None:
             return self._apply_head(self._extract.single(x))
         module = module_of(self.model)
-        with nullcontext() if module is None else eager(module), watched(self.head) as passed:
+        with nullcontext() if module is None else eager(module), recorded_calls(self.head) as passed:
             output = call(self.model, x)
         if self._is_found and (not passed or tensor_in(output, "the model", "logits") is not passed[-1][1]):
             raise ValueError(
                 f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not put out what the model "
                 "does: pass the layer that makes the logits as head="
             )
-        return given_and_put_out(passed) if passed else self._apply_head(as_features(output, "the model"))
+        return last_features_and_logits(passed) if passed else self._apply_head(as_features(output, "the model"))
 
     def features(self, x: Inputs) -> Tensor:
         """The features of a batch alone."""
@@ -94,7 +105,7 @@ class LinearHeadModel:
 
 
 @contextmanager
-def watched(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
+def recorded_calls(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
     """Collect what a layer is given and puts out, one pair for each time that it runs."""
     passed: list[tuple[object, object]] = []
 
@@ -108,7 +119,7 @@ def watched(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
         hook.remove()
 
 
-def given_and_put_out(passed: list[tuple[object, object]]) -> tuple[Tensor, Tensor]:
+def last_features_and_logits(passed: list[tuple[object, object]]) -> tuple[Tensor, Tensor]:
     """Features and logits of the last time that a head ran, or an error that says what it was given."""
     if not passed:
         raise ValueError("the head did not run in the forward pass of the model")

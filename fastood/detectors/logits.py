@@ -8,16 +8,31 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastood.detectors.assumptions import Reading, look_at_logits, look_at_sign
+from fastood.detectors.assumptions import Reading, warn_if_sign_is_wrong, warn_unless_logits
 from fastood.detectors.checks import check_rows
-from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.feature_extractor import FeatureExtractor
+from fastood.detectors.model_calls import Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, RowDetector, State
 from fastood.ops._arguments import as_real, shown
 from fastood.ops._features import check_size
 from fastood.ops.logit_scores import logit_scores
+from fastood.scores import energy_score, max_logit_score, max_softmax_score
 
-LOOKED_AT = 1024
+__all__ = [
+    "GEN",
+    "SIGN_CHECK_ROWS",
+    "EnergyBased",
+    "Entropy",
+    "KLMatching",
+    "LogitsDetector",
+    "MaxLogit",
+    "MaxSoftmax",
+    "check_positive",
+    "check_share",
+]
+
+SIGN_CHECK_ROWS = 1024
 """Training rows after which labels are compared to no more logits."""
 
 
@@ -33,7 +48,7 @@ class LogitsDetector(RowDetector):
     reads = "logits"
     takes: ClassVar[Reading] = "softmax"
     """Of logits."""
-    _looked = False
+    _inputs_checked = False
 
     @takes_pytorch_ood()
     def __init__(self, model: Model | None = None) -> None:
@@ -51,8 +66,8 @@ class LogitsDetector(RowDetector):
         return self.predict_features(logits)
 
     def _score_or_nan(self, rows: Tensor) -> Tensor:
-        if not self._looked:
-            self._looked = look_at_logits(type(self).__name__, rows, self.takes)
+        if not self._inputs_checked:
+            self._inputs_checked = warn_unless_logits(type(self).__name__, rows, self.takes)
         return self._score(rows)  # which knows of NaN, and of -inf for a masked class
 
 
@@ -82,7 +97,7 @@ class MaxSoftmax(LogitsDetector):
         return MaxSoftmax(temperature=t).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
-        return logit_scores(rows / self.temperature, scores=["msp"])["msp"]
+        return max_softmax_score(rows / self.temperature)
 
 
 class MaxLogit(LogitsDetector):
@@ -105,7 +120,7 @@ class MaxLogit(LogitsDetector):
         return MaxLogit().predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
-        return logit_scores(rows, scores=["max_logit"])["max_logit"]
+        return max_logit_score(rows)
 
 
 class EnergyBased(LogitsDetector):
@@ -137,7 +152,7 @@ class EnergyBased(LogitsDetector):
         return EnergyBased(temperature=t).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
-        return self.temperature * logit_scores(rows / self.temperature, scores=["energy"])["energy"]
+        return self.temperature * energy_score(rows / self.temperature)
 
 
 class Entropy(LogitsDetector):
@@ -216,10 +231,10 @@ class KLMatching(LogitsDetector):
 
     def _fitted(self, batches: Batches) -> State:
         total: Tensor | None = None
-        self._looked = False
+        self._inputs_checked = False
         seen: list[tuple[Tensor, Tensor]] = []
         for rows, labels in batches():
-            if sum(len(some) for some, _ in seen) < LOOKED_AT:
+            if sum(len(some) for some, _ in seen) < SIGN_CHECK_ROWS:
                 seen.append((rows, labels))
             probabilities = rows.softmax(1)
             if total is None:
@@ -229,7 +244,7 @@ class KLMatching(LogitsDetector):
             total.index_add_(0, taken_for, probabilities)
             counts += torch.bincount(taken_for, minlength=classes)
         assert total is not None
-        look_at_sign(type(self).__name__, *(torch.cat(parts) for parts in zip(*seen, strict=True)))
+        warn_if_sign_is_wrong(type(self).__name__, *(torch.cat(parts) for parts in zip(*seen, strict=True)))
         present = counts > 0
         return {"templates": total[present] / counts[present, None]}
 

@@ -11,19 +11,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastood.common.distributed import check_alike, exchange
 from fastood.detectors.base import Detector
 from fastood.detectors.batches import labelled_batches
 from fastood.detectors.checks import check_rows
-from fastood.detectors.feature_extractor import FeatureExtractor, Model
-from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
+from fastood.detectors.feature_extractor import FeatureExtractor
 from fastood.detectors.mahalanobis_fitting import CHUNK_ROWS, Fitting, MahalanobisSettings
-from fastood.detectors.model_calls import Inputs
+from fastood.detectors.mahalanobis_state import MahalanobisState
+from fastood.detectors.model_calls import Inputs, Model
 from fastood.detectors.perturbation import perturbed
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
 from fastood.heads import GaussianStatistics
 from fastood.heads.covariance import Shrinkage
+
+__all__ = ["MahalanobisDetector"]
 
 
 class MahalanobisDetector(Detector):
@@ -102,9 +103,12 @@ class MahalanobisDetector(Detector):
         self.feature_layer = feature_layer
         layers = None if feature_layer is None else [feature_layer]
         self._extractor = None if model is None else FeatureExtractor(model, layers)
-        self.statistics: GaussianStatistics | None = None
-        self._fourth: FourthMoments | None = None
-        self._fitted: GaussianClasses | None = None
+        self._state = MahalanobisState(self.settings)
+
+    @property
+    def statistics(self) -> GaussianStatistics | None:
+        """Statistics of the training features, or None before the first fit."""
+        return self._state.statistics
 
     def __repr__(self) -> str:
         """The settings that differ from the defaults, and what there is to score with."""
@@ -165,10 +169,7 @@ class MahalanobisDetector(Detector):
 
         The covariance is factorised when the next score asks for it, so that early batches may leave it singular.
         """
-        self._refuse_two_passes("partial_fit")
-        fitting = Fitting(self.settings, self.statistics)
-        fitting.add(features, labels)
-        self.statistics, self._fitted = fitting.statistics, None
+        self._state.add(features, labels)
         return self
 
     @torch.inference_mode(False)
@@ -183,26 +184,7 @@ class MahalanobisDetector(Detector):
                 width of the features. All processes say so, and none has changed.
             RuntimeError: Nothing has been fitted in any process, or there is no process group.
         """
-        if not dist.is_initialized():  # nobody waits for this process
-            self._refuse_two_passes("all_reduce")
-            if self.statistics is None:
-                raise RuntimeError(_NOT_FITTED)
-        seen = None if self.statistics is None else (self.statistics.num_features, self.statistics.means.device.type)
-        device = None if self.statistics is None else self.statistics.means.device
-        told = exchange((asdict(self.settings), seen), group, device=device)
-        for name in asdict(self.settings):
-            check_alike(name, [settings[name] for settings, _ in told])
-        self._refuse_two_passes("all_reduce")
-        fitted = [seen for _, seen in told if seen is not None]
-        if not fitted:
-            raise RuntimeError(_NOT_FITTED)
-        statistics = self.statistics
-        if statistics is None:
-            width, kind = fitted[0]
-            per_class = self.settings.covariance == "per_class"
-            statistics = GaussianStatistics(width, per_class=per_class, device=kind)
-        statistics.all_reduce(group)
-        self.statistics, self._fitted = statistics, None
+        self._state.all_reduce(group)
         return self
 
     def predict(self, x: Inputs) -> Tensor:
@@ -234,9 +216,8 @@ class MahalanobisDetector(Detector):
         Their `argmin(1)` is the class by Gaussian discriminant analysis with equal priors. Errors as in
         `predict_features`.
         """
-        fitted, chunks = self._classes(), self._chunks(features)
-        assert self.statistics is not None
-        found = fitted.means.new_full((len(features), self.statistics.num_classes), torch.inf)
+        fitted, chunks = self._state.classes(), self._chunks(features)
+        found = fitted.means.new_full((len(features), self._state.require_statistics().num_classes), torch.inf)
         found[:, fitted.index] = torch.cat([self._distances(chunk) for chunk in chunks])
         return found
 
@@ -286,12 +267,7 @@ class MahalanobisDetector(Detector):
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was fitted, as tensors; not copied."""
-        if self.statistics is None:
-            raise RuntimeError(_NOT_FITTED)
-        state = self.statistics.state_dict()
-        if self._fourth is not None:
-            state |= {"fourth_within": self._fourth.within, "fourth_marginal": self._fourth.marginal}
-        return state
+        return self._state.state_dict()
 
     @torch.inference_mode(False)
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -300,56 +276,25 @@ class MahalanobisDetector(Detector):
         Raises:
             ValueError: A tensor is missing, or the covariances are not those that the settings ask for.
         """
-        made = GaussianStatistics.from_state_dict(state)
-        if made.per_class != (self.settings.covariance == "per_class"):
-            raise ValueError(f"state must have covariances as the setting {self.settings.covariance!r}, got {made}")
-        fourth = None
-        if "fourth_within" in state:
-            fourth = FourthMoments(within=state["fourth_within"], marginal=state["fourth_marginal"])
-        self.statistics, self._fourth, self._fitted = made, fourth, None
+        self._state.load_state_dict(state)
 
     def _extract(self, x: Inputs) -> Tensor:
         if self._extractor is None:
             raise ValueError("the detector has no model: use fit_features and predict_features, or pass one")
         return self._extractor(x)[0]
 
-    def _refuse_two_passes(self, call: str) -> None:
-        if self.settings.two_passes:
-            raise ValueError(f'{call} does not go with shrinkage="ledoit_wolf", which takes two passes; "oas" does')
-
     def _take(self, fitting: Fitting) -> MahalanobisDetector:
-        """Factorise, and only then let go of what was fitted before."""
-        self._fitted = fitting.classes()
-        self.statistics, self._fourth = fitting.statistics, fitting.fourth
+        self._state.replace(fitting)
         return self
-
-    def _classes(self) -> GaussianClasses:
-        if self.statistics is None:
-            raise RuntimeError(_NOT_FITTED)
-        if self._fitted is None:
-            self._fitted = self._factorised(self.statistics)
-        return self._fitted
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _factorised(self, statistics: GaussianStatistics) -> GaussianClasses:
-        fitting = Fitting(self.settings, statistics)
-        fitting.fourth = self._fourth
-        return fitting.classes()
 
     def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
         """A few rows at a time, or an error."""
-        if self.statistics is None:
-            raise RuntimeError(_NOT_FITTED)
-        check_rows(features, self.statistics.num_features)
+        check_rows(features, self._state.require_statistics().num_features)
         return torch.split(features.detach(), CHUNK_ROWS)
 
     def _distances(self, features: Tensor) -> Tensor:
         """Of one chunk, to the classes that have rows; differentiable. NaN for a row that is not finite."""
-        fitted = self._classes()
+        fitted = self._state.classes()
         found = fitted.distances(self.settings.prepared(features).to(fitted.means.device))
         finite = features.isfinite().all(1, keepdim=True).to(found.device)
         return found.masked_fill(~finite, torch.nan)
-
-
-_NOT_FITTED = "the detector has not been fitted: call fit, fit_features or partial_fit first"

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastood.detectors.checks import check_rows, labels_beside
+from fastood.detectors.checks import check_rows, labels_on_device_of
 from fastood.detectors.gaussian_classes import FourthMoments, GaussianClasses
 from fastood.detectors.perturbation import check_perturbation
 from fastood.heads import GaussianStatistics
 from fastood.heads.covariance import Shrinkage, check_shrinkage, resolution_of
 from fastood.ops._arguments import as_flag
 from fastood.ops._features import check_finite_rows
+
+__all__ = ["CHUNK_ROWS", "Fitting", "MahalanobisSettings"]
 
 # Rows scored or normalised at a time: with 2048 features 16 MiB in float64.
 CHUNK_ROWS = 1024
@@ -83,7 +85,7 @@ class Fitting:
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Add rows `[N, d]` with labels `[N]`, below zero to skip; nothing has changed after an error."""
         check_rows(features, None if self.statistics is None else self.statistics.num_features)
-        labels = labels_beside(labels, features)
+        labels = labels_on_device_of(labels, features)
         check_finite_rows(features, labels >= 0)
         if self.statistics is None:
             per_class = self.settings.covariance == "per_class"
@@ -96,7 +98,7 @@ class Fitting:
     def add_again(self, features: Tensor, labels: Tensor) -> None:
         """The second pass, over the same rows."""
         assert self.statistics is not None
-        for rows, of_rows in self._chunks(features, labels_beside(labels, features)):
+        for rows, of_rows in self._chunks(features, labels_on_device_of(labels, features)):
             within = self.statistics.fourth_moment(rows, of_rows)
             marginal = self.statistics.fourth_moment(rows, of_rows, marginal=True)
             if self.fourth is not None:

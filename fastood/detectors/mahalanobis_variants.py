@@ -14,6 +14,8 @@ from fastood.detectors.model_calls import Model
 from fastood.detectors.multi_layer import MultiLayerMahalanobisDetector
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 
+__all__ = ["RMD", "Mahalanobis", "MahalanobisODIN", "MultiMahalanobis"]
+
 Mahalanobis = MahalanobisDetector
 """pytorch-ood scores `1 / 2N` of the distance, N rows, and adds 1e-6 to the diagonal of the scatter matrix."""
 

@@ -1,4 +1,4 @@
-"""Calls of models by detectors: unwrapped where layers are watched, in evaluation mode, in its dtype, on its device."""
+"""Calls of models by detectors: in evaluation mode, in the dtype and on the device of the model's parameters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+__all__ = [
+    "FLOATS",
+    "LABEL_KEYS",
+    "Inputs",
+    "Model",
+    "call",
+    "check_inputs",
+    "check_model",
+    "eager",
+    "evaluating",
+    "layers_of",
+    "module_of",
+    "original_name",
+    "unwrapped",
+    "without_ddp",
+]
 
 Model = Callable[..., Any]
 Inputs = Tensor | Mapping[str, Any]
@@ -84,9 +101,11 @@ def call(model: Model, x: Inputs) -> Any:
     module = module_of(model)
     with evaluating(model), _differentiable(module) if torch.is_grad_enabled() else nullcontext():
         if isinstance(x, Tensor):
-            return model(_beside(x, module))
+            return model(_like_parameters(x, module))
         parts = {name: value for name, value in x.items() if name not in LABEL_KEYS}
-        parts = {name: _beside(part, module) if isinstance(part, Tensor) else part for name, part in parts.items()}
+        parts = {
+            name: _like_parameters(part, module) if isinstance(part, Tensor) else part for name, part in parts.items()
+        }
         return model(parts) if module is None else model(**parts)
 
 
@@ -132,7 +151,7 @@ def eager(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _beside(x: Tensor, module: nn.Module | None) -> Tensor:
+def _like_parameters(x: Tensor, module: nn.Module | None) -> Tensor:
     """Return `x` on the device of the module's first parameter, in the dtype of its parameters."""
     if x.is_inference() and not torch.is_inference_mode_enabled():
         x = x.clone()  # which a model may change in place

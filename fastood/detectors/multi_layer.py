@@ -12,12 +12,14 @@ from torch import Tensor
 
 from fastood.common.extras import needed_for
 from fastood.detectors.batches import labelled_batches
-from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.feature_extractor import FeatureExtractor
 from fastood.detectors.logits import check_positive
 from fastood.detectors.mahalanobis import MahalanobisDetector
 from fastood.detectors.mahalanobis_fitting import Fitting
-from fastood.detectors.model_calls import Inputs
+from fastood.detectors.model_calls import Inputs, Model
 from fastood.detectors.storage import read_detector, write_detector
+
+__all__ = ["MultiLayerMahalanobisDetector"]
 
 
 class MultiLayerMahalanobisDetector:

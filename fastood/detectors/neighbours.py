@@ -9,6 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+__all__ = [
+    "BLOCK_NUMBERS",
+    "DOUBTFUL_ROWS",
+    "EXACT_NUMBERS",
+    "KEPT_NUMBERS",
+    "MIN_LENGTH",
+    "ROWS_AT_ONCE",
+    "SETTLED",
+    "TILE_NUMBERS",
+    "NeighbourSearch",
+    "products_are_ieee",
+]
+
 TILE_NUMBERS = 1 << 22
 """Bank features compared at a time: 16 MiB in float32."""
 BLOCK_NUMBERS = 1 << 17

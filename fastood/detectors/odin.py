@@ -9,18 +9,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fastood.detectors.assumptions import look_at_logits
+from fastood.detectors.assumptions import warn_unless_logits
 from fastood.detectors.base import Detector
 from fastood.detectors.batches import labelled_batches
-from fastood.detectors.feature_extractor import FeatureExtractor, Model
+from fastood.detectors.feature_extractor import FeatureExtractor
 from fastood.detectors.logits import check_positive
-from fastood.detectors.model_calls import Inputs
+from fastood.detectors.model_calls import Inputs, Model
 from fastood.detectors.perturbation import check_perturbation, perturbed, step_against
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.storage import read_detector, write_detector
 from fastood.metrics import detection_metrics
 from fastood.ops._validation import widened
-from fastood.ops.logit_scores import logit_scores
+from fastood.scores import max_softmax_score
+
+__all__ = ["EPSILONS", "ODIN"]
 
 EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.0028, 0.0032, 0.0038, 0.0048)
 """Steps that the paper's code and its followers try, for inputs in [0, 1]."""
@@ -55,7 +57,7 @@ class ODIN(Detector):
 
     reads = "inputs"
     needs_fit = False
-    _looked = False
+    _inputs_checked = False
 
     @takes_pytorch_ood("criterion", "eps", "temperature", "norm_std", eps="epsilon", norm_std="input_std")
     def __init__(
@@ -102,9 +104,9 @@ class ODIN(Detector):
     @torch.no_grad()
     def score_logits(self, logits: Tensor) -> Tensor:
         """Scores float64 `[N]` of the logits of moved inputs."""
-        if not self._looked:
-            self._looked = look_at_logits("ODIN", logits.double(), "softmax")
-        return logit_scores(logits.double() / self.temperature, scores=["msp"])["msp"]
+        if not self._inputs_checked:
+            self._inputs_checked = warn_unless_logits("ODIN", logits.double(), "softmax")
+        return max_softmax_score(logits.double() / self.temperature)
 
     def choose_epsilon(self, loader: Iterable[Any], candidates: Sequence[float] = EPSILONS) -> float:
         """Set ε to the best of some, on data that is neither training nor test data.

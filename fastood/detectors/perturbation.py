@@ -12,6 +12,8 @@ from torch import Tensor
 from fastood.detectors.model_calls import FLOATS, Inputs, check_inputs
 from fastood.ops._arguments import as_real, shown
 
+__all__ = ["check_perturbation", "gradients", "leaf", "perturbed", "step_against"]
+
 
 def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> tuple[float, tuple[float, ...] | None]:
     """Return ε and the deviations as floats, or raise unless ε is at least 0 and every deviation above 0."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fastood.detectors.linear_head import head_of
 
+__all__ = ["Constructor", "takes_pytorch_ood"]
+
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 _OF_ALL = {"encoder": "model", "backbone": "model"}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+__all__ = ["float32_quantile"]
+
 _SIGN = 1 << 31
 _BINS = 1 << 16
 

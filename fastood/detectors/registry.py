@@ -25,6 +25,8 @@ from fastood.detectors.she import SHE
 from fastood.detectors.vim import ViM
 from fastood.ops._arguments import shown
 
+__all__ = ["DETECTORS", "Build", "build", "build_detectors", "builder", "detector_names"]
+
 Build = Callable[..., Detector]
 """Makes a detector of a `SplitModel` and keyword settings; an error says that the model has not what it takes."""
 _FROM_MODEL = ("model", "feature_layer", "head")

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from fastood.detectors.base import NOT_FITTED, Detector
 from fastood.detectors.batches import labelled_batches
-from fastood.detectors.checks import check_rows, labels_beside
+from fastood.detectors.checks import check_rows, labels_on_device_of
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.storage import read_detector, with_stored_layer, write_detector
 from fastood.ops._features import check_finite_rows
+
+__all__ = ["CHUNK_ROWS", "Batches", "RowDetector", "State"]
 
 CHUNK_ROWS = 1024
 """Rows fitted or scored at a time: with 2048 features 16 MiB in float64."""
@@ -99,9 +101,9 @@ class RowDetector(Detector):
     def save(self, path: str | Path) -> None:
         """Write settings and what was fitted, without the model, as one safetensors file; see `Detector.save`."""
         self._require_fit()
-        write_detector(path, self._state, self._said())
+        write_detector(path, self._state, self._metadata())
 
-    def _said(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         """Return the metadata of a file: the detector, its settings and the layer."""
         settings = {name: getattr(self, name) for name in self.settings}
         return {"detector": type(self).__name__, "settings": settings, "feature_layer": self.feature_layer}
@@ -165,7 +167,7 @@ class RowDetector(Detector):
         for rows, labels in batches:
             check_rows(rows, width, self.reads)
             width = rows.shape[1]
-            labels = labels_beside(labels, rows)
+            labels = labels_on_device_of(labels, rows)
             check_finite_rows(rows, labels >= 0)
             for some, of_some in zip(
                 torch.split(rows.detach(), CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from fastood.detectors.assumptions import warn
 from fastood.detectors.function_head import FunctionHeadDetector
-from fastood.detectors.model_calls import Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
+
+__all__ = ["SHE"]
 
 
 class SHE(FunctionHeadDetector):
@@ -38,15 +37,7 @@ class SHE(FunctionHeadDetector):
 
     needs_fit = True
 
-    @takes_pytorch_ood("head")
-    def __init__(
-        self,
-        model: Model | None = None,
-        feature_layer: str | None = None,
-        *,
-        head: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__(model, feature_layer, head=head)
+    __init__ = takes_pytorch_ood("head")(FunctionHeadDetector.__init__)
 
     def _fitted(self, batches: Batches) -> State:
         total: Tensor | None = None

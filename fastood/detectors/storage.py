@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastood.common.extras import needed_for
 
+__all__ = ["read_detector", "with_stored_layer", "write_detector"]
+
 
 def write_detector(path: str | Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
     """Write one safetensors file, whole or not at all.

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from fastood.detectors.base import NOT_FITTED, Detector
 from fastood.detectors.batches import labelled_batches
-from fastood.detectors.checks import check_rows, labels_beside
+from fastood.detectors.checks import check_rows, labels_on_device_of
 from fastood.detectors.linear_head import SplitModel
 from fastood.detectors.mahalanobis import MahalanobisDetector
 from fastood.detectors.model_calls import Inputs
 from fastood.detectors.odin import ODIN
 from fastood.detectors.perturbation import gradients, leaf
+
+__all__ = ["DetectorSuite"]
 
 
 class DetectorSuite:
@@ -80,7 +82,7 @@ class DetectorSuite:
         with torch.no_grad():
             for x, labels in labelled_batches(loader):
                 features, logits = self.model(x)
-                collected.append((features.float(), logits.float(), labels_beside(labels, features)))
+                collected.append((features.float(), logits.float(), labels_on_device_of(labels, features)))
         if not collected:
             raise ValueError("there must be at least one batch to fit to, got none")
         features, logits, labels = (torch.cat(parts) for parts in zip(*collected, strict=True))
@@ -97,8 +99,8 @@ class DetectorSuite:
         """
         check_rows(features)
         check_rows(logits, name="logits")
-        labels = labels_beside(labels, features)
-        labels_beside(labels, logits)
+        labels = labels_on_device_of(labels, features)
+        labels_on_device_of(labels, logits)
         if not bool((labels >= 0).any()):
             raise ValueError("there must be at least one row with a label of 0 or above to fit to, got none")
         self.failed = {}

@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastood.detectors.feature_extractor import Model
-from fastood.detectors.head_detector import HeadDetector, energy
+from fastood.detectors.head_detector import HeadDetector
+from fastood.detectors.model_calls import Model
 from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 from fastood.detectors.row_detector import Batches, State
 from fastood.ops._arguments import as_integer
+from fastood.scores import energy_score
+
+__all__ = ["FAR", "LEAST_SHARE", "MOST_SHARE", "ViM"]
 
 LEAST_SHARE = 0.25
 """Share that the largest logit has at least, on average, of its height above the mean logit, in an ordinary network: it
@@ -135,7 +138,7 @@ class ViM(HeadDetector):
         centred = self._state.get("centred")  # files of earlier versions have none
         weight, bias = self._weights(centred is not None and bool(centred))
         residual = ((rows - _origin(weight, bias)) @ self._state["residual"]).norm(dim=1)
-        score: Tensor = self._state["alpha"] * residual + energy(F.linear(rows, weight, bias))
+        score: Tensor = self._state["alpha"] * residual + energy_score(F.linear(rows, weight, bias))
         return score
 
     def _weights(self, centred: bool) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastood.console.wording import with_article
 from fastood.data import DetectionTask, ImageSet
 from fastood.detectors import DetectorSuite
-from fastood.detectors.linear_head import given_and_put_out, watched
+from fastood.detectors.linear_head import last_features_and_logits, recorded_calls
 from fastood.train.trained_network import Outputs, TrainedNetwork
 
 GRADIENT_ROWS = 64
@@ -45,9 +45,9 @@ class ArmNetwork:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute features `[N, d]` and logits `[N, K]` of network input; differentiable if gradients are on."""
-        with watched(self.head) as passed:
+        with recorded_calls(self.head) as passed:
             self.network(x)
-        features, logits = given_and_put_out(passed)
+        features, logits = last_features_and_logits(passed)
         return features, logits[:, : self.num_classes]
 
     def features(self, x: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def test_frames_and_draws_of_the_boundary(dtype: torch.dtype, generator: torch.G
 
     def drawn() -> list[Tensor]:
         draws = torch.Generator().manual_seed(1)
-        covered = generator_coverage(imitator, bank, draws=draws)
+        covered = generator_coverage(imitator, bank, generator=draws)
         found = frame.enter((new + 100).float()), frame.leave(inside), gaussian.sample(labels, generator=draws)
         nearest = class_l1_nearest(new.float(), labels[: len(new)], train.float(), labels)
         return [*found, *nearest, torch.tensor([covered.coverage, covered.spread])]

@@ -8,6 +8,9 @@ from fastood.detectors.bal.gan import ConditionalDiscriminator, ConditionalGener
 from fastood.detectors.bal.settings import BoundarySettings
 
 
+__all__ = ["build_discriminator", "build_gan"]
+
+
 def build_discriminator(
     num_features: int, num_classes: int, settings: BoundarySettings, *, generator: torch.Generator | None = None
 ) -> ConditionalDiscriminator:
@@ -27,7 +30,7 @@ def build_gan(
 ) -> tuple[ConditionalDiscriminator, ConditionalGenerator]:
     """Discriminator and generator of the settings' shape, freshly initialised."""
     discriminator = build_discriminator(num_features, num_classes, settings, generator=generator)
-    imitator = ConditionalGenerator(
+    generator_network = ConditionalGenerator(
         num_features, num_classes, noise_dim=settings.noise_dim, hidden=settings.hidden, generator=generator
     )
-    return discriminator, imitator
+    return discriminator, generator_network

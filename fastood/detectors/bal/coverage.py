@@ -10,6 +10,8 @@ from torch import Tensor
 from fastood.detectors.bal.feature_bank import FeatureBank
 from fastood.detectors.bal.gan import ConditionalGenerator
 
+__all__ = ["GeneratorCoverage", "generator_coverage"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorCoverage:
@@ -25,19 +27,19 @@ class GeneratorCoverage:
 
 @torch.no_grad()
 def generator_coverage(
-    generator: ConditionalGenerator,
+    generator_network: ConditionalGenerator,
     bank: FeatureBank,
     *,
-    draws: torch.Generator,
+    generator: torch.Generator,
     per_class: int = 500,
     nearest: int = 5,
 ) -> GeneratorCoverage:
     """Compare as many generated as training features of each class, by L1 distance of standardised features.
 
     Args:
-        generator: G, of the bank's classes.
+        generator_network: G, of the bank's classes.
         bank: Training features.
-        draws: Source of the noise and of the choice of training features, on the CPU.
+        generator: Source of the noise and of the choice of training features, on the CPU.
         per_class: At most so many of each class; classes with fewer than two features are left out.
         nearest: k, at least 1; at most one less than the features there are.
 
@@ -46,22 +48,22 @@ def generator_coverage(
 
     Example:
         >>> import torch
-        >>> draws = torch.Generator().manual_seed(0)
-        >>> bank = FeatureBank(torch.randn(100, 3, generator=draws), torch.zeros(100, dtype=torch.int64))
-        >>> found = generator_coverage(ConditionalGenerator(3, 1, generator=draws), bank, draws=draws)
-        >>> 0 <= found.coverage <= 1, found.spread > 0
+        >>> g = torch.Generator().manual_seed(0)
+        >>> bank = FeatureBank(torch.randn(100, 3, generator=g), torch.zeros(100, dtype=torch.int64))
+        >>> reached = generator_coverage(ConditionalGenerator(3, 1, generator=g), bank, generator=g)
+        >>> 0 <= reached.coverage <= 1, reached.spread > 0
         (True, True)
     """
     covered, spreads = [], []
     with torch.autocast(bank.features.device.type, enabled=False):
         for label in bank.classes.tolist():
             rows = (bank.labels == label).nonzero().flatten()
-            rows = rows[torch.randperm(len(rows), generator=draws)[:per_class].to(rows.device)]
+            rows = rows[torch.randperm(len(rows), generator=generator)[:per_class].to(rows.device)]
             if len(rows) < 2:
                 continue
-            noise = torch.randn(len(rows), generator.noise_dim, generator=draws).to(rows.device)
+            noise = torch.randn(len(rows), generator_network.noise_dim, generator=generator).to(rows.device)
             real = bank.standardized(bank.features[rows])
-            generated = bank.standardized(generator(noise, torch.full_like(rows, label)))
+            generated = bank.standardized(generator_network(noise, torch.full_like(rows, label)))
             among = torch.cdist(real, real, p=1)
             # The first of the sorted distances is a feature's own.
             radius = among.sort(dim=1).values[:, min(nearest, len(rows) - 1)]

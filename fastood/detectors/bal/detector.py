@@ -16,9 +16,11 @@ from fastood.detectors.bal.gan import ConditionalDiscriminator
 from fastood.detectors.bal.score import boundary_score
 from fastood.detectors.bal.settings import BoundarySettings
 from fastood.detectors.bal.trainer import BoundaryTraining
-from fastood.detectors.feature_extractor import Model
 from fastood.detectors.head_detector import HeadDetector
+from fastood.detectors.model_calls import Model
 from fastood.detectors.row_detector import Batches, State
+
+__all__ = ["BoundaryAwareDetector"]
 
 
 class BoundaryAwareDetector(HeadDetector):
@@ -79,14 +81,16 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _trained(self, bank: FeatureBank) -> State:
         settings = BoundarySettings(**self.boundary)
-        draws = torch.Generator().manual_seed(self.seed)
-        discriminator, generator = build_gan(self.head.in_features, self.head.out_features, settings, generator=draws)
+        rng = torch.Generator().manual_seed(self.seed)
+        discriminator, generator_network = build_gan(
+            self.head.in_features, self.head.out_features, settings, generator=rng
+        )
         training = BoundaryTraining(
             bank,
             discriminator=discriminator.to(bank.features.device),
-            generator=generator.to(bank.features.device),
+            generator_network=generator_network.to(bank.features.device),
             settings=settings,
-            draws=draws,
+            generator=rng,
         )
         while training.steps < training.total_steps:
             training.step()

@@ -13,6 +13,8 @@ from torch import Tensor
 from fastood.heads import GaussianStatistics
 from fastood.ops._features import check_features, check_finite_rows, check_labels
 
+__all__ = ["CHUNK", "COARSE", "FeatureBank"]
+
 COARSE = 0.01
 """Share of a feature's deviation that rounding to float32 may move it by."""
 CHUNK = 8192

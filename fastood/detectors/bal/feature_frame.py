@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from fastood.detectors.bal.feature_bank import FeatureBank
 from fastood.ops._validation import widened
 
+__all__ = ["NARROWEST", "Axes", "FeatureFrame"]
+
 Axes = Literal["principal", "features"]
 
 NARROWEST = 1e-4

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from fastood.common.initialization import initialize
 from fastood.detectors.bal.feature_frame import FeatureFrame
 
+__all__ = ["ConditionalDiscriminator", "ConditionalGenerator", "Conditioning"]
+
 Conditioning = Literal["distance", "projection", "concatenation"]
 
 

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = ["GeneratorForm", "NegativeForm", "generator_loss", "mode_seeking_loss", "negative_loss", "positive_loss"]
+
 NegativeForm = Literal["log-d", "log-one-minus-d"]
 GeneratorForm = Literal["saturating", "non-saturating"]
 

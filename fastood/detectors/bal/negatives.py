@@ -10,6 +10,8 @@ from torch import Tensor
 from fastood.detectors.bal.gan import ConditionalDiscriminator, ConditionalGenerator
 from fastood.heads import GaussianStatistics
 
+__all__ = ["LowDensityGaussian", "hard_features", "mismatched_labels", "step_down", "uniform_in_box"]
+
 
 def mismatched_labels(labels: Tensor, num_classes: int, *, generator: torch.Generator) -> Tensor:
     """T(c) of equation 8: for each label another one, all others alike.
@@ -130,7 +132,7 @@ def step_down(x: Tensor, discriminate: Callable[[Tensor], Tensor], epsilon: Tens
 
 def hard_features(
     discriminator: ConditionalDiscriminator,
-    generator: ConditionalGenerator,
+    generator_network: ConditionalGenerator,
     noise: Tensor,
     labels: Tensor,
     epsilon: Tensor,
@@ -139,7 +141,7 @@ def hard_features(
 
     Args:
         discriminator: D.
-        generator: G, in the same frame.
+        generator_network: G, in the same frame.
         noise: z `[N, z]`.
         labels: int64 `[N]` to generate under.
         epsilon: Step `[N, 1]`, in standard deviations.
@@ -147,10 +149,11 @@ def hard_features(
     Returns:
         `[N, d]`, without gradient.
     """
-    half, frame = len(noise) // 2, generator.frame
+    half, frame = len(noise) // 2, generator_network.frame
     with torch.no_grad():
-        direct = frame.enter(generator(noise[:half], labels[:half]))
+        direct = frame.enter(generator_network(noise[:half], labels[:half]))
     direct = step_down(direct, lambda x: discriminator(frame.leave(x), labels[:half]), epsilon[:half])
-    moved = step_down(noise[half:], lambda z: discriminator(generator(z, labels[half:]), labels[half:]), epsilon[half:])
+    of_moved = labels[half:]
+    moved = step_down(noise[half:], lambda z: discriminator(generator_network(z, of_moved), of_moved), epsilon[half:])
     with torch.no_grad():
-        return torch.cat([frame.leave(direct), generator(moved, labels[half:])])
+        return torch.cat([frame.leave(direct), generator_network(moved, of_moved)])

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fastood.scores import max_softmax_score
 
+__all__ = ["boundary_score"]
+
 
 def boundary_score(logits: Tensor, discriminator_logits: Tensor) -> Tensor:
     """`-log(p₁ p₂)` of Pei et al. 2022, equation 2: p₁ the largest softmax, p₂ = D(f; ĉ) for the class ĉ that has it.

@@ -10,6 +10,8 @@ from fastood.detectors.bal.feature_frame import Axes
 from fastood.detectors.bal.gan import Conditioning
 from fastood.detectors.bal.losses import GeneratorForm, NegativeForm
 
+__all__ = ["BoundarySettings", "Sampling"]
+
 Sampling = Literal["uniform", "gaussian"]
 
 

@@ -16,6 +16,8 @@ from fastood.detectors.bal.negatives import LowDensityGaussian, hard_features, m
 from fastood.detectors.bal.settings import BoundarySettings
 from fastood.ops.class_l1_nearest import ClassL1Index
 
+__all__ = ["BoundaryLosses", "BoundaryTraining"]
+
 _BETAS = (0.5, 0.999)
 
 
@@ -38,9 +40,10 @@ class BoundaryTraining:
         bank: Features of the training images, on the device of the networks.
         discriminator: D, of the bank's width and as many classes as the classifier has; trained in place, its
             frame fitted to the bank.
-        generator: G, likewise.
+        generator_network: G, as wide and with as many classes as the discriminator; trained in place, with the
+            discriminator's frame.
         settings: Hyper-parameters.
-        draws: Source of all randomness, on the CPU; belongs to this training from here on.
+        generator: Source of all randomness, on the CPU; belongs to this training from here on.
 
     Attributes:
         steps: Steps done.
@@ -55,25 +58,25 @@ class BoundaryTraining:
         bank: FeatureBank,
         *,
         discriminator: ConditionalDiscriminator,
-        generator: ConditionalGenerator,
+        generator_network: ConditionalGenerator,
         settings: BoundarySettings,
-        draws: torch.Generator,
+        generator: torch.Generator,
     ) -> None:
         if int(bank.classes[-1]) >= discriminator.num_classes:
             raise ValueError(
                 f"labels must be below the {discriminator.num_classes} classes of the discriminator, "
                 f"got {int(bank.classes[-1])}"
             )
-        self.bank, self.settings, self.draws = bank, settings, draws
-        self.discriminator, self.generator = discriminator, generator
+        self.bank, self.settings, self.generator = bank, settings, generator
+        self.discriminator, self.generator_network = discriminator, generator_network
         discriminator.frame.fit(bank, settings.axes)
-        generator.frame.load_state_dict(discriminator.frame.state_dict())
+        generator_network.frame.load_state_dict(discriminator.frame.state_dict())
         self._gaussian: LowDensityGaussian | None = None
         if settings.uniform and settings.sampling == "gaussian":
             self._gaussian = LowDensityGaussian(bank.statistics)
         self._nearest = ClassL1Index(bank.features, bank.labels)
         self._of_discriminator = torch.optim.Adam(discriminator.parameters(), lr=settings.learning_rate, betas=_BETAS)
-        self._of_generator = torch.optim.Adam(generator.parameters(), lr=settings.learning_rate, betas=_BETAS)
+        self._of_generator = torch.optim.Adam(generator_network.parameters(), lr=settings.learning_rate, betas=_BETAS)
         self.steps = 0
         self.batch_size = min(settings.batch_size, len(bank))
         self.total_steps = settings.steps
@@ -85,7 +88,7 @@ class BoundaryTraining:
             FloatingPointError: A loss is NaN or infinite. Of the discriminator's, nothing has moved then; of the
                 generator's, the discriminator has.
         """
-        index = torch.randint(len(self.bank), (self.batch_size,), generator=self.draws).to(self.bank.labels.device)
+        index = torch.randint(len(self.bank), (self.batch_size,), generator=self.generator).to(self.bank.labels.device)
         of_discriminator = self.discriminator_loss(self.bank.features[index], self.bank.labels[index])
         value = self._update(self._of_discriminator, of_discriminator, "the discriminator's loss")
         of_generator, nearest = self.generator_loss()
@@ -99,7 +102,7 @@ class BoundaryTraining:
         count = len(features)
         with torch.no_grad():
             noise, fake_labels = self._noise(count)
-            fake = self.generator(noise, fake_labels)
+            fake = self.generator_network(noise, fake_labels)
         positive = positive_loss(discriminate(features, labels))
         loss = positive + negative_loss(discriminate(fake, fake_labels))
         if settings.shuffle and discriminate.num_classes > 1:
@@ -114,15 +117,15 @@ class BoundaryTraining:
 
     def generator_loss(self) -> tuple[Tensor, Tensor]:
         """`L_g` of a batch (equation 12) with the mode-seeking term, and the mean distance that its regulariser has."""
-        settings, frame = self.settings, self.generator.frame
+        settings, frame = self.settings, self.generator_network.frame
         noise, labels = self._noise(self.batch_size)
-        generated = self.generator(noise, labels)
+        generated = self.generator_network(noise, labels)
         nearest = self._nearest.nearest(generated, labels)[0].mean()
         loss = generator_loss(self.discriminator(generated, labels), form=settings.generator_form)
         loss = loss + settings.nearest_weight * nearest
         if settings.mode_seeking_weight > 0:
             other = self._random(*noise.shape)
-            made = (frame.enter(generated), frame.enter(self.generator(other, labels)))
+            made = (frame.enter(generated), frame.enter(self.generator_network(other, labels)))
             loss = loss + settings.mode_seeking_weight * mode_seeking_loss((noise, other), made)
         return loss, nearest.detach()
 
@@ -130,23 +133,23 @@ class BoundaryTraining:
         """REM: features that are mostly out-of-distribution, of a batch `[N, d]` or the Gaussians; random labels."""
         if self._gaussian is not None:
             labels = self._random_labels(count)
-            return self._gaussian.sample(labels, generator=self.draws), labels
-        labels = torch.randint(self.discriminator.num_classes, (count,), generator=self.draws).to(features.device)
+            return self._gaussian.sample(labels, generator=self.generator), labels
+        labels = torch.randint(self.discriminator.num_classes, (count,), generator=self.generator).to(features.device)
         frame = self.discriminator.frame
-        box = uniform_in_box(frame.enter(features), count, generator=self.draws)
+        box = uniform_in_box(frame.enter(features), count, generator=self.generator)
         return frame.leave(box), labels
 
     def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
         """RSM: generated features pushed down the discriminator's slope, and the labels they were generated under."""
         noise, labels = self._noise(count)
         epsilon = self._random(count, 1).abs() * self.settings.epsilon
-        return hard_features(self.discriminator, self.generator, noise, labels, epsilon), labels
+        return hard_features(self.discriminator, self.generator_network, noise, labels, epsilon), labels
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on exactly as this one would, but the networks' own weights."""
         return {
             "steps": self.steps,
-            "draws": self.draws.get_state(),
+            "draws": self.generator.get_state(),
             "of_discriminator": self._of_discriminator.state_dict(),
             "of_generator": self._of_generator.state_dict(),
         }
@@ -154,7 +157,7 @@ class BoundaryTraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, with the same bank and the networks' weights of then."""
         self.steps = state["steps"]
-        self.draws.set_state(state["draws"])
+        self.generator.set_state(state["draws"])
         self._of_discriminator.load_state_dict(state["of_discriminator"])
         self._of_generator.load_state_dict(state["of_generator"])
 
@@ -172,16 +175,17 @@ class BoundaryTraining:
         return negative_loss(logits, form=self.settings.negative_form, floor=self.settings.floor)
 
     def _mismatched(self, labels: Tensor) -> Tensor:
-        return mismatched_labels(labels.cpu(), self.discriminator.num_classes, generator=self.draws).to(labels.device)
+        mismatched = mismatched_labels(labels.cpu(), self.discriminator.num_classes, generator=self.generator)
+        return mismatched.to(labels.device)
 
     def _noise(self, count: int) -> tuple[Tensor, Tensor]:
-        return self._random(count, self.generator.noise_dim), self._random_labels(count)
+        return self._random(count, self.generator_network.noise_dim), self._random_labels(count)
 
     def _random(self, *size: int) -> Tensor:
-        return torch.randn(*size, generator=self.draws).to(self.bank.features.device)
+        return torch.randn(*size, generator=self.generator).to(self.bank.features.device)
 
     def _random_labels(self, count: int) -> Tensor:
         """Of the classes that have features: of others there is nothing to imitate."""
-        chosen = torch.randint(len(self.bank.classes), (count,), generator=self.draws)
+        chosen = torch.randint(len(self.bank.classes), (count,), generator=self.generator)
         labels: Tensor = self.bank.classes[chosen.to(self.bank.classes.device)]
         return labels

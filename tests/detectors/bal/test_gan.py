@@ -81,7 +81,7 @@ def test_mode_seeking_keeps_the_generator_spread():
         made = training(features, labels, settings)
         while made.steps < made.total_steps:
             made.step()
-        reached = generator_coverage(made.generator, made.bank, draws=torch.Generator().manual_seed(0))
+        reached = generator_coverage(made.generator_network, made.bank, generator=torch.Generator().manual_seed(0))
         spreads[weight] = reached.spread
     assert spreads[3.0] > 2 * spreads[0.0]
     assert spreads[3.0] > 0.5
@@ -114,11 +114,11 @@ def test_coverage_tells_a_faithful_generator_from_a_collapsed_one(generator: tor
     faithful = Repeat(4, 2, noise_dim=4)
     collapsed = Repeat(4, 2, noise_dim=4)
     collapsed.scale = 0.0
-    good = generator_coverage(faithful, bank, draws=generator)
-    bad = generator_coverage(collapsed, bank, draws=generator)
+    good = generator_coverage(faithful, bank, generator=generator)
+    bad = generator_coverage(collapsed, bank, generator=generator)
     assert good.coverage > 0.9
     assert good.spread == pytest.approx(1, abs=0.1)
     assert bad.coverage < 0.2
     assert bad.spread == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="bank must have a class with at least two features, got none"):
-        generator_coverage(faithful, FeatureBank(torch.randn(2, 4), torch.arange(2)), draws=generator)
+        generator_coverage(faithful, FeatureBank(torch.randn(2, 4), torch.arange(2)), generator=generator)

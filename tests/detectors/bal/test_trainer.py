@@ -30,7 +30,9 @@ def training(
     draws = torch.Generator().manual_seed(seed)
     bank = FeatureBank(features, labels)
     discriminator, imitator = build_gan(features.shape[1], int(labels.max()) + 1, settings, generator=draws)
-    return BoundaryTraining(bank, discriminator=discriminator, generator=imitator, settings=settings, draws=draws)
+    return BoundaryTraining(
+        bank, discriminator=discriminator, generator_network=imitator, settings=settings, generator=draws
+    )
 
 
 def clusters(*, rows: int = 400, classes: int = 2, width: int = 2) -> tuple[Tensor, Tensor]:
@@ -81,7 +83,7 @@ def test_discriminator_loss_is_equation_11(form: str):
     features, labels = (part[:20] for part in clusters())
     settings = replace(SMALL, negative_form=form, uniform_weight=0.3, hard_weight=0.6)
     made = training(features, labels, settings)
-    before = made.draws.get_state()
+    before = made.generator.get_state()
     got = made.discriminator_loss(features, labels)
 
     def d(x: Tensor, c: Tensor) -> Tensor:
@@ -90,9 +92,9 @@ def test_discriminator_loss_is_equation_11(form: str):
     def negative(x: Tensor, c: Tensor) -> Tensor:
         return d(x, c).log().mean() if form == "log-d" else -(1 - d(x, c)).log().mean()
 
-    made.draws.set_state(before)
+    made.generator.set_state(before)
     noise, of_fake = made._noise(20)
-    fake = made.generator(noise, of_fake)
+    fake = made.generator_network(noise, of_fake)
     wrong = made._mismatched(labels)
     trivial, of_trivial = made.trivial_features(features, 20)
     hard, of_hard = made.hard_features(20)
@@ -120,11 +122,11 @@ def test_generator_loss_is_equation_12(seeking: float):
     """And mode seeking, in standardised coordinates, where it is asked for."""
     features, labels = clusters()
     made = training(features, labels, replace(SMALL, nearest_weight=0.5, mode_seeking_weight=seeking))
-    before = made.draws.get_state()
+    before = made.generator.get_state()
     got, nearest = made.generator_loss()
-    made.draws.set_state(before)
+    made.generator.set_state(before)
     noise, of_noise = made._noise(32)
-    generated = made.generator(noise, of_noise)
+    generated = made.generator_network(noise, of_noise)
     d = torch.sigmoid(made.discriminator(generated, of_noise))
     distances = (generated[:, None] - features[None]).abs().sum(2)
     distances[of_noise[:, None] != labels[None]] = math.inf
@@ -132,8 +134,8 @@ def test_generator_loss_is_equation_12(seeking: float):
     want = (1 - d).log().mean() + 0.5 * distances.amin(1).mean()
     if seeking > 0:
         other = made._random(32, 4)
-        difference = made.generator.frame.enter(made.generator(other, of_noise))
-        difference = difference - made.generator.frame.enter(generated)
+        difference = made.generator_network.frame.enter(made.generator_network(other, of_noise))
+        difference = difference - made.generator_network.frame.enter(generated)
         want = want + seeking * ((other - noise).abs().mean(1) / (difference.abs().mean(1) + 1e-3)).mean()
     torch.testing.assert_close(got, want)
 
@@ -178,11 +180,11 @@ def test_hard_features_score_lower_than_what_they_came_from():
     made = training(features, labels, replace(SMALL, epsilon=0.05))
     for _ in range(20):
         made.step()
-    before = made.draws.get_state()
+    before = made.generator.get_state()
     hard, of_hard = made.hard_features(400)
-    made.draws.set_state(before)
+    made.generator.set_state(before)
     with torch.no_grad():
-        plain = made.generator(*made._noise(400))
+        plain = made.generator_network(*made._noise(400))
         change = made.discriminator(hard, of_hard) - made.discriminator(plain, of_hard)
     for half in (change[:200], change[200:]):
         assert (half < 1e-4).float().mean() > 0.95
@@ -267,7 +269,7 @@ def test_training_goes_on_exactly_where_it_was():
     whole = training(features, labels)
     for _ in range(3):
         whole.step()
-    networks = {name: getattr(whole, name).state_dict() for name in ("discriminator", "generator")}
+    networks = {name: getattr(whole, name).state_dict() for name in ("discriminator", "generator_network")}
     networks, state = deepcopy((networks, whole.state_dict()))
     resumed = training(features, labels, seed=9)
     for name, weights in networks.items():
@@ -313,15 +315,15 @@ def test_labels_beyond_the_discriminator_are_named():
     discriminator, imitator = build_gan(2, 2, SMALL, generator=draws)
     bank = FeatureBank(torch.randn(3, 2), torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="labels must be below the 2 classes of the discriminator, got 2"):
-        BoundaryTraining(bank, discriminator=discriminator, generator=imitator, settings=SMALL, draws=draws)
+        BoundaryTraining(bank, discriminator=discriminator, generator_network=imitator, settings=SMALL, generator=draws)
 
 
 def test_a_loss_that_is_not_finite_moves_nothing():
     made = training(*clusters())
     with torch.no_grad():
         made.discriminator.output.bias.fill_(math.nan)
-    weights = made.generator.body[0].weight.clone()
+    weights = made.generator_network.body[0].weight.clone()
     with pytest.raises(FloatingPointError, match="the discriminator's loss is nan"):
         made.step()
-    assert torch.equal(made.generator.body[0].weight, weights)
+    assert torch.equal(made.generator_network.body[0].weight, weights)
     assert made.steps == 0

@@ -77,9 +77,9 @@ class BoundaryStageRun:
         return BoundaryTraining(
             self.stage.bank_of(self.model.classifier, self.context),
             discriminator=self.model.discriminator,
-            generator=self.model.generator,
+            generator_network=self.model.generator,
             settings=self.stage.settings,
-            draws=named_generator(self.context.seed, self.rng_name),
+            generator=named_generator(self.context.seed, self.rng_name),
         )
 
     def train_step(self) -> float:
@@ -110,7 +110,7 @@ class BoundaryStageRun:
         scalars = {"generator_loss": self._losses.generator, "nearest_distance": self._losses.nearest}
         if self.step == self.total_steps:
             rng = named_generator(self.context.seed, self.rng_name, "coverage")
-            reached = generator_coverage(self.model.generator, self.training.bank, draws=rng)
+            reached = generator_coverage(self.model.generator, self.training.bank, generator=rng)
             scalars |= {"generator_coverage": reached.coverage, "generator_spread": reached.spread}
         return scalars
 
