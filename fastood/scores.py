@@ -1,4 +1,4 @@
-"""Detection scores computed from logits; higher means more out-of-distribution."""
+"""Out-of-distribution scores of logits; a higher score is more out-of-distribution."""
 
 import torch
 from torch import Tensor
@@ -28,11 +28,12 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def max_softmax_score(logits: Tensor) -> Tensor:
-    """Maximum-softmax score in log-odds: `log((1 - p) / p)` with `p = max_k softmax(logits)_k`.
+    """Compute the maximum-softmax score in log-odds: `log((1 - p) / p)` with `p = max_k softmax(logits)_k`.
 
-    The maximum softmax probability (Hendrycks & Gimpel 2017; the score of Li & Vasconcelos 2020, section 5.1)
-    rounds to exactly 1 for many confident rows, which turns a ranking into ties. Its log-odds rank rows alike and keep
-    two confident rows apart whatever their margin. `fastood.ops.logit_scores` has this score among others, in float32.
+    The maximum softmax probability (Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136; the score of Li &
+    Vasconcelos 2020, section 5.1) rounds to exactly 1 for many confident rows, which turns a ranking into ties. Its
+    log-odds have the same ranking and keep confident rows distinct whatever their margin. `fastood.ops.logit_scores`
+    computes this score together with others, in float32.
 
     Args:
         logits: `[N, K]`, any floating dtype; K of at least 1. Logits of -inf are masked classes.
@@ -53,10 +54,10 @@ def max_softmax_score(logits: Tensor) -> Tensor:
 
 
 def max_logit_score(logits: Tensor) -> Tensor:
-    """Negative of the largest logit: `-max_k v_k` (Hendrycks et al. 2022).
+    """Compute the negative of the largest logit: `-max_k v_k` (Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132).
 
-    Of negative Mahalanobis distances it is the squared distance to the nearest class, and ranks as one minus the
-    confidence exp(max h) of Wu et al. 2023 does, without rounding to 1 far away.
+    For logits that are negative Mahalanobis distances this is the squared distance to the nearest class. It has the
+    ranking of one minus the confidence exp(max h) of Wu et al. 2023, but does not round to 1 far away.
 
     Args:
         logits: `[N, K]`, any floating dtype; K of at least 1.
@@ -77,7 +78,17 @@ def max_logit_score(logits: Tensor) -> Tensor:
 
 
 def energy_score(logits: Tensor) -> Tensor:
-    """Energy `-logsumexp(v)` at temperature 1 (Liu et al. 2020, eq. 6); arguments and errors as in `max_logit_score`.
+    """Compute the energy `-logsumexp(v)` at temperature 1 (Liu et al. 2020, eq. 6, https://arxiv.org/abs/2010.03759).
+
+    Args:
+        logits: `[N, K]`, any floating dtype; K of at least 1.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a logit is NaN or +inf.
+
+    Raises:
+        TypeError: If `logits` is not floating point.
+        ValueError: If `logits` is not two-dimensional or has no class.
 
     Example:
         >>> import torch
@@ -88,10 +99,11 @@ def energy_score(logits: Tensor) -> Tensor:
 
 
 def reject_sum_score(logits: Tensor, num_reject: int) -> Tensor:
-    """Summed probability s of the reject classes in log-odds: `log(s / (1 - s))` (Mohseni et al. 2020).
+    """Compute the summed probability s of the reject classes in log-odds: `log(s / (1 - s))`.
 
-    The score of its "Detection Inference". One softmax is over all K + k logits. s itself rounds to exactly 1 for most
-    outliers of a trained network.
+    This is the score of the section "Detection Inference" of Mohseni et al. 2020
+    (https://ojs.aaai.org/index.php/AAAI/article/view/5966). The softmax is over all K + k logits. s itself rounds to
+    exactly 1 for most outliers of a trained network.
 
     Args:
         logits: `[N, K + k]`, any floating dtype; the last k are reject classes. Logits of -inf are masked classes.
@@ -115,9 +127,14 @@ def reject_sum_score(logits: Tensor, num_reject: int) -> Tensor:
 
 
 def reject_max_score(logits: Tensor, num_reject: int) -> Tensor:
-    """Largest probability p of a reject class in log-odds: `log(p / (1 - p))` (Mohseni et al. 2020, table 2).
+    """Compute the largest probability p of a reject class in log-odds: `log(p / (1 - p))` (Mohseni et al., table 2).
 
-    Arguments, result and errors as in `reject_sum_score`.
+    Args:
+        logits: `[N, K + k]`, any floating dtype; the last k are reject classes.
+        num_reject: k, at least 1 and below the number of logits.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a logit is NaN or +inf. Errors are those of `reject_sum_score`.
 
     Example:
         >>> import torch
@@ -127,20 +144,24 @@ def reject_max_score(logits: Tensor, num_reject: int) -> Tensor:
     num_reject = _check_reject(logits, num_reject)
     v = _float64(logits)
     largest, position = v[:, -num_reject:].max(dim=1, keepdim=True)
+    # log p - log(1 - p) is the logit minus the logsumexp of all others, which does not round where p does.
     others = v.scatter(1, position + v.shape[1] - num_reject, -torch.inf)
     return largest.squeeze(1) - others.logsumexp(dim=1)
 
 
 def reject_weighted_score(logits: Tensor, num_reject: int, weights: Tensor) -> Tensor:
-    """Weighted sum `s = Σ_j w_j f_j` over the reject classes in log-odds (Mohseni et al. 2020, table 2).
+    """Compute the weighted sum `s = Σ_j w_j f_j` over the reject classes in log-odds (Mohseni et al. 2020, table 2).
 
-    The weights are divided by their largest, which changes no ranking and keeps s a probability; where all are equal
-    this is `reject_sum_score`. Arguments, result and errors otherwise as there.
+    The weights are divided by the largest one, which keeps the ranking and makes s a probability. With equal weights
+    this is `reject_sum_score`, whose errors it raises.
 
     Args:
-        logits: `[N, K + k]`.
-        num_reject: k.
+        logits: `[N, K + k]`, any floating dtype; the last k are reject classes.
+        num_reject: k, at least 1 and below the number of logits.
         weights: `[k]`, finite and at least 0, one of them above 0.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a logit is NaN or +inf.
 
     Example:
         >>> import torch
@@ -152,17 +173,24 @@ def reject_weighted_score(logits: Tensor, num_reject: int, weights: Tensor) -> T
     v, w = _float64(logits), weights.to(logits.device, torch.float64)
     w = w / w.max()
     reject = v[:, -num_reject:]
+    # 1 - s = Σ_id f + Σ_j (1 - w_j) f_j: both sums stay in logarithms, so that s may round to 0 or 1.
     against = torch.cat([v[:, :-num_reject], reject + torch.log1p(-w)], dim=1)
     return (reject + w.log()).logsumexp(dim=1) - against.logsumexp(dim=1)
 
 
 def reject_entropy_score(logits: Tensor, num_reject: int) -> Tensor:
-    """`-H_out`, the negative entropy of a softmax over the reject classes alone (Mohseni et al. 2020, table 2).
+    """Compute `-H_out`, the negative entropy of a softmax over the reject classes alone (Mohseni et al. 2020, table 2).
 
-    An outlier has one reject class that it belongs to, an in-distribution image none. The paper does not say whether
-    this softmax is over all classes; its signs (`-sum`, `H_out`, `H_out - H_in` side by side) only agree if it is not:
-    of the terms of one softmax over all, sum and entropy rise and fall together. Arguments, result and errors as in
-    `reject_sum_score`.
+    An outlier belongs to one reject class, an in-distribution image to none. The paper leaves open whether the softmax
+    is over all classes. Its signs (`-sum`, `H_out`, `H_out - H_in`) agree only if it is not: in a softmax over all
+    classes the sum and the entropy of the reject terms rise and fall together.
+
+    Args:
+        logits: `[N, K + k]`, any floating dtype; the last k are reject classes.
+        num_reject: k, at least 1 and below the number of logits.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a reject logit is NaN or +inf. Errors are those of `reject_sum_score`.
 
     Example:
         >>> import torch
@@ -174,10 +202,16 @@ def reject_entropy_score(logits: Tensor, num_reject: int) -> Tensor:
 
 
 def reject_entropy_difference_score(logits: Tensor, num_reject: int) -> Tensor:
-    """`H_in - H_out`, each of a softmax of its own (Mohseni et al. 2020, table 2, where the sign is turned).
+    """Compute `H_in - H_out`, the negative of a score in Mohseni et al. 2020, table 2.
 
-    H_in is of the in-distribution classes, as `H_out` in `reject_entropy_score` is of the reject classes; arguments,
-    result and errors as there.
+    H_in is the entropy of a softmax over the in-distribution classes alone, H_out of one over the reject classes alone.
+
+    Args:
+        logits: `[N, K + k]`, any floating dtype; the last k are reject classes.
+        num_reject: k, at least 1 and below the number of logits.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a logit is NaN or +inf. Errors are those of `reject_sum_score`.
 
     Example:
         >>> import torch
@@ -189,11 +223,19 @@ def reject_entropy_difference_score(logits: Tensor, num_reject: int) -> Tensor:
 
 
 def reject_combined_score(logits: Tensor, num_reject: int, weights: Tensor) -> Tensor:
-    """`Σ_j w_j f_j - w_{k+1} H_out + w_{k+2} H_in` over the reject classes j (Mohseni et al. 2020, table 2, last row).
+    """Compute `Σ_j w_j f_j - w_{k+1} H_out + w_{k+2} H_in` over the reject classes j.
 
-    The entropies are those of `reject_entropy_difference_score`; f is of the softmax over all classes. Arguments and
-    errors as in `reject_weighted_score`, with two more weights. Scores are plain, and round where f does: probabilities
-    and entropies have no logarithm in common.
+    This is the last row of table 2 of Mohseni et al. 2020. The entropies are those of
+    `reject_entropy_difference_score`; f is the softmax over all classes. The score is not in log-odds and rounds where
+    f does: a sum of probabilities and entropies has no stable logarithm.
+
+    Args:
+        logits: `[N, K + k]`, any floating dtype; the last k are reject classes.
+        num_reject: k, at least 1 and below the number of logits.
+        weights: `[k + 2]`, finite and at least 0, one of them above 0.
+
+    Returns:
+        Scores `[N]` in float64; NaN where a logit is NaN or +inf. Errors are those of `reject_weighted_score`.
 
     Example:
         >>> import torch
@@ -208,7 +250,7 @@ def reject_combined_score(logits: Tensor, num_reject: int, weights: Tensor) -> T
 
 
 def _float64(logits: Tensor) -> Tensor:
-    """float64, and NaN throughout a row that has a NaN or +inf."""
+    """Return logits in float64, with rows of NaN where a row has a NaN or +inf."""
     v = logits.to(torch.float64)
     return v.masked_fill((v.isnan() | (v == torch.inf)).any(dim=1, keepdim=True), torch.nan)
 

@@ -1,7 +1,7 @@
 """Exact detection metrics: AUROC, AUPR and FPR at a TPR, their curves, and the protocols of the papers.
 
-Scores follow one convention everywhere: higher means more out-of-distribution (OOD). Every result carries
-what its numbers depend on: the positive class, the image counts and, for a protocol, its name and repeats.
+In every function a higher score means more out-of-distribution (OOD). Every result holds the settings that its numbers
+depend on: the positive class, the image counts and, for a protocol, its name and repeats.
 """
 
 from fastood.metrics.bootstrap import bootstrap_differences, bootstrap_metrics

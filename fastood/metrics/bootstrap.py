@@ -56,42 +56,43 @@ def bootstrap_metrics(
     positive: Positive = "ood",
     ood_per_id: float | None = None,
 ) -> BootstrapResult[Interval]:
-    """Intervals for the metrics of one detector: what other test images would have given.
+    """Compute bootstrap intervals for the metrics of one detector.
 
-    ID and OOD images are resampled apart, as counts over the scores, which are sorted once. The spread is that of the
-    test images; it says nothing of training, which takes other seeds.
+    ID and OOD images are resampled separately, as counts over the scores, which are sorted once. The intervals cover
+    the choice of test images. They do not cover training: train with several seeds for that.
 
-    "bca" shifts the quantiles for bias, the share of replicates below the estimate, and for acceleration, from the
-    jackknife of both classes, whose values are exact and cost one pass. The acceleration of an FPR, read at a quantile,
-    is no consistent estimate; its percentile interval is.
+    "bca" (Efron 1987) corrects the quantiles for bias, the share of replicates below the estimate, and for
+    acceleration, estimated by an exact jackknife of both classes in one pass. It is the default of
+    `scipy.stats.bootstrap`; percentiles do not correct for the skew of metrics near 0 or 1. The acceleration of an
+    FPR, which is read at a quantile, is not a consistent estimate: take "percentile" for FPRs.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
-        ood_scores: [M] OOD scores, same dtype and device.
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
+        ood_scores: `[M]` OOD scores, same dtype and device.
         generator: Source of the replicates, on any device; the same state gives the same replicates on every device.
         replicates: Number of resamplings, at least 2.
         level: Confidence, in (0, 1).
         method: Kind of interval; "bca" needs two scores of each class.
-        resampling: How images are drawn.
+        resampling: Resampling scheme of the images.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class of `fpr_at_tpr`.
         ood_per_id: OOD images per ID image for which AUPR is stated, as in `pr_curve`, to within 0.1 %; by default the
-            ratio M / N at hand. Not for "bca".
+            ratio M / N of the scores. Must be None for "bca".
 
     Returns:
-        Fractions, float64. The interval of a metric is one point where the metric cannot vary, such as of separated
-        scores: 1,000 images without an error are not known to be without.
+        Fractions, float64. Where a metric is the same in every replicate, as for perfectly separated scores, its
+        interval is a single point; that does not mean that the error of other images is 0.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype; a `generator` that is none.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; another argument out of range;
-            a Poisson replicate without any image of a class.
+        TypeError: If scores are not numeric, are complex or differ in dtype, or `generator` is not a `torch.Generator`.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, another argument is out of
+            range, or a Poisson replicate has no image of a class.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> id_scores, ood_scores = torch.randn(500, generator=g), 1 + torch.randn(200, generator=g)
-        >>> found = bootstrap_metrics(id_scores, ood_scores, generator=g).auroc
-        >>> round(found.estimate, 2), round(found.low, 2), round(found.high, 2)
+        >>> interval = bootstrap_metrics(id_scores, ood_scores, generator=g).auroc
+        >>> round(interval.estimate, 2), round(interval.low, 2), round(interval.high, 2)
         (0.77, 0.73, 0.81)
     """
     replicates, level, tpr = _checked_settings(replicates, level, method, resampling, tpr, positive)
@@ -129,34 +130,35 @@ def bootstrap_differences(
     positive: Positive = "ood",
     ood_per_id: float | None = None,
 ) -> BootstrapResult[Difference]:
-    """Percentile intervals and p-values for the differences between two detectors of the same images.
+    """Compute percentile intervals and p-values for the differences between two detectors on the same images.
 
-    Every replicate draws images, and both detectors are measured on these: what the images have in common cancels, so
-    that a difference can be certain between detectors whose own intervals overlap.
+    Every replicate evaluates both detectors on the same resampled images. Effects of the images on both cancel, so a
+    difference can be significant although the intervals of the two detectors overlap.
 
     Args:
-        id_scores: [N] in-distribution scores of the first detector.
-        ood_scores: [M] OOD scores of the first detector.
-        other_id_scores: [N] scores of the second detector, of the same images in the same order; any dtype.
-        other_ood_scores: [M] likewise.
-        generator: As in `bootstrap_metrics`, like all that follow.
+        id_scores: `[N]` in-distribution scores of the first detector.
+        ood_scores: `[M]` OOD scores of the first detector.
+        other_id_scores: `[N]` scores of the second detector, of the same images in the same order; any dtype.
+        other_ood_scores: `[M]` scores of the second detector, of the same OOD images in the same order.
+        generator: Source of the replicates, on any device; the same state gives the same replicates on every device.
         replicates: Number of resamplings, at least 2; a p-value is at least 2 / (replicates + 1).
         level: Confidence, in (0, 1).
-        resampling: How images are drawn.
+        resampling: Resampling scheme of the images.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class of `fpr_at_tpr`.
-        ood_per_id: As in `bootstrap_metrics`.
+        ood_per_id: OOD images per ID image for which AUPR is stated, to within 0.1 %; by default the ratio M / N.
 
     Raises:
-        TypeError: As `bootstrap_metrics`.
-        ValueError: As `bootstrap_metrics`, or other counts of images.
+        TypeError: If `bootstrap_metrics` raises it for either detector.
+        ValueError: If `bootstrap_metrics` raises it for either detector, or the detectors differ in the counts of
+            images.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> id_images, ood_images = torch.randn(500, generator=g), 1 + torch.randn(200, generator=g)
         >>> noisy = [scores + torch.randn(len(scores), generator=g) for scores in (id_images, ood_images)]
-        >>> found = bootstrap_differences(id_images, ood_images, *noisy, generator=g).auroc
-        >>> found.low > 0, round(found.p_value, 3)
+        >>> difference = bootstrap_differences(id_images, ood_images, *noisy, generator=g).auroc
+        >>> difference.low > 0, round(difference.p_value, 3)
         (True, 0.002)
     """
     replicates, level, tpr = _checked_settings(replicates, level, "percentile", resampling, tpr, positive)
@@ -165,7 +167,7 @@ def bootstrap_differences(
     pairs = ranked(*first_scores), ranked(*second_scores)
     id_count, ood_count = (len(scores) for scores in first_scores)
     repeats = _repeats(ood_per_id, id_count, ood_count)
-    # Bad arguments have raised by now: the generator moves only for a call that draws.
+    # All checks come first, so that a failed call leaves the generator's state unchanged.
     resample = _Resample(_seed_from(generator), replicates, resampling, tpr, positive, repeats)
     (first, first_drawn), (second, second_drawn) = map(resample, pairs)
     differences = {
@@ -176,7 +178,7 @@ def bootstrap_differences(
 
 @dataclass(frozen=True)
 class _Resample:
-    """The metrics of a detector and of its replicates; images are what is drawn, the same for every detector."""
+    """Metrics of a detector and of its replicates; every detector is evaluated on the same drawn images."""
 
     seed: int
     replicates: int
@@ -184,7 +186,7 @@ class _Resample:
     tpr: float
     positive: Positive
     repeats: tuple[int, int] = (1, 1)
-    """How often each ID and each OOD image counts."""
+    """Weight of each ID and of each OOD image."""
 
     def __call__(self, pair: RankedPair) -> tuple[dict[str, float], dict[str, Tensor]]:
         id_keys, ood_keys = sort_scores(pair.id_scores), sort_scores(pair.ood_scores)
@@ -194,7 +196,7 @@ class _Resample:
             ood_keys,
             seed=0,
             replicates=1,
-            scheme="subset",  # of all: what was observed
+            scheme="subset",  # a subset of all images is the observed sample
             id_size=len(id_keys),
             id_repeats=id_repeats,
             ood_repeats=ood_repeats,
@@ -206,6 +208,7 @@ class _Resample:
             seed=self.seed,
             replicates=self.replicates,
             scheme=self.resampling,
+            # Replicates draw images, not ranks: through these, two detectors get the same images.
             id_index=pair.id_scores.argsort(),
             ood_index=pair.ood_scores.argsort(),
             id_repeats=id_repeats,
@@ -221,15 +224,15 @@ class _Resample:
         return {name: float(value) for name, value in self._named(observed).items()}, self._named(drawn)
 
     def result(
-        self, found: dict[str, AnyInterval], level: float, method: IntervalMethod, id_count: int, ood_count: int
+        self, intervals: dict[str, AnyInterval], level: float, method: IntervalMethod, id_count: int, ood_count: int
     ) -> BootstrapResult[AnyInterval]:
-        """What was found, with what it depends on."""
+        """Return the intervals with the settings that they depend on."""
         return BootstrapResult(
-            auroc=found["auroc"],
-            aupr_in=found["aupr_in"],
-            aupr_out=found["aupr_out"],
-            fpr_at_tpr=found["fpr_at_tpr"],
-            detection_error=found["detection_error"],
+            auroc=intervals["auroc"],
+            aupr_in=intervals["aupr_in"],
+            aupr_out=intervals["aupr_out"],
+            fpr_at_tpr=intervals["fpr_at_tpr"],
+            detection_error=intervals["detection_error"],
             level=level,
             method=method,
             resampling=self.resampling,
@@ -266,20 +269,20 @@ def _accelerations(id_scores: Tensor, ood_scores: Tensor, tpr: float, positive: 
 
 
 def _repeats(ood_per_id: float | None, id_count: int, ood_count: int) -> tuple[int, int]:
-    """How often ID and OOD images count, for `ood_per_id` OOD images to one ID image; None for as many as there are."""
+    """Return the weights of ID and OOD images for `ood_per_id` OOD images per ID image; (1, 1) for None."""
     if ood_per_id is None:
         return 1, 1
     ood_per_id = checked_positive("ood_per_id", ood_per_id, otherwise=", or None")
-    wanted = decimal_fraction(ood_per_id) * id_count / ood_count
-    # The larger number over the smaller: rounding to a denominator of 1,000 moves it by less than 0.1 %.
-    if wanted >= 1:
-        ood_repeats, id_repeats = wanted.limit_denominator(1000).as_integer_ratio()
+    ratio = decimal_fraction(ood_per_id) * id_count / ood_count
+    # The ratio is taken as a number of at least 1: rounding it to a denominator of 1,000 changes it by less than 0.1 %.
+    if ratio >= 1:
+        ood_repeats, id_repeats = ratio.limit_denominator(1000).as_integer_ratio()
     else:
-        id_repeats, ood_repeats = (1 / wanted).limit_denominator(1000).as_integer_ratio()
+        id_repeats, ood_repeats = (1 / ratio).limit_denominator(1000).as_integer_ratio()
     if id_repeats > most_repeats(id_count) or ood_repeats > most_repeats(ood_count):
         raise ValueError(
-            f"ood_per_id must be nearer to the {ood_count} OOD images for {id_count} ID images that there are, "
-            f"got {ood_per_id:g}: counts of either stay below 2^31"
+            f"ood_per_id must be nearer to the ratio of the {ood_count} OOD images and {id_count} ID images, "
+            f"got {ood_per_id:g}: weighted counts of either class must stay below 2^31"
         )
     return id_repeats, ood_repeats
 
@@ -291,7 +294,7 @@ def _seed_from(generator: torch.Generator) -> int:
 def _checked_settings(
     replicates: int, level: float, method: IntervalMethod, resampling: Resampling, tpr: float, positive: Positive
 ) -> tuple[int, float, float]:
-    """Replicates, level and TPR as plain numbers."""
+    """Check the settings and return replicates, level and TPR as plain numbers."""
     replicates = as_integer("replicates", replicates, 2, wanted="at least 2")
     replicates = as_integer("replicates", replicates, 2, 2**32 - 1, wanted="below 2^32")
     level = checked_between("level", level)

@@ -1,4 +1,4 @@
-"""Thresholds for deployment: how many in-distribution images a detector may flag, promised from held-out ones."""
+"""Thresholds for deployment, with a guaranteed rate of flagged in-distribution images from held-out ones."""
 
 from dataclasses import dataclass
 from math import ceil, exp, floor, inf, lgamma, log, log1p
@@ -18,21 +18,21 @@ _FORMAT = 1
 
 
 def threshold_at_tpr(scores: Values, *, tpr: float = 0.95, positive: Positive = "id") -> float:
-    """The strictest threshold at which a share of one class's scores is on its side.
+    """Return the strictest threshold that reaches a true-positive rate.
 
     Args:
-        scores: [N] scores of the positive class, higher = more OOD; bool, integer or floating point.
-        tpr: Share of them, in (0, 1].
+        scores: `[N]` scores of the positive class, higher = more OOD; bool, integer or floating point.
+        tpr: Share of these scores to accept or flag, in (0, 1].
         positive: "id": scores ≤ the threshold are accepted as in-distribution, for held-out ID scores. "ood": scores ≥
             it are flagged, for OOD scores.
 
     Returns:
-        The ⌈tpr · N⌉-th smallest ("id") or largest ("ood") score, as `detection_metrics` has it in `threshold`. It is
-        that of these N images; for a promise about others see `ScoreCalibration`.
+        The ⌈tpr · N⌉-th smallest ("id") or largest ("ood") score, equal to `threshold` of
+        `detection_metrics`. It describes these N images; for a guarantee about new images see `ScoreCalibration`.
 
     Raises:
-        TypeError: Scores that are no numbers, or complex; `tpr` that is no number.
-        ValueError: Scores that are empty, not 1-D or hold NaN; `tpr` or `positive` out of range.
+        TypeError: If scores are not numeric or complex, or `tpr` is not a number.
+        ValueError: If scores are empty, not 1-D or hold NaN, or `tpr` or `positive` is out of range.
 
     Example:
         >>> threshold_at_tpr(torch.arange(100))
@@ -47,11 +47,12 @@ def threshold_at_tpr(scores: Values, *, tpr: float = 0.95, positive: Positive = 
 
 @dataclass(frozen=True, eq=False)
 class ScoreCalibration:
-    """Held-out in-distribution scores, against which others are judged (conformal outlier detection).
+    """Calibration by held-out in-distribution scores (conformal outlier detection).
 
     If a new ID image and the N held-out ones are exchangeable – drawn alike, none of them trained on – then the p-value
     of the new one is at most α with a probability of at most α, for every N and every detector (Vovk et al. 2005; Bates
-    et al. 2023). That is on average over held-out sets; one set may mislead, for which `threshold` has `confidence`.
+    et al. 2023). The guarantee holds on average over held-out sets; `threshold` with `confidence` gives one for the set
+    at hand.
 
     Example:
         >>> calibration = ScoreCalibration(torch.arange(99))
@@ -62,14 +63,16 @@ class ScoreCalibration:
     """
 
     id_scores: Tensor
-    """[N] held-out ID scores, higher = more OOD: a tensor, an array or a list; kept sorted, as a float64 tensor."""
+    """`[N]` held-out ID scores, higher = more OOD: a tensor, an array or a list; kept sorted, as a float64 tensor."""
 
     def __post_init__(self) -> None:
         scores = checked_scores("id_scores", self.id_scores)
         object.__setattr__(self, "id_scores", scores.double().sort().values)
 
     def p_values(self, scores: Values) -> Tensor:
-        """(1 + held-out scores ≥ score) / (N + 1): small for OOD images, and uniform or larger for ID images.
+        """Return p-values: small for OOD images, uniform or larger for ID images.
+
+        The p-value of a score is (1 + number of held-out scores ≥ score) / (N + 1).
 
         Args:
             scores: Scores of any shape, on the device of the held-out ones; arrays and lists are moved there.
@@ -78,34 +81,34 @@ class ScoreCalibration:
             float64 of the same shape, in [1 / (N + 1), 1].
 
         Raises:
-            TypeError: Scores that are no numbers, or complex.
-            ValueError: A score is NaN, or the scores are on another device.
+            TypeError: If scores are not numeric, or complex.
+            ValueError: If a score is NaN, or the scores are on another device.
         """
-        found = as_scores("scores", scores)
-        if isinstance(scores, Tensor) and found.device != self.id_scores.device:
-            raise ValueError(f"scores must be on {self.id_scores.device} like id_scores, got {found.device}")
-        if found.is_floating_point() and found.isnan().any():
+        values = as_scores("scores", scores)
+        if isinstance(scores, Tensor) and values.device != self.id_scores.device:
+            raise ValueError(f"scores must be on {self.id_scores.device} like id_scores, got {values.device}")
+        if values.is_floating_point() and values.isnan().any():
             raise ValueError("scores must not hold NaN: it has no p-value")
-        below = torch.searchsorted(self.id_scores, found.to(self.id_scores.device).double().contiguous())
+        below = torch.searchsorted(self.id_scores, values.to(self.id_scores.device).double().contiguous())
         count = len(self.id_scores)
         return (1 + count - below).double() / (count + 1)
 
     def threshold(self, fpr: float, *, confidence: float | None = None) -> float:
-        """The threshold above which images are flagged so that at most a share of ID images is.
+        """Return the threshold above which at most a given share of ID images is flagged.
 
         Args:
             fpr: Share of ID images that may be flagged, in (0, 1).
-            confidence: None promises `fpr` on average over held-out sets: flagged is what has a p-value ≤ `fpr`. A
-                number in (0, 1), such as 0.95, promises it for this held-out set with that probability (Wilks 1941):
-                a larger threshold.
+            confidence: With None, `fpr` holds on average over held-out sets: images with a p-value ≤ `fpr` are flagged.
+                A number in (0, 1), such as 0.95, gives a larger threshold, at which `fpr` holds for this held-out set
+                with that probability (Wilks 1941).
 
         Returns:
-            A held-out score; images that score above it are flagged. +inf, where nothing is, if there are too few
-            held-out scores for the promise.
+            A held-out score; images that score above it are flagged. +inf, at which no image is flagged, if there are
+            too few held-out scores for the guarantee.
 
         Raises:
-            TypeError: An argument is no number.
-            ValueError: An argument out of range.
+            TypeError: If an argument is not a number.
+            ValueError: If an argument is out of range.
         """
         fpr = checked_between("fpr", fpr)
         count = len(self.id_scores)
@@ -116,23 +119,23 @@ class ScoreCalibration:
         return inf if rank == 0 else float(self.id_scores[count - rank])
 
     def save(self, path: Path | str) -> None:
-        """Write the scores to a file."""
+        """Write the scores to a file, readable by `load`."""
         torch.save({"format": _FORMAT, "id_scores": self.id_scores.cpu()}, path)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote; the scores are on the CPU.
+        """Read a file written by `save`; the scores are on the CPU.
 
         Raises:
-            OSError: There is no such file, or it cannot be read.
-            ValueError: The file is damaged, or holds something else.
+            OSError: If there is no such file, or it cannot be read.
+            ValueError: If the file is damaged, or was not written by `ScoreCalibration.save`.
         """
-        wrong = f"{path} is no file of ScoreCalibration.save"
+        wrong = f"{path} was not written by ScoreCalibration.save, or is damaged"
         try:
             content = torch.load(path, weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # a damaged file is answered by whatever its first wrong byte leads to
+        except Exception as error:  # torch.load raises various types for a damaged file
             raise ValueError(wrong) from error
         if not (isinstance(content, dict) and content.get("format") == _FORMAT and "id_scores" in content):
             raise ValueError(wrong)
@@ -140,12 +143,14 @@ class ScoreCalibration:
 
 
 def _tolerance_rank(count: int, fpr: float, confidence: float) -> int:
-    """The largest k for which the k-th largest of `count` scores exceeds all but `fpr` of ID scores with `confidence`.
+    """Return the largest k for which the k-th largest of `count` scores is exceeded by at most `fpr` of the ID scores.
 
-    It does not where fewer than k of them are among the highest `fpr`: P(Binomial(count, fpr) < k) ≤ 1 - confidence.
+    This fails, with a probability of at most 1 - `confidence`, if fewer than k of them are among the highest `fpr` of
+    all ID scores: P(Binomial(count, fpr) < k) ≤ 1 - confidence.
     """
     tail = 0.0
     for k in range(count + 1):
+        # In logarithms: binomial coefficients of 10⁴ scores overflow a float.
         choose = lgamma(count + 1) - lgamma(k + 1) - lgamma(count - k + 1)
         tail += exp(choose + k * log(fpr) + (count - k) * log1p(-fpr))
         if tail > 1 - confidence:

@@ -1,4 +1,4 @@
-"""ROC and precision–recall curves: every distinct score is one point, nothing dropped or interpolated."""
+"""ROC and precision–recall curves with one point per distinct score, without thinning or interpolation."""
 
 from dataclasses import dataclass
 from math import inf
@@ -18,11 +18,11 @@ class RocCurve:
     """Rates at every threshold, strictest first, from (0, 0) to (1, 1)."""
 
     fpr: Tensor
-    """float64 [T + 1], false-positive rate, non-decreasing."""
+    """float64 `[T + 1]`, false-positive rate, non-decreasing."""
     tpr: Tensor
-    """float64 [T + 1], true-positive rate, non-decreasing."""
+    """float64 `[T + 1]`, true-positive rate, non-decreasing."""
     thresholds: Tensor
-    """float64 [T + 1]; first +inf (OOD positive) or −inf (ID positive), where nothing is flagged."""
+    """float64 `[T + 1]`; first +inf (OOD positive) or −inf (ID positive), where nothing is flagged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +30,20 @@ class PrCurve:
     """Precision and recall at every threshold, strictest first; Σ (Rₙ − Rₙ₋₁) Pₙ is the average precision."""
 
     precision: Tensor
-    """float64 [T + 1]; first 1 by convention, where nothing is flagged."""
+    """float64 `[T + 1]`; first 1 by convention, where nothing is flagged."""
     recall: Tensor
-    """float64 [T + 1], non-decreasing from 0 to 1."""
+    """float64 `[T + 1]`, non-decreasing from 0 to 1."""
     thresholds: Tensor
-    """float64 [T + 1]; first +inf (OOD positive) or −inf (ID positive)."""
+    """float64 `[T + 1]`; first +inf (OOD positive) or −inf (ID positive)."""
 
 
 def roc_curve(id_scores: Values, ood_scores: Values, *, positive: Positive = "ood") -> RocCurve:
-    """Traces the ROC curve.
+    """Compute the ROC curve.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
             allowed.
-        ood_scores: [M] OOD scores, same dtype and device.
+        ood_scores: `[M]` OOD scores, same dtype and device.
         positive: The positive class, "ood" (flagged when score ≥ threshold) or "id" (score ≤ threshold).
 
     Returns:
@@ -51,9 +51,8 @@ def roc_curve(id_scores: Values, ood_scores: Values, *, positive: Positive = "oo
         are ranked exactly, but their thresholds are rounded.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; an unknown
-            `positive`.
+        TypeError: If scores are not numeric, are complex or differ in dtype.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `positive` is unknown.
 
     Example:
         >>> curve = roc_curve(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
@@ -71,24 +70,24 @@ def roc_curve(id_scores: Values, ood_scores: Values, *, positive: Positive = "oo
 def pr_curve(
     id_scores: Values, ood_scores: Values, *, positive: Positive = "ood", ood_per_id: float | None = None
 ) -> PrCurve:
-    """Traces the precision–recall curve.
+    """Compute the precision–recall curve.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
             allowed.
-        ood_scores: [M] OOD scores, same dtype and device.
+        ood_scores: `[M]` OOD scores, same dtype and device.
         positive: The positive class, "ood" (flagged when score ≥ threshold) or "id" (score ≤ threshold).
         ood_per_id: OOD images per ID image for which precision is stated, e.g. 0.2 for the 1 : 5 of Li &
-            Vasconcelos 2020; by default the ratio M / N at hand. Makes curves of OOD sets of different size
+            Vasconcelos 2020; by default the ratio M / N of the scores. Makes curves of OOD sets of different size
             comparable.
 
     Returns:
         T + 1 points for T distinct scores, float64, on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; `positive` or
-            `ood_per_id` out of range.
+        TypeError: If scores are not numeric, are complex or differ in dtype.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `positive` or `ood_per_id` is
+            out of range.
 
     Example:
         >>> curve = pr_curve(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
@@ -111,5 +110,5 @@ def pr_curve(
 
 
 def _with_first(value: float, points: Tensor) -> Tensor:
-    """float64 [T + 1]: the point where nothing is flagged, then the T points."""
+    """Return float64 `[T + 1]`: the value where nothing is flagged, then the values of the T points."""
     return torch.cat((points.new_tensor([value], dtype=torch.float64), points.to(torch.float64)))

@@ -1,4 +1,4 @@
-"""The variance of an AUROC, and of the difference of two, in closed form (DeLong et al. 1988)."""
+"""Variance of an AUROC, and of the difference of two AUROCs, in closed form (DeLong et al. 1988)."""
 
 from dataclasses import dataclass
 from math import copysign, erfc, inf, sqrt
@@ -23,29 +23,30 @@ class DelongEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class DelongTest:
-    """Difference of the AUROCs of two detectors of the same images."""
+    """Test of the difference between the AUROCs of two detectors on the same images."""
 
     difference: float
-    """First less second."""
+    """AUROC of the first detector minus that of the second."""
     std: float
-    """Its standard error."""
+    """Standard error of the difference."""
     p_value: float
-    """Two-sided, of the normal approximation; 1 for detectors that rank alike."""
+    """Two-sided p-value by the normal approximation; 1 for detectors with equal rankings."""
 
 
 def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
-    """Standard error of the AUROC from the placements of each score in the other set.
+    """Compute the AUROC and its standard error (DeLong et al. 1988).
 
-    A placement is the share of the other set that a score is on the right side of, ties as ½; the AUROC is the mean of
-    either set's placements, its variance var(ID placements) / N + var(OOD placements) / M. O(n log n), Sun & Xu 2014.
+    The placement of a score is the share of the other set that it is ranked correctly against, ties counting ½. The
+    AUROC is the mean placement of either set, and its variance var(ID placements) / N + var(OOD placements) / M.
+    Placements come from sorted scores in O(n log n), as in Sun & Xu 2014.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD, N ≥ 2; bool, integer or floating point.
-        ood_scores: [M] OOD scores, M ≥ 2, same dtype and device.
+        id_scores: `[N]` in-distribution scores, higher = more OOD, N ≥ 2; bool, integer or floating point.
+        ood_scores: `[M]` OOD scores, M ≥ 2, same dtype and device.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Fewer than two scores of a class; scores not 1-D, with NaN, or on different devices.
+        TypeError: If scores are not numeric, are complex or differ in dtype.
+        ValueError: If a class has fewer than two scores, or scores are not 1-D, hold NaN or lie on different devices.
 
     Example:
         >>> estimate = delong_estimate(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.5, 3.0]))
@@ -58,17 +59,17 @@ def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
 
 
 def delong_test(id_scores: Values, ood_scores: Values, other_id_scores: Values, other_ood_scores: Values) -> DelongTest:
-    """Tests whether two detectors of the same images have the same AUROC.
+    """Test whether two detectors have the same AUROC on the same images.
 
     Args:
-        id_scores: [N] in-distribution scores of the first detector, N ≥ 2.
-        ood_scores: [M] OOD scores of the first detector, M ≥ 2.
-        other_id_scores: [N] scores of the second detector, of the same images in the same order.
-        other_ood_scores: [M] scores of the second detector, of the same OOD images in the same order.
+        id_scores: `[N]` in-distribution scores of the first detector, N ≥ 2.
+        ood_scores: `[M]` OOD scores of the first detector, M ≥ 2.
+        other_id_scores: `[N]` scores of the second detector, of the same images in the same order.
+        other_ood_scores: `[M]` scores of the second detector, of the same OOD images in the same order.
 
     Raises:
-        TypeError: As `delong_estimate`.
-        ValueError: As `delong_estimate`, or other counts of images.
+        TypeError: If `delong_estimate` raises it for either detector.
+        ValueError: If `delong_estimate` raises it for either detector, or the detectors differ in the counts of images.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -81,8 +82,9 @@ def delong_test(id_scores: Values, ood_scores: Values, other_id_scores: Values, 
     pair, other = checked_pairs(id_scores, ood_scores, other_id_scores, other_ood_scores)
     first, second = _placements(*pair), _placements(*other)
     difference = float(first[1].mean() - second[1].mean())
+    # Placements of both detectors are subtracted image by image, which contains the covariance of the two AUROCs.
     std = sqrt(sum(float((one - two).var()) / len(one) for one, two in zip(first, second, strict=True)))
-    # Without any spread a difference is either nothing or certain.
+    # With a standard error of 0 the statistic is 0 / 0 or x / 0: no difference, or a certain one.
     z = difference / std if std else copysign(inf, difference) if difference else 0.0
     return DelongTest(difference=difference, std=std, p_value=erfc(abs(z) / sqrt(2)))
 
@@ -90,11 +92,11 @@ def delong_test(id_scores: Values, ood_scores: Values, other_id_scores: Values, 
 def checked_pairs(
     id_scores: Values, ood_scores: Values, other_id_scores: Values, other_ood_scores: Values
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the scores of two detectors of the same images as tensors.
+    """Return the scores of two detectors as tensors of the same images.
 
     Raises:
-        TypeError: As `checked_pair`, of either detector.
-        ValueError: As `checked_pair`, or different shapes.
+        TypeError: If `checked_pair` raises it for either detector.
+        ValueError: If `checked_pair` raises it for either detector, or the shapes of the detectors differ.
     """
     for name, values, other_values in (
         ("id_scores", id_scores, other_id_scores),
@@ -112,7 +114,7 @@ def checked_pairs(
 
 
 def _placements(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Float64 [N] and [M]: the share of OOD scores above each ID score, and of ID scores below each OOD score."""
+    """Return the shares of OOD scores above each ID score `[N]` and of ID scores below each OOD score `[M]`."""
     pair = ranked(id_scores, ood_scores)
     for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
         if len(scores) < 2:
@@ -122,5 +124,6 @@ def _placements(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def _share_below(scores: Tensor, others: Tensor) -> Tensor:
     ascending, scores = others.sort().values, scores.contiguous()
+    # The mean of both counts gives ties a weight of ½.
     below, at_most = (torch.searchsorted(ascending, scores, right=right) for right in (False, True))
     return (below + at_most).double() / (2 * len(others))

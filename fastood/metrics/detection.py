@@ -21,13 +21,13 @@ _CLASSES: tuple[Positive, Positive] = ("ood", "id")
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionMetrics:
-    """The field's numbers as fractions in [0, 1], with what they depend on.
+    """Detection metrics as fractions in [0, 1], with the settings that they depend on.
 
-    A number is a float for one pair of sets, and a float64 tensor of the sets' leading shape for many.
+    Each metric is a float for one pair of sets, and a float64 tensor of the leading shape for many pairs.
     """
 
     auroc: float | Tensor
-    """Area under the ROC curve: P(OOD score > ID score) + ½ P(equal). The same for either positive class."""
+    """Area under the ROC curve: P(OOD score > ID score) + ½ P(equal). It does not depend on the positive class."""
     aupr_in: float | Tensor
     """AUPR with ID as the positive class. It rises with the share of ID images."""
     aupr_out: float | Tensor
@@ -35,10 +35,11 @@ class DetectionMetrics:
     fpr_at_tpr: float | Tensor
     """FPR at the TPR `tpr` of the positive class, by the rule `rule`."""
     threshold: float | Tensor
-    """The score at which it is read: those ≥ it are flagged with OOD positive, ≤ it with ID positive (beyond it for
+    """The score at which the FPR is read: scores ≥ it are flagged with OOD positive, ≤ it with ID positive (> and < for
     the rule "floor"); NaN for the rule "odin", a mean over several."""
     detection_error: float | Tensor
-    """Smallest (FPR + FNR) / 2 of any threshold (Liang 2018). The same for either positive class."""
+    """Smallest (FPR + FNR) / 2 over all thresholds (Liang et al. 2018, https://arxiv.org/abs/1706.02690). It does not
+    depend on the positive class."""
     tpr: float
     positive: Positive
     rule: FprRule
@@ -58,7 +59,7 @@ class DetectionMetrics:
         """FPR at a TPR of 0.95.
 
         Raises:
-            AttributeError: It was asked for at another TPR; `fpr_at_tpr` holds that.
+            AttributeError: If the metrics are at another TPR, which `fpr_at_tpr` holds.
         """
         if self.tpr != 0.95:
             raise AttributeError(f"fpr95 of metrics at tpr {self.tpr}: read fpr_at_tpr")
@@ -74,31 +75,31 @@ def detection_metrics(
     rule: FprRule = "first",
     aupr_kind: AuprKind = "average_precision",
 ) -> DetectionMetrics:
-    """Measures how well scores tell OOD from in-distribution images.
+    """Compute AUROC, AUPR and FPR at a TPR of out-of-distribution scores.
 
-    Ties are groups: all images with one score are flagged together. AUROC is the mid-rank (Mann–Whitney)
+    All images with the same score are flagged together (tie groups). AUROC is the mid-rank (Mann–Whitney)
     statistic, AUPR the average precision Σ (Rₙ − Rₙ₋₁) Pₙ, and FPR95 the false-positive rate at the
-    strictest threshold with TP ≥ ⌈tpr · P⌉. Counts are integers and divisions happen once, so no score
-    scale or rounding can move a result.
+    strictest threshold with TP ≥ ⌈tpr · P⌉. Counts are integers and divided once at the end, so results
+    depend on the ranking alone, not on the scale of the scores or on rounding.
 
     Args:
-        id_scores: [..., N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
+        id_scores: `[..., N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
             allowed; a tensor, an array or a list, as everywhere in this package. Leading dimensions broadcast
             against those of `ood_scores`; ID scores shared by many OOD sets are sorted once.
-        ood_scores: [..., M] OOD scores, same dtype and device.
+        ood_scores: `[..., M]` OOD scores, same dtype and device.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class. "ood": Li & Vasconcelos 2020, Hendrycks 2019, OpenOOD v1.5.
             "id": ODIN, Mahalanobis, energy. The same scores can give very different FPR95 and AUPR.
-        rule: Where the FPR is read, see `FprRule`. All but "first" go through the sets one by one.
-        aupr_kind: How the AUPR is taken, see `AuprKind`. Likewise.
+        rule: Where the FPR is read, see `FprRule`. All but "first" evaluate the sets one by one.
+        aupr_kind: Definition of the AUPR, see `AuprKind`. All but "average_precision" evaluate the sets one by one.
 
     Returns:
         The metrics as fractions: floats for two 1-D sets, else float64 tensors on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype; `tpr` that is no number.
-        ValueError: Scores that are empty, of shapes that do not broadcast, hold NaN or lie on different devices;
-            `tpr`, `positive`, `rule` or `aupr_kind` out of range; no threshold for the rule.
+        TypeError: If scores are not numeric, are complex or differ in dtype, or `tpr` is not a number.
+        ValueError: If scores are empty, do not broadcast, hold NaN or lie on different devices, `tpr`, `positive`,
+            `rule` or `aupr_kind` is out of range, or no threshold satisfies the rule.
 
     Example:
         >>> id_scores = torch.tensor([0.1, 0.2, 0.3, 0.7])
@@ -152,7 +153,7 @@ def detection_metrics(
 
 
 def auroc(id_scores: Values, ood_scores: Values) -> float | Tensor:
-    """P(OOD score > ID score) + ½ P(equal): arguments, errors and shape as in `detection_metrics`.
+    """Compute the AUROC, P(OOD score > ID score) + ½ P(equal); see `detection_metrics` for arguments and errors.
 
     Example:
         >>> auroc(torch.tensor([0, 1, 2]), torch.tensor([2, 3]))
@@ -162,7 +163,7 @@ def auroc(id_scores: Values, ood_scores: Values) -> float | Tensor:
 
 
 def average_precision(id_scores: Values, ood_scores: Values, *, positive: Positive = "ood") -> float | Tensor:
-    """Σ (Rₙ − Rₙ₋₁) Pₙ of the positive class: arguments, errors and shape as in `detection_metrics`.
+    """Compute Σ (Rₙ − Rₙ₋₁) Pₙ of the positive class; see `detection_metrics` for arguments and errors.
 
     Example:
         >>> average_precision(torch.tensor([0, 1, 2]), torch.tensor([2, 3]))
@@ -179,7 +180,7 @@ def fpr_at_tpr(
     positive: Positive = "ood",
     rule: FprRule = "first",
 ) -> float | Tensor:
-    """False-positive rate at a true-positive rate: arguments, errors and shape as in `detection_metrics`.
+    """Compute the FPR at a TPR; see `detection_metrics` for arguments and errors.
 
     Example:
         >>> fpr_at_tpr(torch.tensor([0, 1, 2]), torch.tensor([2, 3]))
@@ -199,7 +200,7 @@ def _common_shape(id_scores: Tensor, ood_scores: Tensor) -> tuple[int, ...]:
 
 
 def _ranking(pair: RankedPair, shape: tuple[int, ...], tpr: float) -> RankingStatistics:
-    """Statistics of every pair, [prod(shape)]; each set is sorted once however many it meets."""
+    """Return the statistics of every pair, `[prod(shape)]`; each set is sorted once, however many pairs it is in."""
     id_scores, ood_scores, _ = pair
     id_keys = sort_scores(id_scores.reshape(-1, id_scores.shape[-1]))
     ood_keys = sort_scores(ood_scores.reshape(-1, ood_scores.shape[-1]))
@@ -216,7 +217,7 @@ def _ranking(pair: RankedPair, shape: tuple[int, ...], tpr: float) -> RankingSta
 def _points(
     id_scores: Tensor, ood_scores: Tensor, *, tpr: float, positive: Positive, rule: FprRule
 ) -> dict[str, Tensor]:
-    """FPR and threshold by a rule, [B], of [B, N] and [B, M] scores."""
+    """Return FPR and threshold `[B]` by a rule, for `[B, N]` and `[B, M]` scores."""
     points = []
     for id_row, ood_row in zip(id_scores, ood_scores, strict=True):
         counts = count_at_thresholds(id_row, ood_row, positive=positive)
@@ -227,7 +228,7 @@ def _points(
 
 
 def _areas(id_scores: Tensor, ood_scores: Tensor, aupr_kind: AuprKind) -> dict[str, Tensor]:
-    """Both AUPRs, [B], of [B, N] and [B, M] scores."""
+    """Return both AUPRs `[B]` for `[B, N]` and `[B, M]` scores."""
     areas = [
         [area_under_pr(count_at_thresholds(id_row, ood_row, positive=positive), aupr_kind) for positive in _CLASSES]
         for id_row, ood_row in zip(id_scores, ood_scores, strict=True)

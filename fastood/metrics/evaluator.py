@@ -1,4 +1,4 @@
-"""Metrics of a test set that comes in batches, possibly on several processes."""
+"""Detection metrics of a test set that is evaluated in batches, possibly on several processes."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -20,40 +20,40 @@ from fastood.ops._arguments import as_device
 __all__ = ["DetectionEvaluator", "Mode"]
 
 Mode = Literal["classification", "segmentation"]
-"""Kind of metrics: those of all values together, or the mean over images of those of each."""
+"""Kind of metrics: of all values together, or the mean over images of the metrics of each image."""
 
 _TPR = 0.95
 
 
 class DetectionEvaluator:
-    """Metrics of scores and labels that come batch by batch, exact as those of one call with all of them.
+    """Exact detection metrics of scores and labels that are added batch by batch.
 
-    `update(scores, y)`, `compute()` and `reset()` are those of `pytorch_ood.metrics.OODMetrics` (before pytorch-ood
-    0.4: `pytorch_ood.utils.OODMetrics`), which this replaces. In its place:
+    `update(scores, y)`, `compute()` and `reset()` have the signatures of `pytorch_ood.metrics.OODMetrics` (before
+    pytorch-ood 0.4: `pytorch_ood.utils.OODMetrics`), which this class can replace. Differences:
 
-        - AUROC and FPR are equal to the last digits.
-        - AUPR-IN and AUPR-OUT are average precision; `aupr_kind="trapezoid"` gives pytorch-ood's trapezoids, mostly
+        - AUROC and FPR agree up to rounding.
+        - AUPR-IN and AUPR-OUT are average precision; `aupr_kind="trapezoid"` gives pytorch-ood's trapezoids, usually
           some tenths of a per cent higher.
-        - AUTC is of the scores as they are. fastood's detectors score by log-odds where pytorch-ood has a probability
-          (`MaxSoftmax`), and AUTC alone of these metrics depends on the scale: compare it within one library.
+        - AUTC depends on the scale of the scores, the other metrics do not. `MaxSoftmax` returns log-odds here and a
+          probability in pytorch-ood: compare AUTC within one library only.
         - ACC is over all ID rows, and OSCR comes with it.
-        - Scores keep their dtype, and labels may be floats; arrays and lists are taken, too.
+        - Scores keep their dtype; labels may be floats; arrays and lists are accepted.
 
     Args:
-        device: Where scores are kept; None for the device of the first batch, as pytorch-ood 0.4 has it.
+        device: Device that stores the scores; None for the device of the first batch, as in pytorch-ood 0.4.
         mode: "classification": every value of any shape is one example. "segmentation", as in pytorch-ood before 0.4:
-            batches are [B, H, W], and `compute` gives the mean over images of the metrics of each; for the metrics of
-            all pixels together leave it out.
+            batches are `[B, H, W]`, and `compute` returns the mean over images of the metrics of each image. Use
+            "classification" for the metrics of all pixels together.
         void_label: Label of rows to leave out, such as the unlabelled pixels of a segmentation.
         tpr: True-positive rate at which the FPR is read, in (0, 1].
         positive: The positive class of the FPR.
         rule: Where the FPR is read.
-        aupr_kind: How the AUPR is taken.
-        fpr_at: pytorch-ood's name of `tpr`, in its place.
+        aupr_kind: Definition of the AUPR.
+        fpr_at: Name of `tpr` in pytorch-ood; pass only one of both.
 
     Raises:
-        TypeError: `tpr` is no number, or `void_label` no integer.
-        ValueError: An argument out of range.
+        TypeError: If `tpr` is not a number, or `void_label` not an integer.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> evaluator = DetectionEvaluator()
@@ -108,53 +108,54 @@ class DetectionEvaluator:
         *,
         labels: Values | None = None,
     ) -> Self:
-        """Add a batch, of tensors, arrays, lists or single numbers.
+        """Add a batch of tensors, arrays, lists or single numbers.
 
         Args:
             scores: Scores of any shape, higher = more OOD; bool, integer or floating point, the same dtype every time.
-                A list takes the dtype of the scores before, and is float64 without any.
+                A list takes the dtype of earlier scores, or float64 in the first batch.
             y: Labels of the same shape, integers or whole numbers; below 0 is OOD.
-            predictions: Predicted classes of the same shape; given every time or never. With them `compute` has the
-                accuracy and the OSCR. Not with mode "segmentation".
-            labels: pytorch-ood's name of `y`, in its place.
+            predictions: Predicted classes of the same shape; passed with every batch or with none. With them `compute`
+                returns accuracy and OSCR. Must be None with mode "segmentation".
+            labels: Name of `y` in pytorch-ood; pass only one of both.
 
         Raises:
-            TypeError: Scores of another dtype than before, or complex; labels or predictions that are no numbers;
-                neither or both of `y` and `labels`.
-            ValueError: Shapes that differ; NaN; labels or predictions that are no whole numbers; predictions that come
-                and go; an image without both classes, with mode "segmentation". Nothing is added then.
+            TypeError: If scores are complex or of another dtype than before, labels or predictions are not numeric, or
+                not exactly one of `y` and `labels` is passed.
+            ValueError: If the shapes differ, a score is NaN, labels or predictions are not whole numbers, predictions
+                are passed with some batches only, or, with mode "segmentation", an image lacks one class. Nothing is
+                added then.
         """
         if (y is None) == (labels is None):
-            raise TypeError("y must be given, or labels in its place, and not both")
+            raise TypeError("y or labels, its name in pytorch-ood, must be passed, and not both")
         if predictions is not None and self.mode == "segmentation":
             raise ValueError('predictions must be None with mode "segmentation": pixels have no accuracy here')
-        found = as_scores("scores", scores)
-        if self._dtype is not None and not has_dtype(scores) and found.numel():
-            found = in_dtype("scores", found, self._dtype)
-        named, given = ("labels", labels) if y is None else ("y", y)
-        of_scores = as_labels(named, given).to(found.device)  # type: ignore[arg-type]
-        predicted = None if predictions is None else as_labels("predictions", predictions).to(found.device)
-        for name, values in ((named, of_scores), ("predictions", predicted)):
-            if values is not None and values.shape != found.shape:
-                raise ValueError(f"{name} must have shape {tuple(found.shape)} as scores, got {tuple(values.shape)}")
-        if found.numel() == 0:
-            return self  # nothing has a dtype, and nothing was predicted or not
-        self._check_like_before(found.dtype, predicted is not None)
-        check_no_nan("scores", found)
+        batch = as_scores("scores", scores)
+        if self._dtype is not None and not has_dtype(scores) and batch.numel():
+            batch = in_dtype("scores", batch, self._dtype)
+        label_name, given_labels = ("labels", labels) if y is None else ("y", y)
+        targets = as_labels(label_name, given_labels).to(batch.device)  # type: ignore[arg-type]
+        predicted = None if predictions is None else as_labels("predictions", predictions).to(batch.device)
+        for name, values in ((label_name, targets), ("predictions", predicted)):
+            if values is not None and values.shape != batch.shape:
+                raise ValueError(f"{name} must have shape {tuple(batch.shape)} as scores, got {tuple(values.shape)}")
+        if batch.numel() == 0:
+            return self  # an empty batch fixes neither the dtype nor whether there are predictions
+        self._check_like_before(batch.dtype, predicted is not None)
+        check_no_nan("scores", batch)
         if self.mode == "segmentation":
-            self._images.extend(metrics_of_images(found, of_scores, self._of_image))
-            self._dtype = found.dtype
+            self._images.extend(metrics_of_images(batch, targets, self._of_image))
+            self._dtype = batch.dtype
             return self
 
-        device = self.device or (self._id_scores[0].device if self._id_scores else found.device)
-        is_ood, is_id = of_scores < 0, of_scores >= 0
+        device = self.device or (self._id_scores[0].device if self._id_scores else batch.device)
+        is_ood, is_id = targets < 0, targets >= 0
         if self.void_label is not None:
-            kept = of_scores != self.void_label
+            kept = targets != self.void_label
             is_ood, is_id = is_ood & kept, is_id & kept
-        # All are where they are kept before the first is added: a device may be missing, or full.
-        id_scores, ood_scores = found[is_id].to(device), found[is_ood].to(device)
-        correct = None if predicted is None else (predicted == of_scores)[is_id].to(device)
-        self._dtype = found.dtype
+        # Everything is transferred before anything is added: a transfer may fail, and must not leave half a batch.
+        id_scores, ood_scores = batch[is_id].to(device), batch[is_ood].to(device)
+        correct = None if predicted is None else (predicted == targets)[is_id].to(device)
+        self._dtype = batch.dtype
         self._id_scores.append(id_scores)
         self._ood_scores.append(ood_scores)
         if correct is not None:
@@ -162,13 +163,13 @@ class DetectionEvaluator:
         return self
 
     def merge(self, other: "DetectionEvaluator") -> Self:
-        """Add what another evaluator collected; shards merged in any order give the metrics of all at once.
+        """Add the scores of another evaluator; the order in which shards are merged does not change the metrics.
 
-        An evaluator without a batch adds nothing; merged with itself, one has every score twice.
+        An evaluator without a batch adds nothing. An evaluator merged with itself has every score twice.
 
         Raises:
-            TypeError: `other` is no DetectionEvaluator, or has scores of another dtype.
-            ValueError: Only one of both has predictions, or the modes differ. Nothing is added then.
+            TypeError: If `other` is not a DetectionEvaluator, or its scores have another dtype.
+            ValueError: If only one of the evaluators has predictions, or the modes differ. Nothing is added then.
         """
         if not isinstance(other, DetectionEvaluator):
             raise TypeError(f"other must be a DetectionEvaluator, got {type(other).__name__}")
@@ -187,28 +188,28 @@ class DetectionEvaluator:
             (self._ood_scores, other._ood_scores),
             (self._correct, other._correct),
         ):
-            # The list is complete before the first of it is added: `other` may be this evaluator, or share its lists.
+            # The list is built before it is appended: `other` may be this evaluator.
             own.extend([part.to(device) for part in parts])
         return self
 
     def gather(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Exchange scores between processes, after which every process has those of all, in the order of their ranks.
+        """Exchange scores, after which every process has the scores of all processes in the order of their ranks.
 
-        A process without a batch adds nothing. Call it once, when every process has seen its share: a second call would
+        A process without a batch adds nothing. Call it once, after the last batch of every process: a second call would
         count every score again.
 
         Args:
-            group: The processes; all of them if not given. Without an initialised process group nothing happens.
+            group: The process group; None for all processes. Without an initialised group the call does nothing.
 
         Raises:
-            TypeError: Scores of another dtype on another process; said on every one, which keeps its own scores.
-            ValueError: Predictions on some processes only, or another mode on some; or this process is not in
-                `group`.
+            TypeError: If the processes' scores differ in dtype. Every process raises, and keeps its own scores.
+            ValueError: If only some processes have predictions, the modes differ, or this process is not in `group`.
         """
         if not dist.is_initialized():
             return self
         device = self.device or (self._id_scores[0].device if self._id_scores else None)
         check_shards(exchange(ShardSummary(self._dtype, bool(self._correct), self.mode), group, device=device))
+        # Shards are pickled from the CPU and merged in rank order, so that every process has the same order.
         on_cpu, total = DetectionEvaluator(mode=self.mode).merge(self), DetectionEvaluator(mode=self.mode)
         for share in exchange(on_cpu, group, device=device):
             total.merge(share)
@@ -229,18 +230,19 @@ class DetectionEvaluator:
         return self._joined(self._ood_scores)
 
     def metrics(self) -> DetectionMetrics:
-        """Return all metrics with what they depend on.
+        """Return all metrics with the settings that they depend on.
 
         Raises:
-            ValueError: The mode is "segmentation"; no score of one class so far; no threshold for the rule.
+            ValueError: If the mode is "segmentation", there is no score of one class so far, or no threshold satisfies
+                the rule.
         """
         if self.mode == "segmentation":
-            raise ValueError('metrics of all pixels are not kept with mode "segmentation": take compute')
+            raise ValueError('metrics must not be called with mode "segmentation", which keeps no pixels: call compute')
         for name, label, parts in (("ID", ">= 0", self._id_scores), ("OOD", "< 0", self._ood_scores)):
             if not sum(map(len, parts)):
-                given = sum(map(len, self._id_scores + self._ood_scores))
+                total = sum(map(len, self._id_scores + self._ood_scores))
                 raise ValueError(
-                    f"no {name} score (label {label}) among the {given} given; a metric needs some of each class"
+                    f"no {name} score (label {label}) among the {total} given; a metric needs some of each class"
                 )
         return detection_metrics(
             self.id_scores,
@@ -255,16 +257,16 @@ class DetectionEvaluator:
         """Return the metrics under pytorch-ood's names, as fractions.
 
         Returns:
-            AUROC, AUTC, AUPR-IN, AUPR-OUT and FPR95TPR (another number at another `tpr`); with predictions also ACC
-            and OSCR.
+            AUROC, AUTC, AUPR-IN, AUPR-OUT and FPR95TPR (with the percentage of `tpr`); with predictions also ACC and
+            OSCR.
 
         Raises:
-            ValueError: No score of one class, or no image, so far; no threshold for the rule.
+            ValueError: If there is no score of one class or no image so far, or no threshold satisfies the rule.
         """
         if self.mode == "segmentation":
             return mean_over_images(self._images)
         metrics = self.metrics()
-        found = {
+        values = {
             "AUROC": float(metrics.auroc),
             "AUTC": autc(self.id_scores, self.ood_scores),
             "AUPR-IN": float(metrics.aupr_in),
@@ -273,12 +275,12 @@ class DetectionEvaluator:
         }
         if self._correct:
             correct = torch.cat(self._correct)
-            found["ACC"] = float(correct.double().mean())
-            found["OSCR"] = oscr(self.id_scores, self.ood_scores, correct=correct)
-        return found
+            values["ACC"] = float(correct.double().mean())
+            values["OSCR"] = oscr(self.id_scores, self.ood_scores, correct=correct)
+        return values
 
     def reset(self) -> Self:
-        """Forget all scores."""
+        """Remove all scores."""
         self._id_scores, self._ood_scores, self._correct, self._images, self._dtype = [], [], [], [], None
         return self
 

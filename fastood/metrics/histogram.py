@@ -1,4 +1,4 @@
-"""Metrics of pixels, 10⁸ scores and more, from a histogram: with bounds that the exact metrics keep."""
+"""Metrics of 10⁸ scores and more, such as pixels, from a histogram, with bounds on the exact metrics."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -21,7 +21,7 @@ _KEY_BITS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Bounded:
-    """A metric of binned scores, between the least and the most that the scores themselves can have."""
+    """Estimate of a metric from binned scores, with a lower and an upper bound of its exact value."""
 
     estimate: float
     low: float
@@ -30,7 +30,7 @@ class Bounded:
 
 @dataclass(frozen=True, kw_only=True)
 class HistogramMetrics:
-    """Metrics as fractions, each with certain bounds, and what they depend on."""
+    """Metrics as fractions with bounds, and the settings that they depend on."""
 
     auroc: Bounded
     """Scores of one bin count as ties; at most half of the pairs that share a bin from the exact value."""
@@ -51,29 +51,29 @@ class HistogramMetrics:
 
 
 class HistogramEvaluator:
-    """Counts scores in bins instead of keeping them: for segmentation, where a test set has 10⁸ of them.
+    """Evaluator that counts scores in bins instead of keeping them, for segmentation test sets of 10⁸ pixels.
 
-    A bin holds the float32 numbers that share their leading `bits` bits, in their order: 8 of the exponent, and a
-    mantissa of `bits` - 9. Bins are thus 2^(9 - bits) as wide as the score is large, 1/2,048 with 20 bits; there is no
-    range to choose, ±inf are scores, and float64 scores are rounded. Memory is 16 bytes a bin, 16 MiB with 20 bits. How
-    much the bins hide is known exactly and comes with every result. Scores crowded near a number other than 0, such as
-    the largest softmax near 1, should be given as a distance from it, or as log-odds.
+    A bin holds the float32 numbers that share their leading `bits` bits: the sign, 8 bits of the exponent and `bits` -
+    9 of the mantissa. The relative width of a bin is thus 2^(9 - bits), 1/2,048 with 20 bits. There is no range to
+    choose, ±inf are valid scores, and float64 scores are rounded to float32. Memory is 16 bytes per bin, 16 MiB with 20
+    bits. Every result has exact bounds of the error by binning. Transform scores that crowd near a number other than 0,
+    such as the largest softmax near 1, into a distance from it or into log-odds.
 
     Args:
         bits: Leading bits, 10 to 24.
         void_label: Label of pixels to leave out.
-        device: Where scores are counted.
+        device: Device of the counts.
 
     Raises:
-        ValueError: `bits` out of range.
+        ValueError: If `bits` is out of range.
 
     Example:
         >>> evaluator = HistogramEvaluator()
         >>> g = torch.Generator().manual_seed(0)
         >>> labels = torch.randint(-1, 3, (2, 480, 640), generator=g)
         >>> scores = torch.randn(2, 480, 640, generator=g) + 2 * (labels < 0)
-        >>> found = evaluator.update(scores, labels).metrics().auroc
-        >>> round(found.estimate, 3), found.high - found.low < 2e-4
+        >>> auroc = evaluator.update(scores, labels).metrics().auroc
+        >>> round(auroc.estimate, 3), auroc.high - auroc.low < 2e-4
         (0.922, True)
     """
 
@@ -84,12 +84,12 @@ class HistogramEvaluator:
 
     @property
     def id_counts(self) -> Tensor:
-        """int64 [2^bits] in-distribution scores of each bin, lowest scores first."""
+        """Counts of in-distribution scores, int64 `[2^bits]`, lowest scores first."""
         return self._counts[0]
 
     @property
     def ood_counts(self) -> Tensor:
-        """int64 [2^bits] OOD scores of each bin."""
+        """Counts of OOD scores, int64 `[2^bits]`, lowest scores first."""
         return self._counts[1]
 
     def update(self, scores: Values, y: Values) -> Self:
@@ -100,8 +100,8 @@ class HistogramEvaluator:
             y: Labels of the same shape, integers or whole numbers; below 0 is OOD.
 
         Raises:
-            TypeError: Scores that are not floating point, labels that are no numbers.
-            ValueError: Shapes that differ; NaN; a label that is no whole number. Nothing is counted then.
+            TypeError: If scores are not floating point, or labels are not numeric.
+            ValueError: If the shapes differ, a score is NaN, or a label is not a whole number. Nothing is counted then.
         """
         scores, y = as_scores("scores", scores), as_labels("y", y)
         if not scores.is_floating_point():
@@ -119,11 +119,11 @@ class HistogramEvaluator:
         return self
 
     def merge(self, other: "HistogramEvaluator") -> Self:
-        """Add the counts of another evaluator; itself counts twice.
+        """Add the counts of another evaluator; an evaluator merged with itself has every score twice.
 
         Raises:
-            TypeError: `other` is no HistogramEvaluator.
-            ValueError: Another number of bits.
+            TypeError: If `other` is not a HistogramEvaluator.
+            ValueError: If `other` has another number of bits.
         """
         if not isinstance(other, HistogramEvaluator):
             raise TypeError(f"other must be a HistogramEvaluator, got {type(other).__name__}")
@@ -133,12 +133,13 @@ class HistogramEvaluator:
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Sum the counts of all processes; without an initialised process group nothing happens.
+        """Sum the counts of all processes; does nothing without an initialised process group.
 
-        Call it once, when every process has seen its share: a second call would count every score again.
+        Call it once, after the last batch of every process: a second call would count every score again.
 
         Raises:
-            ValueError: Another number of bits on another process, said on every one, or this process is not in `group`.
+            ValueError: If the processes differ in `bits`, which every process raises, or this process is not in
+                `group`.
         """
         if dist.is_initialized():
             check_alike("bits", exchange(self.bits, group, device=self._counts.device))
@@ -146,19 +147,19 @@ class HistogramEvaluator:
         return self
 
     def reset(self) -> Self:
-        """Forgets all counts."""
+        """Reset all counts to 0."""
         self._counts.zero_()
         return self
 
     def metrics(self, *, tpr: float = 0.95, positive: Positive = "ood") -> HistogramMetrics:
-        """Metrics with their bounds, by the rule "first" and as average precision.
+        """Return the metrics with their bounds; the FPR by the rule "first", the AUPR as average precision.
 
         Args:
             tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
             positive: The positive class of `fpr_at_tpr`.
 
         Raises:
-            ValueError: No score of one class so far; an argument out of range.
+            ValueError: If there is no score of one class so far, or an argument is out of range.
         """
         tpr = checked_tpr(tpr)
         check_choice("positive", positive, Positive)
@@ -182,7 +183,7 @@ class HistogramEvaluator:
 
 
 class _Cumulative:
-    """Counts up to each bin, strictest first, and what the order of scores within bins can make of them."""
+    """Cumulative counts over bins, strictest first, and bounds over all orders of scores within the bins."""
 
     def __init__(self, true_positives: Tensor, false_positives: Tensor) -> None:
         self.counts = true_positives, false_positives
@@ -192,7 +193,7 @@ class _Cumulative:
 
     def auroc(self) -> Bounded:
         pairs = self.positives * self.negatives
-        # A negative is beaten by all positives of stricter bins, and by none to all of its own.
+        # Positives of stricter bins rank above a negative in any order; those of its own bin may all rank either way.
         least = float((self.false_gains * (self.true_positives - self.true_gains)).sum()) / pairs
         most = float((self.false_gains * self.true_positives).sum()) / pairs
         return Bounded(estimate=(least + most) / 2, low=least, high=most)
@@ -201,15 +202,17 @@ class _Cumulative:
         true_before = self.true_positives - self.true_gains
         false_before = self.false_positives - self.false_gains
         tied = self.true_gains * self.true_positives / (self.true_positives + self.false_positives)
-        # Best: the positives of a bin share a threshold before its negatives. `clamp`: bins before any positive add 0.
+        # Best case: the positives of a bin share a threshold before its negatives. `clamp` avoids 0 / 0 in bins before
+        # any positive, which contribute 0.
         best = self.true_gains * self.true_positives / (self.true_positives + false_before).clamp(min=1)
-        # Worst: they follow its negatives one by one, Σ_j (T + j) / (T + j + F) = n - F (ψ(n + a) - ψ(a)), a = T+F+1.
+        # Worst case: positives follow the negatives of their bin one by one,
+        # Σ_j (T + j) / (T + j + F) = n - F (ψ(n + a) - ψ(a)), a = T+F+1.
         flagged = true_before + self.false_positives + 1
         worst = self.true_gains - self.false_positives * (
             torch.special.digamma(flagged + self.true_gains) - torch.special.digamma(flagged)
         )
         estimate, low, high = (float(terms.sum()) / self.positives for terms in (tied, worst, best))
-        # ψ is good to some 1e-15 of its value, about 20, which F / P multiplies.
+        # ψ has a relative error of about 1e-15 at a value of about 20, and is multiplied by F / P.
         slack = 1e-13 * (1 + self.negatives / self.positives)
         return Bounded(estimate=estimate, low=max(0.0, low - slack), high=min(1.0, high + slack))
 
@@ -228,8 +231,9 @@ class _Cumulative:
 
 
 def _bins(scores: Tensor, bits: int) -> Tensor:
-    """int64 [N] bin numbers from 0, in the order of the scores."""
-    scores = scores.float() + 0.0  # -0.0 becomes 0.0
+    """Return bin numbers from 0, int64 `[N]`, in the order of the scores."""
+    scores = scores.float() + 0.0  # turns -0.0 into 0.0, which has other bits but ties with it
     pattern = scores.view(torch.int32)
+    # Negative floats descend as integers; flipping their lower bits makes all keys ascend with the scores.
     keys = torch.where(pattern < 0, pattern ^ 0x7FFFFFFF, pattern)
     return (keys >> (_KEY_BITS - bits)).long() + (1 << (bits - 1))

@@ -1,4 +1,4 @@
-"""Scores and labels as users have them, as tensors."""
+"""Conversion of scores and labels from tensors, arrays and lists to tensors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Values", "as_flags", "as_labels", "as_scores", "checked_void_label",
 
 
 def as_scores(name: str, values: Values) -> Tensor:
-    """Return scores as a tensor without a gradient.
+    """Return scores as a tensor without gradient.
 
     Args:
         name: The argument's name, for the error.
         values: Bool, integer or floating-point scores of any shape.
 
     Returns:
-        The same dtype and device; float32 for 8-bit floats, which it holds exactly; float64 for lists of Python
-        numbers, int64 where such a list holds integers that float64 does not.
+        A tensor of the same dtype and device; float32 for 8-bit floats, which it represents exactly; float64 for lists
+        of Python numbers, int64 if such a list holds integers that float64 does not represent.
 
     Raises:
-        TypeError: `values` is nothing of these, complex, or a list of integers of which some fit in no dtype.
-        ValueError: `values` holds no data (a meta tensor), has gaps (a masked array) or rows of unequal length.
+        TypeError: If `values` is not numeric, is complex, or is a list of integers that no single dtype holds.
+        ValueError: If `values` holds no data (a meta tensor), has gaps (a masked array) or rows of unequal length.
 
     Example:
         >>> import numpy as np
@@ -37,25 +37,28 @@ def as_scores(name: str, values: Values) -> Tensor:
     if scores.is_floating_point() or has_dtype(values):
         return scores
     floats = scores.double()
-    # Python compares an int with a float exactly. NumPy takes uint64 for a list only where int64 is too small.
+    # Python compares an int with a float exactly. NumPy chooses uint64 for a list only if int64 is too small.
     if scores.dtype == torch.uint64 and any(number != float(number) for number in scores.flatten().tolist()):
         raise TypeError(
-            f"{name} is a list of integers that neither float64 nor int64 holds: pass a torch.uint64 tensor"
+            f"{name} is a list of integers that neither float64 nor int64 represents: pass a torch.uint64 tensor"
         )
     return floats if scores.dtype != torch.int64 or torch.equal(floats.long(), scores) else scores
 
 
 def in_dtype(name: str, scores: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the scores of a list in the dtype that others have, like numbers beside a tensor in PyTorch.
+    """Return the scores of a list in another dtype, like Python numbers in an operation with a tensor.
 
     Raises:
-        TypeError: It would turn different scores into ties, or change integers.
+        TypeError: If the cast would turn different scores into ties, or change integers.
     """
     cast_scores = scores.to(dtype)
+    # Equal counts of distinct values mean that no two scores became a tie.
     kept = torch.unique(scores).numel() == torch.unique(cast_scores).numel()
     both_floats = dtype.is_floating_point and scores.is_floating_point()
     if not kept or not (both_floats or torch.equal(cast_scores.to(scores.dtype), scores)):
-        raise TypeError(f"{name} is a list of numbers that {dtype} does not hold: pass all scores as {scores.dtype}")
+        raise TypeError(
+            f"{name} is a list of numbers that {dtype} does not represent: pass all scores as {scores.dtype}"
+        )
     return cast_scores
 
 
@@ -67,8 +70,8 @@ def as_labels(name: str, values: Values) -> Tensor:
         values: Integers of any shape, or floats that are whole numbers.
 
     Raises:
-        TypeError: `values` is nothing of these, or bool.
-        ValueError: `values` holds a fraction, NaN, infinity or a number beyond int64.
+        TypeError: If `values` is not numeric, or is bool.
+        ValueError: If `values` holds a fraction, NaN, infinity or a number beyond int64.
 
     Example:
         >>> import numpy as np
@@ -94,7 +97,7 @@ def as_labels(name: str, values: Values) -> Tensor:
 
 
 def as_flags(name: str, values: Values) -> Tensor:
-    """Return a bool tensor; a list of truth values becomes one, and no number counts as a truth value."""
+    """Return a bool tensor or list of bools as a tensor; raise TypeError for numbers."""
     flags = as_tensor(name, values)
     if flags.dtype != torch.bool:
         raise TypeError(f"{name} must be bool, got {flags.dtype}")
@@ -102,14 +105,14 @@ def as_flags(name: str, values: Values) -> Tensor:
 
 
 def checked_void_label(label: object) -> int | None:
-    """Return the label of rows to leave out, or None; raise TypeError for what no label can equal."""
+    """Return the label of rows to leave out, or None; raise TypeError unless it is an integer or None."""
     if label is None:
         return None
     if not is_bool(label):
         try:
-            found = as_labels("void_label", cast("Values", label))
+            value = as_labels("void_label", cast("Values", label))
         except (TypeError, ValueError):
-            found = None
-        if found is not None and found.numel() == 1:
-            return int(found)
+            value = None
+        if value is not None and value.numel() == 1:
+            return int(value)
     raise TypeError(f"void_label must be an integer label, or None, got {shown(label)}")

@@ -1,4 +1,4 @@
-"""What the bootstrap returns: intervals from replicates."""
+"""Results of the bootstrap: intervals and p-values from replicates."""
 
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -20,30 +20,30 @@ __all__ = [
 ]
 
 IntervalMethod = Literal["percentile", "bca"]
-"""Quantiles of the replicates; or those corrected for bias and acceleration (Efron 1987), from an exact jackknife."""
+"""Quantiles of the replicates, or quantiles corrected for bias and acceleration (BCa, Efron 1987)."""
 
 Resampling = Literal["multinomial", "poisson"]
-"""As many images as there are, with replacement; or each image a Poisson(1) number of times."""
+"""Resampling scheme: N of N images with replacement, or each image a Poisson(1) number of times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A metric with its error bar."""
+    """Metric with its bootstrap interval."""
 
     estimate: float
-    """The metric of all images."""
+    """Metric of the observed images."""
     low: float
     high: float
     std: float
-    """Standard deviation of the replicates: the standard error."""
+    """Standard error: the standard deviation of the replicates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Interval):
-    """A metric's difference between two detectors, first less second."""
+    """Difference of a metric between two detectors, first minus second."""
 
     p_value: float
-    """Two-sided: twice the smaller share of replicates, the observed one among them, on either side of 0; at most 1."""
+    """Two-sided p-value: twice the smaller share of replicates (and the observed one) on a side of 0; at most 1."""
 
 
 AnyInterval = TypeVar("AnyInterval", bound=Interval)
@@ -51,7 +51,7 @@ AnyInterval = TypeVar("AnyInterval", bound=Interval)
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapResult(Generic[AnyInterval]):
-    """Intervals (or differences) of the metrics of `detection_metrics`, with what they depend on."""
+    """Intervals (or differences) of the metrics of `detection_metrics`, with the settings that they depend on."""
 
     auroc: AnyInterval
     aupr_in: AnyInterval
@@ -76,11 +76,11 @@ class BootstrapResult(Generic[AnyInterval]):
 
 
 def interval_of(estimate: float, drawn: Tensor, level: float, acceleration: float | None) -> Interval:
-    """The interval of an estimate from its replicates [R]: percentiles, or BCa with an acceleration."""
+    """Return the interval of an estimate from its replicates `[R]`: percentiles, or BCa if there is an acceleration."""
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=drawn.device)
     if acceleration is not None:
         below = float((drawn < estimate).double().mean() + (drawn == estimate).double().mean() / 2)
-        # An estimate outside of its replicates would be infinitely biased; the share is kept within what R can tell.
+        # An estimate outside of its replicates would have an infinite bias: the share is clamped to 1 / (R + 1).
         smallest = 1 / (len(drawn) + 1)
         bias = torch.special.ndtri(tails.new_tensor(min(max(below, smallest), 1 - smallest)))
         shifted = bias + torch.special.ndtri(tails)
@@ -90,8 +90,9 @@ def interval_of(estimate: float, drawn: Tensor, level: float, acceleration: floa
 
 
 def difference_of(estimate: float, drawn: Tensor, level: float) -> Difference:
-    """The interval and the p-value of a difference from its replicates [R]."""
+    """Return the interval and the p-value of a difference from its replicates `[R]`."""
     interval = interval_of(estimate, drawn, level, None)
     rarer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    # The observed sample counts as one replicate (+ 1), so that the p-value is never 0.
     p_value = min(1.0, 2 * (1 + rarer) / (len(drawn) + 1))
     return Difference(estimate=estimate, low=interval.low, high=interval.high, std=interval.std, p_value=p_value)

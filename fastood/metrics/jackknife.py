@@ -1,8 +1,9 @@
-"""Every metric with each score left out once, exactly, in one pass: what the acceleration of BCa intervals needs.
+"""Exact jackknife of every metric in one pass, for the acceleration of BCa intervals.
 
-All scores of one class in one tie group give the same value, so there is one per class and distinct score. Leaving out
-a score changes the counts of its own threshold and of all looser ones by one: a sum over thresholds then is a prefix of
-the old terms and a suffix of the changed ones, a minimum likewise, and an FPR is read at one of two thresholds.
+All scores of one class in one tie group give the same leave-one-out value, so there is one value per class and distinct
+score. Leaving out a score lowers the counts of its own threshold and of all looser thresholds by one. A sum over
+thresholds is then a prefix of the old terms plus a suffix of the changed terms, a minimum is the smaller of the two
+minima, and an FPR is read at one of two thresholds.
 """
 
 from math import ceil
@@ -25,22 +26,24 @@ __all__ = [
 
 
 class LeftOut(NamedTuple):
-    """float64 [T]: a metric without one score of the class at each threshold."""
+    """Metric without one score of the class at each threshold, float64 `[T]`."""
 
     positive: Tensor
     negative: Tensor
 
 
 def acceleration(values: LeftOut, counts: ThresholdCounts) -> float:
-    """Acceleration of BCa for two samples, Σ Σ U³ / nₖ³ / (6 (Σ Σ U² / nₖ²)^{3/2}) with U = (nₖ - 1) (mean - value).
+    """Compute the acceleration of BCa for two samples.
 
-    Efron & Tibshirani 1993, eq. 14.15, for several samples as in `scipy.stats.bootstrap`. 0 where no score matters.
+    Σ Σ U³ / nₖ³ / (6 (Σ Σ U² / nₖ²)^{3/2}) with U = (nₖ - 1) (mean - value): Efron & Tibshirani 1993, eq. 14.15,
+    generalised to several samples as in `scipy.stats.bootstrap`. It is 0 if no score influences the metric.
     """
     cubes = squares = 0.0
     for value, weights, count in (
         (values.positive, gains(counts.true_positives), counts.positives),
         (values.negative, gains(counts.false_positives), counts.negatives),
     ):
+        # Tie groups without a score of this class have no leave-one-out value.
         present = weights > 0
         value, weights = value[present], weights[present].double()
         influence = (count - 1) / count * ((value * weights).sum() / count - value)
@@ -50,7 +53,7 @@ def acceleration(values: LeftOut, counts: ThresholdCounts) -> float:
 
 
 def auroc_without(counts: ThresholdCounts) -> LeftOut:
-    """The AUROC without each score."""
+    """Compute the AUROC without each score."""
     true_positives, false_positives, true_gains, false_gains = _floats(counts)
     stricter = true_positives - true_gains / 2
     pairs = (false_gains * stricter).sum()
@@ -62,10 +65,10 @@ def auroc_without(counts: ThresholdCounts) -> LeftOut:
 
 
 def average_precision_without(counts: ThresholdCounts) -> LeftOut:
-    """The average precision without each score."""
+    """Compute the average precision without each score."""
     true_positives, false_positives, true_gains, _ = _floats(counts)
     flagged = true_positives + false_positives
-    # Where nothing else is flagged the numerators are 0 too.
+    # The clamp avoids 0 / 0: if no other score is flagged, the numerators are 0.
     others = (flagged - 1).clamp(min=1)
     before = _before(true_gains * true_positives / flagged)
     precision_without_positive = (true_positives - 1).clamp(min=0) / others
@@ -77,13 +80,13 @@ def average_precision_without(counts: ThresholdCounts) -> LeftOut:
 
 
 def fpr_without(counts: ThresholdCounts, tpr: float) -> LeftOut:
-    """The FPR at the first threshold that reaches a TPR, without each score."""
+    """Compute the FPR at the first threshold that reaches a TPR, without each score."""
     true_positives, false_positives = counts.true_positives, counts.false_positives
     rate = decimal_fraction(tpr)
     position = torch.arange(len(true_positives), device=true_positives.device)
     first = int(torch.searchsorted(true_positives, ceil(rate * counts.positives)))
     needed = ceil(rate * (counts.positives - 1))
-    # A positive that is left out moves its own count: one more of the others has to be flagged.
+    # Leaving out a positive that is flagged lowers the count, so that `needed + 1` of all positives have to be flagged.
     beyond, within = (int(torch.searchsorted(true_positives, count)) for count in (needed, needed + 1))
     negative = (false_positives[first] - (position <= first).long()).double() / (counts.negatives - 1)
     positive = torch.where(position > beyond, false_positives[beyond], false_positives[within]).double()
@@ -91,12 +94,13 @@ def fpr_without(counts: ThresholdCounts, tpr: float) -> LeftOut:
 
 
 def detection_error_without(counts: ThresholdCounts) -> LeftOut:
-    """The smallest (FPR + FNR) / 2 without each score."""
+    """Compute the smallest (FPR + FNR) / 2 without each score."""
     true_positives, false_positives, _, _ = _floats(counts)
     fpr, tpr = false_positives / counts.negatives, true_positives / counts.positives
     fewer_negatives, fewer_positives = counts.negatives - 1, counts.positives - 1
 
     def smallest(stricter: Tensor, from_own: Tensor) -> Tensor:
+        # Flagging nothing is a threshold, too: FPR 0 and FNR 1.
         nothing_flagged = stricter.new_full((1,), 1.0)
         before = torch.cat((nothing_flagged, stricter[:-1])).cummin(0).values
         return torch.minimum(before, from_own.flip(0).cummin(0).values.flip(0)) / 2

@@ -1,4 +1,4 @@
-"""Many detectors of the same images under one protocol, all metrics at once."""
+"""Evaluation of many detectors on the same images under one protocol."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,19 +31,23 @@ def evaluate_detectors(
     protocol: Protocol | ProtocolName = "li2020",
     generator: torch.Generator,
 ) -> list[dict[str, ProtocolResult]]:
-    """What `evaluate_protocol` gives for each of D detectors of the same images, which meet the same draws.
+    """Evaluate D detectors on the same images and draws, each as `evaluate_protocol` does.
 
-    Sets of which the protocol takes the same number of images go through one call of `detection_metrics`; under most
-    protocols these are all.
+    OOD sets from which the protocol draws the same number of images share one call of `detection_metrics`; under most
+    protocols all sets do.
 
     Args:
         id_scores: `[D, N]` scores of the ID test set, higher = more OOD; ±inf allowed.
         ood_scores: Set name → `[D, M]` scores, same dtype and device as `id_scores`.
-        protocol: As for `evaluate_protocol`, as are errors.
-        generator: Source of the draws. One with the same seed gives `evaluate_protocol` the same images.
+        protocol: A protocol, or the name of one of `PROTOCOLS`.
+        generator: Source of the draws, on any device. With the same seed `evaluate_protocol` draws the same images.
 
     Returns:
         For each detector: set name → result, in the order of `ood_scores`.
+
+    Raises:
+        TypeError: If `evaluate_protocol` raises it for a detector.
+        ValueError: If `evaluate_protocol` raises it for a detector, or the scores are not one row per detector.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -72,7 +76,7 @@ def evaluate_detectors(
         else:
             index = draw_index(scores.shape[1], needed, protocol.repeats, generator)
             drawn[name] = scores[:, index.to(scores.device)]
-    found: dict[str, DetectionMetrics] = {}
+    by_set: dict[str, DetectionMetrics] = {}
     for count in dict.fromkeys(scores.shape[-1] for scores in drawn.values()):
         names = [name for name, scores in drawn.items() if scores.shape[-1] == count]
         metrics = detection_metrics(
@@ -83,15 +87,15 @@ def evaluate_detectors(
             rule=protocol.rule,
             aupr_kind=protocol.aupr_kind,
         )
-        found |= {name: _at(metrics, (slice(None), position)) for position, name in enumerate(names)}
+        by_set |= {name: _at(metrics, (slice(None), position)) for position, name in enumerate(names)}
     return [
-        {name: summarise(_at(found[name], (detector,)), protocol) for name in ood_scores}
+        {name: summarise(_at(by_set[name], (detector,)), protocol) for name in ood_scores}
         for detector in range(shape[0])
     ]
 
 
 def _at(metrics: DetectionMetrics, index: tuple[int | slice, ...]) -> DetectionMetrics:
-    """A part of many metrics."""
+    """Return the metrics at an index of their leading dimensions."""
     names = ("auroc", "aupr_in", "aupr_out", "fpr_at_tpr", "threshold", "detection_error")
     parts: dict[str, Any] = {name: torch.as_tensor(getattr(metrics, name))[index] for name in names}
     return replace(metrics, **parts)

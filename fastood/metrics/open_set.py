@@ -1,4 +1,4 @@
-"""Metrics of open-set recognition, where it matters too whether an accepted image is classified correctly."""
+"""Metrics of open-set recognition, which also count whether accepted images are classified correctly."""
 
 from math import isfinite, nan
 from warnings import warn
@@ -13,23 +13,24 @@ _WIDE = 1e290
 
 
 def oscr(id_scores: Values, ood_scores: Values, *, correct: Values) -> float:
-    """Area under the open-set classification rate curve (Dhamija et al. 2018).
+    """Compute the area under the open-set classification rate curve, OSCR.
 
-    The curve is the share of ID images accepted and classified correctly against the share of OOD images accepted,
-    over all thresholds. Its area is P(an ID image is correct and scores below an OOD image) + ½ P(correct and equal):
-    the accuracy times the AUROC of the correct ones. 1 is perfect; scores that say nothing get half the accuracy.
+    The curve of Dhamija et al. 2018 (https://arxiv.org/abs/1811.04110) is the share of ID images that are accepted and
+    classified correctly over the share of OOD images accepted, for all thresholds. Its area is P(an ID image is correct
+    and scores below an OOD image) + ½ P(correct and equal): the accuracy times the AUROC of the correctly classified
+    images. The best value is 1; random scores give half the accuracy.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
-        ood_scores: [M] OOD scores, same dtype and device.
-        correct: bool [N], whether each ID image was classified correctly.
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
+        ood_scores: `[M]` OOD scores, same dtype and device.
+        correct: bool `[N]`, whether each ID image was classified correctly.
 
     Returns:
         The area, in [0, accuracy].
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype; `correct` not bool.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; another shape of `correct`.
+        TypeError: If scores are not numeric, are complex or differ in dtype, or `correct` is not bool.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `correct` has another shape.
 
     Example:
         >>> import torch
@@ -44,23 +45,23 @@ def oscr(id_scores: Values, ood_scores: Values, *, correct: Values) -> float:
 
 
 def autc(id_scores: Values, ood_scores: Values) -> float:
-    """Area under the threshold curve (Humblot-Renaux et al. 2023): lower is better.
+    """Compute the area under the threshold curve, AUTC (Humblot-Renaux et al. 2023); lower is better.
 
     Scores of both sets are scaled together to [0, 1]; the mean of FPR and FNR is then integrated over thresholds,
-    which is (mean ID score + 1 - mean OOD score) / 2. Unlike every other metric here it depends on the scale of the
-    scores: a monotone map changes it.
+    which is (mean ID score + 1 - mean OOD score) / 2. Unlike all other metrics of this package it depends on the
+    scale of the scores: monotone transformations change it.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point.
-        ood_scores: [M] OOD scores, same dtype and device.
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point.
+        ood_scores: `[M]` OOD scores, same dtype and device.
 
     Returns:
-        The area, in [0, 1]; NaN, with a warning, where scores are all equal or one is infinite: these cannot be
+        The area, in [0, 1]; NaN, with a warning, if all scores are equal or one is infinite, which cannot be
         scaled.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices.
+        TypeError: If scores are not numeric, are complex or differ in dtype.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices.
 
     Example:
         >>> import torch
@@ -71,15 +72,15 @@ def autc(id_scores: Values, ood_scores: Values) -> float:
     low = min(float(id_scores.min()), float(ood_scores.min()))
     high = max(float(id_scores.max()), float(ood_scores.max()))
     if not (isfinite(low) and isfinite(high)):
-        warn("autc is NaN: scores with an infinite one cannot be scaled to [0, 1]", stacklevel=2)
+        warn("autc is NaN: an infinite score cannot be scaled to [0, 1]", stacklevel=2)
         return nan
     if low == high:
-        warn("autc is NaN: scores that are all equal cannot be scaled to [0, 1]", stacklevel=2)
+        warn("autc is NaN: all scores are equal and cannot be scaled to [0, 1]", stacklevel=2)
         return nan
     if high - low < _WIDE:
         id_mean, ood_mean = (float((scores - low).mean()) / (high - low) for scores in (id_scores, ood_scores))
     else:
-        # The width, or a sum of scores, may be beyond the floats though every score is finite.
+        # The range or a sum of finite scores may overflow, so everything is halved first.
         width = high / 2 - low / 2
         id_mean, ood_mean = (float(((scores / 2 - low / 2) / width).mean()) for scores in (id_scores, ood_scores))
     return (id_mean + 1 - ood_mean) / 2

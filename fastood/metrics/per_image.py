@@ -1,4 +1,4 @@
-"""Metrics of each image of a segmentation, whose pixels are the examples, and their mean over images."""
+"""Metrics of the pixels of each image of a segmentation, and their mean over images."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -16,24 +16,24 @@ def metrics_of_images(
     Args:
         scores: `[B, H, W]`.
         labels: `[B, H, W]`, below 0 for OOD.
-        compute: Gives the metrics of one image, by name.
+        compute: Function that returns the metrics of one image by name.
 
     Raises:
-        ValueError: Another shape; or an image without pixels of both classes, which is named.
+        ValueError: If the shape is not `[B, H, W]`, or an image has no pixels of one class; the message has its number.
     """
     if scores.dim() != 3:
         raise ValueError(f'scores must be [B, H, W] with mode "segmentation", got shape {tuple(scores.shape)}')
-    found = []
+    metrics = []
     for number, (image, of_image) in enumerate(zip(scores, labels, strict=True)):
         try:
-            found.append(compute(image, of_image))
+            metrics.append(compute(image, of_image))
         except ValueError as error:
             raise ValueError(f"image {number} of {len(scores)}: {error}") from error
-    return found
+    return metrics
 
 
 def mean_over_images(images: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric; raise ValueError without an image.
+    """Return the mean of each metric over images; raise ValueError for an empty sequence.
 
     Example:
         >>> mean_over_images([{"AUROC": 1.0}, {"AUROC": 0.5}])

@@ -1,4 +1,4 @@
-"""Evaluation protocols: how many OOD images meet the ID test set, how often, and how the numbers are read."""
+"""Evaluation protocols: number of OOD images, number of draws, positive class, and rules for FPR and AUPR."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -40,36 +40,37 @@ __all__ = [
 ProtocolName = Literal["li2020", "oe2019", "energy2020", "odin", "openood_v15", "wu2023"]
 
 MAX_REPEATS = 1_000_000
-"""Draws of a protocol, each of which permutes an OOD set."""
+"""Most draws of a protocol; each draw permutes an OOD set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How detection is evaluated; the default is that of Li & Vasconcelos 2020, §5.1, and `PROTOCOLS` has others.
+    """Evaluation protocol, by default that of Li & Vasconcelos 2020, §5.1; see `PROTOCOLS` for others.
 
-    Every OOD set is drawn down to 20 % of the ID test size, without replacement, 5 times, with OOD as the
-    positive class: AUPR depends on that ratio. So does the authors' code (test_ood.py): int(0.2 · N) images
-    by `np.random.choice(replace=False)`, one trained model, mean and `np.std` over the 5 draws, and an "all
-    sets" row in which each set weighs the same. Its spread is that of the draw, not of training. It takes
-    FPR95 at an interpolated quantile between two neighbouring OOD scores (our rule "quantile"); here it is taken
-    at the stricter of the two.
+    The default draws 20 % as many OOD images as there are ID test images from every OOD set, without replacement, 5
+    times, with OOD as the positive class; AUPR depends on that ratio. The code of the paper (test_ood.py,
+    https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html)
+    does the same: int(0.2 · N) images by `np.random.choice(replace=False)`, one trained model, mean and `np.std` over
+    the 5 draws, and a row "all sets" with equal weights of the sets. The spread is that of the draws, not of training.
+    One detail differs: the code reads FPR95 at an interpolated quantile between two neighbouring OOD scores (rule
+    "quantile"), this protocol at the stricter of the two.
     """
 
     name: str = "li2020"
-    """Name that results carry. li2020, oe2019, energy2020, odin, openood_v15 and wu2023 stand for the rules of those
-    papers and libraries; any other name for rules of your own."""
+    """Name in the results. li2020, oe2019, energy2020, odin, openood_v15 and wu2023 are reserved for the rules of those
+    papers and libraries."""
     ood_fraction: float | None = 0.2
-    """OOD images drawn per ID test image, rounded down; above 0. None takes all images of a set."""
+    """OOD images drawn per ID test image, rounded down; above 0. None evaluates all images of a set."""
     repeats: int = 5
-    """Independent draws of each OOD set; 1 to 1,000,000, and 1 where all images are taken."""
+    """Independent draws of each OOD set; 1 to 1,000,000, and 1 if all images are evaluated."""
     tpr: float = 0.95
     """True-positive rate at which the false-positive rate is read, in (0, 1]."""
     positive: Positive = "ood"
     """The positive class: "ood" or "id"."""
     rule: FprRule = "first"
-    """Where the false-positive rate is read."""
+    """Rule by which the false-positive rate is read."""
     aupr_kind: AuprKind = "average_precision"
-    """How the area under the precision–recall curve is taken."""
+    """Definition of the area under the precision–recall curve."""
 
     def __post_init__(self) -> None:
         numbers = {
@@ -81,7 +82,7 @@ class Protocol:
         for field, value in numbers.items():
             object.__setattr__(self, field, value)
         if self.ood_fraction is None and self.repeats > 1:
-            raise ValueError(f"repeats must be 1 where ood_fraction is None, every set whole, got {self.repeats}")
+            raise ValueError(f"repeats must be 1 if ood_fraction is None, which draws nothing, got {self.repeats}")
         check_choice("positive", self.positive, Positive)
         check_choice("rule", self.rule, FprRule)
         check_choice("aupr_kind", self.aupr_kind, AuprKind)
@@ -90,14 +91,14 @@ class Protocol:
         named = _SETTINGS.get(self.name, {})
         changed = [field for field, value in named.items() if getattr(self, field) != value]
         if changed:
-            wanted = ", ".join(f"{field} {named[field]!r}" for field in changed)
-            raise ValueError(f"name must not be {self.name}, which has {wanted}: give protocol.name another")
+            reserved = ", ".join(f"{field} {named[field]!r}" for field in changed)
+            raise ValueError(f"name must not be {self.name}, which has {reserved}: choose another protocol.name")
 
     def ood_count(self, id_count: int) -> int | None:
-        """Number of OOD images that meet `id_count` ID test images in one draw; None where all do.
+        """Return the number of OOD images in a draw for `id_count` ID test images; None for all images.
 
         Raises:
-            ValueError: The fraction of so few ID images is no OOD image at all.
+            ValueError: If the fraction rounds down to zero OOD images.
 
         Example:
             >>> Protocol().ood_count(10_000)
@@ -128,14 +129,14 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 )
 """The protocols of papers and libraries by name:
 
-    li2020       Li & Vasconcelos 2020: 5 draws of OOD images, a fifth as many as ID images
-    oe2019       Hendrycks 2019 (outlier-exposure, display_results.py): 10 draws of a fifth, FPR at the nearest TPR
-    energy2020   Liu 2020 (energy_ood): as oe2019, but with ID as the positive class
+    li2020       Li & Vasconcelos 2020: 5 draws of OOD images, 20 % as many as ID images
+    oe2019       Hendrycks 2019 (outlier-exposure, display_results.py): 10 draws of 20 %, FPR at the nearest TPR
+    energy2020   Liu 2020 (energy_ood): oe2019 with ID as the positive class
     odin         Liang 2018 (odin, calMetric.py): ID positive, all images, AUPR as if both sets had the same size
     openood_v15  Zhang 2023 (OpenOOD v1.5, metrics.py): all images, sklearn's thinned curve, AUPR by trapezoids
-    wu2023       Wu 2023, who name the metrics only. Their AUPR says that OOD is positive and sets are whole: 99.98 % on
-                 Places365, of many more images than the ID set, where the AUROC is 96.57 %; less than the AUROC on
-                 Textures, of fewer images (table 1)
+    wu2023       Wu 2023, who name the metrics only. Their table 1 implies OOD as the positive class and whole sets: the
+                 AUPR is far above the AUROC on Places365 (99.98 % and 96.57 %), which has many more images than the ID
+                 set, and below the AUROC on Textures, which has fewer
 """
 
 
@@ -149,7 +150,7 @@ class MeanStd:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolResult:
-    """One OOD set under a protocol: fractions in [0, 1], with what they depend on."""
+    """Metrics of one OOD set under a protocol as fractions in [0, 1], with the settings that they depend on."""
 
     auroc: MeanStd
     aupr: MeanStd
@@ -167,11 +168,11 @@ class ProtocolResult:
     """Name of the protocol."""
 
     def metrics(self) -> dict[str, MeanStd]:
-        """The three metrics by name."""
+        """Return AUROC, AUPR and FPR95 by name."""
         return {"auroc": self.auroc, "aupr": self.aupr, "fpr95": self.fpr95}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values as in metrics.json, where the protocol's name stands once, beside the arms."""
+        """Return plain values for metrics.json, which stores the protocol's name once for all arms."""
         spread = {name: {"mean": value.mean, "std": value.std} for name, value in self.metrics().items()}
         counts = {"id_count": self.id_count, "ood_count": self.ood_count, "repeats": self.repeats}
         return {**spread, "positive": self.positive, **counts}
@@ -184,14 +185,14 @@ def evaluate_protocol(
     protocol: Protocol | ProtocolName = "li2020",
     generator: torch.Generator,
 ) -> dict[str, ProtocolResult]:
-    """Evaluates the scores of one model on every OOD set under a protocol.
+    """Evaluate the scores of one model on every OOD set under a protocol.
 
-    Draws follow the order of `ood_scores`. Generators with the same seed draw the same images, which pairs
-    the results of several models.
+    Draws follow the order of `ood_scores`. Generators with the same seed draw the same images, so that the results of
+    several models are paired.
 
     Args:
-        id_scores: [N] scores of the ID test set, higher = more OOD; ±inf allowed.
-        ood_scores: Set name → [M] scores, same dtype and device as `id_scores`, M ≥ the protocol's OOD count.
+        id_scores: `[N]` scores of the ID test set, higher = more OOD; ±inf allowed.
+        ood_scores: Set name → `[M]` scores, same dtype and device as `id_scores`, M ≥ the protocol's OOD count.
         protocol: A protocol, or the name of one of `PROTOCOLS`.
         generator: Source of the draws, on any device.
 
@@ -199,10 +200,10 @@ def evaluate_protocol(
         Set name → result, in the order of `ood_scores`.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype; `ood_scores` that is no mapping; a
-            `generator` that is none.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; no OOD set; an OOD
-            set smaller than the protocol needs; an unknown protocol.
+        TypeError: If scores are not numeric, are complex or differ in dtype, `ood_scores` is not a mapping, or
+            `generator` is not a `torch.Generator`.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, there is no OOD set, an OOD set
+            is smaller than the protocol needs, or the protocol is unknown.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -234,7 +235,7 @@ def evaluate_protocol(
 
 
 def protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
-    """A protocol, or that of a name."""
+    """Return a protocol, looked up in `PROTOCOLS` if it is a name."""
     if isinstance(protocol, Protocol):
         return protocol
     if not isinstance(protocol, str) or protocol not in PROTOCOLS:
@@ -245,24 +246,24 @@ def protocol_of(protocol: Protocol | ProtocolName) -> Protocol:
 def checked_sets(
     id_scores: Values, ood_scores: Mapping[str, Values], protocol: Protocol, *, batched: bool = False
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], int | None]:
-    """Return what a protocol is followed with, or raise.
+    """Return the checked scores of every OOD set and the number of OOD images in a draw.
 
-    All sets are checked before the first draw: a failed call must not advance the generator.
+    All sets are checked before the first draw, so that a failed call does not advance the generator.
 
     Args:
-        id_scores: Of one detector `[N]`, or of several `[D, N]`.
-        ood_scores: Set name → scores.
-        protocol: The protocol.
-        batched: Whether the scores are those of several detectors.
+        id_scores: ID scores of one detector `[N]`, or of several `[D, N]`.
+        ood_scores: Set name → scores of one detector `[M]`, or of several `[D, M]`.
+        protocol: Protocol to follow.
+        batched: Whether the scores are of several detectors.
 
     Returns:
-        Set name → ID and OOD scores, in a dtype that they share, and the OOD images in each draw, None for all.
+        Set name → ID and OOD scores of one dtype, and the number of OOD images in each draw, None for all images.
     """
     count = checked_scores("id_scores", id_scores, batched=batched).shape[-1]
     if not isinstance(ood_scores, Mapping):
         raise TypeError(f'ood_scores must be a mapping such as {{"textures": scores}}, got {type(ood_scores).__name__}')
     if not ood_scores:
-        raise ValueError("ood_scores names no OOD set")
+        raise ValueError("ood_scores must hold at least one OOD set, got none")
     needed = protocol.ood_count(count)
     sets = {}
     for name, values in ood_scores.items():
@@ -278,13 +279,13 @@ def checked_sets(
 
 
 def draw_index(size: int, count: int, repeats: int, generator: torch.Generator) -> Tensor:
-    """Which images each of the repeats draws, int64 `[repeats, count]`, without replacement within one."""
+    """Draw the indices of images for every repeat, int64 `[repeats, count]`, without replacement within a repeat."""
     orders = [torch.randperm(size, generator=generator, device=generator.device) for _ in range(repeats)]
     return torch.stack([order[:count] for order in orders])
 
 
 def summarise(draws: DetectionMetrics, protocol: Protocol) -> ProtocolResult:
-    """Mean and spread of the metrics `[repeats]` of one detector on one set."""
+    """Return mean and standard deviation of the metrics `[repeats]` of one detector on one set."""
 
     def spread(values: float | Tensor) -> MeanStd:
         each = torch.as_tensor(values).tolist()

@@ -15,42 +15,42 @@ _EXACT_IN_FLOAT64 = (torch.int32, torch.uint16, torch.uint32, torch.float64)
 
 
 class RankedPair(NamedTuple):
-    """Two sets of scores as floats of one dtype that compare as the scores do."""
+    """Two sets of scores as floats of one dtype with the order and the ties of the scores."""
 
     id_scores: Tensor
     """[..., N] float32 or float64."""
     ood_scores: Tensor
     """[..., M], the same dtype."""
     table: Tensor | None
-    """Where the floats are ranks of 64-bit integers: the integers, ascending; else None."""
+    """Distinct scores, ascending, if the floats are ranks of 64-bit integers; else None."""
 
     def thresholds(self, values: Tensor) -> Tensor:
-        """The scores, as float64, that such floats stand for."""
+        """Return the scores, float64, of the floats `values`."""
         return values.double() if self.table is None else self.table[values.long()].double()
 
 
 def ranked_pair(id_scores: Values, ood_scores: Values, *, batched: bool = False) -> RankedPair:
-    """Check two sets of scores and convert them to floats, exactly.
+    """Check two sets of scores and convert them to floats without changing order or ties.
 
     Args:
-        id_scores: [N] scores, higher = more OOD, N ≥ 1; bool, integer or floating point, no NaN.
-        ood_scores: [M] scores, same dtype and device.
+        id_scores: `[N]` scores, higher = more OOD, N ≥ 1; bool, integer or floating point, no NaN.
+        ood_scores: `[M]` scores, same dtype and device.
         batched: Whether both may have leading dimensions.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Scores that are empty, of a wrong shape, hold NaN or lie on different devices.
+        TypeError: If scores are not numeric, are complex or differ in dtype.
+        ValueError: If scores are empty, of a wrong shape, hold NaN or lie on different devices.
     """
     return ranked(*checked_pair(id_scores, ood_scores, batched=batched))
 
 
 def ranked(id_scores: Tensor, ood_scores: Tensor) -> RankedPair:
-    """Convert two checked sets of scores to floats, exactly."""
+    """Convert two checked sets of scores to floats without changing order or ties."""
     if id_scores.dtype in _EXACT_IN_FLOAT32:
         return RankedPair(id_scores.float(), ood_scores.float(), None)
     if id_scores.dtype in _EXACT_IN_FLOAT64:
         return RankedPair(id_scores.double(), ood_scores.double(), None)
-    # 64-bit integers beyond 2⁵³ would tie as floats, their ranks do not.
+    # Distinct 64-bit integers beyond 2⁵³ may be equal as float64; their ranks are not.
     both = torch.cat((id_scores.reshape(-1), ood_scores.reshape(-1)))
     table, ranks = torch.unique(both, return_inverse=True)
     ranks = ranks.double()

@@ -15,23 +15,23 @@ __all__ = ["RiskCoverageCurve", "risk_coverage_curve"]
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCoverageCurve:
-    """What is accepted, and how much of it is wrong, at every threshold, strictest first."""
+    """Shares of accepted images and of errors among them at every threshold, strictest first."""
 
     coverage: Tensor
-    """float64 [T], share of the ID images accepted, non-decreasing to 1."""
+    """float64 `[T]`, share of the ID images accepted, non-decreasing to 1."""
     risk: Tensor
-    """float64 [T], share of all accepted images that are wrong: misclassified ID images, and OOD images."""
+    """float64 `[T]`, share of all accepted images that are wrong: misclassified ID images, and OOD images."""
     ood_accepted: Tensor
-    """float64 [T], share of the OOD images accepted, non-decreasing; 0 where there are none. One minus the TPR of their
-    detection."""
+    """float64 `[T]`, share of the OOD images accepted, non-decreasing; 0 where there are none. It is one minus the TPR
+    of OOD detection."""
     thresholds: Tensor
-    """float64 [T], ascending: an image is accepted when its score is at most the threshold."""
+    """float64 `[T]`, ascending: an image is accepted when its score is at most the threshold."""
 
     @property
     def aurc(self) -> float:
         """Area under risk over coverage: the mean, over ID images, of the risk where an image is just accepted.
 
-        Without OOD images the AURC of Geifman et al. 2019. Lower is better; images of equal score are accepted
+        Without OOD images it is the AURC of Geifman et al. 2019. Lower is better; images of equal score are accepted
         together.
         """
         gained = self.coverage.diff(prepend=self.coverage.new_zeros(1))
@@ -45,26 +45,27 @@ def risk_coverage_curve(
     ood_scores: Sequence[Values] = (),
     ood_per_id: float | None = None,
 ) -> RiskCoverageCurve:
-    """Traces risk and coverage of a classifier that rejects what scores above a threshold.
+    """Compute risk and coverage of a classifier that rejects images with a score above a threshold.
 
-    With OOD images mixed in this is figure 2 of Mohseni et al. 2020, whose mix has as many OOD as ID images and as many
-    of each set (`ood_per_id=1`); without, figure 3.
+    With OOD images mixed in, this is figure 2 of Mohseni et al. 2020
+    (https://ojs.aaai.org/index.php/AAAI/article/view/5966), whose mix has as many OOD as ID images and as many of each
+    OOD set (`ood_per_id=1`); without OOD images it is figure 3.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
-        correct: bool [N], whether each ID image was classified correctly.
-        ood_scores: OOD sets mixed in, each [M], same dtype and device.
-        ood_per_id: OOD images per ID image for which the risk is stated, every set counting alike whatever its size; by
-            default each image counts once.
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
+        correct: bool `[N]`, whether each ID image was classified correctly.
+        ood_scores: OOD sets mixed in, each `[M]`, same dtype and device.
+        ood_per_id: OOD images per ID image for which the risk is stated, each set with the same total weight whatever
+            its size; by default each image counts once.
 
     Returns:
         A point for each distinct score, float64, on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype; `correct` not bool; `ood_scores` that is
-            no list of sets.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; another shape of `correct`; an
-            `ood_per_id` that is not finite and above 0, or has no OOD scores to go with.
+        TypeError: If scores are not numeric, are complex or differ in dtype, `correct` is not bool, or `ood_scores` is
+            not a list or tuple of sets.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, `correct` has another shape, or
+            `ood_per_id` is not finite and above 0 or is passed without OOD scores.
 
     Example:
         >>> scores, correct = torch.tensor([0.1, 0.2, 0.9]), torch.tensor([True, False, True])
@@ -96,7 +97,7 @@ def risk_coverage_curve(
     total = torch.zeros_like(thresholds, dtype=torch.float64)
     weight = 0.0
     for scores in ood:
-        # What one image of the set counts for.
+        # Every set gets the same total weight, so one image of a small set weighs more.
         each = 1.0 if ood_per_id is None else ood_per_id * len(rank) / (len(ood) * len(scores))
         total += each * _count_up_to(scores, thresholds)
         weight += each * len(scores)
@@ -109,10 +110,10 @@ def risk_coverage_curve(
 
 
 def _rankable(scores: Tensor) -> Tensor:
-    """As numbers that rank alike and that sorting knows: int64 of signed integers, else float64."""
+    """Return scores in a dtype that can be sorted: int64 for signed integers, else float64."""
     return scores.long() if scores.dtype.is_signed and not scores.is_floating_point() else scores.double()
 
 
 def _count_up_to(scores: Tensor, thresholds: Tensor) -> Tensor:
-    """float64 [T], scores that are at most each threshold."""
+    """Return the number of scores at or below each threshold, float64 `[T]`."""
     return torch.searchsorted(scores.sort().values, thresholds, right=True).double()

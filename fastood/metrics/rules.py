@@ -1,4 +1,4 @@
-"""The rules by which papers and libraries read one FPR and one AUPR from the same counts."""
+"""Rules by which papers and libraries compute an FPR and an AUPR from the counts at every threshold."""
 
 from fractions import Fraction
 from math import ceil, floor, nan
@@ -13,26 +13,26 @@ from fastood.ops._arguments import decimal_fraction
 __all__ = ["AuprKind", "FprRule", "OperatingPoint", "area_under_pr", "operating_point"]
 
 FprRule = Literal["first", "corner", "nearest", "quantile", "floor", "odin"]
-"""Where the FPR is read. `TPR` is TP / P at a threshold, `tpr` the rate that is asked for:
+"""Rule by which the FPR is read. `TPR` is TP / P at a threshold, `tpr` the requested rate:
 
     first     the strictest threshold with TPR ≥ tpr (pytorch-ood; sklearn's curve with all its points)
-    corner    the same among the corners of the ROC curve only (OpenOOD v1.5: sklearn's curve without the points on
+    corner    the strictest corner of the ROC curve with TPR ≥ tpr (OpenOOD v1.5: sklearn's curve without the points on
               straight runs, its default; differs from "first" where a tie group holds both classes)
     nearest   the threshold whose TPR is nearest to tpr, the larger TPR and then the larger FPR among equals (Hendrycks
-              2019, energy; their floats decide otherwise now and then where two are equally near)
+              2019, energy; their float arithmetic may choose the other one of two equally near thresholds)
     quantile  the interpolated (1 - tpr) quantile of the positive scores (code of Li & Vasconcelos 2020); not invariant
               under monotone maps of the scores
-    floor     the ⌊tpr · P⌋-th strictest positive score, which itself is not flagged (OpenOOD before v1.5)
+    floor     the ⌊tpr · P⌋-th strictest positive score, which is not flagged itself (OpenOOD before v1.5)
     odin      the mean over thresholds with |TPR - tpr| ≤ 0.0005 (Liang 2018, whose thresholds are a grid of 100,000
               values of the softmax, ours the distinct scores)
 """
 
 AuprKind = Literal["average_precision", "trapezoid", "balanced"]
-"""How the area under the precision–recall curve is taken:
+"""Definition of the area under the precision–recall curve:
 
     average_precision  Σ (Rₙ - Rₙ₋₁) Pₙ, sklearn's step rule (Hendrycks 2019, Li & Vasconcelos 2020, energy)
     trapezoid          Σ (Rₙ - Rₙ₋₁) (Pₙ + Pₙ₋₁) / 2 from precision 1 at recall 0 (OpenOOD, pytorch-ood)
-    balanced           Σ (Rₙ₊₁ - Rₙ) Pₙ of precision TPR / (TPR + FPR), as if both classes had equal counts (Liang 2018)
+    balanced           Σ (Rₙ₊₁ - Rₙ) Pₙ with precision TPR / (TPR + FPR), as for classes of equal size (Liang 2018)
 """
 
 
@@ -45,16 +45,16 @@ class OperatingPoint(NamedTuple):
 
 
 def operating_point(counts: ThresholdCounts, tpr: float, rule: FprRule, positive_scores: Tensor) -> OperatingPoint:
-    """Reads the FPR at a TPR by a rule.
+    """Read the FPR at a TPR by a rule.
 
     Args:
         counts: Counts at every distinct score.
         tpr: True-positive rate, in (0, 1].
         rule: One of `FprRule`.
-        positive_scores: [P] scores of the positive class, ascending; what "quantile" and "floor" are of.
+        positive_scores: [P] scores of the positive class, ascending; read by the rules "quantile" and "floor".
 
     Raises:
-        ValueError: No threshold is within 0.0005 of `tpr` ("odin"); no positive score is within ⌊tpr · P⌋ ("floor").
+        ValueError: If no threshold has a TPR within 0.0005 of `tpr` ("odin"), or ⌊tpr · P⌋ is 0 ("floor").
     """
     rate = decimal_fraction(tpr)
     if rule == "first":
@@ -81,12 +81,12 @@ def operating_point(counts: ThresholdCounts, tpr: float, rule: FprRule, positive
 
 
 def area_under_pr(counts: ThresholdCounts, kind: AuprKind) -> float:
-    """The area under the precision–recall curve, by one of `AuprKind`."""
+    """Compute the area under the precision–recall curve by one of `AuprKind`."""
     true_positives = counts.true_positives.double()
     if kind == "balanced":
         recall = true_positives / counts.positives
         precision = recall / (recall + counts.false_positives.double() / counts.negatives)
-        # The recall up to the strictest threshold counts at its precision, each later step at the stricter end.
+        # The first step has the precision of its own threshold, each later step that of its stricter end.
         return float(recall[0] * precision[0] + (recall.diff() * precision[:-1]).sum())
     precision = true_positives / (counts.true_positives + counts.false_positives)
     if kind == "trapezoid":
@@ -100,7 +100,7 @@ def _at(counts: ThresholdCounts, position: int) -> OperatingPoint:
 
 
 def _flagging(counts: ThresholdCounts, strictest: int, threshold: float) -> OperatingPoint:
-    """The point at which the `strictest` first tie groups are flagged."""
+    """Return the point that flags the first `strictest` tie groups."""
     flagged = int(counts.false_positives[strictest - 1]) if strictest else 0
     return OperatingPoint(flagged / counts.negatives, threshold)
 
@@ -110,7 +110,7 @@ def _first(true_positives: Tensor, rate: Fraction, positives: int) -> int:
 
 
 def _corners(counts: ThresholdCounts) -> Tensor:
-    """Positions of the points that sklearn's `roc_curve` keeps by default: the ends, and wherever the slope changes."""
+    """Return the positions that sklearn's `roc_curve` keeps by default: both ends and all changes of slope."""
     true_gains, false_gains = gains(counts.true_positives), gains(counts.false_positives)
     bends = (true_gains.diff() != 0) | (false_gains.diff() != 0)
     # sklearn looks at second differences without the point (0, 0), so the first point is always kept.
@@ -118,10 +118,10 @@ def _corners(counts: ThresholdCounts) -> Tensor:
 
 
 def _nearest(counts: ThresholdCounts, rate: Fraction) -> int:
-    # |TP / P - a / b| in units of 1 / (b P), so that equal distances are equal.
+    # |TP / P - a / b| in integer units of 1 / (b P), so that equal distances compare equal.
     distance = (counts.true_positives * rate.denominator - rate.numerator * counts.positives).abs()
     nearest = counts.true_positives[distance == distance.min()].max()
-    if int(nearest) == counts.positives:  # their curve ends where all positives are flagged
+    if int(nearest) == counts.positives:  # their curve ends at the threshold that flags all positives
         return int(torch.searchsorted(counts.true_positives, nearest))
     return int(torch.searchsorted(counts.true_positives, nearest, right=True)) - 1
 
@@ -133,15 +133,14 @@ def _mean_near(counts: ThresholdCounts, rate: Fraction) -> OperatingPoint:
     )
     if not within.any():
         raise ValueError(
-            f'rule "odin" takes the mean over thresholds of TPR in [{float(low):g}, {float(high):g}]: none of the '
-            f'{len(counts.thresholds)} thresholds of these {counts.positives} positive scores is there; rule="first" '
-            "takes any"
+            f'rule "odin" needs a threshold with a TPR in [{float(low):g}, {float(high):g}], got none among '
+            f'{len(counts.thresholds)} thresholds of {counts.positives} positive scores; use rule="first"'
         )
     return OperatingPoint(float(counts.false_positives[within].double().mean()) / counts.negatives, nan)
 
 
 def _interpolated(strictest_first: Tensor, rate: Fraction) -> float:
-    """`np.quantile` (linear) of the scores at position (P - 1) · rate from the strictest."""
+    """Return the linear `np.quantile` of the scores at position (P - 1) · rate from the strictest."""
     position = rate * (len(strictest_first) - 1)
     below = floor(position)
     share = float(position - below)

@@ -1,4 +1,4 @@
-"""What curves and rules are read from: integer counts at each distinct score."""
+"""Integer confusion counts at each distinct score, from which curves and rules are computed."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ __all__ = ["ThresholdCounts", "count_at_thresholds", "gains"]
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdCounts:
-    """Confusion counts at the T distinct scores, strictest threshold first: counts never fall along T.
+    """Confusion counts at the T distinct scores, strictest threshold first; counts are non-decreasing along T.
 
     With OOD positive, an image is flagged when its score is ≥ the threshold and thresholds descend; with ID
     positive, when its score is ≤ the threshold and thresholds ascend. Equal scores share one threshold:
@@ -24,11 +24,11 @@ class ThresholdCounts:
 
     positive: Positive
     thresholds: Tensor
-    """float64 [T]."""
+    """float64 `[T]`."""
     true_positives: Tensor
-    """int64 [T], flagged images of the positive class."""
+    """int64 `[T]`, flagged images of the positive class."""
     false_positives: Tensor
-    """int64 [T], flagged images of the other class."""
+    """int64 `[T]`, flagged images of the other class."""
     positives: int
     """Images of the positive class, P."""
     negatives: int
@@ -36,21 +36,20 @@ class ThresholdCounts:
 
 
 def count_at_thresholds(id_scores: Values, ood_scores: Values, *, positive: Positive = "ood") -> ThresholdCounts:
-    """Counts true and false positives at every distinct score.
+    """Count true and false positives at every distinct score.
 
     Args:
-        id_scores: [N] in-distribution scores, higher = more OOD; bool, integer or floating point. ±inf is a
+        id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point. ±inf is a
             score like any other.
-        ood_scores: [M] OOD scores, same dtype and device.
+        ood_scores: `[M]` OOD scores, same dtype and device.
         positive: The positive class, "ood" or "id".
 
     Returns:
         The counts, on the device of the scores.
 
     Raises:
-        TypeError: Scores that are no numbers, are complex, or differ in dtype.
-        ValueError: Scores that are empty, not 1-D, hold NaN or lie on different devices; an unknown
-            `positive`.
+        TypeError: If scores are not numeric, are complex or differ in dtype.
+        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `positive` is unknown.
 
     Example:
         >>> counts = count_at_thresholds(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
@@ -60,33 +59,33 @@ def count_at_thresholds(id_scores: Values, ood_scores: Values, *, positive: Posi
     check_choice("positive", positive, Positive)
     pair = ranked_pair(id_scores, ood_scores)
     id_count, ood_count = len(pair.id_scores), len(pair.ood_scores)
-    found = roc_counts(sort_scores(pair.id_scores), sort_scores(pair.ood_scores))
-    thresholds = pair.thresholds(keys_to_scores(found.keys))
+    counts = roc_counts(sort_scores(pair.id_scores), sort_scores(pair.ood_scores))
+    thresholds = pair.thresholds(keys_to_scores(counts.keys))
     if positive == "ood":
         return ThresholdCounts(
             positive=positive,
             thresholds=thresholds,
-            true_positives=found.ood,
-            false_positives=found.id,
+            true_positives=counts.ood,
+            false_positives=counts.id,
             positives=ood_count,
             negatives=id_count,
         )
     return ThresholdCounts(
         positive=positive,
         thresholds=thresholds.flip(0),
-        true_positives=_at_most(found.id, id_count),
-        false_positives=_at_most(found.ood, ood_count),
+        true_positives=_at_most(counts.id, id_count),
+        false_positives=_at_most(counts.ood, ood_count),
         positives=id_count,
         negatives=ood_count,
     )
 
 
 def gains(cumulative: Tensor) -> Tensor:
-    """[T] counts within each tie group, from the counts up to it."""
+    """Return the counts within each tie group `[T]` from the cumulative counts."""
     return cumulative.diff(prepend=cumulative.new_zeros(1))
 
 
 def _at_most(at_least: Tensor, total: int) -> Tensor:
-    """[T] counts ≤ each threshold, thresholds ascending, from those ≥ it, thresholds descending."""
+    """Return counts ≤ each threshold `[T]`, thresholds ascending, from counts ≥ it, thresholds descending."""
     above = torch.cat((at_least.new_zeros(1), at_least[:-1]))
     return (total - above).flip(0)

@@ -1,4 +1,4 @@
-"""What can be ranked, and how every dtype becomes floats without a tie made or lost."""
+"""Checks of scores and settings of metrics."""
 
 from collections.abc import Iterable
 from math import isfinite
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Positive = Literal["ood", "id"]
-"""The class whose detection is measured: most papers take OOD, some (energy, ODIN, Mahalanobis) take ID."""
+"""Positive class: OOD in most papers, ID in some (energy, ODIN, Mahalanobis)."""
 
 
 def checked_pair(
@@ -35,24 +35,25 @@ def checked_pair(
     names: tuple[str, str] = ("id_scores", "ood_scores"),
     batched: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return both sets as tensors that can be ranked together.
+    """Check two sets of scores and return them as tensors that can be ranked together.
 
     Args:
         id_scores: In-distribution scores; a list takes the dtype of the other set.
-        ood_scores: OOD scores, in the same forms.
-        names: Of the arguments, for the error.
+        ood_scores: OOD scores; a list takes the dtype of the other set.
+        names: Names of the two arguments for error messages.
         batched: Whether leading dimensions are allowed.
 
     Raises:
-        TypeError: No numbers, complex, or another dtype; one number rounded to two precisions would no longer tie.
-        ValueError: Empty, of a wrong shape, holding NaN, or on another device.
+        TypeError: If scores are not numeric, are complex or differ in dtype: a number rounded to two precisions would
+            no longer tie with itself.
+        ValueError: If scores are empty, of a wrong shape, hold NaN or lie on different devices.
     """
     one, other = (
         checked_scores(name, values, batched=batched)
         for name, values in zip(names, (id_scores, ood_scores), strict=True)
     )
     if one.dtype != other.dtype:
-        # Of two lists the one of integers that float64 does not hold decides: int64.
+        # Two lists differ in dtype only if one holds integers that float64 does not represent: both become int64.
         lists = not (has_dtype(id_scores) or has_dtype(ood_scores))
         if not has_dtype(ood_scores):
             other = in_dtype(names[1], other, torch.int64 if lists else one.dtype)
@@ -63,11 +64,11 @@ def checked_pair(
 
 
 def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise for two sets of scores between which ties are not exact, or which lie on different devices.
+    """Check that two sets of scores share dtype, without which ties are not exact, and device.
 
     Raises:
-        TypeError: Different dtypes; one number rounded to two precisions would no longer tie.
-        ValueError: Different devices.
+        TypeError: If the dtypes differ: a number rounded to two precisions would no longer tie with itself.
+        ValueError: If the devices differ.
     """
     if scores.dtype != other.dtype:
         raise TypeError(
@@ -79,16 +80,16 @@ def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) 
 
 
 def checked_scores(name: str, values: Values, *, batched: bool = False) -> Tensor:
-    """Return scores as a tensor that can be ranked.
+    """Check scores and return them as a tensor that can be ranked.
 
     Args:
-        name: The argument's name, for the error message.
-        values: [N] bool, integer or floating-point scores, N ≥ 1, no NaN.
+        name: Name of the argument for error messages.
+        values: `[N]` bool, integer or floating-point scores, N ≥ 1, no NaN.
         batched: Whether leading dimensions are allowed.
 
     Raises:
-        TypeError: No numbers, or complex.
-        ValueError: Empty, of a wrong shape, or holding NaN.
+        TypeError: If scores are not numeric, or complex.
+        ValueError: If scores are empty, of a wrong shape, or hold NaN.
     """
     scores = as_scores(name, values)
     if batched and scores.ndim == 0:
@@ -104,7 +105,7 @@ def checked_scores(name: str, values: Values, *, batched: bool = False) -> Tenso
 
 
 def check_one_dtype(name: str, sets: Iterable[Tensor]) -> None:
-    """Raise TypeError for sets of scores that differ in dtype, each of which a list of ID scores could stand beside."""
+    """Raise TypeError unless all sets of scores share one dtype; a list of ID scores could match each set alone."""
     dtypes = list(dict.fromkeys(scores.dtype for scores in sets))
     if len(dtypes) > 1:
         raise TypeError(f"{name} must be sets of one dtype, got {' and '.join(map(str, dtypes))}")
@@ -112,18 +113,18 @@ def check_one_dtype(name: str, sets: Iterable[Tensor]) -> None:
 
 def check_no_nan(name: str, scores: Tensor) -> None:
     """Raise ValueError for scores that hold NaN."""
-    # NaN is the maximum wherever there is one.
+    # amax propagates NaN, and needs no bool tensor of all scores.
     if scores.numel() and scores.is_floating_point() and scores.amax().isnan():
         nan_count = int(scores.isnan().sum())
         raise ValueError(f"{name} holds {nan_count} NaN among its {scores.numel()} scores; NaN has no rank")
 
 
 def checked_correct(correct: Values, id_scores: Tensor) -> Tensor:
-    """Return what says of each ID image whether it was classified correctly.
+    """Check and return the bools that mark correctly classified ID images, on the device of the scores.
 
     Raises:
-        TypeError: Not bool.
-        ValueError: Another shape than the scores.
+        TypeError: If `correct` is not bool.
+        ValueError: If the shape differs from that of the scores.
     """
     flags = as_flags("correct", correct)
     if flags.shape != id_scores.shape:
@@ -132,25 +133,25 @@ def checked_correct(correct: Values, id_scores: Tensor) -> Tensor:
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
-    """Raise ValueError for a value that is none of a `Literal`'s."""
-    known = get_args(choices)
-    if not isinstance(value, str) or value not in known:
-        words = [f'"{choice}"' for choice in known]
+    """Raise ValueError unless the value is one of a `Literal`'s."""
+    allowed = get_args(choices)
+    if not isinstance(value, str) or value not in allowed:
+        words = [f'"{choice}"' for choice in allowed]
         raise ValueError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {shown(value)}")
 
 
 def checked_tpr(tpr: float) -> float:
-    """Return a true-positive rate as a float.
+    """Check a true-positive rate and return it as a float.
 
     Raises:
-        TypeError: `tpr` is no number.
-        ValueError: `tpr` outside (0, 1].
+        TypeError: If `tpr` is not a number.
+        ValueError: If `tpr` is outside (0, 1].
     """
     return checked_between("tpr", tpr, high_allowed=True)
 
 
 def checked_between(name: str, value: object, *, high_allowed: bool = False) -> float:
-    """Return a share as a float; raise TypeError for no number, ValueError outside (0, 1), or (0, 1] if allowed."""
+    """Return a share as a float; raise TypeError unless it is a number, ValueError unless in (0, 1), or (0, 1]."""
     interval = "(0, 1]" if high_allowed else "(0, 1)"
     number = as_real(name, value, wanted=f"a number in {interval}")
     if not (0 < number < 1 or (high_allowed and number == 1)):
@@ -159,7 +160,7 @@ def checked_between(name: str, value: object, *, high_allowed: bool = False) -> 
 
 
 def checked_positive(name: str, value: object, *, otherwise: str = "") -> float:
-    """Return a finite number above 0 as a float; raise TypeError for no number, ValueError for another."""
+    """Return a number as a float; raise TypeError unless it is a number, ValueError unless finite and above 0."""
     number = as_real(name, value, wanted=f"a finite number above 0{otherwise}")
     if not (isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a finite number above 0{otherwise}, got {shown(value)}")

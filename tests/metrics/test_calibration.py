@@ -70,7 +70,7 @@ def test_a_calibration_survives_its_file(tmp_path):
     assert torch.equal(loaded.id_scores, calibration.id_scores)
     assert loaded.id_scores.tolist() == sorted(loaded.id_scores.tolist())
     torch.save({"weights": torch.ones(2)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other.pt is no file of ScoreCalibration.save"):
+    with pytest.raises(ValueError, match=r"other.pt was not written by ScoreCalibration.save"):
         ScoreCalibration.load(tmp_path / "other.pt")
 
 

@@ -56,6 +56,6 @@ def test_what_is_refused(generator: torch.Generator) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate_detectors(torch.zeros(id_shape), {"x": torch.zeros(ood_shape)}, generator=generator)
-    with pytest.raises(ValueError, match="ood_scores names no OOD set"):
+    with pytest.raises(ValueError, match="ood_scores must hold at least one OOD set"):
         evaluate_detectors(torch.zeros(2, 50), {}, generator=generator)
     assert torch.equal(generator.get_state(), state)

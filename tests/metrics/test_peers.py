@@ -91,7 +91,7 @@ def test_names_of_the_peer() -> None:
     with pytest.raises(ValueError, match="fpr_at is another name of tpr: give one of them"):
         DetectionEvaluator(fpr_at=0.8, tpr=0.9)
     for arguments in ({}, {"y": [0], "labels": [0]}):
-        with pytest.raises(TypeError, match="y must be given, or labels in its place, and not both"):
+        with pytest.raises(TypeError, match="y or labels, its name in pytorch-ood, must be passed, and not both"):
             ours.update([0.5], **arguments)
     with pytest.raises(ValueError, match="labels must hold whole numbers"):
         ours.update([0.5], labels=[0.5])
@@ -132,7 +132,7 @@ def test_images_of_a_segmentation_merge() -> None:
     with pytest.raises(ValueError, match="predictions must be None with mode"):
         whole.update(scores, labels, labels)
     assert whole.compute() == pytest.approx(parts[0].compute(), abs=1e-15)
-    with pytest.raises(ValueError, match="metrics of all pixels are not kept"):
+    with pytest.raises(ValueError, match="metrics must not be called with mode"):
         whole.metrics()
     with pytest.raises(ValueError, match="other must have the mode 'segmentation', got 'classification'"):
         whole.merge(DetectionEvaluator().update(scores, labels))
