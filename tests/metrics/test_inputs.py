@@ -108,7 +108,7 @@ def test_no_list_is_rounded_into_ties() -> None:
     assert metrics.auroc([close[0]], [close[1]]) == 1  # lists of numbers are float64
     with pytest.raises(TypeError, match=r"ood_scores is a list of numbers that torch\.float32 does not represent"):
         metrics.auroc(torch.tensor([0.5]), close)
-    with pytest.raises(TypeError, match=r"ood_scores is a list of numbers that torch\.int64 does not hold"):
+    with pytest.raises(TypeError, match=r"ood_scores is a list of numbers that torch\.int64 does not represent"):
         metrics.auroc(torch.tensor([1]), [0.5])
     big = 2**60
     assert metrics.auroc([big], [big + 1]) == 1

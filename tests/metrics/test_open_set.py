@@ -46,7 +46,7 @@ def test_autc_is_the_area_under_the_mean_of_both_error_rates():
 def test_autc_of_scores_without_a_scale_is_nan():
     with pytest.warns(UserWarning, match="autc is NaN: all scores are equal"):
         assert isnan(autc(torch.ones(3), torch.ones(2)))
-    with pytest.warns(UserWarning, match="autc is NaN: scores with an infinite one"):
+    with pytest.warns(UserWarning, match="autc is NaN: an infinite score"):
         assert isnan(autc(torch.tensor([0.0, -inf]), torch.ones(2)))
 
 

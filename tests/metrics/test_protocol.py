@@ -76,7 +76,7 @@ def test_small_ood_set_is_an_error_that_names_it_and_draws_nothing():
 @pytest.mark.parametrize(
     ("ood_scores", "error", "words"),
     [
-        ({}, ValueError, "names no OOD set"),
+        ({}, ValueError, "must hold at least one OOD set"),
         ({"a": torch.tensor([nan] * 20, dtype=torch.float64)}, ValueError, r"ood_scores\['a'\] holds 20 NaN"),
         ({"a": torch.ones(20)}, TypeError, r"id_scores and ood_scores\['a'\] must share one dtype"),
     ],

@@ -126,7 +126,7 @@ def test_odin_takes_the_mean_over_thresholds_around_the_rate():
 
 
 def test_odin_without_a_threshold_near_the_rate_is_an_error():
-    with pytest.raises(ValueError, match=r"TPR in \[0.9495, 0.9505\]: none of the 11 thresholds"):
+    with pytest.raises(ValueError, match=r"TPR in \[0.9495, 0.9505\], got none among 11 thresholds"):
         detection_metrics(torch.arange(9), torch.arange(8, 11), positive="id", rule="odin")
 
 
