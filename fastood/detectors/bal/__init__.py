@@ -1,4 +1,8 @@
-"""Boundary aware learning (Pei et al. 2022): a conditional GAN learns where the features of a frozen network end."""
+"""Boundary aware learning, BAL: a conditional GAN on the features of a frozen network.
+
+Pei et al. 2022 (https://arxiv.org/abs/2112.11648). In this package `generator_network` is the generator G
+of the GAN, and `generator` a `torch.Generator`.
+"""
 
 from fastood.detectors.bal.detector import BoundaryAwareDetector
 from fastood.detectors.bal.feature_bank import FeatureBank

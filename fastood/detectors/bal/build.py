@@ -14,7 +14,7 @@ __all__ = ["build_discriminator", "build_gan"]
 def build_discriminator(
     num_features: int, num_classes: int, settings: BoundarySettings, *, generator: torch.Generator | None = None
 ) -> ConditionalDiscriminator:
-    """The discriminator of the settings' shape, freshly initialised."""
+    """Build and initialise the discriminator."""
     return ConditionalDiscriminator(
         num_features,
         num_classes,
@@ -28,7 +28,7 @@ def build_discriminator(
 def build_gan(
     num_features: int, num_classes: int, settings: BoundarySettings, *, generator: torch.Generator | None = None
 ) -> tuple[ConditionalDiscriminator, ConditionalGenerator]:
-    """Discriminator and generator of the settings' shape, freshly initialised."""
+    """Build and initialise the discriminator and the generator network."""
     discriminator = build_discriminator(num_features, num_classes, settings, generator=generator)
     generator_network = ConditionalGenerator(
         num_features, num_classes, noise_dim=settings.noise_dim, hidden=settings.hidden, generator=generator

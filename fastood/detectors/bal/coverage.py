@@ -1,4 +1,4 @@
-"""Whether the generator collapsed: how much of the training features it reaches."""
+"""Coverage of the training features by the generator network, which shows mode collapse."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["GeneratorCoverage", "generator_coverage"]
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorCoverage:
-    """Means over the classes; 1 is what training features themselves have."""
+    """Means over the classes; training features themselves have 1."""
 
     coverage: float
     """Share of training features with a generated one nearer than their k-th nearest of the class, in [0, 1]
     (Naeem et al. 2020, eq. 6)."""
     spread: float
-    """Mean distance between two generated features over that between two training features; near 0 where noise no
-    longer matters."""
+    """Mean distance between two generated features over that between two training features; near 0 if the output no
+    longer depends on the noise."""
 
 
 @torch.no_grad()
@@ -34,17 +34,17 @@ def generator_coverage(
     per_class: int = 500,
     nearest: int = 5,
 ) -> GeneratorCoverage:
-    """Compare as many generated as training features of each class, by L1 distance of standardised features.
+    """Compare equal numbers of generated and training features of each class, by L1 distance of standardised features.
 
     Args:
         generator_network: G, of the bank's classes.
         bank: Training features.
-        generator: Source of the noise and of the choice of training features, on the CPU.
-        per_class: At most so many of each class; classes with fewer than two features are left out.
-        nearest: k, at least 1; at most one less than the features there are.
+        generator: RNG of the noise and of the choice of training features, on the CPU.
+        per_class: Largest number of features of a class; classes with fewer than two features are left out.
+        nearest: k, at least 1; reduced to one less than the features of a class.
 
     Raises:
-        ValueError: No class has two features.
+        ValueError: If no class has two features.
 
     Example:
         >>> import torch
@@ -61,11 +61,12 @@ def generator_coverage(
             rows = rows[torch.randperm(len(rows), generator=generator)[:per_class].to(rows.device)]
             if len(rows) < 2:
                 continue
+            # Drawn on the CPU, so that the result does not depend on the device.
             noise = torch.randn(len(rows), generator_network.noise_dim, generator=generator).to(rows.device)
             real = bank.standardized(bank.features[rows])
             generated = bank.standardized(generator_network(noise, torch.full_like(rows, label)))
             among = torch.cdist(real, real, p=1)
-            # The first of the sorted distances is a feature's own.
+            # The first of the sorted distances is that of a feature to itself.
             radius = among.sort(dim=1).values[:, min(nearest, len(rows) - 1)]
             covered.append((torch.cdist(real, generated, p=1).amin(1) <= radius).double().mean())
             spreads.append(_mean_distance(generated) / among.sum().div(len(rows) * (len(rows) - 1)).clamp_min(1e-12))

@@ -1,4 +1,4 @@
-"""BAL as a detector on a frozen model of anybody's (Pei et al. 2022)."""
+"""BAL as a detector on any frozen model (Pei et al. 2022, https://arxiv.org/abs/2112.11648)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ __all__ = ["BoundaryAwareDetector"]
 
 
 class BoundaryAwareDetector(HeadDetector):
-    """`-log(p₁ p₂)`: softmax confidence times the discriminator of a GAN that fitting trains on features.
+    """`-log(p₁ p₂)`: softmax confidence times the output of a discriminator that `fit` trains on features.
 
-    The model is only read: it runs in evaluation mode, without gradient, and no weight or statistic of it moves.
-    Features of the training images are kept in memory while fitting, as float32, and let go afterwards.
+    The model runs in evaluation mode without gradients; its weights and statistics do not change. Training features are
+    kept in memory as float32 during the fit only.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there; its K logits are the classes of the discriminator. With K = 1 there is no softmax to speak of
-            (p₁ = 1), and no label to mismatch: the discriminator decides alone.
-        boundary: Settings of the GAN; a mapping has the fields of `BoundarySettings` that differ from its defaults.
-        seed: Of initial weights and draws; a fit is the same at each call.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: The `nn.Linear` from features to logits; None for the last one of `model`. Its K logits are the classes of
+            the discriminator. With K = 1 the softmax is constant (p₁ = 1) and no label can be mismatched: the
+            discriminator alone determines the score.
+        boundary: Settings of the GAN, or a mapping of the fields of `BoundarySettings` that differ from its defaults.
+        seed: Seed of initial weights and draws; every fit to the same data gives the same result.
 
     Raises:
-        TypeError: As `HeadDetector` does.
-        ValueError: As `HeadDetector` does, or a setting is out of range.
+        TypeError: If `HeadDetector` raises it.
+        ValueError: If `HeadDetector` raises it, or a setting is out of range.
 
     Example:
         >>> import torch
@@ -70,8 +71,8 @@ class BoundaryAwareDetector(HeadDetector):
         seed: int = 0,
     ) -> None:
         super().__init__(model, feature_layer, head=head)
-        made = boundary if isinstance(boundary, BoundarySettings) else BoundarySettings(**(boundary or {}))
-        self.boundary = asdict(made)
+        chosen = boundary if isinstance(boundary, BoundarySettings) else BoundarySettings(**(boundary or {}))
+        self.boundary = asdict(chosen)
         self.seed = seed
 
     def _fitted(self, batches: Batches) -> State:
@@ -103,15 +104,16 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _discriminator(self) -> ConditionalDiscriminator:
         settings = BoundarySettings(**self.boundary)
+        # Built without memory: all tensors are assigned from the state.
         with torch.device("meta"):
-            made = build_discriminator(self.head.in_features, self.head.out_features, settings)
-        made.load_state_dict(self._state, assign=True)
-        return made
+            discriminator = build_discriminator(self.head.in_features, self.head.out_features, settings)
+        discriminator.load_state_dict(self._state, assign=True)
+        return discriminator
 
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in float32, whatever autocast or the default dtype say, which trainers set for a whole test loop."""
+    """Compute in float32, regardless of autocast and default dtype, which trainers set for whole test loops."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

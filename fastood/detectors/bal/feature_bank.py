@@ -1,4 +1,4 @@
-"""What a feature space looks like from inside: the features of the training images, in memory or in a file."""
+"""Bank of the features of training images, in memory or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fastood.ops._features import check_features, check_finite_rows, check_label
 __all__ = ["CHUNK", "COARSE", "FeatureBank"]
 
 COARSE = 0.01
-"""Share of a feature's deviation that rounding to float32 may move it by."""
+"""Largest error of rounding to float32, as a share of a feature's standard deviation, without a warning."""
 CHUNK = 8192
-"""Rows read at once: a bank may lie in a file and be larger than memory."""
+"""Rows read at a time: a bank in a file may be larger than memory."""
 
 
 class FeatureBank:
-    """Features of in-distribution images with their labels; the GAN of BAL trains on nothing else.
+    """Features of in-distribution images with their labels, the training data of the GAN.
 
-    One row for each image, as the frozen network sees it at test time, without augmentation: so that the boundary is
-    drawn around what will be scored, and no image passes the network twice. Rows with a label below 0 (background) are
-    left out.
+    One row per image, from the frozen network in evaluation mode without augmentation: the boundary then encloses
+    features like those that will be scored, and every image passes the network once. Rows with a label below 0
+    (background) are left out.
 
     Args:
         features: `[N, d]`, any floating dtype, finite where the label is not below 0; kept as float32. Tensors over a
@@ -40,8 +40,8 @@ class FeatureBank:
         mean, scale: float32 `[d]`, mean and standard deviation of every feature; a constant one has the scale 1.
 
     Raises:
-        TypeError: A tensor has another dtype.
-        ValueError: A shape does not fit, a feature is NaN or infinite, or no row has a label.
+        TypeError: If a tensor has another dtype.
+        ValueError: If a shape is invalid, a feature is NaN or infinite, or no label is 0 or above.
 
     Example:
         >>> import torch
@@ -53,14 +53,14 @@ class FeatureBank:
     def __init__(self, features: Tensor, labels: Tensor) -> None:
         check_features(features)
         check_labels(labels, features)
-        known = labels >= 0
-        check_finite_rows(features, known)
-        if not known.any():
+        is_labelled = labels >= 0
+        check_finite_rows(features, is_labelled)
+        if not is_labelled.any():
             raise ValueError("there must be at least one row with a label of 0 or above, got none")
-        if not known.all():
-            features, labels = features[known], labels[known]
+        if not is_labelled.all():
+            features, labels = features[is_labelled], labels[is_labelled]
         features = _narrowed(features.detach())
-        # What inference mode made cannot stand in a graph, and the generator's does.
+        # Inference tensors cannot be part of a graph, which the generator's loss needs.
         self.features = features.clone() if features.is_inference() else features
         self.labels = labels
         self.classes: Tensor = torch.unique(labels)
@@ -69,7 +69,7 @@ class FeatureBank:
 
     @cached_property
     def statistics(self) -> GaussianStatistics:
-        """Class means and the covariance within classes, which every training on this bank begins with."""
+        """Class means and covariance within classes, the initial statistics of every training on this bank."""
         statistics = GaussianStatistics(self.features.shape[1], device=self.features.device)
         for rows, labels in zip(torch.split(self.features, CHUNK), torch.split(self.labels, CHUNK), strict=True):
             statistics.partial_fit(rows, labels)
@@ -79,21 +79,21 @@ class FeatureBank:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """How much of what."""
+        """Return the numbers of rows, features and classes."""
         rows, width = self.features.shape
         return f"FeatureBank({rows} rows of {width} features, {len(self.classes)} classes)"
 
     @classmethod
     def collect(cls, batches: Iterable[tuple[Tensor, Tensor]], file: Path | None = None) -> FeatureBank:
-        """Gather batches of features and labels, brought to the CPU.
+        """Collect batches of features and labels on the CPU.
 
         Args:
-            batches: Of `[B, d]` and `[B]`.
-            file: Where to write the features as plain float32; they are then memory-mapped and not held in memory. It
-                must stay as long as the bank. None for memory.
+            batches: Features `[B, d]` and labels int64 `[B]`.
+            file: File for the features as raw float32, which are then memory-mapped; it must exist as long as the bank.
+                None for memory.
 
         Raises:
-            TypeError, ValueError: As for the bank itself; also without any batch, or with batches of two widths.
+            TypeError, ValueError: If `FeatureBank` raises it, there is no batch, or batches differ in width.
         """
         if file is None:
             gathered = [(_narrowed(features.detach()).cpu(), labels.cpu()) for features, labels in batches]
@@ -105,10 +105,10 @@ class FeatureBank:
             for features, labels in batches:
                 check_features(features, width or None)
                 check_labels(labels.to(features.device), features)
-                width, known = features.shape[1], labels.cpu() >= 0
-                # Written without the background: dropping it later would read everything into memory.
-                _narrowed(features[known.to(features.device)].detach()).cpu().numpy().tofile(out)
-                labels_of.append(labels.cpu()[known])
+                width, is_labelled = features.shape[1], labels.cpu() >= 0
+                # Background rows are not written: removing them later would read everything into memory.
+                _narrowed(features[is_labelled.to(features.device)].detach()).cpu().numpy().tofile(out)
+                labels_of.append(labels.cpu()[is_labelled])
         kept = torch.cat(labels_of) if labels_of else torch.empty(0, dtype=torch.int64)
         if len(kept) == 0:
             raise ValueError("there must be at least one row with a label of 0 or above, got none")
@@ -116,16 +116,16 @@ class FeatureBank:
         return cls(mapped.view(-1, width), kept)
 
     def standardized(self, features: Tensor) -> Tensor:
-        """Features with mean 0 and standard deviation 1 over the bank."""
+        """Return features scaled to mean 0 and standard deviation 1 over the bank."""
         return (features - self.mean) / self.scale
 
     def to(self, device: torch.device) -> FeatureBank:
-        """Return the rows on another device."""
+        """Return the bank on another device."""
         return self if self.features.device == device else FeatureBank(self.features.to(device), self.labels.to(device))
 
 
 def _narrowed(features: Tensor) -> Tensor:
-    """Features in float32, with a warning where float64 ones lose there what they differ by."""
+    """Return features in float32; warn if rounding changes float64 features by much of their deviation."""
     narrow = features.float()
     if features.dtype != torch.float64 or len(features) < 2 or torch.equal(narrow.double(), features):
         return narrow
@@ -134,21 +134,22 @@ def _narrowed(features: Tensor) -> Tensor:
     coarse = ((lost > COARSE * spread) & (spread > 1e-13 * mean.abs())).nonzero().flatten().tolist()
     if coarse:
         warnings.warn(
-            f"FeatureBank keeps features in float32, which has too few digits for {len(coarse)} of {len(mean)}, the "
-            f"first is feature {coarse[0]} with a mean of {float(mean[coarse[0]]):.6g} and a deviation of "
-            f"{float(spread[coarse[0]]):.3g}. Subtract a common offset from all features first",
+            f"FeatureBank keeps features in float32, which has too few digits for {len(coarse)} of {len(mean)} "
+            f"features, the first is feature {coarse[0]} with a mean of {float(mean[coarse[0]]):.6g} and a deviation "
+            f"of {float(spread[coarse[0]]):.3g}. Subtract a common offset from all features first",
             stacklevel=3,
         )
     return narrow
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every column in float64, a chunk of rows at a time."""
+    """Return mean and standard deviation of every column in float64, by chunks of rows."""
     mean, squares = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
     for chunk in torch.split(features, CHUNK):
         mean += chunk.double().sum(0) / len(features)
+    # A second pass about the mean: sums of squares minus squared sums would cancel for a large mean.
     for chunk in torch.split(features, CHUNK):
         squares += (chunk.double() - mean).square().sum(0)
-    # Rounding leaves a constant column a deviation of about 1e-16 of its value: no scale to divide by.
+    # Rounding gives a constant column a deviation of about 1e-16 of its value, which must not become a divisor.
     scale = (squares / len(features)).sqrt()
     return mean, torch.where(scale > 1e-7 * mean.abs(), scale, 0.0)

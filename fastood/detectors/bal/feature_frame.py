@@ -1,4 +1,4 @@
-"""The coordinates in which BAL works: those in which features of the training images are about as wide everywhere."""
+"""Coordinates of BAL, in which the features of the training images have unit variance along every axis."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["NARROWEST", "Axes", "FeatureFrame"]
 Axes = Literal["principal", "features"]
 
 NARROWEST = 1e-4
-"""Least variance of an axis, as a share of the mean one: what a narrower one holds is rounding."""
+"""Least variance of an axis, as a share of the mean variance; narrower axes hold rounding errors."""
 
 
 class FeatureFrame(nn.Module):
-    """Features to standardised coordinates, and back.
+    """Transformation between features and standardised coordinates.
 
-    Of the 512 features of a ResNet-18, 17 directions hold 95 per cent of the variance, and each of the features has a
-    share in those. Along the features, therefore, a box is nearly everywhere far from the data, and the narrow
-    directions, in which out-of-distribution images stand out, cannot be seen. Along the principal axes of the
-    covariance within classes they have the same width as the wide ones.
+    In the 512-dimensional features of a ResNet-18, 17 directions hold 95 per cent of the variance, and every feature is
+    a mixture of them. A box along the features is therefore almost everywhere far from the data, and the narrow
+    directions, in which out-of-distribution images differ, vanish. Along the principal axes of the covariance within
+    classes, narrow and wide directions have the same width.
 
     Args:
         num_features: Width d of the features, at least 1.
@@ -60,14 +60,14 @@ class FeatureFrame(nn.Module):
 
     @torch.no_grad()
     def fit(self, bank: FeatureBank, axes: Axes = "principal") -> None:
-        """Take mean, axes and widths of a bank's features.
+        """Set mean, axes and scales from the features of a bank.
 
         Args:
-            bank: As wide as this frame.
-            axes: "principal": of the covariance within classes. "features": the features themselves.
+            bank: Bank of features of this frame's width.
+            axes: "principal": eigenvectors of the covariance within classes. "features": the features themselves.
 
         Raises:
-            ValueError: The axes are unknown.
+            ValueError: If the axes are unknown.
         """
         if axes not in get_args(Axes):
             raise ValueError(f"axes must be one of {', '.join(get_args(Axes))}, got {axes!r}")
@@ -76,20 +76,21 @@ class FeatureFrame(nn.Module):
         if axes == "principal":
             chosen = torch.linalg.eigh(statistics.covariance())[1]
         variance = (chosen * (statistics.marginal_covariance() @ chosen)).sum(0)
+        # A floor instead of a division by rounding errors; the scale of constant features is 1.
         least = NARROWEST * variance.mean()
         self.mean.copy_(statistics.marginal_mean)
         self.axes.copy_(chosen)
         self.scale.copy_(variance.clamp_min(least).sqrt() if least > 0 else torch.ones_like(variance))
 
     def enter(self, features: Tensor) -> Tensor:
-        """Features `[N, d]` in this frame: mean 0 and standard deviation 1 along each axis, over the bank."""
-        # Under autocast the narrow axes, which are to be seen, would drown in the rounding of the wide ones.
+        """Return the coordinates `[N, d]` of features, with mean 0 and deviation 1 along each axis over the bank."""
+        # In 16 bits the rounding of the wide axes would exceed the width of the narrow ones.
         with torch.autocast(self.axes.device.type, enabled=False):
             inside = (widened(features) - widened(self.mean)) @ widened(self.axes) / widened(self.scale)
             return inside.to(self.mean.dtype)
 
     def leave(self, coordinates: Tensor) -> Tensor:
-        """The features `[N, d]` that have these coordinates."""
+        """Return the features `[N, d]` at these coordinates."""
         with torch.autocast(self.axes.device.type, enabled=False):
             outside = (widened(coordinates) * widened(self.scale)) @ widened(self.axes).mT + widened(self.mean)
             return outside.to(self.mean.dtype)

@@ -1,4 +1,4 @@
-"""The generator and the discriminator of BAL: conditional networks between noise, features and class labels."""
+"""Generator and discriminator of BAL, conditional on class labels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Conditioning = Literal["distance", "projection", "concatenation"]
 
 
 class ConditionalDiscriminator(nn.Module):
-    """How surely a feature belongs to the in-distribution features of a class: the logit of D(f; c).
+    """Discriminator: the logit of D(f; c), the probability that f is an in-distribution feature of class c.
 
-    The paper gives no architecture. This one sees the features in its `frame`, and has two hidden layers φ with leaky
-    ReLUs (slope 0.2), without normalisation, so that the logit of a row does not depend on the others. How labels c
-    enter it, with a vector e_c for each class:
+    The paper gives no architecture. This network reads coordinates in its `frame` and has two hidden layers φ with
+    leaky ReLUs (slope 0.2), without normalisation, so that the logit of a row does not depend on other rows. Labels c
+    enter by a vector e_c per class, in one of three forms:
 
-    - "distance": `b - a |φ(f) - e_c|²`, with a learnt scale a > 0 and φ linear at its end. What lies far from a class,
-      in whatever direction, is refused, whether a negative was ever drawn there or not.
+    - "distance": `b - a |φ(f) - e_c|²`, with a learnt scale a > 0 and a linear last layer of φ. Features far from a
+      class in any direction are rejected, also where no negative was drawn.
     - "projection": `w·φ(f) + e_c·φ(f) + b` (Miyato & Koyama 2018).
     - "concatenation": `w·φ([f, c]) + b` with a one-hot label.
 
-    The logits of the last two grow without bound along some directions, which lead out of the data.
+    The logits of the last two forms grow without bound along some directions, which lead away from the data.
 
     Args:
         num_features: Width d of the features, at least 1.
@@ -35,7 +35,7 @@ class ConditionalDiscriminator(nn.Module):
         hidden: Width of the hidden layers, at least 1.
         embedding: Width of e_c for "distance", at least 1.
         conditioning: "distance", "projection" or "concatenation".
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: RNG of the initial weights; None uses PyTorch's global one.
 
     Raises:
         ValueError: If a size is below 1, or the conditioning unknown.
@@ -78,11 +78,11 @@ class ConditionalDiscriminator(nn.Module):
         if conditioning == "distance":
             self.centres = nn.Parameter(torch.zeros(num_classes, embedding))
             self.log_scale = nn.Parameter(torch.zeros(()))
-            # At the centre of a class D is 0.88 to begin with: sure enough for the classes to have something to lose.
+            # D starts at sigmoid(2) = 0.88 at the centre of a class: confident, but not saturated.
             self.bias = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Logits `[N]` of D for features `[N, d]` under labels int64 `[N]`, each 0…K-1."""
+        """Return logits `[N]` of D for features `[N, d]` under labels int64 `[N]`, each 0…K-1."""
         x = self.frame.enter(features)
         if self.conditioning == "concatenation":
             x = torch.cat([x, nn.functional.one_hot(labels, self.num_classes).to(x.dtype)], dim=1)
@@ -98,17 +98,17 @@ class ConditionalDiscriminator(nn.Module):
 
 
 class ConditionalGenerator(nn.Module):
-    """Features of a class from noise: G(z; c).
+    """Generator network: features G(z; c) of class c from noise z.
 
-    Noise and a one-hot label pass two hidden layers with leaky ReLUs, which put out coordinates in `frame`. The paper
-    gives no architecture.
+    Noise and a one-hot label pass two hidden layers with leaky ReLUs and a linear layer to coordinates in `frame`. The
+    paper gives no architecture.
 
     Args:
         num_features: Width d of the features, at least 1.
         num_classes: Number of classes K, at least 1.
         noise_dim: Width of the noise z, at least 1.
         hidden: Width of the hidden layers, at least 1.
-        generator: Source of the initial weights; None takes PyTorch's global one.
+        generator: RNG of the initial weights; None uses PyTorch's global one.
 
     Raises:
         ValueError: If a size is below 1.
@@ -144,7 +144,7 @@ class ConditionalGenerator(nn.Module):
             initialize(self, generator)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Features `[N, d]` from noise `[N, noise_dim]` under labels int64 `[N]`, each 0…K-1."""
+        """Return features `[N, d]` for noise `[N, noise_dim]` and labels int64 `[N]`, each 0…K-1."""
         condition = nn.functional.one_hot(labels, self.num_classes).to(noise.dtype)
         return self.frame.leave(self.body(torch.cat([noise, condition], dim=1)))
 

@@ -1,4 +1,7 @@
-"""What discriminator and generator of BAL minimise (Pei et al. 2022, equations 8 to 12), on the logits of D."""
+"""Losses of the discriminator D and the generator G of BAL, on the logits of D.
+
+Pei et al. 2022, equations 8 to 12 (https://arxiv.org/abs/2112.11648).
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,25 @@ GeneratorForm = Literal["saturating", "non-saturating"]
 
 
 def positive_loss(logits: Tensor) -> Tensor:
-    """`-E log D`: pairs that the discriminator is to accept; logits `[N]`, at least one."""
+    """Compute `-E log D` of positive pairs, whose logits are `[N]`, at least one."""
     return F.softplus(-logits).mean()
 
 
 def negative_loss(logits: Tensor, *, form: NegativeForm = "log-one-minus-d", floor: float = 10.0) -> Tensor:
-    """What D pays for the negative pairs of equations 8 and 9, its shuffled and its synthetic ones.
+    """Compute the loss of D on the negative pairs of equations 8 and 9, shuffled and synthetic ones.
 
-    As printed both minimise `E log D`, which has no lower bound: with the logit s → -∞ it falls for ever, with a
-    gradient that tends to 1 instead of 0, and one of 0 where D is fooled (s → +∞).
+    As printed, both minimise `E log D`, which has no lower bound: for a logit s → -∞ its gradient tends to 1 instead of
+    0, and for s → +∞, where D is wrong, to 0.
 
     Args:
         logits: Logits `[N]` of D, at least one.
-        form: "log-d": as printed, but bounded: `E max(log D, -floor)`, so that a pair that D refuses with a probability
-            below `exp(-floor)` pulls no more. "log-one-minus-d": `-E log(1 - D)`, the negative term of equation 10,
-            bounded below by 0 and steepest where D is fooled.
-        floor: Above 0, for "log-d".
+        form: "log-d": as printed, but bounded: `E max(log D, -floor)`, so that pairs with D below `exp(-floor)` have no
+            gradient. "log-one-minus-d": `-E log(1 - D)`, the negative term of equation 10, bounded below by 0 and
+            steepest where D is wrong.
+        floor: Bound for "log-d", above 0.
 
     Raises:
-        ValueError: The form is unknown, or the floor not above 0.
+        ValueError: If the form is unknown, or the floor not above 0.
 
     Example:
         >>> import torch
@@ -49,15 +52,15 @@ def negative_loss(logits: Tensor, *, form: NegativeForm = "log-one-minus-d", flo
 
 
 def generator_loss(logits: Tensor, *, form: GeneratorForm = "saturating") -> Tensor:
-    """What the generator pays for being found out, without the regulariser of equation 12.
+    """Compute the adversarial loss of the generator, without the regulariser of equation 12.
 
     Args:
         logits: Logits `[N]` of D for generated features, at least one.
-        form: "saturating": `E log(1 - D)`, as in equation 12; its gradient vanishes where D is sure. "non-saturating":
-            `-E log D` (Goodfellow 2014), whose does not.
+        form: "saturating": `E log(1 - D)`, equation 12, whose gradient vanishes where D rejects. "non-saturating":
+            `-E log D` (Goodfellow et al. 2014), whose gradient does not vanish there.
 
     Raises:
-        ValueError: The form is unknown.
+        ValueError: If the form is unknown.
 
     Example:
         >>> import torch
@@ -66,19 +69,19 @@ def generator_loss(logits: Tensor, *, form: GeneratorForm = "saturating") -> Ten
     """
     if form not in get_args(GeneratorForm):
         raise ValueError(f"form must be one of {', '.join(get_args(GeneratorForm))}, got {form!r}")
+    # softplus and logsigmoid are stable for logits of any size; log(1 - sigmoid) is not.
     return F.softplus(-logits).mean() if form == "non-saturating" else -F.softplus(logits).mean()
 
 
 def mode_seeking_loss(noise: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> Tensor:
-    """`E[d(z₁, z₂) / d(G(z₁), G(z₂))]`: what a generator pays whose noise makes no difference (Mao et al. 2019, eq. 2).
+    """Compute the mode-seeking loss `E[d(z₁, z₂) / d(G(z₁), G(z₂))]` (Mao et al. 2019, eq. 2).
 
-    Their equation has the quotient the other way round, to be made large, which one distant pair can do; this one is
-    made small, as in their code. d is the mean absolute difference. 1e-3 is added below, so that a generator that has
-    collapsed has a finite loss.
+    The paper maximises the inverse quotient, which one distant pair can make large; its code minimises this one. d is
+    the mean absolute difference. 1e-3 is added to the denominator, so that a collapsed generator has a finite loss.
 
     Args:
         noise: z₁ and z₂, `[N, z]` each, at least one row.
-        generated: What was made of them under the same labels, `[N, d]` each, about as wide as the noise.
+        generated: G(z₁) and G(z₂) under the same labels, `[N, d]` each, of about unit variance like the noise.
 
     Example:
         >>> import torch
@@ -87,5 +90,5 @@ def mode_seeking_loss(noise: tuple[Tensor, Tensor], generated: tuple[Tensor, Ten
         tensor(1.9960)
     """
     apart = (noise[0] - noise[1]).abs().mean(1)
-    made = (generated[0] - generated[1]).abs().mean(1)
-    return (apart / (made + 1e-3)).mean()
+    distance = (generated[0] - generated[1]).abs().mean(1)
+    return (apart / (distance + 1e-3)).mean()

@@ -1,4 +1,7 @@
-"""Negative pairs of feature and label: mismatched labels, trivial features (REM), hard ones (RSM)."""
+"""Negative pairs of feature and label: mismatched labels, trivial features (REM), hard features (RSM).
+
+Pei et al. 2022, equations 4 to 8 (https://arxiv.org/abs/2112.11648).
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ __all__ = ["LowDensityGaussian", "hard_features", "mismatched_labels", "step_dow
 
 
 def mismatched_labels(labels: Tensor, num_classes: int, *, generator: torch.Generator) -> Tensor:
-    """T(c) of equation 8: for each label another one, all others alike.
+    """Draw another label for each label, all others with equal probability: T(c) of equation 8.
 
     Args:
         labels: int64 `[N]`, each 0…K-1, on the CPU.
         num_classes: K, at least 2.
-        generator: Source of the draws.
+        generator: RNG of the draws.
 
     Raises:
-        ValueError: There is only one class, and so no other label.
+        ValueError: If there is only one class, and so no other label.
 
     Example:
         >>> import torch
@@ -32,17 +35,17 @@ def mismatched_labels(labels: Tensor, num_classes: int, *, generator: torch.Gene
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2 for a label to be mismatched, got {num_classes}")
-    # Steps of 1…K-1 around the circle of classes never come back: no draw has to be repeated.
+    # A step of 1…K-1 modulo K never returns the same label, so no draw has to be rejected.
     return (labels + torch.randint(1, num_classes, labels.shape, generator=generator)) % num_classes
 
 
 def uniform_in_box(features: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-    """Trivial features of REM: uniform in the box that just holds a batch (equations 4 and 5).
+    """Draw trivial features of REM, uniform in the bounding box of a batch (equations 4 and 5).
 
     Args:
         features: `[N, d]`, at least one row.
-        count: How many to draw.
-        generator: Source of the draws, on the CPU.
+        count: Number of features to draw.
+        generator: RNG of the draws, on the CPU.
 
     Returns:
         `[count, d]` on the device of `features`.
@@ -60,18 +63,18 @@ def uniform_in_box(features: Tensor, count: int, *, generator: torch.Generator) 
 
 
 class LowDensityGaussian:
-    """Trivial features of the Gaussian variant (table 3): the unlikely draws of Gaussians fitted to the classes.
+    """Trivial features of the Gaussian variant (table 3): draws of low density from Gaussians of the classes.
 
-    Class means and one shared covariance, as Du et al. 2022 have it, to whom the paper refers; of `candidates` draws
-    from a class the one of least density is kept.
+    The Gaussians have class means and one shared covariance, as in Du et al. 2022, which the paper cites. Of
+    `candidates` draws from a class, the one of least density is kept.
 
     Args:
-        statistics: Class means and covariance; of a bank, its `statistics`.
-        candidates: Draws for each feature that is kept.
+        statistics: Class means and covariance, such as `FeatureBank.statistics`.
+        candidates: Draws per kept feature.
 
     Raises:
-        ValueError: The covariance is zero, as with one sample in every class or constant features: there is no Gaussian
-            to draw from.
+        ValueError: If the covariance is zero, as with one sample in every class or constant features: there
+            is no Gaussian to draw from.
 
     Example:
         >>> import torch
@@ -87,18 +90,18 @@ class LowDensityGaussian:
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
         self.candidates = candidates
-        # Features that no image of a class activates are constant; shrinkage gives them a variance.
+        # Features that no image of a class activates are constant; shrinkage gives them a variance, unless all are.
         if not bool(statistics.covariance().diagonal().any()):
             raise ValueError(
-                "sampling gaussian needs classes that spread: no feature varies within one; uniform does not"
+                "sampling 'gaussian' needs features that vary within a class, got none: use sampling 'uniform'"
             )
         self._factor = statistics.cholesky("oas").float()
         self._means = statistics.means.float()
 
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """One feature `[N, d]` for each label int64 `[N]`, of classes that had rows."""
+        """Draw one feature `[N, d]` per label int64 `[N]`, which must be of classes that had rows."""
         noise = torch.randn(len(labels), self.candidates, len(self._factor), generator=generator)
-        # Before the factor is applied the density falls with the length alone.
+        # In whitened coordinates the density depends on the length alone, so the longest draw has the least density.
         farthest = noise.square().sum(2).argmax(1)
         kept = noise[torch.arange(len(labels)), farthest].to(self._means.device)
         with torch.autocast(kept.device.type, enabled=False):
@@ -106,18 +109,18 @@ class LowDensityGaussian:
 
 
 def step_down(x: Tensor, discriminate: Callable[[Tensor], Tensor], epsilon: Tensor) -> Tensor:
-    """RSM: a step of the fast gradient sign method to where D is lower (equations 6 and 7).
+    """Take a step of the fast gradient sign method towards lower D: RSM, equations 6 and 7.
 
-    The sign is taken of the logit's gradient, which is that of D's and does not underflow. Equation 7 has no sign where
-    equation 6 has; it is taken for both, so that a step has the same length whatever D's slope.
+    The gradient is that of the logit, which has the sign of D's gradient and does not underflow. Equation 7 has no sign
+    function, unlike equation 6; here both steps use it, so that their length does not depend on the slope of D.
 
     Args:
         x: `[N, d]`, features or noise.
-        discriminate: Logits of D `[N]` for them.
-        epsilon: Step `[N, 1]`, or `[N, d]` for one of its own in every dimension.
+        discriminate: Function from `x` to logits `[N]` of D.
+        epsilon: Step `[N, 1]`, or `[N, d]` for one step per dimension.
 
     Returns:
-        Like `x`, without gradient.
+        `[N, d]`, without gradient.
 
     Example:
         >>> import torch
@@ -137,13 +140,13 @@ def hard_features(
     labels: Tensor,
     epsilon: Tensor,
 ) -> Tensor:
-    """Hard features of RSM: generated ones pushed down D's slope, half in the features' frame, half by their noise.
+    """Generate hard features of RSM: half are moved towards lower D in their frame, half by their noise.
 
     Args:
         discriminator: D.
         generator_network: G, in the same frame.
         noise: z `[N, z]`.
-        labels: int64 `[N]` to generate under.
+        labels: Labels of the generated features, int64 `[N]`.
         epsilon: Step `[N, 1]`, in standard deviations.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The score of BAL: p₁ · p₂, softmax confidence times D, where neither rounds to 1."""
+"""Score of BAL: softmax confidence times D, p₁ · p₂, in logarithms that do not round to 1."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ __all__ = ["boundary_score"]
 
 
 def boundary_score(logits: Tensor, discriminator_logits: Tensor) -> Tensor:
-    """`-log(p₁ p₂)` of Pei et al. 2022, equation 2: p₁ the largest softmax, p₂ = D(f; ĉ) for the class ĉ that has it.
+    """Compute `-log(p₁ p₂)`: p₁ the largest softmax, p₂ = D(f; ĉ) for its class ĉ.
 
-    Both logarithms come from log-odds, `-log p = log(1 + exp(-odds))`, so that rows stay apart whose p₁ or p₂ rounds
-    to 1. It ranks as 1 - p₁ p₂ does.
+    Pei et al. 2022, equation 2 (https://arxiv.org/abs/2112.11648). Both logarithms come from log-odds,
+    `-log p = log(1 + exp(-odds))`, so that rows with a p₁ or p₂ that rounds to 1 stay distinct. The ranking is that of
+    1 - p₁ p₂.
 
     Args:
-        logits: `[N, K]` of the classifier.
-        discriminator_logits: `[N]` of D, each under the class of the largest logit.
+        logits: Logits `[N, K]` of the classifier.
+        discriminator_logits: Logits `[N]` of D under the class of the largest logit.
 
     Returns:
         Scores `[N]` in float64, at least 0; higher means more out-of-distribution.
 
     Raises:
-        TypeError, ValueError: As in `fastood.scores.max_softmax_score`.
+        TypeError, ValueError: If `fastood.scores.max_softmax_score` raises it.
 
     Example:
         >>> import torch
         >>> boundary_score(torch.tensor([[0.0, 0.0]]), torch.tensor([0.0])).exp()
         tensor([4.], dtype=torch.float64)
     """
-    unsure = max_softmax_score(logits)
-    return -F.logsigmoid(-unsure) - F.logsigmoid(discriminator_logits.double())
+    log_odds = max_softmax_score(logits)
+    return -F.logsigmoid(-log_odds) - F.logsigmoid(discriminator_logits.double())

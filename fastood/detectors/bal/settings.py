@@ -17,11 +17,11 @@ Sampling = Literal["uniform", "gaussian"]
 
 @dataclass(frozen=True, kw_only=True)
 class BoundarySettings:
-    """How generator and discriminator train.
+    """Settings of the training of generator and discriminator.
 
-    The paper gives the weights λ and λ_c and nothing else: architecture, optimiser, length, step ε and conditioning are
-    ours. Its losses stand as printed but for `mode_seeking_weight`, and its box has other `axes`; `as_printed()` has
-    neither change. docs/results.md says what each does.
+    The paper gives the weights λ and λ_c only; architecture, optimiser, length, step ε and conditioning are choices of
+    this implementation. Two settings deviate from the paper, `mode_seeking_weight` and `axes`; `as_printed()` returns
+    the paper's. docs/results.md compares them.
 
     Example:
         >>> BoundarySettings.as_printed().axes, BoundarySettings.as_printed().mode_seeking_weight
@@ -35,48 +35,47 @@ class BoundarySettings:
     steps: int = 800
     """Batches, each drawn from the feature bank with replacement."""
     batch_size: int = 64
-    """Features in a batch, and negative pairs of each kind beside them."""
+    """Features in a batch, and negative pairs of each kind."""
     shuffle: bool = True
     """Whether the discriminator has the shuffle loss (equation 8). With one class there is no label to mismatch, and
     the term is left out."""
     uniform: bool = True
-    """Whether it has the uniform loss (equation 9), with trivial and hard features."""
+    """Whether the discriminator has the uniform loss (equation 9), with trivial and hard features."""
     sampling: Sampling = "uniform"
-    """Trivial features. uniform: in the box of a batch, as in the paper. gaussian: unlikely draws of Gaussians (table
-    3)."""
+    """Trivial features. uniform: in the bounding box of a batch, as in the paper. gaussian: draws of low density from
+    Gaussians (table 3)."""
     axes: Axes = "principal"
     """Coordinates of the box, of RSM's steps and of the networks' inputs, standardised along each: the features
-    themselves, as the paper's box has them, or the principal axes of their covariance within classes; see
-    `FeatureFrame`."""
+    themselves, as in the paper, or the principal axes of their covariance within classes; see `FeatureFrame`."""
     uniform_weight: float = 0.7
     """Weight λ_c of trivial features (equation 9, table 2); the paper's."""
     hard_weight: float = 1.0
-    """Weight of hard features in the uniform loss. The paper has them among its negative pairs and says that they bring
-    no conflicts, against which λ_c is meant."""
+    """Weight of hard features in the uniform loss. The paper includes them in its negative pairs and states that they
+    cause no conflicts, which λ_c is meant to reduce."""
     epsilon: float = 0.5
     """Standard deviation σ of RSM's step ε = |N(0, σ²)|, in standard deviations of each coordinate and of the noise.
-    The paper's ε is Gaussian, without absolute value; half of its steps would go to where D is higher."""
+    The paper's ε is Gaussian, without absolute value; half of its steps would go towards higher D."""
     negative_form: NegativeForm = "log-one-minus-d"
-    """What shuffled and synthetic pairs cost; see `fastood.detectors.bal.losses.negative_loss`."""
+    """Loss of shuffled and synthetic pairs; see `fastood.detectors.bal.losses.negative_loss`."""
     floor: float = 10.0
-    """For "log-d": the bound that equations 8 and 9 need."""
+    """Bound of equations 8 and 9 for "log-d", which have none."""
     generator_form: GeneratorForm = "saturating"
-    """What being found out costs the generator; "saturating" is equation 12."""
+    """Form of the generator's adversarial loss; "saturating" is equation 12."""
     nearest_weight: float = 0.01
     """Weight λ of the L1 distance to the nearest feature of the class (equation 12); the paper's."""
     mode_seeking_weight: float = 3.0
-    """Weight of the mode-seeking loss (`fastood.detectors.bal.losses`). At 0, as in the paper, equation 12 draws all
-    that a label generates to one feature of the class, and RSM's steps all start there."""
+    """Weight of the mode-seeking loss (`fastood.detectors.bal.losses`). At 0, as in the paper, equation 12 collapses
+    the generated features of a class to one, from which all steps of RSM start."""
     conditioning: Conditioning = "distance"
     """How labels enter the discriminator; see `ConditionalDiscriminator`."""
     hidden: int = 256
     """Width of the hidden layers of both networks."""
     embedding: int = 128
-    """Width of the discriminator's class vectors, for distance."""
+    """Width of the discriminator's class vectors, for conditioning "distance"."""
     noise_dim: int = 64
     """Width of the generator's noise."""
     learning_rate: float = 5e-4
-    """Step size of both Adams, with β of 0.5 and 0.999 (Radford et al. 2016)."""
+    """Learning rate of both Adam optimisers, with β of 0.5 and 0.999 (Radford et al. 2016)."""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "steps", "batch_size", "hidden", "embedding", "noise_dim")
@@ -93,5 +92,5 @@ class BoundarySettings:
 
     @classmethod
     def as_printed(cls) -> BoundarySettings:
-        """What the paper's text says of the losses and the box, and nothing beside it."""
+        """Return the settings of the paper's text for losses and box."""
         return cls(axes="features", mode_seeking_weight=0.0)

@@ -1,4 +1,4 @@
-"""Algorithm 1 of BAL (Pei et al. 2022): a discriminator that learns the boundary, and a generator that closes it."""
+"""Training of discriminator and generator of BAL: algorithm 1 of Pei et al. 2022 (https://arxiv.org/abs/2112.11648)."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ _BETAS = (0.5, 0.999)
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryLosses:
-    """What one step of training cost."""
+    """Losses of one training step."""
 
     discriminator: float
-    """`L_d` of equation 11."""
+    """Loss of the discriminator, `L_d` of equation 11."""
     generator: float
-    """`L_g` of equation 12, regulariser included."""
+    """Loss of the generator, `L_g` of equation 12, with its regulariser."""
     nearest: float
     """Mean L1 distance of the generated features to the nearest of their class."""
 
 
 class BoundaryTraining:
-    """Trains both networks on a bank, a step at a time; nothing else is touched.
+    """Training of both networks on a feature bank, step by step.
 
     Args:
         bank: Features of the training images, on the device of the networks.
-        discriminator: D, of the bank's width and as many classes as the classifier has; trained in place, its
-            frame fitted to the bank.
+        discriminator: D, with the bank's width and the classifier's number of classes; trained in place, with a frame
+            fitted to the bank.
         generator_network: G, as wide and with as many classes as the discriminator; trained in place, with the
             discriminator's frame.
         settings: Hyper-parameters.
-        generator: Source of all randomness, on the CPU; belongs to this training from here on.
+        generator: RNG of all draws, on the CPU; the training advances it.
 
     Attributes:
-        steps: Steps done.
-        total_steps: Steps in all.
+        steps: Number of steps done.
+        total_steps: Number of steps of the whole training.
 
     Raises:
-        ValueError: A label of the bank is none of the discriminator's classes, or as in `LowDensityGaussian`.
+        ValueError: If a label of the bank is not among the discriminator's classes, or `LowDensityGaussian` raises it.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class BoundaryTraining:
         self.bank, self.settings, self.generator = bank, settings, generator
         self.discriminator, self.generator_network = discriminator, generator_network
         discriminator.frame.fit(bank, settings.axes)
+        # One frame for both networks: the discriminator reads generated features in the coordinates they come from.
         generator_network.frame.load_state_dict(discriminator.frame.state_dict())
         self._gaussian: LowDensityGaussian | None = None
         if settings.uniform and settings.sampling == "gaussian":
@@ -82,11 +83,11 @@ class BoundaryTraining:
         self.total_steps = settings.steps
 
     def step(self) -> BoundaryLosses:
-        """One batch: the discriminator moves, then the generator.
+        """Train on one batch: update the discriminator, then the generator.
 
         Raises:
-            FloatingPointError: A loss is NaN or infinite. Of the discriminator's, nothing has moved then; of the
-                generator's, the discriminator has.
+            FloatingPointError: If a loss is NaN or infinite. Neither network has been updated if it is the
+                discriminator's loss; the discriminator has if it is the generator's.
         """
         index = torch.randint(len(self.bank), (self.batch_size,), generator=self.generator).to(self.bank.labels.device)
         of_discriminator = self.discriminator_loss(self.bank.features[index], self.bank.labels[index])
@@ -97,13 +98,15 @@ class BoundaryTraining:
         return BoundaryLosses(discriminator=value, generator=of_generator_value, nearest=float(nearest))
 
     def discriminator_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """`L_d = L_t + L_s + L_u` of a batch (equations 8 to 11), of the terms that the settings have."""
+        """Compute `L_d = L_t + L_s + L_u` of a batch (equations 8 to 11), with the terms that the settings enable."""
         settings, discriminate = self.settings, self.discriminator
         count = len(features)
+        # The generator is a constant for this loss.
         with torch.no_grad():
             noise, fake_labels = self._noise(count)
             fake = self.generator_network(noise, fake_labels)
         positive = positive_loss(discriminate(features, labels))
+        # Each of L_t, L_s and L_u has its own positive term, which is computed once and added for each.
         loss = positive + negative_loss(discriminate(fake, fake_labels))
         if settings.shuffle and discriminate.num_classes > 1:
             loss = loss + positive + self._negative(discriminate(features, self._mismatched(labels)))
@@ -116,7 +119,7 @@ class BoundaryTraining:
         return loss
 
     def generator_loss(self) -> tuple[Tensor, Tensor]:
-        """`L_g` of a batch (equation 12) with the mode-seeking term, and the mean distance that its regulariser has."""
+        """Compute `L_g` of a batch (equation 12) with the mode-seeking term, and the mean nearest distance."""
         settings, frame = self.settings, self.generator_network.frame
         noise, labels = self._noise(self.batch_size)
         generated = self.generator_network(noise, labels)
@@ -125,12 +128,12 @@ class BoundaryTraining:
         loss = loss + settings.nearest_weight * nearest
         if settings.mode_seeking_weight > 0:
             other = self._random(*noise.shape)
-            made = (frame.enter(generated), frame.enter(self.generator_network(other, labels)))
-            loss = loss + settings.mode_seeking_weight * mode_seeking_loss((noise, other), made)
+            coordinates = (frame.enter(generated), frame.enter(self.generator_network(other, labels)))
+            loss = loss + settings.mode_seeking_weight * mode_seeking_loss((noise, other), coordinates)
         return loss, nearest.detach()
 
     def trivial_features(self, features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """REM: features that are mostly out-of-distribution, of a batch `[N, d]` or the Gaussians; random labels."""
+        """Draw trivial features of REM from the box of a batch `[N, d]` or from the Gaussians, with random labels."""
         if self._gaussian is not None:
             labels = self._random_labels(count)
             return self._gaussian.sample(labels, generator=self.generator), labels
@@ -140,13 +143,13 @@ class BoundaryTraining:
         return frame.leave(box), labels
 
     def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
-        """RSM: generated features pushed down the discriminator's slope, and the labels they were generated under."""
+        """Generate hard features of RSM, moved towards lower D, with the labels that they were generated under."""
         noise, labels = self._noise(count)
         epsilon = self._random(count, 1).abs() * self.settings.epsilon
         return hard_features(self.discriminator, self.generator_network, noise, labels, epsilon), labels
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly as this one would, but the networks' own weights."""
+        """Return the state to resume from exactly, without the weights of the networks."""
         return {
             "steps": self.steps,
             "draws": self.generator.get_state(),
@@ -155,7 +158,7 @@ class BoundaryTraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, with the same bank and the networks' weights of then."""
+        """Restore a `state_dict`; bank and weights of the networks must be those of its step."""
         self.steps = state["steps"]
         self.generator.set_state(state["draws"])
         self._of_discriminator.load_state_dict(state["of_discriminator"])
@@ -166,7 +169,7 @@ class BoundaryTraining:
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value}")
         optimizer.zero_grad()
-        # The generator's loss leaves gradients in the discriminator; they are dropped here, at its next step.
+        # The generator's loss also leaves gradients in the discriminator, which its next step clears here.
         torch.autograd.backward(loss)
         optimizer.step()
         return value
@@ -185,7 +188,7 @@ class BoundaryTraining:
         return torch.randn(*size, generator=self.generator).to(self.bank.features.device)
 
     def _random_labels(self, count: int) -> Tensor:
-        """Of the classes that have features: of others there is nothing to imitate."""
+        """Draw labels of the classes that have features; the generator cannot learn others."""
         chosen = torch.randint(len(self.bank.classes), (count,), generator=self.generator)
         labels: Tensor = self.bank.classes[chosen.to(self.bank.classes.device)]
         return labels
