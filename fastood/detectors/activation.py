@@ -1,4 +1,4 @@
-"""Detectors that shape the penultimate features and take the energy of the logits that then result."""
+"""Detectors that modify the penultimate features and score the energy of the resulting logits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastood.ops._arguments import as_real
 __all__ = ["ASH", "SCALE", "Head", "ReAct", "ShapedFeatures", "Variant"]
 
 Head = Callable[[Tensor], Tensor]
-"""An `nn.Linear`, or another function from features to logits `[N, K]`."""
+"""An `nn.Linear` or another function from features to logits `[N, K]`."""
 Variant = Literal["s", "p", "b", "ash-s", "ash-p", "ash-b"]
 
 
@@ -30,10 +30,11 @@ class ShapedFeatures(FunctionHeadDetector):
     """`-logsumexp(W s(z) + b)` for a shape s of the features z.
 
     Args:
-        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
-        detector: Scores `[N]` of the logits `[N, K]` of s(z), in place of their energy; see `EnergyBased.score`.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
+            `nn.Linear` of `model`.
+        detector: Function from the logits `[N, K]` of s(z) to scores `[N]`; None for their energy.
     """
 
     def __init__(
@@ -43,15 +44,15 @@ class ShapedFeatures(FunctionHeadDetector):
         self._detector = detector
 
     def predict_feature_maps(self, feature_maps: Tensor) -> Tensor:
-        """`predict_features`, as pytorch-ood calls it."""
+        """Return `predict_features(feature_maps)`, under pytorch-ood's name."""
         return self.predict_features(feature_maps)
 
     def fit_feature_maps(self, feature_maps: Tensor, y: Tensor) -> Self:
-        """`fit_features`, as pytorch-ood calls it."""
+        """Call `fit_features(feature_maps, y)`, under pytorch-ood's name."""
         return self.fit_features(feature_maps, y)
 
     non_negative: ClassVar[bool] = False
-    """Flag of scores that need features of at least 0."""
+    """Whether the score assumes features of at least 0."""
     _inputs_checked = False
 
     def _score(self, rows: Tensor) -> Tensor:
@@ -62,25 +63,27 @@ class ShapedFeatures(FunctionHeadDetector):
 
     @abstractmethod
     def _shaped(self, rows: Tensor) -> Tensor:
-        """s(z), float64 `[n, d]`."""
+        """Return s(z), float64 `[n, d]`."""
 
 
 class ReAct(ShapedFeatures):
-    """Energy of features clipped from above, `s(z) = min(z, c)` (Sun et al. 2021, eq. 2).
+    """Energy of features clipped from above, `s(z) = min(z, c)` (ReAct, Sun et al. 2021, eq. 2).
 
-    c is a quantile of all features of all training rows, found exactly in two passes over the data that keep counts
-    alone; pytorch-ood keeps every feature. Where the passes differ, by random augmentation, say, c is within 1 %.
+    https://arxiv.org/abs/2111.12797. c is a quantile of all features of all training rows, computed exactly in two
+    passes over the data that store counts only, where pytorch-ood stores every feature. If the passes differ, for
+    example by random augmentation, c is within 1 % of the quantile of the first pass.
 
     Args:
-        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
-        percentile: Which quantile c is, at least 0 and below 1; the paper's is 0.9.
-        threshold: c itself, so that nothing has to be fitted, until `fit` finds another; None for the quantile.
-        detector: Scores `[N]` of the logits `[N, K]` of clipped features; None for their energy.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
+            `nn.Linear` of `model`.
+        percentile: Quantile that is c, at least 0 and below 1; 0.9 in the paper.
+        threshold: c itself, which makes `fit` optional; None for the quantile.
+        detector: Function from the logits `[N, K]` of clipped features to scores `[N]`; None for their energy.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -120,42 +123,43 @@ class ReAct(ShapedFeatures):
         threshold = float32_quantile(lambda: (rows for rows, _ in batches()), self.percentile)
         if threshold <= 0:
             zeros = self._zeros(batches)
-            seen = f"features are clipped at {threshold:.3g}, as {zeros:.1%} are 0 or below: nothing is left of most"
-            warn("ReAct", seen, f"Set percentile above {zeros:.3f}, now {self.percentile}")
+            seen = f"features are clipped at {threshold:.3g}, because {zeros:.1%} of them are 0 or below"
+            warn("ReAct", seen, f"Set percentile above {zeros:.3f}, got {self.percentile}")
         return {"threshold": torch.tensor(threshold, dtype=torch.float64)}
 
     def _shaped(self, rows: Tensor) -> Tensor:
         return rows.minimum(self._state["threshold"].to(rows.device))
 
     def _zeros(self, batches: Batches) -> float:
-        """The share of training features at 0 or below."""
+        """Return the share of training features at 0 or below."""
         counts = [(int((rows <= 0).sum()), rows.numel()) for rows, _ in batches()]
         return sum(zeros for zeros, _ in counts) / sum(count for _, count in counts)
 
 
 class ASH(ShapedFeatures):
-    """Energy of features of which only the largest are kept (Djurisic et al. 2023, section 3).
+    """Energy of the largest features of each row, with the others set to 0 (ASH, Djurisic et al. 2023, section 3).
 
-    Of each row the smallest share `percentile` of the features becomes 0; with `s1` the sum of all and `s2` of the k
-    kept ones,
+    https://arxiv.org/abs/2209.09858. The smallest share `percentile` of a row's features becomes 0. With `s1` the sum
+    of all features and `s2` the sum of the k kept ones, the variants are
 
-        "s"  those kept times exp(s1 / s2)
-        "p"  those kept as they are
-        "b"  those kept become s1 / k
+        "s"  kept features times exp(s1 / s2)
+        "p"  kept features unchanged
+        "b"  kept features replaced by s1 / k
 
-    Features must be non-negative, as after a ReLU: where they are not, s1 / s2 is anything. The first score warns.
+    Features must be non-negative, as after a ReLU; otherwise s1 / s2 is unbounded, and the first score warns.
 
     Args:
-        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
-        variant: "s", "p" or "b"; also "ash-s", "ash-p", "ash-b", as pytorch-ood calls them.
-        percentile: Share that becomes 0, at least 0 and below 1; the paper's for "s" on ImageNet is 0.9, of 2048
-            features. pytorch-ood's default is 0.65.
-        detector: Scores `[N]` of the logits `[N, K]` of shaped features; None for their energy.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
+            `nn.Linear` of `model`.
+        variant: "s", "p" or "b", or pytorch-ood's names "ash-s", "ash-p", "ash-b".
+        percentile: Share of features that becomes 0, at least 0 and below 1; 0.9 in the paper for "s" on ImageNet with
+            2048 features. pytorch-ood's default is 0.65.
+        detector: Function from the logits `[N, K]` of s(z) to scores `[N]`; None for their energy.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -197,21 +201,22 @@ class ASH(ShapedFeatures):
 
 
 class SCALE(ShapedFeatures):
-    """Energy of features times `exp(s1 / s2)`, s1 the sum of all, s2 of the largest (Xu et al. 2024, eq. 6-7).
+    """Energy of features times `exp(s1 / s2)`, s1 the sum of all, s2 of the largest (SCALE, Xu et al. 2024, eq. 6-7).
 
-    Like ASH-S without setting anything to 0. Features must be non-negative, as after a ReLU: where they are not,
-    s1 / s2 is anything. The first score warns.
+    https://arxiv.org/abs/2310.00227. It differs from ASH-S in that no feature becomes 0. Features must be non-negative,
+    as after a ReLU; otherwise s1 / s2 is unbounded, and the first score warns.
 
     Args:
-        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
-        percentile: Share of each row's features that s2 leaves out, at least 0 and below 1; the paper's for ResNet-50
-            on ImageNet is 0.85. pytorch-ood's default is 0.65.
-        detector: Scores `[N]` of the logits `[N, K]` of scaled features; None for their energy.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
+            `nn.Linear` of `model`.
+        percentile: Share of each row's features that s2 leaves out, at least 0 and below 1; 0.85 in the paper for
+            ResNet-50 on ImageNet. pytorch-ood's default is 0.65.
+        detector: Function from the logits `[N, K]` of scaled features to scores `[N]`; None for their energy.
 
     Raises:
-        ValueError: `percentile` is out of range.
+        ValueError: If `percentile` is out of range.
 
     Example:
         >>> import torch
@@ -244,13 +249,14 @@ class SCALE(ShapedFeatures):
 
 
 def _largest(rows: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
-    """Values and indices `[n, k]` of each row's largest features; at least one."""
+    """Return values and indices `[n, k]` of each row's largest features, at least one."""
     width = rows.shape[1]
     values, index = rows.topk(max(1, width - round(width * percentile)), dim=1)
     return values, index
 
 
 def _ratio(rows: Tensor, kept: Tensor) -> Tensor:
-    """s1 / s2 of each row `[n, 1]`; 0 for a row of zeros, which no factor changes."""
+    """Return s1 / s2 of each row `[n, 1]`."""
     total, of_kept = rows.sum(1, keepdim=True), kept.sum(1, keepdim=True)
+    # A row of zeros has 0 / 0; any finite ratio does, because the factor multiplies zeros.
     return torch.where(of_kept == 0, 0.0, total / of_kept)

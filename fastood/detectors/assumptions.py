@@ -1,4 +1,4 @@
-"""Warnings where a score means nothing: features or logits that are not what a detector takes them for."""
+"""Warnings for logits or features that violate the assumptions of a detector, and so make its score meaningless."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ __all__ = [
 ]
 
 FEW_ROWS = 2
-"""Rows needed to say anything of logits."""
+"""Least rows from which logits are checked."""
 ENOUGH_ROWS = 100
-"""Rows needed to say that logits have the wrong sign."""
+"""Least rows from which the sign of logits is checked."""
 NEGATIVE_SHARE = 0.01
-"""Share of the features' sizes that may be below 0 where they are to be non-negative: leaky ReLUs leave less."""
+"""Share of the absolute sum of features that negative ones may have: leaky ReLUs stay below it."""
 
 Reading = Literal["softmax", "energy", "largest"]
-"""Quantity that a detector of logits takes of them: the softmax, the logsumexp or the largest."""
+"""Quantity of the logits that a detector scores: the softmax, the logsumexp or the largest logit."""
 
 
 def warn(detector: str, seen: str, remedy: str) -> None:
-    """Warn of what a detector has seen, and say what helps."""
+    """Warn that a detector has seen unsuitable rows, and name a remedy."""
     warnings.warn(f"{detector}: {seen}. {remedy}", stacklevel=3)
 
 
 def warn_unless_logits(detector: str, logits: Tensor, reading: Reading) -> bool:
-    """Warn where rows `[n, K]` are no logits, or say nothing; False where there are too few rows to tell.
+    """Warn if rows `[n, K]` are not logits.
 
     Args:
-        detector: Its name.
-        logits: Float64 rows that it is to score.
-        reading: What it takes of them.
+        detector: Name of the detector.
+        logits: Rows to score, float64 `[n, K]`.
+        reading: Quantity that the detector scores.
+
+    Returns:
+        Whether the check is done; False if there are too few rows, so that the next batch has to be checked.
     """
     if logits.shape[1] == 1 and reading == "softmax":
-        remedy = "Give the two logits (0, v) of a network with one output v, or take MaxLogit"
-        warn(detector, "there is one logit, and the softmax of one class is 1 whatever it is", remedy)
+        remedy = "Pass the two logits (0, v) of a network with one output v, or use MaxLogit"
+        warn(detector, "there is one logit, and the softmax of one class is always 1", remedy)
         return True
     if logits.shape[1] == 1:
         return True
@@ -54,38 +57,37 @@ def warn_unless_logits(detector: str, logits: Tensor, reading: Reading) -> bool:
     if len(rows) < FEW_ROWS:
         return False
     if bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all()):
-        remedy = "Give the network without its softmax, or the logarithm of what it puts out"
+        remedy = "Pass the network without its softmax, or the logarithm of its output"
         warn(detector, "the logits are at least 0 and add up to 1 in each row, as probabilities do", remedy)
     elif reading == "energy" and bool((rows.logsumexp(1).abs() < 0.02).all()):
-        remedy = "Give the network without its log-softmax, or take MaxSoftmax, Entropy or GEN"
-        warn(detector, "the logits are log-probabilities, of which the energy is 0 in each row", remedy)
+        remedy = "Pass the network without its log-softmax, or use MaxSoftmax, Entropy or GEN"
+        warn(detector, "the logits are log-probabilities, whose energy is 0 in each row", remedy)
     return True
 
 
 def warn_if_sign_is_wrong(detector: str, logits: Tensor, labels: Tensor) -> None:
-    """Warn where the least logits of rows `[n, K]` are those of their classes, as of distances taken for logits."""
+    """Warn if the smallest logit of most rows `[n, K]` is that of its label, as with distances passed as logits."""
     inside = labels < logits.shape[1]
     if logits.shape[1] < 2 or int(inside.sum()) < ENOUGH_ROWS:
         return
-    known, wanted = logits[inside], labels[inside]
-    least, largest = ((found == wanted).double().mean() for found in (known.argmin(1), known.argmax(1)))
+    rows, classes = logits[inside], labels[inside]
+    least, largest = ((index == classes).double().mean() for index in (rows.argmin(1), rows.argmax(1)))
     if least > 2 / 3 and largest < least / 2:
         warn(
             detector,
-            f"the least logit is that of the label in {least:.0%} of the training rows, the largest in {largest:.0%}: "
-            "logits have the wrong sign, and scores would rank the wrong way round",
-            "Give their negative: distances are logits with a minus sign",
+            f"the smallest logit is the label's in {least:.0%} of the training rows, the largest in {largest:.0%}: "
+            "logits have the wrong sign, which reverses the ranking of scores",
+            "Pass the negative: distances are logits with a minus sign",
         )
 
 
 def warn_unless_non_negative(detector: str, features: Tensor) -> None:
-    """Warn where features `[n, d]` that are taken for those after a ReLU are not."""
+    """Warn if features `[n, d]` that should be non-negative, as after a ReLU, are not."""
     negative, size = features.clamp_max(0).abs().sum(), features.abs().sum()
     if negative > NEGATIVE_SHARE * size:
         warn(
             detector,
-            f"features must be at least 0, as after a ReLU, got {(features < 0).double().mean():.0%} below it, the "
-            f"least {float(features.min()):.3g}: the sums that it divides may be near 0 or negative, and the score of "
-            "any size",
-            "Give features after the last ReLU, or take a detector without this assumption: EnergyBased, ViM, KNN",
+            f"features must be at least 0, as after a ReLU, got {(features < 0).double().mean():.0%} below 0, the "
+            f"least {float(features.min()):.3g}: the score divides sums of features that may be near 0 or negative",
+            "Pass features after the last ReLU, or use a detector without this assumption: EnergyBased, ViM, KNN",
         )

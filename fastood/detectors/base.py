@@ -1,4 +1,4 @@
-"""The contract of every detector, that of pytorch-ood: fit to training data, then score; higher is more OOD."""
+"""Interface of every detector: fit to training data, then score; a higher score is more out-of-distribution."""
 
 from __future__ import annotations
 
@@ -19,62 +19,61 @@ NOT_FITTED = "the detector has not been fitted: call fit or fit_features first"
 
 
 class Detector(ABC):
-    """Scores inputs of a trained model, or what the model has made of them already.
+    """Detector that scores inputs of a trained model, or their logits or features.
 
-    Labels below zero are out-of-distribution or background; `fit` skips them. Scores are float64 on the device of the
-    model, or of what was fitted.
+    Labels below 0 are out-of-distribution or background; `fit` skips them. Scores are float64 on the device of the
+    model or of the fitted tensors. Method names are those of pytorch-ood.
 
     Attributes:
-        reads: What `fit_features` and `predict_features` take: the "logits" `[N, K]` of the model, its penultimate
-            "features" `[N, d]`, or its "inputs".
-        needs_fit: Whether there is anything to fit; if not, `fit` and `fit_features` change nothing.
+        reads: Kind of rows that `fit_features` and `predict_features` take: the "logits" `[N, K]` of the model, its
+            penultimate "features" `[N, d]`, or its "inputs".
+        needs_fit: Whether the detector has to be fitted; if not, `fit` and `fit_features` change nothing.
     """
 
     reads: ClassVar[Reads]
     needs_fit: ClassVar[bool]
 
     def __call__(self, x: Inputs) -> Tensor:
-        """`predict`."""
+        """Return `predict(x)`."""
         return self.predict(x)
 
     @abstractmethod
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Fit to batches, instead of what was there.
+        """Fit to batches, replacing the previous fit.
 
         Args:
-            loader: Of batches `(inputs, labels, ...)`, or of mappings that hold the model's keyword arguments and the
-                labels, under "labels" or "label". Labels are int64 `[N]`.
+            loader: Batches `(inputs, labels, ...)`, or mappings that hold the model's keyword arguments and the labels
+                under "labels" or "label". Labels are int64 `[N]`.
 
         Raises:
-            TypeError, ValueError: There is no model, or something does not fit; what was fitted before is then still
-                there.
+            TypeError, ValueError: If there is no model, or a batch is invalid; the previous fit is then kept.
         """
 
     @abstractmethod
     def fit_features(self, features: Tensor, labels: Tensor) -> Self:
-        """Fit to what the detector `reads`, with labels int64 `[N]`; as `fit` otherwise."""
+        """Fit to logits or features, as the detector `reads`, with labels int64 `[N]`; errors are those of `fit`."""
 
     @abstractmethod
     def predict(self, x: Inputs) -> Tensor:
-        """Scores float64 `[N]` of inputs, higher for out-of-distribution.
+        """Return the scores of inputs, float64 `[N]`; higher is more out-of-distribution.
 
         Args:
-            x: A tensor, or a mapping with the model's keyword arguments. Inside `torch.inference_mode()` the scores are
-                those outside of it.
+            x: A tensor, or a mapping with the model's keyword arguments. `torch.inference_mode()` does not change the
+                scores.
 
         Raises:
-            TypeError, ValueError: There is no model, or it puts out what the detector cannot read.
-            RuntimeError: Nothing has been fitted.
+            TypeError, ValueError: If there is no model, or its output is not what the detector `reads`.
+            RuntimeError: If nothing has been fitted.
         """
 
     @abstractmethod
     def predict_features(self, features: Tensor) -> Tensor:
-        """Scores float64 `[N]` of what the detector `reads`; as `predict` otherwise."""
+        """Return the scores of logits or features, float64 `[N]`; errors are those of `predict`."""
 
     @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Write settings and what was fitted, without the model, as one safetensors file, whole or not at all.
+        """Write settings and fitted tensors, without the model, as one safetensors file, atomically.
 
         Raises:
-            RuntimeError: Nothing has been fitted.
+            RuntimeError: If nothing has been fitted.
         """

@@ -1,4 +1,4 @@
-"""Batches of a loader, as detectors are fitted to them."""
+"""Inputs and labels of the batches of a loader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastood.detectors.model_calls import LABEL_KEYS, Inputs
 
 __all__ = ["labelled_batches"]
 
-_WANTED = "loader must give batches (inputs, labels, ...) or mappings with labels"
+_EXPECTED = "loader must give batches (inputs, labels, ...) or mappings with labels"
 _REMEDY = (
     "labels are int64 [N], below zero for rows to skip; where there are none, "
     "((x, torch.zeros(len(x), dtype=torch.int64)) for x in loader) takes all rows as of one class"
@@ -22,11 +22,11 @@ def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[Inputs, Tensor]]:
     """Yield the inputs and labels of each batch of a loader.
 
     Args:
-        loader: Of batches `(inputs, labels, ...)`, or of mappings, as Hugging Face's collators make them, that hold
-            the labels under "labels" or "label"; the rest are the model's keyword arguments.
+        loader: Batches `(inputs, labels, ...)`, or mappings, such as those of Hugging Face's collators, that hold the
+            labels under "labels" or "label" and the model's keyword arguments.
 
     Raises:
-        TypeError: A batch is something else, or has no labels.
+        TypeError: If a batch is neither a tuple nor a mapping, or has no labels.
 
     Example:
         >>> import torch
@@ -35,22 +35,22 @@ def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[Inputs, Tensor]]:
         [(['input_ids'], tensor([0, 1]))]
     """
     if isinstance(loader, Tensor | Mapping) or not isinstance(loader, Iterable):
-        raise TypeError(f"loader must go through batches, got a {type(loader).__name__}: put it into a list")
+        raise TypeError(f"loader must iterate over batches, got a {type(loader).__name__}: put it into a list")
     for batch in loader:
         if isinstance(batch, Mapping):
             yield _of_mapping(batch)
         elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) >= 2:
             yield batch[0], _checked(batch[1])
         else:
-            said = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-            raise TypeError(f"{_WANTED}, got a {type(batch).__name__}{said} without labels: {_REMEDY}")
+            length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise TypeError(f"{_EXPECTED}, got a {type(batch).__name__}{length} without labels: {_REMEDY}")
 
 
 def _of_mapping(batch: Mapping[str, Any]) -> tuple[Inputs, Tensor]:
     keys = [key for key in LABEL_KEYS if key in batch]
     if len(keys) != 1:
         names = ", ".join(map(repr, batch))
-        raise TypeError(f"{_WANTED}, got a {type(batch).__name__} with {names}: one of 'labels', 'label' is wanted")
+        raise TypeError(f"{_EXPECTED}, got a {type(batch).__name__} with {names}: it needs one of 'labels', 'label'")
     return {key: value for key, value in batch.items() if key != keys[0]}, _checked(batch[keys[0]])
 
 

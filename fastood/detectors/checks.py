@@ -1,4 +1,4 @@
-"""Checks of what detectors are given beside those of `fastood.ops._features`."""
+"""Checks of rows and labels passed to detectors, in addition to those of `fastood.ops._features`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["check_rows", "labels_on_device_of"]
 
 
 def check_rows(features: Tensor, width: int | None = None, name: str = "features") -> None:
-    """Raise unless `features` are rows `[N, d]` with values, of a dtype that PyTorch computes in.
+    """Check that `features` are dense rows `[N, d]` with values, in float64, float32, bfloat16 or float16.
 
     Raises:
-        TypeError: `features` is no tensor, or not float64, float32, bfloat16 or float16.
-        ValueError: The shape is another one, or the tensor is sparse or has no values (device meta).
+        TypeError: If `features` is not a tensor, or not float64, float32, bfloat16 or float16.
+        ValueError: If the shape differs, or the tensor is sparse or has no values (meta device).
     """
     if isinstance(features, Tensor) and features.is_nested:
         raise ValueError(f"{name} must be one tensor [N, d], got a nested tensor")
@@ -30,11 +30,11 @@ def check_rows(features: Tensor, width: int | None = None, name: str = "features
 
 
 def labels_on_device_of(labels: Tensor, rows: Tensor) -> Tensor:
-    """Return labels on the device of their rows: a loader's are on the CPU.
+    """Check labels and return them on the device of their rows; labels of a loader are on the CPU.
 
     Raises:
-        TypeError: `labels` is no int64 tensor.
-        ValueError: There is not one for each row, or they have no values (device meta).
+        TypeError: If `labels` is not an int64 tensor.
+        ValueError: If `labels` is not `[N]` for `[N, d]` rows, or has no values (meta device).
     """
     if isinstance(labels, Tensor):
         if labels.is_meta:

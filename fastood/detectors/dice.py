@@ -1,4 +1,4 @@
-"""Directed sparsification of the head (Sun & Li 2022)."""
+"""DICE: directed sparsification of the head (Sun & Li 2022, https://arxiv.org/abs/2111.09805)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["DICE"]
 class DICE(HeadDetector):
     """Energy of a head that keeps only the weights that contribute most on training data (Sun & Li 2022, eq. 4-5).
 
-    The contribution of weight `W_kc` is `W_kc E[z_c]`; those at or below the quantile `sparsity` of all contributions
-    become 0, the bias stays.
+    The contribution of weight `W_kc` is `W_kc E[z_c]`. Weights with a contribution at or below the quantile `sparsity`
+    of all contributions become 0; the bias is unchanged.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: The `nn.Linear` from features to logits; None for the last one of `model`.
         sparsity: Share p of the weights that become 0, at least 0 and below 1; in the paper 0.9 for CIFAR and 0.7 for
             ImageNet.
-        detector: Scores `[N]` of the logits `[N, K]` of the sparse head; None for their energy.
+        detector: Function from the logits `[N, K]` of the sparse head to scores `[N]`; None for their energy.
 
     Raises:
-        ValueError: `sparsity` is out of range.
+        ValueError: If `sparsity` is out of range.
 
     Example:
         >>> import torch
@@ -70,13 +70,13 @@ class DICE(HeadDetector):
             total += rows.sum(0)
             count += len(rows)
         contribution = weight * (total / count)
-        # Above the interpolated quantile are those above the number just below it.
+        # No contribution lies between the interpolated quantile and the order statistic below it: both keep the same.
         rank = math.floor(self.sparsity * (weight.numel() - 1)) + 1
         threshold = contribution.flatten().kthvalue(rank).values
         kept = contribution > threshold
         if not bool(kept.any()):
-            seen = f"no weight contributes more than the quantile {self.sparsity}, {float(threshold):.3g}: none is kept"
-            warn("DICE", seen + ", and scores are all that of the bias", "Set a lower sparsity")
+            seen = f"no weight contributes more than the quantile {self.sparsity}, {float(threshold):.3g}"
+            warn("DICE", seen + ": all weights become 0 and all scores are equal", "Set a lower sparsity")
         return {"weight": torch.where(kept, weight, 0.0)}
 
     def _score(self, rows: Tensor) -> Tensor:

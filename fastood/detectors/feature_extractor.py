@@ -24,25 +24,27 @@ __all__ = ["FeatureExtractor", "as_features", "tensor_in"]
 
 
 class FeatureExtractor:
-    """Call a model and return what some of its layers put out.
+    """Extractor of the outputs of named layers of a model.
 
-    The model runs in evaluation mode and is left as it was found: each module in its own mode, without hooks. Outputs
-    `[N, C, H, W]` become their spatial mean `[N, C]`, as Lee et al. 2018 take them. Inputs are moved to the model's
+    The model runs in evaluation mode; afterwards every module has its previous mode, and no hooks remain. Outputs
+    `[N, C, H, W]` become their spatial mean `[N, C]` (Lee et al. 2018, https://arxiv.org/abs/1807.03888). Inputs are
+    moved to the model's
     device and cast to the dtype of its parameters; a mapping becomes its keyword arguments.
 
     Args:
-        model: Anything that maps a batch of inputs to a tensor: a module, a method of one such as `model.features`,
-            or, in whatever mode it is, another callable. With `layers` it must be an `nn.Module`, of which wrappers of
-            `torch.compile`, DataParallel and DistributedDataParallel are taken off: it then runs uncompiled, in this
-            process alone. An object or mapping that the model puts out counts as the tensor "logits" in it or, for
-            features, "pooler_output".
-        layers: Names as in `named_modules()` of the unwrapped model; None for the output of the model itself. Of a
-            layer that runs more than once the last output counts.
-        pooled: Whether outputs `[N, C, H, W]` become their spatial mean; if not they are an error, as for logits.
+        model: A function from a batch of inputs to a tensor: a module, a method of a module such as `model.features`,
+            or another callable, which runs in its current mode. With `layers` it must be an `nn.Module`; wrappers by
+            `torch.compile`, DataParallel and DistributedDataParallel are removed, so that it runs uncompiled and in
+            this process only. If the model returns an object or mapping, its "logits" are taken or, for features, its
+            "pooler_output".
+        layers: Names in `named_modules()` of the unwrapped model; None for the output of the model itself. If a layer
+            runs more than once, its last output is taken.
+        pooled: Whether outputs `[N, C, H, W]` become their spatial mean; if False they raise, as logits need.
 
     Raises:
-        TypeError: `model` cannot be called, or has layers to name but is no `nn.Module`, or a ScriptModule.
-        ValueError: A layer does not exist; the message lists those that do.
+        TypeError: If `model` cannot be called; or if `layers` are named and it is not an `nn.Module`, or is a
+            ScriptModule.
+        ValueError: If a layer does not exist; the message lists the layers that do.
 
     Example:
         >>> import torch
@@ -69,23 +71,23 @@ class FeatureExtractor:
         self._modules = [] if layers is None else _layers(self.model, layers)
 
     def __call__(self, x: Inputs) -> list[Tensor]:
-        """Features of a batch, one tensor `[N, d]` for each layer; differentiable where gradients are on.
+        """Return the features of a batch, one tensor `[N, d]` per layer; differentiable if gradients are enabled.
 
         Raises:
-            TypeError: `x` is no tensor or mapping, or a layer puts out no tensor.
-            ValueError: A layer did not run, or put out something else than `[N, d]` or `[N, C, H, W]`.
+            TypeError: If `x` is neither a tensor nor a mapping, or a layer does not return a tensor.
+            ValueError: If a layer did not run, or its output is neither `[N, d]` nor `[N, C, H, W]`.
         """
         names = ["the model"] if self.layers is None else [f"layer {name!r}" for name in self.layers]
         return [as_features(out, name, pooled=self.pooled) for out, name in zip(self.outputs(x), names, strict=True)]
 
     def outputs(self, x: Inputs) -> list[object]:
-        """Return what the layers, or the model, put out, as it is; errors as in a call."""
+        """Return the unmodified outputs of the layers, or of the model; errors are those of a call."""
         if self.layers is None:
             return [call(self.model, x)]
-        found: dict[int, object] = {}
+        outputs: dict[int, object] = {}
 
         def keep(position: int) -> Callable[[nn.Module, object, object], None]:
-            return lambda module, inputs, output: found.__setitem__(position, output)
+            return lambda module, inputs, output: outputs.__setitem__(position, output)
 
         hooks = [module.register_forward_hook(keep(i)) for i, module in enumerate(self._modules)]
         try:
@@ -96,65 +98,66 @@ class FeatureExtractor:
             for hook in hooks:
                 hook.remove()
         for i, name in enumerate(self.layers):
-            if i not in found:
+            if i not in outputs:
                 raise ValueError(f"layer {name!r} did not run in the forward pass of the model{_reason(self.model)}")
-        return [found[i] for i in range(len(self.layers))]
+        return [outputs[i] for i in range(len(self.layers))]
 
     def single(self, x: Inputs) -> Tensor:
-        """Features of the first layer, or of the model; as a call otherwise."""
+        """Return the features `[N, d]` of the first layer, or of the model."""
         return self(x)[0]
 
 
 def as_features(output: object, whose: str, *, pooled: bool = True) -> Tensor:
-    """Return `[N, d]` of what a layer puts out: itself or, if pooled, the spatial mean of `[N, C, H, W]`.
+    """Return the output of a layer as `[N, d]`: unchanged or, if pooled, the spatial mean of `[N, C, H, W]`.
 
-    A tuple of one tensor counts as that tensor, an object or mapping as its "logits" or, if pooled, "pooler_output".
+    From a tuple of one tensor that tensor is taken, from an object or mapping its "logits" or, if pooled, its
+    "pooler_output".
     """
     tensor = tensor_in(output, whose, "pooler_output" if pooled else "logits")
     if tensor.dim() == 4 and pooled:
         return tensor.mean(dim=(2, 3))
     if tensor.dim() != 2:
-        wanted = "[N, d] or [N, C, H, W]" if pooled else "[N, K]"
-        raise ValueError(f"{whose} must put out {wanted}, got shape {tuple(tensor.shape)}")
+        expected = "[N, d] or [N, C, H, W]" if pooled else "[N, K]"
+        raise ValueError(f"{whose} must return {expected}, got shape {tuple(tensor.shape)}")
     return tensor
 
 
 def tensor_in(output: object, whose: str, field: str) -> Tensor:
-    """Return the tensor that a layer or model puts out, or an error that says what it put out instead."""
+    """Return the tensor in the output of a layer or model, or raise TypeError with the type of the output."""
     if isinstance(output, tuple | list) and len(output) == 1:
         output = output[0]
-    found = output.get(field) if isinstance(output, Mapping) else getattr(output, field, None)
+    value = output.get(field) if isinstance(output, Mapping) else getattr(output, field, None)
     if isinstance(output, Tensor):
         return output
-    if isinstance(found, Tensor):
-        return found
-    said = type(output).__name__
+    if isinstance(value, Tensor):
+        return value
+    kind = type(output).__name__
     if isinstance(output, Mapping):
-        said += f" with {', '.join(map(str, output))}"
+        kind += f" with {', '.join(map(str, output))}"
     elif isinstance(output, tuple | list):
-        said += f" of {len(output)}"
+        kind += f" of {len(output)}"
     raise TypeError(
-        f"{whose} must put out a tensor, got {said}: pass a function that returns the tensor wanted, "
-        "such as lambda x: model(x)[0] with the model in evaluation mode, or name a layer that puts one out"
+        f"{whose} must return a tensor, got {kind}: pass a function that returns the tensor, "
+        "such as lambda x: model(x)[0] with the model in evaluation mode, or name a layer that returns one"
     )
 
 
 def _layers(model: Model, names: Sequence[str]) -> list[nn.Module]:
-    """Return the layers of these names, or an error that lists those that there are."""
+    """Return the layers of these names, or raise ValueError with the names of all layers."""
     assert isinstance(model, nn.Module)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
-            "layers of a ScriptModule cannot be watched: pass the module that it was made of, or a function that puts "
-            "out features, without layers"
+            "layers of a ScriptModule take no hooks: pass the module that it was made of, or a function that returns "
+            "features, without layers"
         )
-    known = layers_of(model)
-    # Wrappers call what they hold "module".
-    names = [name if original_name(name) in known else name.removeprefix("module.") for name in names]
-    unknown = [name for name in names if name == "" or original_name(name) not in known]
+    available = layers_of(model)
+    # Names from a wrapped model have the prefix of DataParallel and DistributedDataParallel.
+    names = [name if original_name(name) in available else name.removeprefix("module.") for name in names]
+    unknown = [name for name in names if name == "" or original_name(name) not in available]
     if unknown:
-        listed = ", ".join(name for name in known if name)
+        listed = ", ".join(name for name in available if name)
         raise ValueError(f"the model has no layer {', '.join(map(repr, unknown))}; it has {listed or 'none'}")
-    return [known[original_name(name)] for name in names]
+    return [available[original_name(name)] for name in names]
 
 
 def _reason(model: Model) -> str:

@@ -1,4 +1,4 @@
-"""Detectors of features whose head may be any function of them, as pytorch-ood's `backbone` and `head` are."""
+"""Base class of detectors whose head may be any function of the features, such as pytorch-ood's `head`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ __all__ = ["FunctionHeadDetector"]
 
 
 class FunctionHeadDetector(HeadDetector):
-    """A detector that needs no weights of the head, only what it makes of features.
+    """Detector that needs the outputs of the head, but not its weights.
 
-    With a head that is no `nn.Linear` features are what the model puts out, not pooled: maps `[N, C, H, W]` are
-    flattened, changed or measured, and given back to the head in their shape and dtype.
+    With a head that is not an `nn.Linear` the features are the output of the model without pooling: maps
+    `[N, C, H, W]` are flattened, modified or measured, and passed to the head in their original shape and dtype.
 
     Args:
-        model: As `HeadDetector` takes it or, with another head, what maps inputs to the features that the head takes.
+        model: The network, or a function from inputs to the features that the head takes; None for `fit_features` and
+            `predict_features` only.
         feature_layer: Name of the layer whose output is the features.
         head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
             `nn.Linear` of `model`.
@@ -47,23 +48,23 @@ class FunctionHeadDetector(HeadDetector):
             raise TypeError(f"head must be an nn.Linear or another function of features, got {type(head).__name__}")
         if model is None and feature_layer is not None:
             raise ValueError(f"feature_layer needs a model, got {feature_layer!r} without one")
-        self.head = head  # type: ignore[assignment]  # whose weights the overridden methods do without
+        self.head = head  # type: ignore[assignment]  # the overridden methods use no weights
         self._detector = None
         layers = None if feature_layer is None else [feature_layer]
         RowDetector.__init__(self, None if model is None else _Maps(FeatureExtractor(model, layers)))
 
     @torch.no_grad()
     def extract(self, x: Inputs) -> Tensor:
-        """Features `[N, d]` of inputs, flattened; as `RowDetector.extract` otherwise."""
+        """Return the flattened features `[N, d]` of inputs; errors are those of `RowDetector.extract`."""
         return self._flattened(super().extract(x))
 
     @torch.inference_mode(False)
     def fit_features(self, features: Tensor, labels: Tensor) -> Self:
-        """Fit to features `[N, d]` or, with a function as head, what that takes; see `Detector.fit`."""
+        """Fit to features `[N, d]` or, with a function as head, features of the shape that it takes."""
         return super().fit_features(self._flattened(features), labels)
 
     def predict_features(self, features: Tensor) -> Tensor:
-        """Scores float64 `[N]` of features `[N, d]` or, with a function as head, of what that takes."""
+        """Return scores float64 `[N]` of features `[N, d]` or, with a function as head, of the shape that it takes."""
         return super().predict_features(self._flattened(features))
 
     def _flattened(self, features: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class FunctionHeadDetector(HeadDetector):
 
 
 class _Maps:
-    """Outputs of a model or layer, as they are."""
+    """Function to the outputs of a model or layer, without pooling."""
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self._extractor = extractor

@@ -1,4 +1,4 @@
-"""What a Mahalanobis detector scores with: means and Cholesky factors, computed once after fitting."""
+"""Gaussians of a Mahalanobis detector: means and Cholesky factors, computed once after fitting."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ __all__ = ["FourthMoments", "GaussianClasses"]
 
 @dataclass(frozen=True, kw_only=True)
 class FourthMoments:
-    """`Σ |x - mean|⁴`, which "ledoit_wolf" takes beside the statistics."""
+    """Sums `Σ |x - mean|⁴`, which "ledoit_wolf" needs in addition to the statistics."""
 
     within: Tensor
-    """float64 `[K]`, about the means of the classes."""
+    """Moments about the class means, float64 `[K]`."""
     marginal: Tensor
-    """float64 `[K]`, about the mean of all rows."""
+    """Moments about the mean of all rows, float64 `[K]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianClasses:
-    """Gaussians of the classes that have rows, and the one of all rows where distances are relative to it."""
+    """Gaussians of the classes that have rows and, for relative distances, the Gaussian of all rows."""
 
     index: Tensor
-    """int64 `[C]`, the classes that have rows, ascending."""
+    """Classes that have rows, int64 `[C]`, ascending."""
     means: Tensor
-    """float64 `[C, d]`."""
+    """Class means, float64 `[C, d]`."""
     factors: Tensor
-    """float64 `[d, d]` for a shared covariance, `[C, d, d]` for one each."""
+    """Cholesky factors, float64 `[d, d]` for a shared covariance or `[C, d, d]` for one per class."""
     marginal: tuple[Tensor, Tensor] | None
-    """Mean `[d]` and factor `[d, d]` of all rows whatever their class."""
+    """Mean `[d]` and factor `[d, d]` of all rows; None if distances are not relative."""
 
     @classmethod
     def fit(
@@ -46,7 +46,11 @@ class GaussianClasses:
         relative: bool,
         fourth: FourthMoments | None = None,
     ) -> GaussianClasses:
-        """Factorise; errors as in `GaussianStatistics.cholesky`, naming the class where each has its own."""
+        """Factorise the covariances.
+
+        Raises:
+            ValueError: If there are no rows, or a covariance is singular; see `GaussianStatistics.cholesky`.
+        """
         index = statistics.counts.nonzero().flatten()
         if len(index) == 0:
             raise ValueError("there must be at least one row with a label of 0 or above to fit to, got none")
@@ -62,21 +66,23 @@ class GaussianClasses:
         return cls(index=index, means=statistics.means[index], factors=factors, marginal=marginal)
 
     def distances(self, features: Tensor) -> Tensor:
-        """Squared Mahalanobis distances `[N, C]` of float64 features, with `log det` where covariances differ.
+        """Compute squared Mahalanobis distances `[N, C]` of float64 features `[N, d]`; differentiable.
 
-        Relative to the Gaussian of all rows where there is one. Differentiable.
+        With one covariance per class `log det Σ_k` is added. With a marginal Gaussian the distance to it is subtracted
+        (Ren et al. 2021, https://arxiv.org/abs/2106.09022).
         """
         if self.factors.dim() == 2:
-            found = -mahalanobis_logits(features, self.means, self.factors)
+            distances = -mahalanobis_logits(features, self.means, self.factors)
         else:
             pairs = zip(self.means, self.factors, strict=True)
-            found = torch.cat([_deviance(features, mean, factor) for mean, factor in pairs], 1)
+            distances = torch.cat([_deviance(features, mean, factor) for mean, factor in pairs], 1)
         if self.marginal is None:
-            return found
+            return distances
         mean, factor = self.marginal
         if self.factors.dim() == 2:
-            return found + mahalanobis_logits(features, mean[None], factor)
-        return found - _deviance(features, mean, factor)
+            # With one shared covariance all log determinants are equal and cannot change a ranking: they are left out.
+            return distances + mahalanobis_logits(features, mean[None], factor)
+        return distances - _deviance(features, mean, factor)
 
 
 def _class_factor(
@@ -89,5 +95,5 @@ def _class_factor(
 
 
 def _deviance(features: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """-2 log density of one Gaussian, `[N, 1]`, up to `d log 2π`."""
+    """Return -2 log density of one Gaussian, `[N, 1]`, without the constant `d log 2π`."""
     return -mahalanobis_logits(features, mean[None], factor) + 2 * factor.diagonal().log().sum()

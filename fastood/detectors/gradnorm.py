@@ -1,4 +1,4 @@
-"""The norm of the gradient at the head (Huang et al. 2021)."""
+"""GradNorm: norm of the gradient at the head (Huang et al. 2021, https://arxiv.org/abs/2110.00218)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ __all__ = ["GradNorm"]
 class GradNorm(HeadDetector):
     r"""`-|∂KL(u || softmax(v / T)) / ∂W|_1`, u uniform over K classes, W the head's weights (Huang et al. 2021, eq. 6).
 
-    The gradient is the outer product of `(p - 1/K) / T` and the features z, so that its norm is `|z|_1 Σ_k |p_k - 1/K|
-    / T` (their section 5.3) and takes no backward pass. The paper's code sums the cross-entropies of the classes
-    instead of averaging them, a factor of K.
+    The gradient is the outer product of `(p - 1/K) / T` and the features z. Its norm is therefore
+    `|z|_1 Σ_k |p_k - 1/K| / T` (section 5.3), which needs no backward pass. The paper's code sums the cross-entropies
+    of the classes instead of averaging them, a factor of K.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: The `nn.Linear` from features to logits; None for the last one of `model`.
         temperature: T, above 0.
-        param_filter: Says by a parameter's name whether its gradient is taken, as pytorch-ood does, whose default are
-            all parameters of the model. Only the weights of the head may be among them; None for those.
+        param_filter: Function from a parameter's name to whether its gradient counts, as in pytorch-ood, where the
+            default is all parameters. It must select the weights of the head alone; None selects them.
 
     Raises:
-        ValueError: `temperature` is out of range, or `param_filter` is true of other parameters.
+        ValueError: If `temperature` is out of range, or `param_filter` selects other parameters than the head's
+            weights.
 
     Example:
         >>> import torch
@@ -63,13 +64,13 @@ class GradNorm(HeadDetector):
     def _check_filter(self, model: Model | None, param_filter: Callable[[str], bool]) -> None:
         module = None if model is None else unwrapped(model)
         if not isinstance(module, nn.Module):
-            raise ValueError("param_filter needs an nn.Module, whose parameters have names: leave it out")
+            raise ValueError("param_filter needs an nn.Module with named parameters: pass param_filter=None")
         taken = [name for name, _ in module.named_parameters() if param_filter(name)]
         weight = [name for name, parameter in module.named_parameters() if parameter is self.head.weight]
         if taken != weight:
             raise ValueError(
-                f"param_filter must be true of the weights of the head alone ({', '.join(weight)}), whose gradient the "
-                f"score is the norm of, got {', '.join(taken) or 'none'}"
+                f"param_filter must be true of the weights of the head alone ({', '.join(weight)}), whose gradient is "
+                f"scored, got {', '.join(taken) or 'none'}"
             )
 
     def _score(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What detectors share that apply the model's linear head to features that they have changed or measured."""
+"""Base class of detectors that apply the model's linear head to features."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ __all__ = ["HeadDetector"]
 
 
 class HeadDetector(RowDetector):
-    """A detector of penultimate features that knows the head.
+    """Detector of penultimate features that has access to the linear head.
+
+    Subclasses also accept the arguments of the pytorch-ood class of the same name, in its order.
 
     Args:
-        model: The network, or what maps inputs to features; None for `fit_features` and `predict_features` alone.
-            Also by pytorch-ood's names: a detector takes the arguments of its class of the same name, in their order.
-        feature_layer: As `LinearHeadModel` takes it; by default features are what the head is given.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
         head: The layer from features to logits; None for the last `nn.Linear` of `model`.
 
     Raises:
-        TypeError: `head` is no `nn.Linear`.
-        ValueError: There is neither model nor head, or the model has no head to be found.
+        TypeError: If `head` is not an `nn.Linear`.
+        ValueError: If there is neither model nor head, or the model has no `nn.Linear`.
     """
 
     reads = "features"
@@ -54,45 +55,48 @@ class HeadDetector(RowDetector):
         self.feature_layer = feature_layer
 
     def save(self, path: str | Path) -> None:
-        """Write settings, what was fitted and the head as one safetensors file, whole or not at all.
+        """Write settings, fitted tensors and the head as one safetensors file, atomically.
 
         Raises:
-            RuntimeError: Nothing has been fitted.
-            ValueError: It scores logits by a function of the caller's.
+            RuntimeError: If nothing has been fitted.
+            ValueError: If the detector scores logits by a function passed as `detector`.
         """
         self._require_fit()
         if self._detector is not None:
-            raise ValueError("detector is a function, which a file cannot hold: save a detector without one")
+            raise ValueError("detector is a function, which cannot be saved: save a detector with detector=None")
         write_detector(path, {**self._state, **self._head_tensors()}, self._metadata())
 
     @classmethod
     @torch.inference_mode(False)
     def load(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
-        """Read what `save` wrote; without model and head the head is that of the file.
+        """Read a file written by `save`; without model and head, the head is read from the file.
 
         Args:
             path: The file.
-            *args: `model` and `feature_layer`, as the constructor takes them; the layer is that of the file if none is
-                named.
+            *args: `model` and `feature_layer` of the constructor; the layer is read from the file if none is named.
             **kwargs: `model`, `feature_layer` and `head` by name.
 
         Raises:
-            ValueError: The file is of another detector, or the head given is not that of the file.
+            ValueError: If the file was written by another detector, or with another head.
         """
-        tensors, said = read_detector(path)
-        cls._check_written_by(path, said)
+        tensors, metadata = read_detector(path)
+        cls._check_written_by(path, metadata)
         stored = {name: tensors.pop(name) for name in _HEAD if name in tensors}
         if not args and "model" not in kwargs and kwargs.get("head") is None:
             if not stored:
-                raise ValueError(f"{path} was written with a function as the head, which it does not hold: pass head=")
+                raise ValueError(
+                    f"{path} was written with a function as the head, which a file cannot store: pass head="
+                )
             kwargs["head"] = head_of(stored[_HEAD[0]], stored.get(_HEAD[1]))
-        made = cls(*args, **(with_stored_layer(said, args, kwargs) | said["settings"]))
-        here = made._head_tensors()
-        if here.keys() != stored.keys() or not all(torch.equal(here[name].cpu(), stored[name]) for name in stored):
-            raise ValueError(f"{path} was written with another head than that of the model")
-        device = next((tensor.device for tensor in here.values()), torch.device("cpu"))
-        made._state = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return made
+        detector = cls(*args, **(with_stored_layer(metadata, args, kwargs) | metadata["settings"]))
+        own = detector._head_tensors()
+        if own.keys() != stored.keys() or not all(torch.equal(own[name].cpu(), stored[name]) for name in stored):
+            raise ValueError(
+                f"{path} was written with another head than the model's: pass the model that it was fitted on"
+            )
+        device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
+        detector._state = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return detector
 
     def _head_tensors(self) -> dict[str, Tensor]:
         tensors = zip(_HEAD, (self.head.weight, self.head.bias), strict=True)
@@ -108,17 +112,17 @@ class HeadDetector(RowDetector):
         return self.head.weight.device
 
     def _logits(self, features: Tensor) -> Tensor:
-        """Logits float64 `[n, K]` of features float64 `[n, d]`."""
+        """Return logits float64 `[n, K]` of features float64 `[n, d]`."""
         return head_logits(self.head, features)
 
     def _of_logits(self, logits: Tensor) -> Tensor:
-        """Scores float64 `[n]` of logits that were made of changed features: their energy, or what the caller wants."""
+        """Return scores float64 `[n]` of the logits of modified features: `detector(logits)`, or their energy."""
         if self._detector is None:
             return energy_score(logits)
         scores = self._detector(logits)
         if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
-            said = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(f"detector must map logits [N, K] to scores [N], a tensor, got {said}")
+            kind = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(f"detector must map logits [N, K] to a tensor of scores [N], got {kind}")
         return scores.double()
 
 

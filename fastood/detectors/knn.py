@@ -1,4 +1,4 @@
-"""Distance to the k-th nearest training feature (Sun et al. 2022)."""
+"""KNN: distance to the k-th nearest training feature (Sun et al. 2022, https://arxiv.org/abs/2204.06507)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["KNN"]
 class KNN(RowDetector):
     """Distance of a feature to its k-th nearest training feature, both of length 1 (Sun et al. 2022, eq. 3).
 
-    Distances are right to ten digits, whatever the features have in common (an offset, a narrow cone, duplicates), and
-    the same under autocast: see `fastood.detectors.neighbours`. Training features are kept as they come, in float32
-    where that holds them exactly (as it does features in bfloat16, float16 and float32) and else in float64, and are
-    compared by tiles, never rows by all training rows. faiss, which the paper's code and OpenOOD use, gives squared
-    distances in float32; OpenOOD adds 1e-10 to the length that it divides by.
+    Distances are correct to ten digits, also for features with a common offset, in a narrow cone or with duplicates,
+    and do not depend on autocast; see `fastood.detectors.neighbours`. Training features are stored without loss, in
+    float32 if that represents them exactly (always for bfloat16, float16 and float32 features) and else in float64.
+    They are compared by tiles, so that memory is never rows times training rows. faiss, used by the paper's code and
+    OpenOOD, returns squared distances in float32; OpenOOD adds 1e-10 to the length that it divides by.
 
     Args:
-        model: Maps inputs to features, or has a layer that does; None for `fit_features` and `predict_features` alone.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
         feature_layer: Name of the layer whose output is the features; None for the output of `model`.
-        k: Which neighbour, at least 1: in the paper 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet.
-        normalize: Divide features by their length; zeros stay zeros.
+        k: Rank of the neighbour, at least 1; in the paper 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet.
+        normalize: Whether to divide features by their length; rows of zeros stay zeros.
 
     Raises:
-        TypeError: `k` is no integer, or `normalize` no bool.
-        ValueError: `k` is below 1.
+        TypeError: If `k` is not an integer, or `normalize` not a bool.
+        ValueError: If `k` is below 1.
 
     Example:
         >>> import torch
@@ -74,13 +74,14 @@ class KNN(RowDetector):
         finite = rows.isfinite().all(1)
         if bool(finite.all()):
             return self._neighbours().kth_distances(rows, self.k)
-        # An infinite row is infinitely far; its direction, and that of one with NaN, is not a number.
-        found = torch.where(rows.isinf().any(1), torch.inf, torch.nan).double()
-        found[finite] = self._neighbours().kth_distances(rows[finite], self.k)
-        return found
+        # An infinite row is infinitely far from the bank, a row with NaN has no distance. The bounds of the search hold
+        # for finite rows only.
+        distances = torch.where(rows.isinf().any(1), torch.inf, torch.nan).double()
+        distances[finite] = self._neighbours().kth_distances(rows[finite], self.k)
+        return distances
 
     def _neighbours(self) -> NeighbourSearch:
-        """Of the bank that there is now: lengths and norms are found at the first score."""
+        """Return the search over the current bank, whose lengths and norms are computed at the first score."""
         bank = self._state["bank"]
         if self._search is None or self._search.bank is not bank:
             self._search = NeighbourSearch(bank, normalize=self.normalize)
@@ -91,6 +92,6 @@ class KNN(RowDetector):
 
 
 def _narrowed(rows: Tensor) -> Tensor:
-    """Rows in float32 where that changes none of them."""
+    """Return rows in float32 if that changes none of them, else in float64."""
     narrow = rows.float()
     return narrow if torch.equal(narrow.double(), rows) else rows

@@ -1,4 +1,4 @@
-"""A model taken apart at its linear head: one forward pass gives features and logits."""
+"""Split of a model at its linear head: features and logits from one forward pass."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ __all__ = [
 
 
 class SplitModel(Protocol):
-    """A model that gives features and logits in one forward pass."""
+    """Model that returns features and logits in one forward pass."""
 
     @property
     def head(self) -> nn.Module:
-        """From features to logits."""
+        """Module from features to logits."""
         ...
 
     def __call__(self, x: Any) -> tuple[Tensor, Tensor]:
-        """Features `[N, d]` and logits `[N, K]` of a batch; differentiable where gradients are on."""
+        """Return features `[N, d]` and logits `[N, K]` of a batch; differentiable if gradients are enabled."""
         ...
 
     def features(self, x: Any) -> Tensor:
-        """The features of a batch alone."""
+        """Return the features `[N, d]` of a batch."""
         ...
 
 
 class LinearHeadModel:
-    """Call a model and return what its linear head is given and puts out: features `[N, d]` and logits `[N, K]`.
+    """Split of a model into input and output of its linear head: features `[N, d]` and logits `[N, K]`.
 
-    The model runs in evaluation mode, unwrapped and uncompiled, and is left as it was found, as by `FeatureExtractor`.
+    The model runs in evaluation mode, unwrapped and uncompiled; afterwards every module has its previous mode.
 
     Args:
-        model: The network, or what maps inputs to features.
-        feature_layer: Name of the layer whose output is the features, to which the head is then applied; None for what
-            the head is given when the model runs or, where it does not run then, for what the model puts out.
+        model: The network, or a function from inputs to features.
+        feature_layer: Name of the layer whose output is the features, to which the head is then applied. None for the
+            input of the head in the forward pass or, if the head does not run there, for the output of the model.
         head: The layer from features to logits; None for the last `nn.Linear` of `model`.
 
     Attributes:
-        head: That layer.
+        head: The layer from features to logits.
 
     Raises:
-        TypeError: `head` is no `nn.Linear`, or there is none and `model` is no `nn.Module` to look in.
-        ValueError: `model` has no `nn.Linear`, or the layer does not exist.
+        TypeError: If `head` is not an `nn.Linear`, or is None and `model` is not an `nn.Module`.
+        ValueError: If `model` has no `nn.Linear`, or the layer does not exist.
 
     Example:
         >>> import torch
@@ -72,31 +72,32 @@ class LinearHeadModel:
     def __init__(self, model: Model, feature_layer: str | None = None, *, head: nn.Linear | None = None) -> None:
         check_model(model)
         self.model = unwrapped(model)
-        self._is_found = head is None
+        self._is_last_linear = head is None
         self.head = find_linear_head(self.model) if head is None else check_head(head)
         self._extract = FeatureExtractor(self.model, None if feature_layer is None else [feature_layer])
 
     def __call__(self, x: Inputs) -> tuple[Tensor, Tensor]:
-        """Features and logits of a batch; differentiable where gradients are on.
+        """Return features `[N, d]` and logits `[N, K]` of a batch; differentiable if gradients are enabled.
 
         Raises:
-            TypeError: `x` is no tensor or mapping, or the model puts out none.
-            ValueError: The head is given no `[N, d]`, or was found in the model and does not put out what that does.
+            TypeError: If `x` is neither a tensor nor a mapping, or the model does not return a tensor.
+            ValueError: If the head's input is not `[N, d]`, or the head was not calls and the model's output is not
+                the output of its last `nn.Linear`.
         """
         if self._extract.layers is not None:
             return self._apply_head(self._extract.single(x))
         module = module_of(self.model)
-        with nullcontext() if module is None else eager(module), recorded_calls(self.head) as passed:
+        with nullcontext() if module is None else eager(module), recorded_calls(self.head) as calls:
             output = call(self.model, x)
-        if self._is_found and (not passed or tensor_in(output, "the model", "logits") is not passed[-1][1]):
+        if self._is_last_linear and (not calls or tensor_in(output, "the model", "logits") is not calls[-1][1]):
             raise ValueError(
-                f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not put out what the model "
-                "does: pass the layer that makes the logits as head="
+                f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not return the output of "
+                "the model: pass the layer that computes the logits as head="
             )
-        return last_features_and_logits(passed) if passed else self._apply_head(as_features(output, "the model"))
+        return last_features_and_logits(calls) if calls else self._apply_head(as_features(output, "the model"))
 
     def features(self, x: Inputs) -> Tensor:
-        """The features of a batch alone."""
+        """Return the features `[N, d]` of a batch."""
         return self(x)[0]
 
     def _apply_head(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,42 +107,46 @@ class LinearHeadModel:
 
 @contextmanager
 def recorded_calls(head: nn.Module) -> Iterator[list[tuple[object, object]]]:
-    """Collect what a layer is given and puts out, one pair for each time that it runs."""
-    passed: list[tuple[object, object]] = []
+    """Record the input and the output of a layer, one pair for each call."""
+    calls: list[tuple[object, object]] = []
 
     def keep(module: nn.Module, args: tuple[object, ...], named: dict[str, object], output: object) -> None:
-        passed.append((args[0] if args else next(iter(named.values()), None), output))
+        calls.append((args[0] if args else next(iter(named.values()), None), output))
 
     hook = head.register_forward_hook(keep, with_kwargs=True)
     try:
-        yield passed
+        yield calls
     finally:
         hook.remove()
 
 
-def last_features_and_logits(passed: list[tuple[object, object]]) -> tuple[Tensor, Tensor]:
-    """Features and logits of the last time that a head ran, or an error that says what it was given."""
-    if not passed:
+def last_features_and_logits(calls: list[tuple[object, object]]) -> tuple[Tensor, Tensor]:
+    """Return input and output of the last recorded call of a head as features `[N, d]` and logits `[N, K]`.
+
+    Raises:
+        ValueError: If there is no call, or its input is not `[N, d]`.
+    """
+    if not calls:
         raise ValueError("the head did not run in the forward pass of the model")
-    given, logits = passed[-1]
-    if not isinstance(given, Tensor) or given.dim() != 2:
-        said = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"the head must be given [N, d], got {said}")
-    return given, as_features(logits, "the head", pooled=False)
+    features, logits = calls[-1]
+    if not isinstance(features, Tensor) or features.dim() != 2:
+        kind = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"the input of the head must be [N, d], got {kind}")
+    return features, as_features(logits, "the head", pooled=False)
 
 
 def find_linear_head(model: Model) -> nn.Linear:
-    """The last `nn.Linear` of a model, which classifiers have as their head."""
+    """Return the last `nn.Linear` of a model, which is the head of most classifiers."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module to find its head, got {type(model).__name__}: pass head=")
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ValueError(f"{type(model).__name__} has no nn.Linear to be its head: pass head=, or use other detectors")
+        raise ValueError(f"{type(model).__name__} has no nn.Linear: pass head=, or use detectors that need no head")
     return linear[-1]
 
 
 def check_head(head: Model) -> nn.Linear:
-    """Return the `nn.Linear` that `head` is, compiled or not, or raise."""
+    """Return `head`, unwrapped if it is compiled; raise TypeError unless it is an `nn.Linear`."""
     head = unwrapped(head)
     if not isinstance(head, nn.Linear):
         raise TypeError(f"head must be an nn.Linear, got {type(head).__name__}")
@@ -149,20 +154,20 @@ def check_head(head: Model) -> nn.Linear:
 
 
 def head_logits(head: nn.Linear, features: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Logits in float64 of features, with other weights where some are given."""
+    """Return logits float64 `[N, K]` of features float64 `[N, d]`, with `weight` in place of the head's if calls."""
     weight = (head.weight if weight is None else weight).detach().double()
     bias = None if head.bias is None else head.bias.detach().double()
     return F.linear(features, weight, bias)
 
 
 def head_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A head with these weights `[K, d]` and this bias `[K]`."""
+    """Return a head with weights `[K, d]` and bias `[K]`, which are not copied."""
     head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     head.load_state_dict(tensors, assign=True)
     return head.requires_grad_(False)
 
 
-def _name(model: Model, wanted: nn.Module) -> str:
+def _name(model: Model, layer: nn.Module) -> str:
     assert isinstance(model, nn.Module)
-    return {module: name for name, module in layers_of(model).items()}[wanted]
+    return {module: name for name, module in layers_of(model).items()}[layer]

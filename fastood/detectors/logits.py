@@ -1,4 +1,4 @@
-"""Detectors that read the logits `v [N, K]` of a classifier, with softmax `p`."""
+"""Detectors of the logits `v [N, K]` of a classifier, with softmax `p`."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ __all__ = [
 ]
 
 SIGN_CHECK_ROWS = 1024
-"""Training rows after which labels are compared to no more logits."""
+"""Training rows that are checked for logits of the wrong sign."""
 
 
 class LogitsDetector(RowDetector):
-    """A detector of logits.
+    """Detector of logits.
 
-    Rows that are probabilities, or of a single logit where the softmax is read, make the first score warn.
+    The first score warns if the rows are probabilities, or have a single logit and the softmax is scored.
 
     Args:
-        model: Maps inputs to logits; None for `fit_features` and `predict_features` alone, which take logits.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only, which take logits.
     """
 
     reads = "logits"
     takes: ClassVar[Reading] = "softmax"
-    """Of logits."""
+    """Quantity of the logits that is scored."""
     _inputs_checked = False
 
     @takes_pytorch_ood()
@@ -55,27 +55,29 @@ class LogitsDetector(RowDetector):
         super().__init__(None if model is None else FeatureExtractor(model, pooled=False).single)
 
     def fit_logits(self, logits: Tensor, labels: Tensor | None = None) -> Self:
-        """`fit_features`, as pytorch-ood calls it; labels of None take all rows."""
+        """Call `fit_features(logits, labels)`, under pytorch-ood's name; without labels all rows are fitted."""
         check_rows(logits, name="logits")
         if labels is None:
             labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         return self.fit_features(logits, labels)
 
     def predict_logits(self, logits: Tensor) -> Tensor:
-        """`predict_features`, as pytorch-ood calls it."""
+        """Return `predict_features(logits)`, under pytorch-ood's name."""
         return self.predict_features(logits)
 
     def _score_or_nan(self, rows: Tensor) -> Tensor:
         if not self._inputs_checked:
             self._inputs_checked = warn_unless_logits(type(self).__name__, rows, self.takes)
-        return self._score(rows)  # which knows of NaN, and of -inf for a masked class
+        return self._score(rows)  # logit scores handle NaN, and -inf of a masked class, themselves
 
 
 class MaxSoftmax(LogitsDetector):
-    """Maximum softmax, `log((1 - max p) / max p)` (Hendrycks & Gimpel 2017): ranks as `-max p`, without rounding to 1.
+    """Maximum softmax in log-odds, `log((1 - max p) / max p)` (Hendrycks & Gimpel 2017).
+
+    https://arxiv.org/abs/1610.02136. It has the ranking of `-max p`, but does not round to 1.
 
     Args:
-        model: As `LogitsDetector` takes it.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only.
         temperature: T, above 0: p is the softmax of `v / T`.
 
     Example:
@@ -93,7 +95,7 @@ class MaxSoftmax(LogitsDetector):
 
     @staticmethod
     def score(logits: Tensor, t: float = 1.0) -> Tensor:
-        """Scores float64 `[N]` of logits `[N, K]` at a temperature."""
+        """Return scores float64 `[N]` of logits `[N, K]` at a temperature."""
         return MaxSoftmax(temperature=t).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
@@ -101,10 +103,10 @@ class MaxSoftmax(LogitsDetector):
 
 
 class MaxLogit(LogitsDetector):
-    """Largest logit, `-max v` (Hendrycks et al. 2022).
+    """Largest logit, `-max v` (Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132).
 
     Args:
-        model: As `LogitsDetector` takes it.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only.
 
     Example:
         >>> import torch
@@ -116,7 +118,7 @@ class MaxLogit(LogitsDetector):
 
     @staticmethod
     def score(logits: Tensor) -> Tensor:
-        """Scores float64 `[N]` of logits `[N, K]`."""
+        """Return scores float64 `[N]` of logits `[N, K]`."""
         return MaxLogit().predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
@@ -124,12 +126,12 @@ class MaxLogit(LogitsDetector):
 
 
 class EnergyBased(LogitsDetector):
-    """Energy, `-T logsumexp(v / T)` (Liu et al. 2020, eq. 4).
+    """Energy, `-T logsumexp(v / T)` (Liu et al. 2020, eq. 4, https://arxiv.org/abs/2010.03759).
 
-    Of log-probabilities it is 0 whatever they are: the first score warns of them.
+    The energy of log-probabilities is always 0: the first score warns about them.
 
     Args:
-        model: As `LogitsDetector` takes it.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only.
         temperature: T, above 0.
 
     Example:
@@ -148,7 +150,7 @@ class EnergyBased(LogitsDetector):
 
     @staticmethod
     def score(logits: Tensor, t: float = 1.0) -> Tensor:
-        """Scores float64 `[N]` of logits `[N, K]` at a temperature."""
+        """Return scores float64 `[N]` of logits `[N, K]` at a temperature."""
         return EnergyBased(temperature=t).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
@@ -159,7 +161,7 @@ class Entropy(LogitsDetector):
     """Entropy of the softmax, `-Σ p log p`, in [0, log K] (Li & Vasconcelos 2020, section 5.4, among others).
 
     Args:
-        model: As `LogitsDetector` takes it.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only.
 
     Example:
         >>> import torch
@@ -169,7 +171,7 @@ class Entropy(LogitsDetector):
 
     @staticmethod
     def score(logits: Tensor) -> Tensor:
-        """Scores float64 `[N]` of logits `[N, K]`."""
+        """Return scores float64 `[N]` of logits `[N, K]`."""
         return Entropy().predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
@@ -179,12 +181,12 @@ class Entropy(LogitsDetector):
 class GEN(LogitsDetector):
     """Generalised entropy, `Σ (p (1 - p))^γ` over the largest p (Liu et al. 2023, eq. 3).
 
-    pytorch-ood divides by their number and clamps p to [1e-7, 1 - 1e-7], which ties confident rows.
+    pytorch-ood divides by the number of classes summed and clamps p to [1e-7, 1 - 1e-7], which ties confident rows.
 
     Args:
-        model: As `LogitsDetector` takes it.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only.
         gamma: γ, above 0.
-        top: How many of the largest p are summed, for ImageNet 100; None for all.
+        top: Number of the largest p that are summed, 100 for ImageNet; None for all.
 
     Example:
         >>> import torch
@@ -202,7 +204,7 @@ class GEN(LogitsDetector):
 
     @staticmethod
     def score(logits: Tensor, gamma: float = 0.1, M: int | None = None) -> Tensor:
-        """Scores float64 `[N]` of logits `[N, K]`, by the M largest probabilities."""
+        """Return scores float64 `[N]` of logits `[N, K]`, from the M largest probabilities."""
         return GEN(gamma=gamma, top=M).predict_features(logits)
 
     def _score(self, rows: Tensor) -> Tensor:
@@ -212,12 +214,12 @@ class GEN(LogitsDetector):
 class KLMatching(LogitsDetector):
     """Distance to the nearest typical softmax, `min_k KL(p || d_k)` (Hendrycks et al. 2022, section 4).
 
-    `d_k` is the mean softmax of the training rows that the model takes for class k, whatever their label; a class that
-    it takes none for has no template. Where a template is exactly 0 a positive p is all but infinitely far from it.
-    Fitting warns where the labels are those of the least logits rather than of the largest.
+    `d_k` is the mean softmax of the training rows that the model predicts as class k, whatever their label; a class
+    without a predicted row has no template. A positive p has a very large, finite divergence from a template of 0.
+    Fitting warns if the labels match the smallest logits rather than the largest.
 
     Args:
-        model: As `LogitsDetector` takes it.
+        model: Function from inputs to logits; None for `fit_features` and `predict_features` only.
 
     Example:
         >>> import torch
@@ -240,9 +242,9 @@ class KLMatching(LogitsDetector):
             if total is None:
                 classes = rows.shape[1]
                 total, counts = rows.new_zeros(classes, classes), rows.new_zeros(classes)
-            taken_for = rows.argmax(1)
-            total.index_add_(0, taken_for, probabilities)
-            counts += torch.bincount(taken_for, minlength=classes)
+            predicted = rows.argmax(1)
+            total.index_add_(0, predicted, probabilities)
+            counts += torch.bincount(predicted, minlength=classes)
         assert total is not None
         warn_if_sign_is_wrong(type(self).__name__, *(torch.cat(parts) for parts in zip(*seen, strict=True)))
         present = counts > 0
@@ -251,7 +253,7 @@ class KLMatching(LogitsDetector):
     def _score(self, rows: Tensor) -> Tensor:
         log_p = rows.log_softmax(1)
         p = log_p.exp()
-        # 0 log 0 is 0; a template of 0 is as far as a finite number can be, so that 0 times it stays 0.
+        # 0 log 0 is 0. The log of a template of 0 is the lowest finite number, not -inf, so that 0 times it is 0.
         lowest = torch.finfo(torch.float64).min
         negative_entropy = (p * log_p.nan_to_num(nan=torch.nan, neginf=lowest)).sum(1, keepdim=True)
         log_templates = self._state["templates"].log().nan_to_num(neginf=lowest)

@@ -1,4 +1,4 @@
-"""The Mahalanobis detector: squared distance to the nearest class of a Gaussian fit to features (Lee et al. 2018)."""
+"""Mahalanobis detector: squared distance to the nearest class mean (Lee et al. 2018, https://arxiv.org/abs/1807.03888)."""
 
 from __future__ import annotations
 
@@ -28,40 +28,39 @@ __all__ = ["MahalanobisDetector"]
 
 
 class MahalanobisDetector(Detector):
-    r"""Score `min_k (z - m_k)^T Σ^-1 (z - m_k)` of features z, from class means and covariances of training features.
+    r"""Detector with the score `min_k (z - m_k)^T Σ^-1 (z - m_k)` of features z, for class means m_k and covariance Σ.
 
-    Fitted in one pass and in float64 (`GaussianStatistics`), scored through one whitening: memory is that of a chunk of
-    rows by classes and of d², never N × N. Rows with a label below zero are skipped.
+    The fit is one pass in float64 (`GaussianStatistics`). The score whitens the rows once; memory is a chunk of rows
+    times classes plus d², never N × N. Rows with a label below 0 are skipped.
 
-    Choices that papers and libraries differ in:
-        - The covariance is divided by the number of rows, the shared one and that of `relative` alike, so that their
-          distances are on one scale.
-        - It is factorised, not inverted with something added: a singular one, or one with features that are constant
-          but for rounding (see `GaussianStatistics`), is an error that names them, with `shrinkage` as the remedy.
-          Features after a ReLU are often constant; `build_detectors` takes "oas", which gives them a variance.
-        - A class without rows is left out; with `relative` and one class every score is of no use, but defined.
+    Choices in which papers and libraries differ:
+        - All covariances are divided by the number of rows, also that of `relative`, so that their distances have one
+          scale.
+        - Covariances are factorised, not inverted with a constant on the diagonal. A singular covariance, or one with
+          features that are constant up to rounding (see `GaussianStatistics`), is an error that names the features;
+          set `shrinkage` then. Features after a ReLU are often constant: `build_detectors` sets "oas".
+        - A class without rows is left out. With `relative` and one class all scores are equal up to rounding.
         - With one covariance per class the score is `min_k (z - m_k)^T Σ_k^-1 (z - m_k) + log det Σ_k`, twice the
-          negative log-density: bare distances would favour the class with the largest covariance.
+          negative log-density, because distances alone would favour the class with the largest covariance.
 
     Args:
-        model: Maps inputs to features, or has a layer that does; None for `fit_features` and `predict_features` alone.
-            Any module or callable, see `FeatureExtractor`: it runs in evaluation mode and is left as it was.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+            It runs in evaluation mode, and its previous mode is restored; see `FeatureExtractor`.
         feature_layer: Name of the layer whose output is the features; None for the output of `model`.
         covariance: "tied" or "per_class".
-        shrinkage: None, "oas", "ledoit_wolf" or a share, as `GaussianStatistics.covariance` takes it. "ledoit_wolf"
-            takes a second pass over the data, so `partial_fit` does not go with it.
-        normalize: Divide features by their length first (Mahalanobis++, Müller & Hein 2025); zeros stay zeros.
-        relative: Subtract the distance by mean and covariance of all rows whatever their class (Ren et al. 2021).
-        epsilon: Move inputs by ε against the gradient of their score first (Lee et al. 2018, section 2.2), in the
-            units of the inputs before they were divided by `input_std`; 0 for not. Takes a backward pass per batch.
-        input_std: What each channel was divided by; None for 1.
-
-    Attributes:
-        statistics: A `GaussianStatistics`, or None before there is one.
+        shrinkage: None, "oas", "ledoit_wolf" or a share in [0, 1], see `GaussianStatistics.covariance`. "ledoit_wolf"
+            needs a second pass over the data and excludes `partial_fit`.
+        normalize: Whether to divide features by their length first (Mahalanobis++, Müller & Hein 2025); rows of zeros
+            stay zeros.
+        relative: Whether to subtract the distance by mean and covariance of all rows (Ren et al. 2021,
+            https://arxiv.org/abs/2106.09022).
+        epsilon: Step ε by which inputs are moved against the gradient of their score first (Lee et al. 2018, section
+            2.2), in the units of the inputs before division by `input_std`; 0 for no step. Needs a backward pass.
+        input_std: Standard deviation that each channel was divided by; None for 1.
 
     Raises:
-        TypeError: `model` is nothing of these.
-        ValueError: A setting is out of range, or the layer does not exist.
+        TypeError: If `model` is not callable, or `feature_layer` is named and it is not an `nn.Module`.
+        ValueError: If a setting is out of range, or the layer does not exist.
 
     Example:
         >>> import torch
@@ -111,24 +110,24 @@ class MahalanobisDetector(Detector):
         return self._state.statistics
 
     def __repr__(self) -> str:
-        """The settings that differ from the defaults, and what there is to score with."""
+        """Return the settings that differ from the defaults, and the statistics."""
         defaults = asdict(MahalanobisSettings())
-        said = [f"{name}={value!r}" for name, value in asdict(self.settings).items() if value != defaults[name]]
-        return f"MahalanobisDetector({', '.join([*said, repr(self.statistics or 'not fitted')])})"
+        changed = [f"{name}={value!r}" for name, value in asdict(self.settings).items() if value != defaults[name]]
+        return f"MahalanobisDetector({', '.join([*changed, repr(self.statistics or 'not fitted')])})"
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> MahalanobisDetector:
-        """Fit to the features of batches `(inputs, labels, ...)`, instead of what was there.
+        """Fit to the features of batches `(inputs, labels, ...)`, replacing the previous fit.
 
         Args:
-            loader: Of batches; gone through twice for "ledoit_wolf".
+            loader: Batches, see `Detector.fit`; iterated twice for "ledoit_wolf".
 
         Returns:
             Itself.
 
         Raises:
-            ValueError: There is no model, or as in `fit_features`. What was fitted before is then still there.
+            ValueError: If there is no model, or `fit_features` raises it. The previous fit is then kept.
         """
         self.settings.check_passes(loader)
         fitting = Fitting(self.settings)
@@ -142,19 +141,19 @@ class MahalanobisDetector(Detector):
     @torch.inference_mode(False)
     @torch.no_grad()
     def fit_features(self, features: Tensor, labels: Tensor) -> MahalanobisDetector:
-        """Fit to features, instead of what was there.
+        """Fit to features, replacing the previous fit.
 
         Args:
             features: `[N, d]`, any floating dtype, finite where the label is not below zero.
-            labels: `[N]`, int64; below zero for rows to skip.
+            labels: int64 `[N]`; rows with a label below 0 are skipped.
 
         Returns:
             Itself.
 
         Raises:
-            TypeError: A tensor is of another dtype.
-            ValueError: A shape or value does not fit, no row is left, or a covariance is singular. What was fitted
-                before is then still there.
+            TypeError: If a tensor is of another dtype.
+            ValueError: If a shape or value is invalid, no row has a label of 0 or above, or a covariance is singular.
+                The previous fit is then kept.
         """
         fitting = Fitting(self.settings)
         fitting.add(features, labels)
@@ -165,9 +164,9 @@ class MahalanobisDetector(Detector):
     @torch.inference_mode(False)
     @torch.no_grad()
     def partial_fit(self, features: Tensor, labels: Tensor) -> MahalanobisDetector:
-        """Add features to what was fitted; arguments and errors as in `fit_features`.
+        """Add features to the statistics; arguments and errors are those of `fit_features`.
 
-        The covariance is factorised when the next score asks for it, so that early batches may leave it singular.
+        The covariance is factorised at the next score, so that it may be singular after the first batches.
         """
         self._state.add(features, labels)
         return self
@@ -175,24 +174,24 @@ class MahalanobisDetector(Detector):
     @torch.inference_mode(False)
     @torch.no_grad()
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> MahalanobisDetector:
-        """Add what all processes have fitted with `partial_fit`; call it once, as `GaussianStatistics.all_reduce`.
+        """Sum the statistics that all processes have fitted with `partial_fit`; call it once.
 
-        A process that has fitted nothing adds nothing, and afterwards holds what the others have.
+        A process without data adds nothing, and afterwards has the statistics of the others.
 
         Raises:
-            ValueError: The shrinkage is "ledoit_wolf", as in `partial_fit`; the processes differ in a setting or in the
-                width of the features. All processes say so, and none has changed.
-            RuntimeError: Nothing has been fitted in any process, or there is no process group.
+            ValueError: If the shrinkage is "ledoit_wolf", or the processes differ in a setting or in the width of the
+                features. Every process raises, and none has changed.
+            RuntimeError: If nothing has been fitted in any process, or there is no process group.
         """
         self._state.all_reduce(group)
         return self
 
     def predict(self, x: Inputs) -> Tensor:
-        """Scores float64 `[N]` of inputs, higher for out-of-distribution.
+        """Return scores float64 `[N]` of inputs; higher is more out-of-distribution.
 
         Raises:
-            ValueError: There is no model, or it puts out no features.
-            RuntimeError: Nothing has been fitted.
+            ValueError: If there is no model, or its output is not `[N, d]` or `[N, C, H, W]`.
+            RuntimeError: If nothing has been fitted.
         """
         if self.settings.epsilon > 0:
             x = self.perturbed(x, self._extract)
@@ -200,29 +199,29 @@ class MahalanobisDetector(Detector):
 
     @torch.no_grad()
     def predict_features(self, features: Tensor) -> Tensor:
-        """Scores float64 `[N]` of features `[N, d]`, higher for out-of-distribution; NaN for a row that is not finite.
+        """Return scores float64 `[N]` of features `[N, d]`; NaN for a row that is not finite.
 
         Raises:
-            TypeError: `features` is not floating-point.
-            ValueError: It has another width than what was fitted.
-            RuntimeError: Nothing has been fitted.
+            TypeError: If `features` is not floating-point.
+            ValueError: If the width of `features` differs from that of the fitted features.
+            RuntimeError: If nothing has been fitted.
         """
         return torch.cat([self._distances(chunk).amin(1) for chunk in self._chunks(features)])
 
     @torch.no_grad()
     def class_distances(self, features: Tensor) -> Tensor:
-        """Distances float64 `[N, K]` to every class, +inf to one without rows; the score is the least of a row.
+        """Return distances float64 `[N, K]` to every class, +inf for a class without rows.
 
-        Their `argmin(1)` is the class by Gaussian discriminant analysis with equal priors. Errors as in
-        `predict_features`.
+        The score is the minimum of a row; `argmin(1)` is the class by Gaussian discriminant analysis with equal priors.
+        Errors are those of `predict_features`.
         """
         fitted, chunks = self._state.classes(), self._chunks(features)
-        found = fitted.means.new_full((len(features), self._state.require_statistics().num_classes), torch.inf)
-        found[:, fitted.index] = torch.cat([self._distances(chunk) for chunk in chunks])
-        return found
+        distances = fitted.means.new_full((len(features), self._state.require_statistics().num_classes), torch.inf)
+        distances[:, fitted.index] = torch.cat([self._distances(chunk) for chunk in chunks])
+        return distances
 
     def perturbed(self, x: Inputs, extract: Callable[[Tensor], Tensor]) -> Tensor:
-        """Inputs after the step that `epsilon` asks for; `extract` gives the features of inputs, differentiably."""
+        """Return inputs moved by `epsilon`; `extract` is a differentiable function from inputs to features."""
 
         def score(x: Tensor) -> Tensor:
             return self._distances(extract(x)).amin(1)
@@ -231,18 +230,18 @@ class MahalanobisDetector(Detector):
 
     @torch.no_grad()
     def extract(self, x: Inputs) -> Tensor:
-        """Features `[N, d]` of inputs, as the detector takes them from the model.
+        """Return the features `[N, d]` of inputs.
 
         Raises:
-            ValueError: There is no model, or it puts out no features.
+            ValueError: If there is no model, or its output is not `[N, d]` or `[N, C, H, W]`.
         """
         return self._extract(x)
 
     def save(self, path: str | Path) -> None:
-        """Write settings and statistics, without the model, as one safetensors file, whole or not at all.
+        """Write settings and statistics, without the model, as one safetensors file, atomically.
 
         Raises:
-            RuntimeError: Nothing has been fitted.
+            RuntimeError: If nothing has been fitted.
         """
         write_detector(
             path, self.state_dict(), {"settings": asdict(self.settings), "feature_layer": self.feature_layer}
@@ -253,34 +252,38 @@ class MahalanobisDetector(Detector):
     def load(
         cls, path: str | Path, model: Model | None = None, feature_layer: str | None = None
     ) -> MahalanobisDetector:
-        """Read what `save` wrote; the model is not in the file, the name of its layer is, if none is given here."""
-        tensors, said = read_detector(path)
-        named = with_stored_layer(said, (model,), {"feature_layer": feature_layer})
-        made = cls(model, **(named | said["settings"]))
-        made.load_state_dict(tensors)
-        return made
+        """Read a file written by `save`, which holds no model; the layer is read from the file unless it is named."""
+        tensors, metadata = read_detector(path)
+        named = with_stored_layer(metadata, (model,), {"feature_layer": feature_layer})
+        detector = cls(model, **(named | metadata["settings"]))
+        detector.load_state_dict(tensors)
+        return detector
 
     @classmethod
     def of_fitting(cls, fitting: Fitting) -> MahalanobisDetector:
-        """A detector without a model, of features that have been added up elsewhere; errors as in `fit_features`."""
+        """Return a detector without a model from a complete fit; errors are those of `fit_features`."""
         return cls(**asdict(fitting.settings))._take(fitting)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was fitted, as tensors; not copied."""
+        """Return the statistics as tensors, not copied.
+
+        Raises:
+            RuntimeError: If nothing has been fitted.
+        """
         return self._state.state_dict()
 
     @torch.inference_mode(False)
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned.
+        """Replace the statistics by those of a `state_dict`.
 
         Raises:
-            ValueError: A tensor is missing, or the covariances are not those that the settings ask for.
+            ValueError: If a tensor is missing, or the covariances are not of the kind that the settings name.
         """
         self._state.load_state_dict(state)
 
     def _extract(self, x: Inputs) -> Tensor:
         if self._extractor is None:
-            raise ValueError("the detector has no model: use fit_features and predict_features, or pass one")
+            raise ValueError("the detector has no model: pass one, or use fit_features and predict_features")
         return self._extractor(x)[0]
 
     def _take(self, fitting: Fitting) -> MahalanobisDetector:
@@ -288,13 +291,13 @@ class MahalanobisDetector(Detector):
         return self
 
     def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
-        """A few rows at a time, or an error."""
+        """Return chunks of checked rows, which bound the memory of rows times classes."""
         check_rows(features, self._state.require_statistics().num_features)
         return torch.split(features.detach(), CHUNK_ROWS)
 
     def _distances(self, features: Tensor) -> Tensor:
-        """Of one chunk, to the classes that have rows; differentiable. NaN for a row that is not finite."""
+        """Return distances of one chunk to the classes with rows, NaN for rows that are not finite; differentiable."""
         fitted = self._state.classes()
-        found = fitted.distances(self.settings.prepared(features).to(fitted.means.device))
-        finite = features.isfinite().all(1, keepdim=True).to(found.device)
-        return found.masked_fill(~finite, torch.nan)
+        distances = fitted.distances(self.settings.prepared(features).to(fitted.means.device))
+        finite = features.isfinite().all(1, keepdim=True).to(distances.device)
+        return distances.masked_fill(~finite, torch.nan)

@@ -1,4 +1,4 @@
-"""How a Mahalanobis detector fits: settings, and the statistics that batches of features add up to."""
+"""Fit of a Mahalanobis detector: its settings, and the statistics accumulated over batches of features."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fastood.ops._features import check_finite_rows
 
 __all__ = ["CHUNK_ROWS", "Fitting", "MahalanobisSettings"]
 
-# Rows scored or normalised at a time: with 2048 features 16 MiB in float64.
 CHUNK_ROWS = 1024
+"""Rows scored or normalised at a time: 16 MiB in float64 with 2048 features."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MahalanobisSettings:
-    """How a detector fits and scores; as described in `MahalanobisDetector`."""
+    """Settings of the fit and the score, described in `MahalanobisDetector`."""
 
     covariance: Literal["tied", "per_class"] = "tied"
     shrinkage: Shrinkage = None
@@ -55,26 +55,26 @@ class MahalanobisSettings:
         return self.shrinkage == "ledoit_wolf"
 
     def check_passes(self, loader: Iterable[Any]) -> None:
-        """Raise where a loader can be gone through once, and fitting takes two passes."""
-        # Asked without iter(), which would start a DataLoader's workers and draw from its generator.
+        """Raise ValueError if fitting takes two passes and the loader is an iterator, which allows one."""
+        # isinstance, not iter(): the latter would start a DataLoader's workers and advance its generator.
         if self.two_passes and isinstance(loader, Iterator):
             raise ValueError(
-                f'loader must be one that can be gone through twice for shrinkage="ledoit_wolf", got '
-                f'{type(loader).__name__}; "oas" takes one pass'
+                f'loader must allow two passes for shrinkage="ledoit_wolf", got the iterator '
+                f'{type(loader).__name__}; pass a list or DataLoader, or use "oas", which takes one pass'
             )
 
     def prepared(self, features: Tensor) -> Tensor:
-        """Rows in float64, of length 1 where asked for; differentiable."""
+        """Return rows in float64, divided by their length if `normalize` is set; differentiable."""
         features = features.double()
         return F.normalize(features) if self.normalize else features
 
 
 class Fitting:
-    """Statistics in the making; whoever called takes them once they are complete.
+    """Accumulation of the statistics of one fit, separate from the detector until it is complete.
 
     Args:
-        settings: Of the detector.
-        statistics: To add to; None to begin with the first rows.
+        settings: Settings of the detector.
+        statistics: Statistics to add to; None to start from the first rows.
     """
 
     def __init__(self, settings: MahalanobisSettings, statistics: GaussianStatistics | None = None) -> None:
@@ -83,7 +83,7 @@ class Fitting:
         self.fourth: FourthMoments | None = None
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Add rows `[N, d]` with labels `[N]`, below zero to skip; nothing has changed after an error."""
+        """Add rows `[N, d]` with labels `[N]`, skipping labels below 0; an error leaves the statistics unchanged."""
         check_rows(features, None if self.statistics is None else self.statistics.num_features)
         labels = labels_on_device_of(labels, features)
         check_finite_rows(features, labels >= 0)
@@ -92,11 +92,11 @@ class Fitting:
             self.statistics = GaussianStatistics(features.shape[1], per_class=per_class, device=features.device)
         for rows, of_rows in self._chunks(features, labels):
             self.statistics.partial_fit(rows, of_rows)
-        # They were brought to float64 for it, which makes them no finer.
+        # The rows were cast to float64, but keep the rounding of their own dtype.
         self.statistics.resolution = max(self.statistics.resolution, resolution_of(features.dtype))
 
     def add_again(self, features: Tensor, labels: Tensor) -> None:
-        """The second pass, over the same rows."""
+        """Add rows in the second pass, which needs the means of the first."""
         assert self.statistics is not None
         for rows, of_rows in self._chunks(features, labels_on_device_of(labels, features)):
             within = self.statistics.fourth_moment(rows, of_rows)
@@ -106,10 +106,10 @@ class Fitting:
             self.fourth = FourthMoments(within=within, marginal=marginal)
 
     def classes(self) -> GaussianClasses:
-        """Factorise what there is.
+        """Return the Gaussians, factorised from the statistics.
 
         Raises:
-            ValueError: There are no rows, or a covariance is singular.
+            ValueError: If there are no rows, or a covariance is singular.
         """
         if self.statistics is None:
             raise ValueError("there must be at least one batch to fit to, got none")
@@ -118,6 +118,6 @@ class Fitting:
         )
 
     def _chunks(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """A few rows at a time, so that no float64 copy of all of them is made."""
+        """Return prepared rows and labels by chunks, so that no float64 copy of all rows is made."""
         parts = zip(torch.split(features.detach(), CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True)
         return ((self.settings.prepared(rows), of_rows) for rows, of_rows in parts)

@@ -1,4 +1,4 @@
-"""Mahalanobis detectors under the names that pytorch-ood has for them."""
+"""Mahalanobis detectors under pytorch-ood's names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fastood.detectors.pytorch_ood_names import takes_pytorch_ood
 __all__ = ["RMD", "Mahalanobis", "MahalanobisODIN", "MultiMahalanobis"]
 
 Mahalanobis = MahalanobisDetector
-"""pytorch-ood scores `1 / 2N` of the distance, N rows, and adds 1e-6 to the diagonal of the scatter matrix."""
+"""pytorch-ood scores `1 / 2N` of this distance, N rows, and adds 1e-6 to the diagonal of the scatter matrix."""
 
 
 class RMD(MahalanobisDetector):
-    """`MahalanobisDetector` with `relative=True` (Ren et al. 2021).
+    """`MahalanobisDetector` with `relative=True` (Ren et al. 2021, https://arxiv.org/abs/2106.09022).
 
     Args:
-        model: As `MahalanobisDetector` takes it, with `feature_layer`.
-        feature_layer: See there.
-        relative: See there.
-        **settings: See there.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the output of `model`.
+        relative: Whether to subtract the distance by mean and covariance of all rows.
+        **settings: Keyword arguments of `MahalanobisDetector`.
 
     Example:
         >>> RMD(shrinkage="oas").settings.relative
@@ -45,10 +45,10 @@ class MahalanobisODIN(MahalanobisDetector):
     """`MahalanobisDetector` of inputs moved against the gradient of their score, by pytorch-ood's step.
 
     Args:
-        model: As `MahalanobisDetector` takes it, with `feature_layer`.
-        feature_layer: See there.
-        epsilon: Step, see there. It is in the units of the inputs before they were divided by `input_std`.
-        **settings: See there.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the output of `model`.
+        epsilon: Step, in the units of the inputs before they were divided by `input_std`.
+        **settings: Keyword arguments of `MahalanobisDetector`.
 
     Example:
         >>> MahalanobisODIN().settings.epsilon
@@ -63,16 +63,16 @@ class MahalanobisODIN(MahalanobisDetector):
 
 
 class MultiMahalanobis(MultiLayerMahalanobisDetector):
-    """`MultiLayerMahalanobisDetector` of the outputs of modules that follow each other.
+    """`MultiLayerMahalanobisDetector` of the outputs of consecutive modules.
 
     Args:
-        model: The modules, each of which takes what the one before it puts out.
-        alpha: Weight of each; None for 1.
-        **settings: As `MultiLayerMahalanobisDetector` takes them.
+        model: The modules, each of which takes the output of the previous one.
+        alpha: Weight of each module; None for 1.
+        **settings: Keyword arguments of `MultiLayerMahalanobisDetector`.
 
     Raises:
-        TypeError: `model` is no sequence of modules.
-        ValueError: There is no module, or `alpha` has another length.
+        TypeError: If `model` is not a sequence of modules.
+        ValueError: If there is no module, or `alpha` has another length.
 
     Example:
         >>> from torch import nn
@@ -90,12 +90,12 @@ class MultiMahalanobis(MultiLayerMahalanobisDetector):
 
     @classmethod
     def load(cls, path: str | Path, model: Sequence[nn.Module]) -> MultiLayerMahalanobisDetector:  # type: ignore[override]
-        """Read what `save` wrote; the modules are not in the file."""
+        """Read a file written by `save`, which does not hold the modules."""
         return MultiLayerMahalanobisDetector.load(path, _chain(model))
 
 
 def _chain(modules: Sequence[nn.Module]) -> nn.Sequential:
-    """Return the modules one after the other, each in a layer of its own even where one is there twice."""
+    """Return the modules as a sequence in which each has its own layer name, also one that occurs twice."""
     if not isinstance(modules, Sequence | nn.ModuleList | nn.Sequential):
         raise TypeError(f"model must be a sequence of modules, got {type(modules).__name__}")
     if len(modules) == 0:

@@ -28,23 +28,23 @@ __all__ = [
 
 Model = Callable[..., Any]
 Inputs = Tensor | Mapping[str, Any]
-"""A batch: one tensor, or the keyword arguments that the model is called with."""
+"""A batch: one tensor, or a mapping of the model's keyword arguments."""
 
 LABEL_KEYS = ("labels", "label")
-"""Keys of the labels in a batch that is a mapping; the model is called with the others."""
+"""Keys of the labels in a batch that is a mapping; the other entries are the model's arguments."""
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Floating dtypes that PyTorch computes in."""
 _COMPILED = "_orig_mod"
 
 
 def module_of(model: Model) -> nn.Module | None:
-    """Return the module that is called, itself or by a method of it; None for another callable."""
+    """Return the module that `model` is or is a method of; None for another callable."""
     owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
 
 
 def check_model(model: Model) -> None:
-    """Raise TypeError unless `model` can be called."""
+    """Raise TypeError unless `model` is callable."""
     if isinstance(model, torch.export.ExportedProgram):
         raise TypeError("model must be callable, got an ExportedProgram: pass program.module()")
     if not callable(model):
@@ -52,14 +52,14 @@ def check_model(model: Model) -> None:
 
 
 def without_ddp(model: Model) -> Model:
-    """Return the module in a DistributedDataParallel, whose own call is a collective one; any other model as it is."""
+    """Return the module inside DistributedDataParallel, whose call is a collective; any other model unchanged."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def unwrapped(model: Model) -> Model:
-    """Return the module in `torch.compile`, DataParallel and DistributedDataParallel; any other model as it is.
+    """Return the module inside `torch.compile`, DataParallel or DistributedDataParallel; any other model unchanged.
 
-    Hooks on layers are ignored by compiled code that has run before, and run once per device in a DataParallel.
+    Hooks on layers do not run in code that is compiled already, and run once per device in DataParallel.
     """
     while isinstance(model, nn.Module):
         if _COMPILED in model._modules:
@@ -77,7 +77,7 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def original_name(name: str) -> str:
-    """Return a layer's name without the parts that `torch.compile` adds.
+    """Return the name of a layer without the parts that `torch.compile` adds.
 
     Example:
         >>> original_name("_orig_mod.stages.1._orig_mod.conv")
@@ -87,15 +87,15 @@ def original_name(name: str) -> str:
 
 
 def call(model: Model, x: Inputs) -> Any:
-    """Call a model in evaluation mode, which is taken back afterwards; differentiable where gradients are on.
+    """Call a model in evaluation mode and restore its mode; differentiable if gradients are enabled.
 
-    Tensors are moved to the device of the model's first parameter that has values and, where all of its floating-point
-    parameters are of one dtype, floating-point tensors are cast to that. A mapping, without labels, becomes the keyword
-    arguments of a module or of a method of one; another function is given it as it is.
+    Tensors are moved to the device of the model's first parameter that has values. Floating-point tensors are cast to
+    the dtype of the floating-point parameters if all of them share one. A mapping, without its labels, becomes the
+    keyword arguments of a module or a method of a module; another function gets the mapping itself.
 
     Raises:
-        TypeError: `x` is neither a tensor nor a mapping.
-        ValueError: A tensor has no values (device meta), or no batch dimension.
+        TypeError: If `x` is neither a tensor nor a mapping.
+        ValueError: If a tensor has no values (meta device), or no batch dimension.
     """
     check_inputs(x)
     module = module_of(model)
@@ -110,11 +110,11 @@ def call(model: Model, x: Inputs) -> Any:
 
 
 def check_inputs(x: object) -> None:
-    """Raise unless `x` is a batch that a model can be called with; errors as in `call`."""
+    """Check that `x` is a batch that a model can be called with; errors are those of `call`."""
     if not isinstance(x, Tensor | Mapping):
         raise TypeError(
             f"inputs must be a torch.Tensor, or a mapping with the model's keyword arguments, got {type(x).__name__}: "
-            "make a tensor of it, by torch.as_tensor or torch.stack"
+            "convert it by torch.as_tensor or torch.stack"
         )
     for tensor in [x] if isinstance(x, Tensor) else [value for value in x.values() if isinstance(value, Tensor)]:
         if tensor.is_meta:
@@ -125,9 +125,9 @@ def check_inputs(x: object) -> None:
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Switch to evaluation mode; every module gets its own mode back.
+    """Switch a model to evaluation mode, and restore the mode of every module at exit.
 
-    An exported program has no mode to switch: it computes what it did when it was exported.
+    An exported program has no mode: it computes as it did when it was exported.
     """
     module = module_of(model)
     training = [] if module is None else [m for m in module.modules() if m.training]
@@ -135,7 +135,7 @@ def evaluating(model: Model) -> Iterator[None]:
         if module is not None and training:
             try:
                 module.eval()
-            except NotImplementedError:  # torch.export's modules refuse to be switched
+            except NotImplementedError:  # modules of torch.export do not implement eval()
                 training = []
         yield
     finally:
@@ -145,16 +145,16 @@ def evaluating(model: Model) -> Iterator[None]:
 
 @contextmanager
 def eager(module: nn.Module) -> Iterator[None]:
-    """Run what is compiled inside a module as it was written, so that hooks on its layers run."""
+    """Run compiled parts of a module eagerly, so that hooks on its layers run."""
     is_compiled = any(_COMPILED in m._modules or m._compiled_call_impl is not None for m in module.modules())
     with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
         yield
 
 
 def _like_parameters(x: Tensor, module: nn.Module | None) -> Tensor:
-    """Return `x` on the device of the module's first parameter, in the dtype of its parameters."""
+    """Return `x` on the device and in the dtype of the module's parameters."""
     if x.is_inference() and not torch.is_inference_mode_enabled():
-        x = x.clone()  # which a model may change in place
+        x = x.clone()  # the model may modify its input in place, which an inference tensor forbids
     if module is None:
         return x
     kinds: set[torch.dtype] = set()
@@ -162,7 +162,7 @@ def _like_parameters(x: Tensor, module: nn.Module | None) -> Tensor:
     for parameter in module.parameters():
         if parameter.is_floating_point():
             kinds.add(parameter.dtype)
-        # Weights that are loaded when a layer runs are on the meta device until then.
+        # Offloaded weights are on the meta device until their layer runs; the input goes to the first real device.
         if device is None or device.type == "meta":
             device = parameter.device if device is None or not parameter.is_meta else device
     dtype = kinds.pop() if len(kinds) == 1 and x.dtype in FLOATS else x.dtype
@@ -171,10 +171,7 @@ def _like_parameters(x: Tensor, module: nn.Module | None) -> Tensor:
 
 @contextmanager
 def _differentiable(module: nn.Module | None) -> Iterator[None]:
-    """Put copies in place of weights that were made inside `torch.inference_mode()`.
-
-    Autograd cannot save those.
-    """
+    """Replace weights that were created inside `torch.inference_mode()`, which autograd cannot save, by copies."""
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     if module is not None:
         for one in module.modules():

@@ -1,4 +1,4 @@
-"""Mahalanobis scores of several layers, combined (Lee et al. 2018, section 2.2)."""
+"""Weighted Mahalanobis scores of several layers (Lee et al. 2018, section 2.2, https://arxiv.org/abs/1807.03888)."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ __all__ = ["MultiLayerMahalanobisDetector"]
 class MultiLayerMahalanobisDetector:
     r"""Weighted sum of the Mahalanobis scores of several layers: `Σ_l a_l s_l(x)`.
 
-    One forward pass gives the features of all layers. Weights are 1 at first: the sum of squared distances is that of
-    features taken as independent. `fit_weights` learns them by logistic regression, as Lee et al. do; on held-out
-    in-distribution data and background data (or perturbed inputs), never on the test sets: their code fits them to a
-    part of each test OOD set, which no detector in use has.
+    One forward pass computes the features of all layers. Initial weights are 1: the sum of squared distances is that of
+    independent features. `fit_weights` learns the weights by logistic regression, as Lee et al. do, but on held-out
+    in-distribution data and background data (or perturbed inputs). The code of the paper fits them to a part of each
+    test OOD set, which is not available in deployment.
 
     Args:
         model: An `nn.Module`.
-        feature_layers: Names of layers that put out `[N, d]` or `[N, C, H, W]` (of which the spatial mean is taken).
-        **settings: Of every layer's `MahalanobisDetector`. With `epsilon` each layer scores inputs that were moved by
-            the gradient of its own score, as in the paper: a forward and a backward pass for each.
+        feature_layers: Names of layers with outputs `[N, d]` or `[N, C, H, W]`, which become their spatial mean.
+        **settings: Settings of every layer's `MahalanobisDetector`. With `epsilon` each layer scores inputs that were
+            moved by the gradient of its own score, as in the paper: a forward and a backward pass per layer.
 
     Attributes:
-        feature_layers: The names.
-        weights: float64 `[L]`.
+        feature_layers: Names of the layers.
+        weights: Weights of the layers, float64 `[L]`.
 
     Raises:
-        TypeError: `model` is no module.
-        ValueError: A setting is out of range, or a layer does not exist.
+        TypeError: If `model` is not a module.
+        ValueError: If a setting is out of range, or a layer does not exist.
 
     Example:
         >>> import torch
@@ -65,10 +65,10 @@ class MultiLayerMahalanobisDetector:
     @torch.inference_mode(False)
     @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> MultiLayerMahalanobisDetector:
-        """Fit every layer to batches `(inputs, labels, ...)` in one pass (two for "ledoit_wolf"), weights as they are.
+        """Fit every layer to batches `(inputs, labels, ...)` in one pass (two for "ledoit_wolf"); weights are kept.
 
         Raises:
-            ValueError: As in `MahalanobisDetector.fit`. What was fitted before is then still there.
+            ValueError: If `MahalanobisDetector.fit` raises it. The previous fit is then kept.
         """
         self._settings.check_passes(loader)
         fits = [Fitting(self._settings) for _ in self.feature_layers]
@@ -88,15 +88,15 @@ class MultiLayerMahalanobisDetector:
         """Learn the weights of the layers by logistic regression on standardised scores (scikit-learn).
 
         Args:
-            loader: Of batches `(inputs, labels, ...)` held out from `fit`: labels below zero are background data.
+            loader: Batches `(inputs, labels, ...)` that were not used in `fit`; labels below 0 are background data.
             regularization: scikit-learn's C, the inverse of the strength of the penalty, above 0.
 
         Returns:
-            Itself, with `weights` in units of the layers' scores; only their ratios matter to a ranking.
+            Itself, with `weights` in units of the layers' scores; a ranking depends on their ratios only.
 
         Raises:
-            ValueError: There is no row of either kind, a score is not finite, or `regularization` is out of range.
-            RuntimeError: Nothing has been fitted.
+            ValueError: If there are no rows of one kind, a score is not finite, or `regularization` is out of range.
+            RuntimeError: If nothing has been fitted.
         """
         with needed_for("fit_weights"):
             from sklearn.linear_model import LogisticRegression
@@ -111,6 +111,8 @@ class MultiLayerMahalanobisDetector:
         of_layer, is_background = torch.cat(scores), torch.cat(background)
         if not bool(of_layer.isfinite().all()):
             raise ValueError("the scores of every layer must be finite, got NaN or infinity")
+        # The penalty treats layers equally only if their scores have unit variance. Coefficients are divided by the
+        # spread afterwards, to be weights of the original scores. The clamp avoids 0 / 0.
         spread = of_layer.std(0).clamp_min(torch.finfo(torch.float64).tiny)
         standard = (of_layer - of_layer.mean(0)) / spread
         model = LogisticRegression(C=regularization).fit(standard.numpy(), is_background.cpu().numpy())
@@ -118,16 +120,16 @@ class MultiLayerMahalanobisDetector:
         return self
 
     def predict(self, x: Inputs) -> Tensor:
-        """Scores float64 `[N]` of inputs, higher for out-of-distribution.
+        """Return scores float64 `[N]` of inputs; higher is more out-of-distribution.
 
         Raises:
-            RuntimeError: Nothing has been fitted.
+            RuntimeError: If nothing has been fitted.
         """
         scores = self.layer_scores(x)
         return scores @ self.weights.to(scores.device)
 
     def layer_scores(self, x: Inputs) -> Tensor:
-        """The score of each layer, float64 `[N, L]`."""
+        """Return the score of each layer, float64 `[N, L]`."""
         if len(self._layers) == 0:
             raise RuntimeError("the detector has not been fitted: call fit first")
         if self._settings.epsilon == 0:
@@ -139,11 +141,11 @@ class MultiLayerMahalanobisDetector:
 
     @torch.no_grad()
     def extract(self, x: Inputs) -> list[Tensor]:
-        """Features `[N, d]` of each layer."""
+        """Return the features `[N, d]` of each layer."""
         return self._extractor(x)
 
     def save(self, path: str | Path) -> None:
-        """Write settings, statistics and weights, without the model, as one safetensors file, whole or not at all."""
+        """Write settings, statistics and weights, without the model, as one safetensors file, atomically."""
         if len(self._layers) == 0:
             raise RuntimeError("the detector has not been fitted: call fit first")
         tensors = {"weights": self.weights}
@@ -154,15 +156,15 @@ class MultiLayerMahalanobisDetector:
     @classmethod
     @torch.inference_mode(False)
     def load(cls, path: str | Path, model: Model) -> MultiLayerMahalanobisDetector:
-        """Read what `save` wrote; the model is not in the file."""
-        tensors, said = read_detector(path)
-        made = cls(model, said["feature_layers"], **said["settings"])
-        made.weights = tensors["weights"]
-        for i in range(len(made.feature_layers)):
-            layer = MahalanobisDetector(**said["settings"])
+        """Read a file written by `save`, which does not hold the model."""
+        tensors, metadata = read_detector(path)
+        detector = cls(model, metadata["feature_layers"], **metadata["settings"])
+        detector.weights = tensors["weights"]
+        for i in range(len(detector.feature_layers)):
+            layer = MahalanobisDetector(**metadata["settings"])
             layer.load_state_dict({n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{i}.")})
-            made._layers.append(layer)
-        return made
+            detector._layers.append(layer)
+        return detector
 
     def _perturbed(self, x: Inputs, position: int) -> Tensor:
         return self._layers[position].perturbed(x, lambda x: self._extractor(x)[position])

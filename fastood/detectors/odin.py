@@ -1,4 +1,4 @@
-"""ODIN: maximum softmax at a high temperature, of inputs moved to raise it (Liang et al. 2018)."""
+"""ODIN: maximum softmax at a high temperature of perturbed inputs (Liang et al. 2018, https://arxiv.org/abs/1706.02690)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastood.scores import max_softmax_score
 __all__ = ["EPSILONS", "ODIN"]
 
 EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.0028, 0.0032, 0.0038, 0.0048)
-"""Steps that the paper's code and its followers try, for inputs in [0, 1]."""
+"""Steps tried by the paper's code and later work, for inputs in [0, 1]."""
 
 
 class ODIN(Detector):
@@ -33,19 +33,19 @@ class ODIN(Detector):
 
     Liang et al. 2018, equations 1 and 2.
 
-    The temperature is in the final softmax, too, as in the paper; pytorch-ood before 0.4 left it out there and took the
-    gradient of the logit alone. The score is in log-odds, as that of `MaxSoftmax`, which ranks alike.
+    The final softmax has the temperature, too, as in the paper; pytorch-ood before 0.4 omitted it there and used the
+    gradient of the logit. The score is in log-odds (see `MaxSoftmax`), with the ranking of the maximum softmax.
 
     Args:
-        model: Maps inputs to logits.
+        model: Function from inputs to logits.
         temperature: T, above 0.
         epsilon: Step ε, at least 0, in the units of the inputs before they were divided by `input_std`. The paper
-            chooses it for each test set, on that set; see `choose_epsilon` for how not to.
-        input_std: What each channel was divided by; None for 1.
+            chooses it for each test set on that test set; `choose_epsilon` avoids that.
+        input_std: Standard deviation that each channel was divided by; None for 1.
 
     Raises:
-        TypeError: `model` is nothing that can be called.
-        ValueError: A setting is out of range.
+        TypeError: If `model` is not callable.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -73,57 +73,58 @@ class ODIN(Detector):
         self.epsilon, self.input_std = check_perturbation(epsilon, input_std)
 
     def __repr__(self) -> str:
-        """The settings."""
+        """Return the settings."""
         return f"ODIN(temperature={self.temperature!r}, epsilon={self.epsilon!r}, input_std={self.input_std!r})"
 
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Nothing to fit."""
+        """Return the detector: there is nothing to fit."""
         return self
 
     def fit_features(self, features: Tensor, labels: Tensor) -> Self:
-        """Nothing to fit."""
+        """Return the detector: there is nothing to fit."""
         return self
 
     def predict(self, x: Inputs) -> Tensor:
-        """Scores float64 `[N]` of inputs, higher for out-of-distribution: two forward passes and a backward one.
+        """Return scores float64 `[N]` of inputs, by two forward passes and a backward pass.
 
         Raises:
-            TypeError: `x` is no floating-point tensor, though `epsilon` is above 0.
-            ValueError: The model is not differentiable at its inputs, or puts out no `[N, K]`.
+            TypeError: If `epsilon` is above 0 and `x` is not a floating-point tensor.
+            ValueError: If the model is not differentiable at its inputs, or its output is not `[N, K]`.
         """
         return self._predict(x, self.epsilon)
 
     def predict_features(self, features: Tensor) -> Tensor:
-        """`predict`: what the detector reads are inputs."""
+        """Return `predict(features)`: this detector reads inputs."""
         return self.predict(features)
 
     def moved(self, x: Tensor, logits: Tensor) -> Tensor:
-        """The moved inputs, for whoever has the logits of `x` already, with gradients on; the graph is kept."""
+        """Return the moved inputs, given the logits of `x` with gradients; the graph is retained."""
         return step_against(x, self._loss(logits), self.epsilon, self.input_std, retain_graph=True)
 
     @torch.no_grad()
     def score_logits(self, logits: Tensor) -> Tensor:
-        """Scores float64 `[N]` of the logits of moved inputs."""
+        """Return scores float64 `[N]` of the logits of moved inputs."""
         if not self._inputs_checked:
             self._inputs_checked = warn_unless_logits("ODIN", logits.double(), "softmax")
         return max_softmax_score(logits.double() / self.temperature)
 
     def choose_epsilon(self, loader: Iterable[Any], candidates: Sequence[float] = EPSILONS) -> float:
-        """Set ε to the best of some, on data that is neither training nor test data.
+        """Set ε to the best candidate on data that is neither training nor test data.
 
-        With rows of both kinds the best is the one with the largest AUROC; with in-distribution rows alone, the one
-        that raises their mean maximum softmax most (Hsu et al. 2020, eq. 10). The smaller wins a tie.
+        With in-distribution rows and outliers the best candidate has the largest AUROC; with in-distribution rows
+        alone, the largest mean maximum softmax (Hsu et al. 2020, eq. 10, https://arxiv.org/abs/2002.11297). The smaller
+        one wins a tie.
 
         Args:
-            loader: Of batches `(inputs, labels, ...)`, gone through for every candidate; labels below zero mark
-                outliers, which must not be those of a test set.
+            loader: Batches `(inputs, labels, ...)`, iterated once per candidate; labels below 0 mark outliers, which
+                must not be from a test set.
             candidates: Steps to try, each at least 0.
 
         Returns:
-            The one chosen.
+            The chosen ε.
 
         Raises:
-            ValueError: There is no candidate or one is out of range, or no in-distribution row.
+            ValueError: If there is no candidate, a candidate is out of range, or there is no in-distribution row.
         """
         if len(candidates) == 0:
             raise ValueError("candidates must hold at least one step, got none")
@@ -132,21 +133,21 @@ class ODIN(Detector):
         return self.epsilon
 
     def save(self, path: str | Path) -> None:
-        """Write the settings as one safetensors file, whole or not at all."""
+        """Write the settings as one safetensors file, atomically."""
         settings = {"temperature": self.temperature, "epsilon": self.epsilon, "input_std": self.input_std}
         write_detector(path, {}, {"detector": "ODIN", "settings": settings})
 
     @classmethod
     def load(cls, path: str | Path, model: Model) -> Self:
-        """Read what `save` wrote; the model is not in the file.
+        """Read a file written by `save`, which does not hold the model.
 
         Raises:
-            ValueError: The file is not one of ODIN.
+            ValueError: If the file was written by another detector.
         """
-        _, said = read_detector(path)
-        if said.get("detector") != "ODIN":
-            raise ValueError(f"{path} holds no ODIN but a {said.get('detector', 'Mahalanobis detector')}")
-        return cls(model, **said["settings"])
+        _, metadata = read_detector(path)
+        if metadata.get("detector") != "ODIN":
+            raise ValueError(f"{path} holds no ODIN but a {metadata.get('detector', 'Mahalanobis detector')}")
+        return cls(model, **metadata["settings"])
 
     def _predict(self, x: Inputs, epsilon: float) -> Tensor:
         if epsilon > 0:
@@ -155,23 +156,23 @@ class ODIN(Detector):
             return self.score_logits(self._extract(x))
 
     def _loss(self, logits: Tensor) -> Tensor:
-        """T times `-log max softmax` of each row, at least in float32; higher for out-of-distribution.
+        """Return T times `-log max softmax` of each row, in float32 or float64; higher is more out-of-distribution.
 
-        Only the sign of its gradient is taken, which the factor T keeps from underflowing in networks of 16 bits.
+        Only the sign of the gradient is used; the factor T prevents its underflow in 16-bit networks.
         """
         scaled = widened(logits) / self.temperature
         return (scaled.logsumexp(1) - scaled.amax(1)) * self.temperature
 
     def _merit(self, loader: Iterable[Any], epsilon: float) -> float:
-        known, outliers = [], []
+        inliers, outliers = [], []
         for x, labels in labelled_batches(loader):
             scores = self._predict(x, epsilon)
             is_outlier = (labels < 0).to(scores.device)
-            known.append(scores[~is_outlier])
+            inliers.append(scores[~is_outlier])
             outliers.append(scores[is_outlier])
-        if sum(map(len, known)) == 0:
+        if sum(map(len, inliers)) == 0:
             raise ValueError("loader must give at least one row with a label of 0 or above, got none")
-        id_scores, ood_scores = torch.cat(known), torch.cat(outliers)
+        id_scores, ood_scores = torch.cat(inliers), torch.cat(outliers)
         if len(ood_scores) == 0:
             return float(torch.sigmoid(-id_scores).mean())
         return float(detection_metrics(id_scores, ood_scores).auroc)

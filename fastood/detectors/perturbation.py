@@ -1,4 +1,4 @@
-"""Inputs moved towards the in-distribution side before they are scored."""
+"""Perturbation of inputs by one step against the gradient of their score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["check_perturbation", "gradients", "leaf", "perturbed", "step_against
 
 
 def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> tuple[float, tuple[float, ...] | None]:
-    """Return ε and the deviations as floats, or raise unless ε is at least 0 and every deviation above 0."""
+    """Check that ε is at least 0 and every standard deviation above 0, and return them as floats."""
     step = as_real("epsilon", epsilon)
     if not 0 <= step < math.inf:
         raise ValueError(f"epsilon must be finite and >= 0, got {shown(epsilon)}")
@@ -33,22 +33,23 @@ def check_perturbation(epsilon: float, input_std: Sequence[float] | None) -> tup
 def perturbed(
     x: Inputs, score: Callable[[Tensor], Tensor], epsilon: float, input_std: Sequence[float] | None = None
 ) -> Tensor:
-    """`x - ε sign(∂ score / ∂x)`: one step towards a lower score (Lee et al. 2018, section 2.2; ODIN's idea).
+    """Return `x - ε sign(∂ score / ∂x)`: one step towards a lower score.
 
-    In-distribution inputs follow further than others do.
+    ODIN (Liang et al. 2018, https://arxiv.org/abs/1706.02690) and Lee et al. 2018, section 2.2
+    (https://arxiv.org/abs/1807.03888). The score of in-distribution inputs falls more than that of others.
 
     Args:
         x: `[N, ...]`, floating-point.
-        score: `[N]` of a batch, higher for out-of-distribution; a row's own.
+        score: Function from a batch to scores `[N]`, higher for out-of-distribution; a score depends on its row only.
         epsilon: Step, in the units of the inputs before they were divided by `input_std`.
         input_std: Standard deviation that each channel (the second dimension) was divided by; None for 1.
 
     Returns:
-        Like `x`, without gradient.
+        Moved inputs of the shape and dtype of `x`, without gradient.
 
     Raises:
-        TypeError: `x` is not floating-point.
-        ValueError: `input_std` has not one value for each channel, or the score has no gradient at the inputs.
+        TypeError: If `x` is not floating-point.
+        ValueError: If `input_std` does not have one value per channel, or the score has no gradient at the inputs.
 
     Example:
         >>> import torch
@@ -57,13 +58,13 @@ def perturbed(
     """
     with gradients():
         x = leaf(x)
-        # A model may change what it is given, which autograd forbids for the inputs themselves.
+        # A model may modify its input in place, which autograd forbids for a leaf that requires gradients.
         return step_against(x, score(x.clone()), epsilon, input_std)
 
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Switch gradients on, also inside `torch.no_grad()` and `torch.inference_mode()`."""
+    """Enable gradients, also inside `torch.no_grad()` and `torch.inference_mode()`."""
     with torch.inference_mode(False), torch.enable_grad():
         try:
             yield
@@ -72,16 +73,16 @@ def gradients() -> Iterator[None]:
                 raise
             raise ValueError(
                 "model must not compute with tensors made inside torch.inference_mode(), which take no gradients: "
-                "make the model outside of it, or pass the nn.Module itself instead of a function"
+                "create the model outside of it, or pass the nn.Module itself instead of a function"
             ) from error
 
 
 def leaf(x: object) -> Tensor:
-    """Return the inputs as a tensor whose gradient can be taken, or an error that says why not."""
+    """Return the inputs as a leaf tensor that requires gradients; raise TypeError if they cannot."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.layout != torch.strided:
-        said = f"a tensor of {x.dtype}, {x.layout}" if isinstance(x, Tensor) else type(x).__name__
+        kind = f"a tensor of {x.dtype}, {x.layout}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
-            f"inputs must be one dense floating-point tensor to be moved along a gradient, got {said}: use a detector "
+            f"inputs must be one dense floating-point tensor to be moved along a gradient, got {kind}: use a detector "
             "that does not move inputs, or pass embeddings and the part of the model that takes them"
         )
     check_inputs(x)
@@ -96,7 +97,7 @@ def step_against(
     *,
     retain_graph: bool = False,
 ) -> Tensor:
-    """`perturbed` for whoever has the scores `[N]` of `x` already, with gradients on; arguments and errors as there."""
+    """Return the step of `perturbed`, given the scores `[N]` of `x` with gradients; errors are those of `perturbed`."""
     gradient = None
     if scores.requires_grad:
         try:

@@ -1,4 +1,4 @@
-"""Constructors that also take the arguments of pytorch-ood 0.4, by its names and in its order."""
+"""Decorator for constructors that also accept the arguments of pytorch-ood 0.4, by its names and in its order."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _OF_ALL = {"encoder": "model", "backbone": "model"}
 def takes_pytorch_ood(*order: str, **ours: str) -> Callable[[Constructor], Constructor]:
     """Return a decorator for a detector's `__init__` that translates a call of pytorch-ood's class of the same name.
 
-    Positional arguments after the model are read in pytorch-ood's order, unless the second is the name of a layer or
-    None and the last. Of pytorch-ood's arguments without an equivalent here, `criterion` has to be the cross-entropy
-    and `micro_batch_size` makes no difference to a score.
+    Positional arguments after the model are read in pytorch-ood's order, unless the second one is the name of a layer,
+    or is None and the last. Two arguments of pytorch-ood have no equivalent here: `criterion` must be the
+    cross-entropy, and `micro_batch_size` is ignored because it does not change scores.
 
     Args:
-        *order: The parameters after the model there.
-        **ours: The name here of each parameter that is called otherwise there; "encoder" and "backbone" are `model`
-            for all, and "w" and "b" make the `head`.
+        *order: Names of the parameters after the model in pytorch-ood, in its order.
+        **ours: fastood's names of parameters by pytorch-ood's; "encoder" and "backbone" always become `model`, and "w"
+            and "b" the `head`.
 
     Raises:
-        TypeError: By the decorated constructor: an argument is given twice, by either name or position.
-        ValueError: By the decorated constructor: `criterion` is another function.
+        TypeError: If the decorated constructor gets an argument twice, by either name or by position.
+        ValueError: If the decorated constructor gets a `criterion` that is not the cross-entropy.
 
     Example:
         >>> class Detector:
@@ -73,7 +73,7 @@ def _by_name(name: str, order: tuple[str, ...], given: tuple[Any, ...], kwargs: 
 
 
 def _translated(name: str, ours: Mapping[str, str], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments by the names that they have here."""
+    """Return arguments by fastood's names."""
     left = dict(theirs)
     if "criterion" in left:
         _check_criterion(left.pop("criterion"))
@@ -83,26 +83,26 @@ def _translated(name: str, ours: Mapping[str, str], theirs: Mapping[str, Any]) -
         if "w" in left and "b" not in left:
             raise TypeError(f"{name} takes w together with b, got w alone: pass b=None for a head without biases")
         left["head"] = _head(left.pop("w", None), left.pop("b", None))
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for argument, value in left.items():
         here = ours.get(argument, argument)
-        _require_one(name, here, argument, here in found or (here != argument and here in left))
-        found[here] = value
-    return found
+        _require_one(name, here, argument, here in arguments or (here != argument and here in left))
+        arguments[here] = value
+    return arguments
 
 
 def _require_one(name: str, ours: str, theirs: str, twice: bool) -> None:
     if twice:
-        raise TypeError(f"{name} takes {ours}, or {theirs} as pytorch-ood calls it, got both: pass one")
+        raise TypeError(f"{name} takes {ours}, or {theirs} under pytorch-ood's name, got both: pass one")
 
 
 def _head(weight: object, bias: object) -> nn.Linear:
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
-        said = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"w must be the floating-point weights [K, d] of the head, a tensor, got {said}")
+        kind = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"w must be the floating-point weights [K, d] of the head, a tensor, got {kind}")
     if bias is not None and (not isinstance(bias, Tensor) or bias.shape != weight.shape[:1]):
-        said = f"shape {tuple(bias.shape)}" if isinstance(bias, Tensor) else type(bias).__name__
-        raise TypeError(f"b must be the biases [{len(weight)}] of the head, a tensor, or None, got {said}")
+        kind = f"shape {tuple(bias.shape)}" if isinstance(bias, Tensor) else type(bias).__name__
+        raise TypeError(f"b must be the biases [{len(weight)}] of the head, a tensor, or None, got {kind}")
     return head_of(weight.detach(), bias if bias is None else bias.detach())
 
 

@@ -1,4 +1,4 @@
-"""A quantile of more numbers than fit into memory."""
+"""Quantile of more numbers than fit into memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ _BINS = 1 << 16
 
 
 def float32_quantile(parts: Callable[[], Iterable[Tensor]], share: float) -> float:
-    """The quantile of all numbers, rounded to float32, between two neighbours by linear interpolation.
+    """Return the quantile of numbers rounded to float32, with linear interpolation between neighbours.
 
-    Two passes count the upper and the lower half of the numbers' bits: exact, in memory for 65 536 counts.
+    Two passes count the upper and the lower 16 bits of the numbers: the result is exact, in memory for 65 536 counts.
 
     Args:
-        parts: Goes through the numbers once more at each call; none NaN, at least one. If they are others then, the
-            result is within 2^-7 of the first ones' quantile, as a share of it, for all but denormal numbers.
-        share: Which quantile, in [0, 1].
+        parts: Function that returns an iterable over all numbers at each call; at least one number, none NaN. If the
+            second pass yields other numbers, the result is within a relative error of 2^-7 of the quantile of the first
+            pass, except for denormal numbers.
+        share: Position of the quantile, in [0, 1].
 
     Example:
         >>> import torch
         >>> float32_quantile(lambda: [torch.tensor([4.0, 1.0]), torch.tensor([-2.0])], 0.75)
         2.5
     """
+    # The upper half of a key selects one of 65 536 bins; the second pass counts within the one or two bins needed.
     upper = _counts(_keys(part) >> 16 for part in parts())
     count = int(upper.sum())
     position = share * (count - 1)
@@ -48,7 +50,7 @@ def float32_quantile(parts: Callable[[], Iterable[Tensor]], share: float) -> flo
 
 
 def _keys(numbers: Tensor) -> Tensor:
-    """Integers in [0, 2^32) in the order of the numbers."""
+    """Return integers in [0, 2^32) in the order of the numbers."""
     bits = numbers.detach().flatten().float().view(torch.int32).long() & 0xFFFFFFFF
     return torch.where(bits >= _SIGN, 0xFFFFFFFF - bits, bits + _SIGN)
 

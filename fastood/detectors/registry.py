@@ -1,4 +1,4 @@
-"""All detectors by name, with the settings that their papers recommend where nothing is known of the data."""
+"""Detectors by name, with the default settings of their papers."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from fastood.ops._arguments import shown
 __all__ = ["DETECTORS", "Build", "build", "build_detectors", "builder", "detector_names"]
 
 Build = Callable[..., Detector]
-"""Makes a detector of a `SplitModel` and keyword settings; an error says that the model has not what it takes."""
+"""Function from a `SplitModel` and keyword settings to a detector; raises if the model lacks what it needs."""
 _FROM_MODEL = ("model", "feature_layer", "head")
 
 
 def build(
     name: str, kind: type[Any], model: SplitModel, settings: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Detector:
-    """Build a detector of a class, from what of the model it reads.
+    """Build a detector of a class on the part of the model that it reads.
 
     Args:
-        name: For errors.
-        kind: The class.
-        model: The network, taken apart at its head.
+        name: Name of the detector for error messages.
+        kind: Class of the detector.
+        model: The network, split at its head.
         settings: Keyword arguments of the class.
-        defaults: Keyword arguments of the class where `settings` has none.
+        defaults: Keyword arguments of the class that `settings` overrides.
 
     Raises:
-        TypeError: The class needs a linear head, and the model has another.
-        ValueError: The class has no such setting, or it is out of range.
+        TypeError: If the class needs a linear head, and the model has another.
+        ValueError: If the class has no such setting, or the setting is out of range.
     """
-    known = [setting for setting in inspect.signature(kind).parameters if setting not in _FROM_MODEL]
-    unknown = [setting for setting in settings if setting not in known]
+    allowed = [setting for setting in inspect.signature(kind).parameters if setting not in _FROM_MODEL]
+    unknown = [setting for setting in settings if setting not in allowed]
     if unknown:
         raise ValueError(
-            f"settings of {name} must be among its arguments ({', '.join(known) or 'none'}), got {', '.join(unknown)}"
+            f"settings of {name} must be among its arguments ({', '.join(allowed) or 'none'}), got {', '.join(unknown)}"
         )
     arguments = {**defaults, **settings}
     built: Detector
@@ -70,11 +70,11 @@ def _logits(model: SplitModel, x: Inputs) -> Tensor:
 
 
 def builder(name: str, kind: type[Any], **defaults: Any) -> Build:
-    """Return what builds a detector of a class by `build`, with these defaults."""
+    """Return a function that builds a detector of a class by `build`, with these defaults."""
     return lambda model, /, **settings: build(name, kind, model, settings, defaults)
 
 
-# Features after a ReLU are often 0 throughout in some directions, where nothing but shrinkage helps.
+# Features after a ReLU are often 0 for all images in some directions, which makes the covariance singular.
 _SHRUNK = {"shrinkage": "oas"}
 
 DETECTORS: Mapping[str, Build] = MappingProxyType(
@@ -99,11 +99,11 @@ DETECTORS: Mapping[str, Build] = MappingProxyType(
         "gradnorm": builder("gradnorm", GradNorm),
     }
 )
-"""Name to how a detector is built with its defaults, in the order of tables."""
+"""Functions that build the detectors with their defaults, by name, in the order of tables."""
 
 
 def detector_names() -> tuple[str, ...]:
-    """The names of all detectors.
+    """Return the names of all detectors.
 
     Example:
         >>> detector_names()[:6]
@@ -121,14 +121,14 @@ def build_detectors(
     """Build detectors by name, each of the same model.
 
     Args:
-        model: The network, taken apart at its head.
-        names: Which, each once; None for all.
-        settings: Keyword arguments of the detectors' classes, by name; for those left out, the defaults.
+        model: The network, split at its head.
+        names: Names of detectors, each once; None for all.
+        settings: Keyword arguments of the detectors' classes by name; defaults apply to all others.
 
     Raises:
-        TypeError: A detector needs a linear head, and the model has another.
-        ValueError: A name is unknown, repeated, or not among those to build; there is none; a setting is unknown or
-            out of range.
+        TypeError: If a detector needs a linear head, and the model has another.
+        ValueError: If `names` is empty, or holds an unknown or repeated name; if `settings` names a detector that is
+            not built, or a setting is unknown or out of range.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What detectors of rows share: rows checked and taken a few at a time, one state, one file."""
+"""Base class of detectors of rows, which checks rows, processes them in chunks, and stores one state in one file."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from fastood.ops._features import check_finite_rows
 __all__ = ["CHUNK_ROWS", "Batches", "RowDetector", "State"]
 
 CHUNK_ROWS = 1024
-"""Rows fitted or scored at a time: with 2048 features 16 MiB in float64."""
+"""Rows fitted or scored at a time: 16 MiB in float64 with 2048 features."""
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
-"""Goes through the training rows once more at each call: float64 `[n, d]` and their labels, none below zero."""
+"""Function that iterates over the training rows at each call: float64 `[n, d]` and labels, all of at least 0."""
 State = dict[str, Tensor]
-"""What was fitted, by name."""
+"""Fitted tensors by name."""
 
 
 class RowDetector(Detector):
-    """A detector of rows, logits or features, that implements `_score` and, if it has to be fitted, `_fitted`.
+    """Detector of rows, logits or features; subclasses implement `_score` and, if they have to be fitted, `_fitted`.
 
     Args:
-        extract: Makes rows `[N, d]` of inputs; None for `fit_features` and `predict_features` alone.
+        extract: Function from inputs to rows `[N, d]`; None for `fit_features` and `predict_features` only.
 
     Attributes:
-        feature_layer: Name of the layer that features are taken from; None for what the model puts out or gives its
-            head.
+        feature_layer: Name of the layer whose output is the features; None for the output of the model or the input of
+            its head.
     """
 
     needs_fit = False
     settings: ClassVar[tuple[str, ...]] = ()
     """Names of the settings: keyword arguments of the constructor, and attributes."""
     two_passes: ClassVar[bool] = False
-    """Whether fitting goes through the data more than once."""
+    """Whether fitting iterates over the data more than once."""
 
     def __init__(self, extract: Callable[[Inputs], Tensor] | None) -> None:
         self._extract = extract
@@ -51,16 +51,18 @@ class RowDetector(Detector):
         self._state: State = {}
 
     def __repr__(self) -> str:
-        """The settings."""
-        said = [f"{name}={getattr(self, name)!r}" for name in self.settings]
-        return f"{type(self).__name__}({', '.join(said)})"
+        """Return the settings."""
+        settings = [f"{name}={getattr(self, name)!r}" for name in self.settings]
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Fit to batches `(inputs, labels, ...)`, instead of what was there; see `Detector.fit`."""
+        """Fit to batches `(inputs, labels, ...)`, replacing the previous fit; see `Detector.fit`."""
         if self.two_passes and isinstance(loader, Iterator):
-            raise ValueError(f"loader must be one that can be gone through twice, got {type(loader).__name__}")
+            raise ValueError(
+                f"loader must allow two passes, got the iterator {type(loader).__name__}: pass a list or DataLoader"
+            )
         if self.needs_fit:
             self._take(self._fitted(lambda: self._rows((self.extract(x), y) for x, y in labelled_batches(loader))))
         return self
@@ -68,38 +70,38 @@ class RowDetector(Detector):
     @torch.inference_mode(False)
     @torch.no_grad()
     def fit_features(self, features: Tensor, labels: Tensor) -> Self:
-        """Fit to what the detector `reads`, `[N, d]`, with labels `[N]`; see `Detector.fit`."""
+        """Fit to logits or features `[N, d]`, as the detector `reads`, with labels `[N]`; see `Detector.fit`."""
         if self.needs_fit:
             self._take(self._fitted(lambda: self._rows([(features, labels)])))
         return self
 
     def predict(self, x: Inputs) -> Tensor:
-        """Scores float64 `[N]` of inputs, higher for out-of-distribution; see `Detector.predict`."""
+        """Return scores float64 `[N]` of inputs, higher for out-of-distribution; see `Detector.predict`."""
         return self.predict_features(self.extract(x))
 
     @torch.no_grad()
     def predict_features(self, features: Tensor) -> Tensor:
-        """Scores float64 `[N]` of what the detector `reads`; NaN for a row that holds NaN."""
+        """Return scores float64 `[N]` of logits or features `[N, d]`; NaN for a row that holds NaN."""
         self._require_fit()
         check_rows(features, self._width(), self.reads)
         home, features = self._home(features), features.detach()
-        if len(features) <= CHUNK_ROWS:  # as most batches are, of which some pass hardly anything else
+        if len(features) <= CHUNK_ROWS:  # most batches: avoids the overhead of split and cat
             return self._score_or_nan(features.to(home).double())
         return torch.cat([self._score_or_nan(rows.to(home).double()) for rows in torch.split(features, CHUNK_ROWS)])
 
     @torch.no_grad()
     def extract(self, x: Inputs) -> Tensor:
-        """What the detector `reads` of inputs.
+        """Return the logits or features of inputs, as the detector `reads`.
 
         Raises:
-            ValueError: There is no model, or it puts out something else.
+            ValueError: If there is no model, or its output has another shape.
         """
         if self._extract is None:
-            raise ValueError("the detector has no model: use fit_features and predict_features, or pass one")
+            raise ValueError("the detector has no model: pass one, or use fit_features and predict_features")
         return self._extract(x)
 
     def save(self, path: str | Path) -> None:
-        """Write settings and what was fitted, without the model, as one safetensors file; see `Detector.save`."""
+        """Write settings and fitted tensors, without the model, as one safetensors file; see `Detector.save`."""
         self._require_fit()
         write_detector(path, self._state, self._metadata())
 
@@ -111,42 +113,42 @@ class RowDetector(Detector):
     @classmethod
     @torch.inference_mode(False)
     def load(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
-        """Read what `save` wrote; the model, which is not in the file, is passed as to the constructor.
+        """Read a file written by `save`; the model is passed as to the constructor.
 
-        Its layer is that of the file, unless another is named.
+        The layer is read from the file, unless one is named.
 
         Raises:
-            ValueError: The file is of another detector, or of none.
+            ValueError: If the file was written by another detector, or by none.
         """
-        tensors, said = read_detector(path)
-        cls._check_written_by(path, said)
-        made = cls(*args, **(with_stored_layer(said, args, kwargs) | said["settings"]))
-        made._state = tensors
-        return made
+        tensors, metadata = read_detector(path)
+        cls._check_written_by(path, metadata)
+        detector = cls(*args, **(with_stored_layer(metadata, args, kwargs) | metadata["settings"]))
+        detector._state = tensors
+        return detector
 
     @classmethod
-    def _check_written_by(cls, path: str | Path, said: dict[str, Any]) -> None:
-        if said.get("detector") != cls.__name__:
-            raise ValueError(f"{path} holds no {cls.__name__} but a {said.get('detector', 'Mahalanobis detector')}")
+    def _check_written_by(cls, path: str | Path, metadata: dict[str, Any]) -> None:
+        if metadata.get("detector") != cls.__name__:
+            raise ValueError(f"{path} holds no {cls.__name__} but a {metadata.get('detector', 'Mahalanobis detector')}")
 
     def _fitted(self, batches: Batches) -> State:
-        """What the training rows say; an error changes nothing."""
+        """Return the state fitted to the training rows; an error leaves the previous state."""
         raise AssertionError("called only where needs_fit is true")
 
     @abstractmethod
     def _score(self, rows: Tensor) -> Tensor:
-        """Scores `[n]` of a few rows in float64."""
+        """Return scores float64 `[n]` of one chunk of rows."""
 
     def _width(self) -> int | None:
-        """Columns that rows to score must have; None where nothing says."""
+        """Return the width that rows to score must have; None for any."""
         return None
 
     def _width_to_fit(self) -> int | None:
-        """Columns that rows to fit to must have, whatever was fitted before; None where nothing says."""
+        """Return the width that rows to fit must have, whatever the previous fit; None for any."""
         return None
 
     def _home(self, rows: Tensor) -> torch.device:
-        """Where rows are scored."""
+        """Return the device on which rows are scored."""
         return next((tensor.device for tensor in self._state.values()), rows.device)
 
     def _score_or_nan(self, rows: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class RowDetector(Detector):
 
     @torch.no_grad()
     def _rows(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Known rows in float64, a few at a time, or an error."""
+        """Yield in-distribution rows in float64 and their labels by chunks."""
         count = 0
         width = self._width_to_fit()
         for rows, labels in batches:
@@ -172,9 +174,9 @@ class RowDetector(Detector):
             for some, of_some in zip(
                 torch.split(rows.detach(), CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True
             ):
-                known = of_some >= 0
-                count += int(known.sum())
+                is_labelled = of_some >= 0
+                count += int(is_labelled.sum())
                 home = self._home(some)
-                yield some[known].to(home).double(), of_some[known].to(home)
+                yield some[is_labelled].to(home).double(), of_some[is_labelled].to(home)
         if count == 0:
             raise ValueError("there must be at least one row with a label of 0 or above to fit to, got none")

@@ -13,16 +13,17 @@ __all__ = ["SHE"]
 
 
 class SHE(FunctionHeadDetector):
-    """`-z · S_k` of features z that the head takes for class k (Zhang et al. 2023, eq. 6).
+    """`-z · S_k` of features z that the head predicts as class k (Zhang et al. 2023, eq. 6).
 
-    `S_k` is the mean feature of the training rows of class k that the head takes for it, too. A class without such a
-    row stores nothing: its pattern is 0, and so is the score of what is taken for it, more than any that features which
-    are not negative can have otherwise; fitting warns where they are negative.
+    `S_k` is the mean feature of the training rows of class k that the head classifies correctly. A class without such a
+    row has the pattern 0, and rows predicted as that class the score 0, which is the highest possible score of
+    non-negative features. Fitting warns if features are negative.
 
     Args:
-        model: As `FunctionHeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
+            `nn.Linear` of `model`.
 
     Example:
         >>> import torch
@@ -46,20 +47,18 @@ class SHE(FunctionHeadDetector):
             if total is None:
                 total = rows.new_zeros(logits.shape[1], rows.shape[1])
                 counts = rows.new_zeros(len(total))
-            taken_for = logits.argmax(1)
-            right = taken_for == labels
-            total.index_add_(0, taken_for[right], rows[right])
-            counts.index_add_(0, taken_for[right], right[right].double())
+            predicted = logits.argmax(1)
+            right = predicted == labels
+            total.index_add_(0, predicted[right], rows[right])
+            counts.index_add_(0, predicted[right], right[right].double())
         assert total is not None
         if not bool(counts.any()):
             raise ValueError("there must be at least one row that the head classifies correctly to fit to, got none")
         if bool((counts == 0).any()) and bool((total < 0).any()):
             empty = int((counts == 0).sum())
-            seen = (
-                f"{empty} of {len(counts)} classes have no row that the head takes for them, and features are negative"
-            )
-            remedy = "Give rows of every class that the head classifies correctly, or features after a ReLU"
-            warn("SHE", seen + ": a score of 0 for what is taken for those classes need not be a high one", remedy)
+            seen = f"{empty} of {len(counts)} classes have no correctly classified row, and features are negative"
+            remedy = "Pass correctly classified rows of every class, or features after a ReLU"
+            warn("SHE", seen + ": the score 0 of rows predicted as those classes need not be high", remedy)
         return {"patterns": total / counts.clamp_min(1)[:, None]}
 
     def _score(self, rows: Tensor) -> Tensor:

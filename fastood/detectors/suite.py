@@ -1,4 +1,4 @@
-"""Many detectors on one model: each input passes the network once for all of them."""
+"""Suite of detectors on one model that share one forward pass."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ __all__ = ["DetectorSuite"]
 
 
 class DetectorSuite:
-    """Fits and scores with several detectors, which see what one forward pass puts out.
+    """Suite that fits and scores several detectors on the features and logits of one forward pass.
 
-    With `ODIN` among them, whose step needs gradients, a backward pass and one more forward pass for each follow: its
-    first forward pass is the common one. Detectors read logits or penultimate features; what they have as a model of
-    their own is not called.
+    Each `ODIN` among them, whose step needs gradients, adds a backward pass and one more forward pass. Detectors read
+    logits or penultimate features; their own models are not called.
 
     A detector that fails (ViM on fewer rows than features, ODIN on token ids) is left out with a warning until the next
-    fit, and the others go on. What is wrong with the data or the model, whatever the detector, is an error at once.
+    fit, and the others continue. Errors of the data or the model, which concern every detector, are raised.
 
     Args:
-        model: The network, taken apart at its linear head.
-        detectors: By name, as `build_detectors` makes them or of your own.
+        model: The network, split at its linear head.
+        detectors: Detectors by name, from `build_detectors` or your own.
 
     Attributes:
-        detectors: By name.
-        failed: Those left out since the last fit, each name with its error.
+        detectors: Detectors by name.
+        failed: Errors of the detectors left out since the last fit, by name.
 
     Raises:
-        ValueError: There is no detector, or one perturbs or reads inputs without being an `ODIN`.
+        ValueError: If there is no detector, or a detector other than `ODIN` perturbs or reads inputs.
 
     Example:
         >>> import torch
@@ -70,13 +69,13 @@ class DetectorSuite:
 
     @torch.inference_mode(False)
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Fit all to batches that pass the network once; batches and errors as in `Detector.fit`.
+        """Fit all detectors to batches, by one pass of the network; see `Detector.fit` for batches.
 
-        Features and logits are kept in float32 in the meantime, beside the model: N × (d + K).
+        Features and logits `[N, d + K]` are kept in float32 until the detectors are fitted.
 
         Raises:
-            TypeError, ValueError: A batch is none with labels, or the model gives no features and logits of it.
-            ExceptionGroup: Every detector failed; a suite of one raises the error of that.
+            TypeError, ValueError: If a batch has no labels, or the model returns no features and logits for it.
+            ExceptionGroup: If every detector failed; a suite of one detector raises that detector's error.
         """
         collected: list[tuple[Tensor, Tensor, Tensor]] = []
         with torch.no_grad():
@@ -89,13 +88,13 @@ class DetectorSuite:
         return self.fit_outputs(features, logits, labels)
 
     def fit_outputs(self, features: Tensor, logits: Tensor, labels: Tensor) -> Self:
-        """Fit all to penultimate features `[N, d]` and logits `[N, K]`, with labels int64 `[N]`.
+        """Fit all detectors to penultimate features `[N, d]` and logits `[N, K]`, with labels int64 `[N]`.
 
-        A detector whose fit fails is left out: `failed` holds its error, and a warning says it.
+        A detector that fails is left out with a warning, and `failed` holds its error.
 
         Raises:
-            TypeError, ValueError: A tensor is not of that shape and dtype, or no label is 0 or above.
-            ExceptionGroup: Every detector failed; a suite of one raises the error of that.
+            TypeError, ValueError: If a tensor has another shape or dtype, or no label is 0 or above.
+            ExceptionGroup: If every detector failed; a suite of one detector raises that detector's error.
         """
         check_rows(features)
         check_rows(logits, name="logits")
@@ -116,12 +115,12 @@ class DetectorSuite:
         return self
 
     def predict(self, x: Inputs) -> dict[str, Tensor]:
-        """Scores float64 `[N]` of inputs by name, of all detectors but those that have `failed`.
+        """Return scores float64 `[N]` of inputs by name, of all detectors that have not `failed`.
 
         Raises:
-            TypeError, ValueError: As in `Detector.predict`.
-            RuntimeError: A detector has not been fitted.
-            ExceptionGroup: Every detector has failed; a suite of one raises the error of that.
+            TypeError, ValueError: If `Detector.predict` raises it.
+            RuntimeError: If a detector has not been fitted.
+            ExceptionGroup: If every detector has failed; a suite of one detector raises that detector's error.
         """
         features, logits, of_moved = self.forward(x)
         scores = self.predict_outputs(features, logits) | of_moved
@@ -129,8 +128,8 @@ class DetectorSuite:
         return {name: scores[name] for name in self.detectors if name in scores}
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Features, logits, and the scores of those that perturb inputs: all that takes the network."""
-        stepping = {name: found for name, found in self._working().items() if isinstance(found, ODIN)}
+        """Return features, logits, and the scores of detectors that perturb inputs, which need the network."""
+        stepping = {name: detector for name, detector in self._working().items() if isinstance(detector, ODIN)}
         start = self._leaf(x, stepping) if stepping else None
         if start is None:
             with torch.no_grad():
@@ -142,42 +141,43 @@ class DetectorSuite:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            # Of the model itself, this raises once more; else it is the gradients that it does not bear.
+            # If the model itself fails, this raises again; otherwise only its gradients fail, and ODIN is left out.
             with torch.no_grad():
                 features, logits = self.model(x)
             for name in stepping:
                 self._leave_out(name, error)
             return features, logits, {}
-        for name, found in stepping.items():
+        for name, detector in stepping.items():
             with self._leaving_out(name):
                 with gradients():
-                    moved = found.moved(start, logits)
+                    moved = detector.moved(start, logits)
                 with torch.no_grad():
-                    scores[name] = found.score_logits(self.model(moved)[1])
+                    scores[name] = detector.score_logits(self.model(moved)[1])
         return features.detach(), logits.detach(), scores
 
     def predict_outputs(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Scores of penultimate features and logits, of all detectors but those that perturb inputs or have `failed`.
+        """Return scores of features and logits by name, for detectors that perturb no inputs and have not `failed`.
 
         Raises:
-            TypeError, ValueError: A tensor is not `[N, d]` or `[N, K]`, as wide as what was fitted.
-            RuntimeError: A detector has not been fitted.
+            TypeError, ValueError: If a tensor is not `[N, d]` or `[N, K]`, or its width differs from that of the fitted
+                rows.
+            RuntimeError: If a detector has not been fitted.
         """
         check_rows(features, self._widths.get("features"))
         check_rows(logits, self._widths.get("logits"), "logits")
         reading = {"features": features, "logits": logits}
         scores = {}
-        for name, found in self._working().items():
-            if found.reads != "inputs":
+        for name, detector in self._working().items():
+            if detector.reads != "inputs":
                 with self._leaving_out(name):
-                    scores[name] = _checked(found.predict_features(reading[found.reads]), len(features))
+                    scores[name] = _checked(detector.predict_features(reading[detector.reads]), len(features))
         return scores
 
     def _working(self) -> dict[str, Detector]:
         return {name: detector for name, detector in self.detectors.items() if name not in self.failed}
 
     def _require_one(self) -> None:
-        """Raise where every detector has failed: the error of the only one, or a group of all."""
+        """Raise if every detector has failed: the error of the only detector, or the group of all errors."""
         if self._working():
             return
         errors = [self.failed[name] for name in self.detectors]
@@ -186,7 +186,7 @@ class DetectorSuite:
         raise ExceptionGroup(f"all detectors of the suite failed ({', '.join(self.detectors)})", errors)
 
     def _leaf(self, x: Inputs, stepping: Mapping[str, Detector]) -> Tensor | None:
-        """Return the inputs as a tensor that takes gradients; None, and nobody steps, where they are none."""
+        """Return the inputs as a leaf that requires gradients; leave `stepping` out and return None if they cannot."""
         try:
             with torch.inference_mode(False):
                 return leaf(x)
@@ -197,7 +197,7 @@ class DetectorSuite:
 
     @contextmanager
     def _leaving_out(self, name: str) -> Iterator[None]:
-        """Leave a detector out that fails to score; that memory is short or nothing fitted is the caller's concern."""
+        """Leave out a detector that fails to score; errors of memory and of missing fits are raised."""
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -214,8 +214,8 @@ class DetectorSuite:
 
 
 def _checked(scores: object, count: int) -> Tensor:
-    """Return the scores of a member, or raise unless they are a floating-point tensor of one number per row."""
+    """Return the scores of a detector; raise TypeError unless they are a floating-point tensor `[count]`."""
     if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.shape != (count,):
-        said = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"predict_features must return floating-point scores [{count}], got {said}")
+        kind = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"predict_features must return floating-point scores [{count}], got {kind}")
     return scores

@@ -1,4 +1,4 @@
-"""Virtual-logit matching (Wang et al. 2022)."""
+"""ViM: virtual-logit matching (Wang et al. 2022, https://arxiv.org/abs/2203.10807)."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from fastood.scores import energy_score
 __all__ = ["FAR", "LEAST_SHARE", "MOST_SHARE", "ViM"]
 
 LEAST_SHARE = 0.25
-"""Share that the largest logit has at least, on average, of its height above the mean logit, in an ordinary network: it
-is about 1 where cross-entropy, which does not move the mean logit, was minimised from weights around 0."""
+"""Least mean of the largest logit, as a share of its mean height above the mean logit, for the paper's α. The share is
+about 1 after training with cross-entropy, whose gradient does not change the mean logit, from weights around 0."""
 MOST_SHARE = 10.0
-"""Share that the largest logit has at most."""
+"""Largest such share for the paper's α."""
 FAR = 1e4
-"""Share of the features' squares about their mean that those of the mean about the origin may be, for eigenvectors of
-the sum of both to keep the digits of the first."""
+"""Largest ratio of the squared offset of the mean from the origin to the variance of the features, up to which the
+eigenvectors of the sum of both keep the digits of the variance."""
 
 
 class ViM(HeadDetector):
     r"""`α |R^T (z - o)| - logsumexp(W z + b)` of features z (Wang et al. 2022, eq. 6-8).
 
-    The origin `o = -W^+ b` is where the head is blind to the bias, R spans what is beyond the D principal directions of
-    the training features about it, and `α = Σ max_k v_k / Σ |R^T (z - o)|` brings the residual to the scale of logits.
-    The score is the log of the paper's virtual probability over one minus it, which ranks alike and does not round.
+    The origin is `o = -W^+ b`. R spans the directions outside of the D principal directions of the training features
+    about o, and `α = Σ max_k v_k / Σ |R^T (z - o)|` scales the residual to the logits. The score is the log-odds of the
+    paper's virtual probability, which has the same ranking and does not round to 1.
 
-    α takes logits to be around 0, as those of a network trained by softmax cross-entropy are, whose mean over the
-    classes training does not move. Where the largest logits of training features are not above 0 by a quarter of what
-    they are above the mean of their row, as in networks trained by binary cross-entropy, with negative distances as
-    logits or a log-softmax in the head, α would be next to nothing or negative and the score turn round: a warning says
-    so, and the means over the classes are subtracted from W and b, which the softmax does not see.
+    α assumes logits around 0, which softmax cross-entropy yields because it does not change their mean over the
+    classes. Other networks (binary cross-entropy, negative distances as logits, a log-softmax in the head) may have
+    largest logits near or below 0; α would then be tiny, or negative and reverse the ranking. If the mean largest logit
+    is below a quarter of its mean height above the row mean, fitting warns and subtracts the means over the classes
+    from W and b, to which the softmax is invariant.
 
-    Fitting adds up one d × d matrix in float64 and takes its eigenvectors (`eigh`: OpenOOD calls the eigenvalue routine
-    of non-symmetric matrices, whose results may be complex). α takes a second pass over the data.
+    Fitting sums one d × d matrix in float64 and computes its eigenvectors by `eigh` (OpenOOD calls `eig` for
+    non-symmetric matrices, whose results may be complex). α needs a second pass over the data.
 
     Args:
-        model: As `HeadDetector` takes it, with `feature_layer` and `head`.
-        feature_layer: See there.
-        head: See there.
-        principal: D, at least 0 and below d; None for the paper's choice, 1000 for d of at least 2048 and 512 for at
-            least 768, and for d // 2 below that, where the paper says nothing.
+        model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
+        feature_layer: Name of the layer whose output is the features; None for the input of the head.
+        head: The `nn.Linear` from features to logits; None for the last one of `model`.
+        principal: D, at least 0 and below d. None for the paper's choice, 1000 for d ≥ 2048 and 512 for d ≥ 768, and
+            for d // 2 below that, which the paper leaves open.
 
     Raises:
-        ValueError: `principal` is out of range.
+        ValueError: If `principal` is out of range.
 
     Example:
         >>> import torch
@@ -82,8 +82,8 @@ class ViM(HeadDetector):
         width = self._width()
         if principal is None:
             principal = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
-        wanted = f"at least 0 and below {width}, the width of features"
-        self.principal = as_integer("principal", principal, 0, width - 1, wanted=wanted)
+        allowed = f"at least 0 and below {width}, the width of features"
+        self.principal = as_integer("principal", principal, 0, width - 1, wanted=allowed)
 
     def _fitted(self, batches: Batches) -> State:
         state, largest, spread = self._fitted_with(batches, centred=False)
@@ -95,24 +95,24 @@ class ViM(HeadDetector):
                 )
             warnings.warn(
                 f"ViM: the largest logit of training features is {largest:.3g} on average, {spread:.3g} above the mean "
-                "logit of its row: by the paper's α the residual would count for next to nothing or the wrong way "
-                "round. Logits are taken less their mean over the classes, which no softmax can tell apart. Networks "
-                "trained with binary cross-entropy, negative distances as logits and a head that ends in log-softmax "
-                "have such logits; subtract the means over the classes from the head's weight and bias to choose it",
+                "logit of its row: the paper's α would be near 0 or negative. The means over the classes are "
+                "subtracted from the logits, to which the softmax is invariant. Networks trained with binary "
+                "cross-entropy, negative distances as logits and a log-softmax in the head have such logits; subtract "
+                "the means over the classes from the head's weight and bias to avoid this warning",
                 stacklevel=2,
             )
             state, _, _ = self._fitted_with(batches, centred=True)
         elif spread > 0 and largest > MOST_SHARE * spread:
             warnings.warn(
                 f"ViM: the largest logit of training features is {largest:.3g} on average, but {spread:.3g} above the "
-                "mean logit of its row: α, and with it the residual, is as large as what all logits have in common. "
-                "Subtract the means over the classes from the head's weight and bias, which no softmax can tell apart",
+                "mean logit of its row: α is dominated by the common offset of all logits. Subtract the means over the "
+                "classes from the head's weight and bias, to which the softmax is invariant",
                 stacklevel=2,
             )
         return state
 
     def _fitted_with(self, batches: Batches, *, centred: bool) -> tuple[State, float, float]:
-        """Return the state, the mean of the largest logits, and how far that is above the mean of all."""
+        """Return the state, the mean of the largest logits, and its height above the mean of all logits."""
         weight, bias = self._weights(centred)
         width, origin = self._width(), _origin(weight, bias)
         directions, span = _directions(batches, origin)
@@ -126,10 +126,11 @@ class ViM(HeadDetector):
             norms += (from_origin @ residual).norm(dim=1).sum()
             lengths += from_origin.norm(dim=1).sum()
             count += len(rows)
+        # Residuals that are rounding errors of the features would make α arbitrarily large.
         if norms <= 1e-9 * lengths:
             raise ValueError(
-                f"principal={self.principal} leaves no residual space: the training features span {span} of {width} "
-                f"dimensions; pass a principal below {span}, or fit to more rows"
+                f"ViM: principal={self.principal} leaves no residual space, because the training features span {span} "
+                f"of {width} dimensions; pass a principal below {span}, or fit to more rows"
             )
         state = {"residual": residual, "alpha": largest / norms, "centred": torch.full_like(largest, centred)}
         return state, float(largest) / count, float(largest - everything) / count
@@ -142,7 +143,7 @@ class ViM(HeadDetector):
         return score
 
     def _weights(self, centred: bool) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the head in float64, less their means over the classes where asked for."""
+        """Return weight and bias of the head in float64, minus their means over the classes if `centred`."""
         weight = self.head.weight.detach().double()
         bias = None if self.head.bias is None else self.head.bias.detach().double()
         if centred:
@@ -152,10 +153,10 @@ class ViM(HeadDetector):
 
 
 def _directions(batches: Batches, origin: Tensor) -> tuple[Tensor, int]:
-    """Return the principal directions `[d, d]` of rows about the origin, those of least first, and how many they span.
+    """Return the principal directions `[d, d]` of rows about the origin by ascending variance, and their rank.
 
-    Squares of an offset that rows have in common, added to those of what they differ in, would leave nothing of these:
-    they are summed about a point among the rows, and brought together with the offset only then.
+    The squares of a large common offset of the rows would absorb the digits of their variance. Moments are therefore
+    summed about a point among the rows, and combined with the offset at the end.
     """
     width, count = len(origin), 0
     anchor, total, moment = origin, origin.new_zeros(width), origin.new_zeros(width, width)
@@ -171,6 +172,8 @@ def _directions(batches: Batches, origin: Tensor) -> tuple[Tensor, int]:
     is_near = bool(offset.square().sum() <= FAR * moment.diagonal().sum())
     variances, axes = torch.linalg.eigh(moment.addr_(offset, offset) if is_near else moment)
     span = int((variances > variances[-1] * width * torch.finfo(torch.float64).eps).sum())
+    # A far offset would round the variances away in the sum. The SVD of the square root with the offset as one more row
+    # has the same right singular vectors and squares nothing.
     if is_near:
         return axes, span
     factor = torch.cat([variances.clamp_min(0).sqrt()[:, None] * axes.mT, offset[None]])

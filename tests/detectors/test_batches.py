@@ -108,15 +108,15 @@ def test_what_a_batch_must_be() -> None:
         for loader, message in [
             ([x], r"must give batches \(inputs, labels, ...\) .*, got a Tensor without labels: labels are int64"),
             ([(x,)], r"got a tuple of 1 without labels: .*torch\.zeros\(len\(x\)"),
-            ([{"pixels": x}], r"got a dict with 'pixels': one of 'labels', 'label' is wanted"),
-            ([{"x": x, "label": y, "labels": y}], r"got a dict with 'x', 'label', 'labels': one of"),
+            ([{"pixels": x}], r"got a dict with 'pixels': it needs one of 'labels', 'label'"),
+            ([{"x": x, "label": y, "labels": y}], r"got a dict with 'x', 'label', 'labels': it needs one of"),
             (["text"], "got a str without labels"),
             ([(x, y.tolist())], r"labels must be a torch\.Tensor, got list"),
-            ([(x.numpy(), y)], r"inputs must be a torch\.Tensor, or a mapping .*, got ndarray: make a tensor of it"),
+            ([(x.numpy(), y)], r"inputs must be a torch\.Tensor, or a mapping .*, got ndarray: convert it"),
             ([(x.tolist(), y)], "inputs must be a .*, got list"),
-            (x, "loader must go through batches, got a Tensor"),
-            ({"x": x, "labels": y}, "loader must go through batches, got a dict: put it into a list"),
-            (None, "loader must go through batches, got a NoneType"),
+            (x, "loader must iterate over batches, got a Tensor"),
+            ({"x": x, "labels": y}, "loader must iterate over batches, got a dict: put it into a list"),
+            (None, "loader must iterate over batches, got a NoneType"),
         ]:
             with pytest.raises(TypeError, match=message):
                 detector.fit(loader)
@@ -127,7 +127,7 @@ def test_what_a_batch_must_be() -> None:
 @pytest.mark.parametrize(
     ("x", "kind", "message"),
     [
-        (np.zeros((2, 8)), TypeError, r"inputs must be a torch\.Tensor, .* got ndarray: make a tensor of it"),
+        (np.zeros((2, 8)), TypeError, r"inputs must be a torch\.Tensor, .* got ndarray: convert it"),
         ([[0.0] * 8], TypeError, "inputs must be a .* got list"),
         (None, TypeError, "inputs must be a .* got NoneType"),
         (torch.tensor(1.0), ValueError, r"inputs must be a batch \[N, ...\], got a tensor without dimensions"),
@@ -204,10 +204,10 @@ def test_outputs_that_are_no_tensors() -> None:
     ):
         assert torch.equal(MaxLogit(wrapped).predict(x), want)
     with pytest.raises(
-        TypeError, match=r"the model must put out a tensor, got tuple of 2: pass a function that returns"
+        TypeError, match=r"the model must return a tensor, got tuple of 2: pass a function that returns"
     ):
         MaxLogit(lambda x: (model(x), x)).predict(x)
-    with pytest.raises(TypeError, match="the model must put out a tensor, got dict with scores, loss: pass a function"):
+    with pytest.raises(TypeError, match="the model must return a tensor, got dict with scores, loss: pass a function"):
         MaxLogit(lambda x: {"scores": model(x), "loss": None}).predict(x)
-    with pytest.raises(TypeError, match="the model must put out a tensor, got ndarray"):
+    with pytest.raises(TypeError, match="the model must return a tensor, got ndarray"):
         MaxLogit(lambda x: x.numpy()).predict(x)

@@ -143,7 +143,7 @@ def test_vim_without_anything_beyond(head: nn.Linear, generator: torch.Generator
     flat = torch.zeros(50, WIDTH)
     flat[:, :3] = torch.randn(50, 3, generator=generator)
     nn.init.zeros_(head.bias)
-    with pytest.raises(ValueError, match=r"principal=5 leaves no residual space: .* span 3 of 12 dimensions; pass a"):
+    with pytest.raises(ValueError, match=r"ViM: principal=5 leaves no residual .* span 3 of 12 dimensions; pass a"):
         ViM(head=head, principal=5).fit_features(flat, torch.zeros(50).long())
     for principal in (-1, WIDTH):
         with pytest.raises(ValueError, match=f"principal must be at least 0 and below 12, .* got {principal}"):

@@ -154,7 +154,7 @@ def test_save_and_load(covariance: str, tmp_path: Path) -> None:
     detector.partial_fit(features[300:], labels[300:])
     assert torch.equal(restored.predict_features(features), detector.predict_features(features))
     (tmp_path / "other.safetensors").write_bytes(_other_file())
-    with pytest.raises(ValueError, match=r"other\.safetensors is no file of a detector"):
+    with pytest.raises(ValueError, match=r"other\.safetensors was not written by a detector"):
         MahalanobisDetector.load(tmp_path / "other.safetensors")
     other = "tied" if covariance == "per_class" else "per_class"
     with pytest.raises(ValueError, match=f"state must have covariances as the setting '{other}'"):
@@ -260,7 +260,7 @@ def test_what_it_cannot_fit_or_score() -> None:
             call()
     with pytest.raises(ValueError, match='all_reduce does not go with shrinkage="ledoit_wolf"'):
         MahalanobisDetector(shrinkage="ledoit_wolf").all_reduce()
-    with pytest.raises(ValueError, match="the detector has no model: use fit_features"):
+    with pytest.raises(ValueError, match="the detector has no model: pass one, or use fit_features"):
         empty.fit([(features, labels)])
     with pytest.raises(ValueError, match="there must be at least one batch to fit to, got none"):
         empty.fit([])

@@ -108,13 +108,13 @@ class Awkward(nn.Module):
 
 def test_layers_that_give_no_features() -> None:
     x = torch.zeros(2, 4)
-    with pytest.raises(ValueError, match=r"layer 'tokens' must put out \[N, d\] or .*, got shape \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"layer 'tokens' must return \[N, d\] or .*, got shape \(2, 3, 4\)"):
         FeatureExtractor(Awkward(), ["tokens"])(x)
-    with pytest.raises(TypeError, match="layer 'pair' must put out a tensor, got tuple of 2: pass a function"):
+    with pytest.raises(TypeError, match="layer 'pair' must return a tensor, got tuple of 2: pass a function"):
         FeatureExtractor(Awkward(), ["pair"])(x)
     with pytest.raises(ValueError, match="layer 'unused' did not run in the forward pass"):
         FeatureExtractor(Awkward(), ["unused"])(x)
-    with pytest.raises(ValueError, match=r"the model must put out \[N, d\] .* got shape \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"the model must return \[N, d\] .* got shape \(2, 3, 4\)"):
         FeatureExtractor(Awkward())(x)
     with pytest.raises(ValueError, match=r"no layer 'fc', ''; it has tokens, pair, pair\.out_proj, unused"):
         FeatureExtractor(Awkward(), ["fc", "", "tokens"])

@@ -239,7 +239,7 @@ def test_a_bank_says_what_float32_cannot_hold(generator: torch.Generator) -> Non
         lambda: detector.fit_features(train, labels),
     ):
         with pytest.warns(
-            UserWarning, match="too few digits for 1 of 24, the first is feature 3 with a mean of 1e[+]09"
+            UserWarning, match="too few digits for 1 of 24 features, the first is feature 3 with a mean of 1e[+]09"
         ):
             keep()
     with warnings.catch_warnings():

@@ -192,12 +192,16 @@ def test_own_calls_stay() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: ours.EnergyBased(NET, t=2.0, temperature=2.0), TypeError, "takes temperature, or t as pytorch-ood"),
-        (lambda: ours.EnergyBased(NET, 2.0, temperature=3.0), TypeError, "EnergyBased takes temperature, or t as"),
+        (lambda: ours.EnergyBased(NET, t=2.0, temperature=2.0), TypeError, "takes temperature, or t under pytorch-ood"),
+        (lambda: ours.EnergyBased(NET, 2.0, temperature=3.0), TypeError, "EnergyBased takes temperature, or t under"),
         (lambda: ours.EnergyBased(NET, 2.0, t=3.0), TypeError, "EnergyBased got multiple values for argument 't'"),
         (lambda: ours.EnergyBased(NET, 2.0, 3.0), TypeError, "takes at most 2 positional arguments, got 3"),
-        (lambda: ours.EnergyBased(model=NET, encoder=NET), TypeError, "takes model, or encoder as pytorch-ood calls"),
-        (lambda: ours.ViM(NET, w=W, b=B, head=NET.fc), TypeError, "takes head, or w and b as pytorch-ood calls it"),
+        (
+            lambda: ours.EnergyBased(model=NET, encoder=NET),
+            TypeError,
+            "takes model, or encoder under pytorch-ood",
+        ),
+        (lambda: ours.ViM(NET, w=W, b=B, head=NET.fc), TypeError, "takes head, or w and b under pytorch-ood's name"),
         (lambda: ours.ViM(NET, 5, W, B[:2]), TypeError, r"b must be the biases \[4\] of the head, .* got shape \(2,\)"),
         (lambda: ours.ViM(NET, 5, NET.fc, B), TypeError, r"w must be the floating-point weights .* got Linear"),
         (lambda: ours.ODIN(NET, nn.MSELoss()), ValueError, r"criterion must be None or the cross-entropy, .*MSELoss"),
@@ -231,16 +235,16 @@ def test_functions_do_not_go_into_files(tmp_path: Path) -> None:
     path = tmp_path / "detector.safetensors"
     shaped = ours.ReAct(NET.feature_maps, NET.forward_feature_maps).fit(loader())
     shaped.save(path)
-    with pytest.raises(ValueError, match="was written with a function as the head, which it does not hold: pass head="):
+    with pytest.raises(ValueError, match="was written with a function as the head, which a file cannot store: pass"):
         ours.ReAct.load(path)
     with pytest.raises(ValueError, match="was written with another head"):
         ours.ReAct.load(path, head=NET.fc)
     restored = ours.ReAct.load(path, NET.feature_maps, head=NET.forward_feature_maps)
     assert torch.equal(restored.predict(TEST), shaped.predict(TEST))
     dice = ours.DICE(NET.features, W, B, 0.5, ours.MaxLogit.score).fit(loader())
-    with pytest.raises(ValueError, match="detector is a function, which a file cannot hold"):
+    with pytest.raises(ValueError, match="detector is a function, which cannot be saved"):
         dice.save(path)
-    with pytest.raises(ValueError, match=r"detector must map logits \[N, K\] to scores \[N\], a tensor, got shape"):
+    with pytest.raises(ValueError, match=r"detector must map logits \[N, K\] to a tensor of scores \[N\], got shape"):
         ours.ASH(NET.features, NET.fc, detector=lambda logits: logits).predict(TEST)
     several = ours.MultiMahalanobis([NET.first, NET.second], [0.5, 2.0]).fit(loader())
     several.save(path)

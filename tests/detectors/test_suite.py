@@ -187,7 +187,7 @@ def test_load_beside_a_model(batches: Batches, model: nn.Module, tmp_path: Path)
     with pytest.raises(ValueError, match="holds no ReAct but a ODIN"):
         ReAct.load(path)
     ReAct(model).fit(batches).save(path)
-    with pytest.raises(ValueError, match="was written with another head than that of the model"):
+    with pytest.raises(ValueError, match="was written with another head than the model's"):
         ReAct.load(path, sequential())
     with pytest.raises(ValueError, match="holds no ODIN but a ReAct"):
         ODIN.load(path, model)
@@ -215,18 +215,20 @@ class Unused(Softmaxed):
 
 def test_heads_that_do_not_fit(generator: torch.Generator) -> None:
     x = torch.randn(5, 4, generator=generator)
-    with pytest.raises(ValueError, match=r"the last nn\.Linear of the model, 'head', does not put out what the model"):
+    with pytest.raises(
+        ValueError, match=r"the last nn\.Linear of the model, 'head', does not return the output of the"
+    ):
         LinearHeadModel(Softmaxed())(x)
     model = Softmaxed()
     features, logits = LinearHeadModel(model, head=model.head)(x)
     assert torch.equal(features, x)
     assert torch.equal(logits, model.head(x))
-    with pytest.raises(ValueError, match=r"the last nn\.Linear of the model, 'auxiliary', does not put out"):
+    with pytest.raises(ValueError, match=r"the last nn\.Linear of the model, 'auxiliary', does not return"):
         LinearHeadModel(Unused())(x)
-    with pytest.raises(ValueError, match=r"the head must be given \[N, d\], got shape \(5, 1, 4\)"):
+    with pytest.raises(ValueError, match=r"the input of the head must be \[N, d\], got shape \(5, 1, 4\)"):
         LinearHeadModel(nn.Linear(4, 3))(x[:, None])
     for kind in (MaxSoftmax, ODIN):
-        with pytest.raises(ValueError, match=r"the model must put out \[N, K\], got shape \(2, 3, 8, 8\)"):
+        with pytest.raises(ValueError, match=r"the model must return \[N, K\], got shape \(2, 3, 8, 8\)"):
             kind(nn.Identity()).predict(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"Sequential has no nn\.Linear to be its head: pass head="):
         ReAct(nn.Sequential(nn.Conv2d(3, 3, 1)))
@@ -260,7 +262,7 @@ def test_data_that_can_be_gone_through_once(batches: Batches, model: nn.Module) 
     want = KLMatching(model).fit(batches).predict(x)
     assert torch.equal(KLMatching(model).fit(iter(batches)).predict(x), want)
     for kind in (ViM, ReAct):
-        with pytest.raises(ValueError, match="loader must be one that can be gone through twice, got list_iterator"):
+        with pytest.raises(ValueError, match="loader must allow two passes, got the iterator list_iterator"):
             kind(model).fit(iter(batches))
 
 
@@ -268,7 +270,7 @@ def test_what_cannot_be_read(generator: torch.Generator) -> None:
     head, rows, labels = nn.Linear(6, 3), torch.randn(20, 6, generator=generator), torch.arange(20) % 3
     detector = ReAct(head=head)
     for call in (lambda: detector.fit([(rows, labels)]), lambda: detector.predict(rows)):
-        with pytest.raises(ValueError, match="the detector has no model: use fit_features and predict_features"):
+        with pytest.raises(ValueError, match="the detector has no model: pass one, or use fit_features"):
             call()
     for bad, of_bad, message in [
         (rows[:, :5], labels, r"features must be \[N, 6\], got shape \(20, 5\)"),

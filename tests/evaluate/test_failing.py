@@ -39,7 +39,7 @@ def test_the_snippet_of_the_readme_on_few_rows() -> None:
     model = LinearHeadModel(torchvision.models.resnet18(num_classes=4))
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     suite = DetectorSuite(model, build_detectors(model))
-    message = r"'vim' is left out: ValueError: principal=256 leaves no residual space: .* span 64 of 512 dimensions"
+    message = r"'vim' is left out: ValueError: ViM: principal=256 leaves no residual space.* span 64 of 512 dimensions"
     with pytest.warns(RuntimeWarning, match=message) as warned:
         suite.fit([(images, torch.arange(64) % 4)])
     assert len(warned) == 1
