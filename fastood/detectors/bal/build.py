@@ -7,7 +7,6 @@ import torch
 from fastood.detectors.bal.gan import ConditionalDiscriminator, ConditionalGenerator
 from fastood.detectors.bal.settings import BoundarySettings
 
-
 __all__ = ["build_discriminator", "build_gan"]
 
 
