@@ -50,7 +50,7 @@ STOREYS: dict[str, tuple[bool, tuple[str, ...]]] = {
     ),
     "fastood.train": (
         True,
-        ("feature_map", "arm", "method", "engine", "methods results", "report", "run", "cli", "__main__"),
+        ("feature_map", "arm", "engine", "method", "methods results", "report", "run", "cli", "__main__"),
     ),
 }
 DROP_IN = {"common", "ops", "losses", "samplers", "heads", "metrics", "detectors", "scores"}

@@ -116,7 +116,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
     """Run the command line; the lock of the run is released with `held`."""
     command: Command = read_command_line(Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION)
     try:
-        from fastood.train.report.print_metrics import print_metrics
+        from fastood.train.report.results_table import print_metrics
         from fastood.train.run import Run
         from fastood.train.run_folder import RunFolder
 

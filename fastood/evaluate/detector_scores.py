@@ -18,7 +18,7 @@ from fastood.detectors.registry import Build, builder
 from fastood.evaluate.arm_network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.evaluate.outputs_cache import OutputsCache, fingerprint_of
 from fastood.train.arm import Arm
-from fastood.train.engine.failure import failed_arms
+from fastood.train.failed_stages import failed_arms
 from fastood.train.run import Run
 from fastood.train.run_folder import fingerprint
 from fastood.train.trained_network import Outputs

@@ -39,7 +39,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         command = complete_command(parse_command(args))
         # Imported late: help and wrong options do not wait for it.
         from fastood.train.engine.failure import StageFailedError
-        from fastood.train.report.print_metrics import print_metrics
+        from fastood.train.report.results_table import print_metrics
         from fastood.train.run import Run
 
         command_line = shlex.join(["python", "-m", "fastood.train", *args])

@@ -19,7 +19,7 @@ from fastood.data.summary import data_summary, summary_lines
 from fastood.train.arm import Arm
 from fastood.train.config import RunConfig, to_dict
 from fastood.train.engine.curve import read_curves
-from fastood.train.engine.failure import StageFailedError, StageFailure, failed_arms, learnt_pool_of
+from fastood.train.engine.failure import StageFailedError, StageFailure
 from fastood.train.engine.processes import (
     close_group,
     from_first_process,
@@ -29,6 +29,7 @@ from fastood.train.engine.processes import (
 )
 from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, read_sessions
+from fastood.train.failed_stages import failed_arms, learnt_pool_of
 from fastood.train.method import Method
 from fastood.train.report import LearntWeights, write_report
 from fastood.train.requirements import check_config, require_enough_ood, small_backgrounds

@@ -6,18 +6,11 @@ from collections.abc import Mapping
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from fastood.train.engine.failure import (
-    LinAlgError,
-    StageFailedError,
-    StageFailure,
-    failed_arms,
-    learnt_pool_of,
-    reason_of,
-    with_dependants,
-)
+from fastood.train.engine.failure import LinAlgError, StageFailedError, StageFailure, reason_of
 from fastood.train.engine.loop import run_stage
 from fastood.train.engine.processes import from_first_process
 from fastood.train.engine.stage import Embed, Stage, StageContext
+from fastood.train.failed_stages import failed_arms, learnt_pool_of, with_dependants
 from fastood.train.method import Method
 from fastood.train.run_folder import RunFolder
 

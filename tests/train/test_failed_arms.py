@@ -9,9 +9,10 @@ import pytest
 
 from fastood.evaluate import cli as evaluate
 from fastood.train import cli as train
-from fastood.train.engine.failure import StageFailure, with_dependants
+from fastood.train.engine.failure import StageFailure
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.engine.objective import LogitObjective
+from fastood.train.failed_stages import with_dependants
 from tests.support.tiny_run import tiny_args, tiny_data_args
 
 pytestmark = pytest.mark.usefixtures("one_thread")

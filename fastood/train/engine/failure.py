@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from fastood.train.method import LearntPool, Method
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 """Error of a factorisation of values that are not finite or form a singular matrix."""
@@ -57,41 +52,3 @@ def reason_of(error: Exception, *, stage: str, step: int, steps: int | None) -> 
     """
     prefix = StageFailure(stage=stage, step=step, steps=steps, reason="").describe()
     return StageFailure(stage=stage, step=step, steps=steps, reason=str(error).removeprefix(prefix))
-
-
-def with_dependants(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, StageFailure]:
-    """Return failures by stage, including the stages that depend on a failed one.
-
-    Args:
-        method: The method, whose stages are in the order in which they run.
-        failed: Failures of stages that ran.
-    """
-    failures = dict(failed)
-    for stage in method.stages:
-        bases = [base for base in (stage.start_from, *stage.needs) if base in failures]
-        if bases and stage.name not in failures:
-            root = failures[bases[0]]
-            why = root.reason if root.step is None else f"it needs what has failed, {root.describe()}"
-            failures[stage.name] = StageFailure(stage=stage.name, step=None, steps=None, reason=why)
-    return failures
-
-
-def failed_arms(method: Method, failed: Mapping[str, StageFailure]) -> dict[str, StageFailure]:
-    """Return the failures of arms by the arm's name, in the order of the table.
-
-    Args:
-        method: The method.
-        failed: Failures of stages that ran.
-    """
-    stages = with_dependants(method, failed)
-    return {arm.name: stages[arm.stage] for arm in method.arms if arm.stage in stages}
-
-
-def learnt_pool_of(method: Method, failed: Mapping[str, StageFailure]) -> LearntPool | None:
-    """Return the method's learnt weights; None if it learns none, or the stage that learns them has failed."""
-    learnt = method.learnt_pool
-    if learnt is None:
-        return None
-    names = {arm.name: arm.stage for arm in method.arms}
-    needs = next(stage.needs for stage in method.stages if stage.name == names[learnt.arm])
-    return None if set(needs) & set(with_dependants(method, failed)) else learnt

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from fastood.train.report.error_bar_figure import AREA_END, SPREAD, set_logit_axis
-from fastood.train.report.printed_metrics import Metric, reported_metrics
+from fastood.train.report.result_rows import Metric, reported_metrics
 from fastood.train.report.style import INK, arm_styles, legend_above, literal, new_figure
 
 

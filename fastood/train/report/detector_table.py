@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastood.console.wording import joined
-from fastood.train.report.printed_metrics import Metric, per_cent, protocol_sentence, reported_metrics
+from fastood.train.report.result_rows import Metric, per_cent, protocol_sentence, reported_metrics
 from fastood.train.report.table_layout import PIPE_WIDTH, in_blocks, legend_lines, needed_width, short_heads
 
 MEAN = "Mean"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastood.train.report.printed_metrics import DECIMALS, Metric, ood_names
+from fastood.train.report.result_rows import DECIMALS, Metric, ood_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from fastood.train.report.printed_metrics import ood_names, reported_metrics
+from fastood.train.report.result_rows import ood_names, reported_metrics
 from fastood.train.report.style import INK, arm_styles, in_two_lines, legend_above, literal, new_figure
 
 SPREAD = 0.62

@@ -32,7 +32,8 @@ from fastood.train.report.page_tables import (
     shown_sources,
 )
 from fastood.train.report.pool_weights import LearntWeights, SourceWeights, weights_by_source
-from fastood.train.report.printed_metrics import (
+from fastood.train.report.provenance import provenance_rows
+from fastood.train.report.result_rows import (
     check_metrics,
     explains_rate,
     failed_baseline,
@@ -43,7 +44,6 @@ from fastood.train.report.printed_metrics import (
     protocol_sentence,
     reported_metrics,
 )
-from fastood.train.report.provenance import provenance_rows
 from fastood.train.report.score_figures import OperatingPoint
 from fastood.train.report.style import png
 from fastood.train.results.sanity_checks import merged

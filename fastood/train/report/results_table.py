@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fastood.train.report.printed_metrics import (
+from fastood.train.report.result_rows import (
     Cell,
     check_metrics,
     explains_rate,
@@ -19,7 +19,8 @@ from fastood.train.report.printed_metrics import (
     reported_metrics,
     result_rows,
 )
-from fastood.train.report.table_layout import in_blocks, legend_lines, short_heads
+from fastood.train.report.table_layout import in_blocks, legend_lines, open_console, print_tables, short_heads
+from fastood.train.results.sanity_checks import merged
 
 NAME_WIDTH = 24
 """Longer names of OOD sets are wrapped."""
@@ -30,6 +31,19 @@ MIN_NAME_WIDTH = 10
 MEAN_WIDTH = len("100.00")
 SPREAD_WIDTH = len(" ± 0.00")
 GAP = 3
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print the tables of a metrics document and its warnings, as wide as the terminal, COLUMNS, or 110 columns.
+
+    Args:
+        metrics: Contents of metrics.json.
+    """
+    console = open_console()
+    print_tables(metrics_tables(metrics, width=console.width))
+    labels = {name: arm["label"] for name, arm in metrics["arms"].items()}
+    for line in merged(metrics.get("warnings", ()), labels):
+        console.print(f"warning: {line}", markup=False, highlight=False)
 
 
 def metrics_tables(metrics: Mapping[str, Any], *, width: int = 100) -> list[Table]:

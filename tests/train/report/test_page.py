@@ -8,7 +8,7 @@ import pytest
 
 from fastood.train.report import write_report
 from fastood.train.report.differences import difference_rows
-from fastood.train.report.printed_metrics import reported_metrics
+from fastood.train.report.result_rows import reported_metrics
 from fastood.train.report.style import arm_styles
 from tests.train.report.test_report import Page, run  # noqa: F401 - a fixture
 
