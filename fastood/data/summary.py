@@ -51,7 +51,7 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """Put a summary into lines for the terminal, one for each role and one for what was left out of it.
 
     Args:
-        summary: What `data_summary` returned.
+        summary: Return value of `data_summary`.
 
     Yields:
         Lines without their ends.

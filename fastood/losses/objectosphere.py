@@ -26,7 +26,7 @@ class EntropicOpenSetLoss(OutlierExposureLoss):
     rows.
 
     Args:
-        reduction: As in `MixedBatchLoss`, where shapes and errors are, too.
+        reduction: Reduction over rows; see `MixedBatchLoss`.
         check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
 
     Shape:

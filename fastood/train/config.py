@@ -1,4 +1,4 @@
-"""The configuration of a run: dataclasses that become command-line options and config.yaml."""
+"""Config of a run: dataclasses that become command-line options and config.yaml."""
 
 import types
 from collections.abc import Mapping
@@ -25,32 +25,33 @@ class RunConfig:
     """Everything that decides a run's result; written to config.yaml."""
 
     seed: int = 0
-    """Decides everything random: splits, initial weights, order, augmentation, draws. 0 or larger."""
+    """Seed of everything random: splits, initial weights, order, augmentation, draws. 0 or larger."""
     data: DataConfig = field(default_factory=DataConfig)
     """In-distribution, background and OOD images."""
     augment: Augment = field(default_factory=Augment)
-    """What training images go through."""
+    """Augmentation of training images."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     method: MethodConfig = field(default_factory=ResampleConfig)
-    """How it is trained."""
+    """Training method and its hyper-parameters."""
     protocol: Protocol = field(default_factory=Protocol)
-    """How detection is evaluated."""
+    """Evaluation protocol of detection."""
     device: Device = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
+    """Device to compute on; auto takes a GPU if there is one."""
     threads: int | None = None
-    """Threads of the CPU, at least 1; a result's last digits depend on their number. None: 1 for small networks on the
-    CPU, whose steps are too short to be shared, else as many as PyTorch takes; config.yaml keeps the number."""
+    """CPU threads, at least 1; the last digits of a result depend on their number. None: 1 for small networks on the
+    CPU, whose steps are too short to be shared, otherwise PyTorch's number; config.yaml keeps the number."""
     precision: Precision = "32-true"
     """Arithmetic of the network: float32, or bfloat16 with float32 weights."""
     channels_last: bool = True
-    """Memory layout of the network: channels innermost, which convolutions are fastest with. The same to rounding."""
+    """Memory layout of the network: channels innermost, with which convolutions are fastest. Results agree to
+    rounding."""
     compile: CompileMode = "none"
-    """What torch.compile does to networks that train; the same to rounding. default: fuse what can be fused;
+    """Mode of torch.compile for networks that train; results agree to rounding. default: fuse what can be fused;
     reduce-overhead: on a GPU also replay each step's kernels as one CUDA graph. Compiling takes a minute or so."""
     ema_decay: float | None = None
-    """Decay per step, in (0, 1), of an exponential running average of the weights; this average is then what each
-    stage ends with, and what is judged and stored. None, as in the papers, for the weights themselves."""
+    """Decay per step, in (0, 1), of an exponential running average of the weights. Each stage then ends with this
+    average, which is evaluated and stored. None, as in the papers, for the weights themselves."""
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
@@ -69,11 +70,11 @@ PRESETS: dict[tuple[str, PresetName], RunConfig] = {
     for name, method in METHODS.items()
     for preset, parts in method.presets().items()
 }
-"""Starting points for the command line: a minute on two CPU cores, or the paper's network and images."""
+"""Presets of the command line by method and name: a minute on two CPU cores, or the paper's network and images."""
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """A configuration as plain values, as config.yaml holds it.
+    """Return a config as plain values, as config.yaml holds it.
 
     Example:
         >>> to_dict(PRESETS["resample", "paper"])["model"]
@@ -98,7 +99,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
     Args:
         kind: The dataclass.
         values: A value for any of its fields; the others keep their defaults.
-        path: What errors call it: the names of the fields that lead to it.
+        path: Names of the fields that lead to the dataclass, joined with dots, for errors.
 
     Raises:
         ValueError: If a name is no field of `kind`, or a value is of another type or out of range.
@@ -128,7 +129,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
 
 
 def _rebuild(annotation: Any, value: Any, path: str) -> Any:
-    """A plain value as its field's type wants it: nested dataclasses, paths and tuples."""
+    """Convert a plain value to its field's type: nested dataclasses, paths and tuples."""
     if get_origin(annotation) in (Union, types.UnionType):
         if value is None:
             return None
@@ -152,7 +153,7 @@ def _rebuild(annotation: Any, value: Any, path: str) -> Any:
 
 
 def _require_type(annotation: Any, value: Any, path: str) -> None:
-    """Refuse a value of another type than its field's; which choices there are, the field's dataclass knows."""
+    """Raise ValueError if a value is not of its field's type; the field's dataclass checks choices."""
     origin = get_origin(annotation)
     wanted = type(get_args(annotation)[0]) if origin is Literal else origin or annotation
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
@@ -161,14 +162,14 @@ def _require_type(annotation: Any, value: Any, path: str) -> None:
 
 
 def _method(values: Mapping[str, Any]) -> type[MethodConfig]:
-    """The configuration of the method that plain values name."""
+    """Return the config class of the method that plain values name."""
     if (name := values.get("name")) not in METHODS:
         raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {shown(name)}")
     return METHODS[name]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Fields in which two configurations differ, as "model.name: small-cnn → wrn-40-4".
+    """Return the fields in which two configs differ, as "model.name: small-cnn → wrn-40-4".
 
     Example:
         >>> differences({"seed": 0, "model": {"dropout": 0.3}}, {"seed": 0, "model": {"dropout": 0.0}})

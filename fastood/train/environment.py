@@ -1,6 +1,6 @@
-"""Where a run came from: versions, device, threads, command and time, in a file beside metrics.json.
+"""Provenance of a run: versions, device, threads, command and time, in environment.json.
 
-metrics.json is the same for the same run anywhere; environment.json is not, and says why another machine may differ.
+metrics.json of a run is the same on every machine; environment.json is not, and tells why results may differ.
 """
 
 import json
@@ -25,10 +25,10 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
     """Add a session to environment.json: a run has one for every time that it was begun or resumed.
 
     Args:
-        path: The file; one that cannot be read is begun anew.
+        path: The file; a file that cannot be read is replaced.
         command: The command line.
         device: "cpu" or "cuda".
-        processes: How many share the work.
+        processes: Number of processes that share the work.
     """
     session = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,7 +48,7 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
 
 
 def end_session(path: Path) -> None:
-    """Write down how long the last session took; nothing where there is none."""
+    """Record the duration of the last session, if there is one."""
     sessions = read_sessions(path)
     if sessions:
         took = datetime.now(UTC) - datetime.fromisoformat(sessions[-1]["began"])

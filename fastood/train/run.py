@@ -92,7 +92,7 @@ class Run:
         """Begin a run or resume one: check everything that can be checked before training, and write its config.
 
         Args:
-            config: What to run.
+            config: The config.
             path: The run's folder.
             resume: Resume the run in the folder; begin it if there is none.
             command: Command line to record in environment.json; None records none.

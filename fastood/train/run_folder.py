@@ -1,4 +1,4 @@
-"""The folder that a run leaves: what lies where, and how it is written and read back."""
+"""Folder of a run: paths, and how its files are written and read."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -65,12 +65,12 @@ class RunFolder:
         self.checkpoints = CheckpointFolder(path / "checkpoints")
 
     def weights(self, arm: str) -> Path:
-        """File of an arm's trained weights."""
+        """Return the path of an arm's trained weights."""
         return self.path / "models" / f"{arm}.safetensors"
 
     @contextmanager
     def lock(self, *, exist_ok: bool = True) -> Iterator[None]:
-        """Keep other processes from writing this run, as `fastood.common.locking.hold_lock`.
+        """Keep other processes from writing this run (`fastood.common.locking.hold_lock`).
 
         Args:
             exist_ok: Whether the folder may exist.
@@ -138,7 +138,7 @@ class RunFolder:
         write_atomically(self.config, text.encode())
 
     def read_config(self) -> RunConfig:
-        """The configuration that the run was started with.
+        """Return the config that the run was begun with.
 
         Raises:
             FileNotFoundError: If there is no config.yaml.
@@ -155,14 +155,14 @@ class RunFolder:
             raise ValueError(f"{self.config} is damaged: {error}") from None
 
     def require_same_data(self, digests: dict[str, str]) -> None:
-        """Refuse to go on with, or to judge on, other images than the run began with.
+        """Check that images are those that the run began with.
 
         Raises:
             FileNotFoundError: If there is no data.json.
-            ValueError: If a set differs; each is named.
+            ValueError: If the images or labels of a set differ; each such set is named.
         """
         if not self.data.exists():
-            raise FileNotFoundError(f"{self.data} does not exist: what images the run had is not known")
+            raise FileNotFoundError(f"{self.data} does not exist: the images of the run are not known")
         before = _read_json(self.data)
         changed = [name for name in {**before, **digests} if before.get(name) != digests.get(name)]
         if changed:
@@ -173,14 +173,14 @@ class RunFolder:
         _write_json(self.metrics, metrics)
 
     def read_metrics(self) -> dict[str, Any]:
-        """The contents of metrics.json.
+        """Return the contents of metrics.json.
 
         Raises:
-            FileNotFoundError: If the run has none yet.
+            FileNotFoundError: If the run is not finished.
             ValueError: If it is damaged.
         """
         if not self.metrics.exists():
-            raise FileNotFoundError(f"{self.metrics} does not exist: the run has not come to its end")
+            raise FileNotFoundError(f"{self.metrics} does not exist: the run is not finished")
         return _read_json(self.metrics)
 
     def write_failures(self, failures: Mapping[str, StageFailure]) -> None:
@@ -215,10 +215,10 @@ class RunFolder:
         save_tensors(self.weights(arm), weights)
 
     def read_weights(self, arm: str) -> dict[str, Tensor]:
-        """An arm's trained weights.
+        """Return an arm's trained weights.
 
         Raises:
-            FileNotFoundError: If the run has none yet.
+            FileNotFoundError: If the run is not finished.
         """
         return _read_tensors(self.weights(arm))
 
@@ -232,17 +232,17 @@ class RunFolder:
         save_tensors(self.pool, state, {BACKGROUND_KEY: background})
 
     def read_pool(self) -> dict[str, Tensor]:
-        """The pool's learnt weights.
+        """Return the pool's learnt weights.
 
         Raises:
-            FileNotFoundError: If the run has none yet.
+            FileNotFoundError: If the run is not finished.
         """
         return _read_tensors(self.pool)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn what PyTorch says of a file's tensors into an error that names the file.
+    """Turn PyTorch's errors about a file's tensors into errors that name the file.
 
     Raises:
         ValueError: If a tensor is missing, unknown or of another shape or type.
@@ -257,7 +257,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: the run has not come to its end")
+        raise FileNotFoundError(f"{path} does not exist: the run is not finished")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
@@ -268,7 +268,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file of a run; a device or an endless file is none."""
+    """Return the text of a file of a run; raise ValueError for devices, pipes and files too large to be one."""
     if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
         raise ValueError(f"it must be a file of at most {_LARGEST_TEXT:,} bytes")
     return path.read_text(encoding="utf-8")

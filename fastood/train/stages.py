@@ -102,7 +102,7 @@ def _train_or_fail(
 
 
 def _final_weights(folder: RunFolder, stage: str) -> dict[str, Tensor]:
-    """The weights that a stage has ended with.
+    """Return the weights that a stage ended with.
 
     Raises:
         ValueError: If its checkpoint is missing or damaged.
