@@ -154,7 +154,7 @@ def test_the_oldest_cmake_is_the_same_everywhere() -> None:
         "pyproject.toml": r"cmake>=([\d.]+)",
         "CMakeLists.txt": r"cmake_minimum_required\(VERSION ([\d.]+)\)",
         "cmake/cuda_probe/CMakeLists.txt": r"cmake_minimum_required\(VERSION ([\d.]+)\)",
-        "README.md": r"cmake may be any from ([\d.]+) on",
+        "README.md": r"cmake ≥ ([\d.]+)",
         "setup.py": r"OLDEST_CMAKE = \((\d+, \d+)\)",
     }
     found = {name: re.findall(pattern, (ROOT / name).read_text(encoding="utf-8")) for name, pattern in said.items()}
