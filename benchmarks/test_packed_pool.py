@@ -14,7 +14,7 @@ from harness import Comparison, compare, copy_bandwidth
 from torch import Tensor
 
 from fastood.data.images.augment import Augment
-from fastood.data.packed.pool import PackedPool, open_packed
+from fastood.data.packed.packed_pool import PackedPool, open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.local_files import open_arrays
 

@@ -10,7 +10,7 @@ import torch
 from fastood.data import DataConfig, ImageSet, load_task, split_images
 from fastood.data.images.digests import digest_of_files
 from fastood.data.images.encoded import EncodedImages
-from fastood.data.packed.pool import open_packed
+from fastood.data.packed.packed_pool import open_packed
 from fastood.data.packed.writer import pack
 from tests.support.packed_pool_samples import flip_byte, open_tree, write_tree
 

@@ -14,7 +14,7 @@ from fastood.data.images.encoded import EncodedImages
 from fastood.data.images.image_source import decode_images, read_image
 from fastood.data.images.resize import fit_images
 from fastood.data.packed import writer as packing
-from fastood.data.packed.pool import open_packed
+from fastood.data.packed.packed_pool import open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.local_files import open_folder
 from tests.support.image_loaders import AUGMENT, NEEDS_DALI, draw_batch, open_named

@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from fastood.data import DataConfig, load_task
 from fastood.data.__main__ import main
-from fastood.data.packed.pool import open_packed
+from fastood.data.packed.packed_pool import open_packed
 from fastood.data.sources.file_names import SYSTEM_FOLDERS
 from fastood.data.sources.folder_listing import list_folder
 from fastood.data.sources.local_files import open_folder

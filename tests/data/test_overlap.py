@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastood.data import DataConfig, load_task
 from fastood.data.__main__ import main
-from fastood.data.packed.pool import open_packed
+from fastood.data.packed.packed_pool import open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.local_files import open_arrays, open_folder
 from fastood.data.sources.overlap import overlap_lists, overlapping_classes

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastood.data import DataConfig, load_task
-from fastood.data.packed.pool import open_packed
+from fastood.data.packed.packed_pool import open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.local_files import open_arrays
 from fastood.data.sources.source_spec import parse_spec

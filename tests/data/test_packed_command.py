@@ -6,7 +6,7 @@ import pytest
 
 from fastood.data.__main__ import main
 from fastood.data.packed import writer as packing
-from fastood.data.packed.pool import open_packed
+from fastood.data.packed.packed_pool import open_packed
 from tests.support.packed_pool_samples import flip_byte, write_tree
 
 

@@ -15,7 +15,7 @@ from fastood.common.locking import LOCK_NAME, hold_lock
 from fastood.data.images.image_source import decode_images
 from fastood.data.packed import writer as packing
 from fastood.data.packed.appended_files import AppendedArray, AppendedFile
-from fastood.data.packed.pool import SkippedImage
+from fastood.data.packed.packed_pool import SkippedImage
 from fastood.data.packed.writer import pack
 from fastood.data.sources.local_files import open_arrays, open_list
 from tests.support.packed_pool_samples import digests, open_tree, write_jpeg, write_tree

@@ -17,7 +17,7 @@ from fastood.data.sources.source_spec import parse_spec
 from fastood.samplers import BackgroundPool
 from fastood.train import cli as train
 from fastood.train.report.illustrations import SHEET_IMAGES
-from fastood.train.report.pool_weights import extreme_images
+from fastood.train.report.learnt_weights import extreme_images
 from fastood.train.run_folder import RunFolder
 
 ROOT = Path(os.environ.get("FASTOOD_DATA_ROOT", "data"))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fastood.console.names import expanded, first_of, printable
 from fastood.console.wording import counted
 from fastood.data.images.image_source import ImageSource
-from fastood.data.packed.pool import PackedPool, Store, open_packed
+from fastood.data.packed.packed_pool import PackedPool, Store, open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.named_sets import Part
 from fastood.data.sources.open_source import open_source

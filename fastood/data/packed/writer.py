@@ -27,7 +27,7 @@ from fastood.data.images.image_source import ImageSource, read_image
 from fastood.data.images.resize import FITTED_TOGETHER, fit_images, fit_in_turn
 from fastood.data.packed.appended_files import PackedFiles, require_disk_space
 from fastood.data.packed.mapped_files import file_sha256
-from fastood.data.packed.pool import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, open_packed
+from fastood.data.packed.packed_pool import FORMAT, HEADER, PROGRESS, PackedPool, SkippedImage, Store, open_packed
 
 _CHUNK = 64
 _CHECKPOINT_SECONDS = 2.0

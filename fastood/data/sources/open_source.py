@@ -8,7 +8,7 @@ from torch import Tensor
 from fastood.console.names import expanded
 from fastood.data.images.image_source import ImageSource
 from fastood.data.images.noise import NOISES
-from fastood.data.packed.pool import PackedPool, open_packed
+from fastood.data.packed.packed_pool import PackedPool, open_packed
 from fastood.data.sources.idx import open_idx
 from fastood.data.sources.local_files import open_arrays, open_folder, open_list
 from fastood.data.sources.named_sets import NAMED_SETS, Part

@@ -13,9 +13,9 @@ from fastood.train.report.curve_figure import training_curves
 from fastood.train.report.differences import compared_arms
 from fastood.train.report.error_bar_figure import error_bars
 from fastood.train.report.feature_figure import feature_figure
+from fastood.train.report.learnt_weights import SourceWeights, extreme_images, weight_label
 from fastood.train.report.pool_figures import check_drawable, contact_sheet, weight_distribution
 from fastood.train.report.pool_history import effective_sample_size_curve
-from fastood.train.report.pool_weights import SourceWeights, extreme_images, weight_label
 from fastood.train.report.risk_figures import risk_coverage
 from fastood.train.report.score_figures import OperatingPoint, pr_curves, roc_curves, score_histograms
 from fastood.train.results.scoring import ArmScores

@@ -23,6 +23,7 @@ from fastood.train.report.illustrations import (
     pool_illustrations,
     score_illustrations,
 )
+from fastood.train.report.learnt_weights import LearntWeights, SourceWeights, weights_by_source
 from fastood.train.report.page_tables import (
     arm_rows,
     column_groups,
@@ -31,7 +32,6 @@ from fastood.train.report.page_tables import (
     pool_table,
     shown_sources,
 )
-from fastood.train.report.pool_weights import LearntWeights, SourceWeights, weights_by_source
 from fastood.train.report.provenance import provenance_rows
 from fastood.train.report.result_rows import (
     check_metrics,

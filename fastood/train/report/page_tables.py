@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastood.train.report.differences import compared_arms, difference_rows
-from fastood.train.report.pool_weights import SourceWeights
+from fastood.train.report.learnt_weights import SourceWeights
 from fastood.train.report.result_rows import per_cent, reported_metrics, result_rows
 from fastood.train.report.score_figures import OperatingPoint
 from fastood.train.report.style import arm_styles

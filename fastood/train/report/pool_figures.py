@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
-from fastood.train.report.pool_weights import SourceWeights, relative_weights, weight_label
+from fastood.train.report.learnt_weights import SourceWeights, relative_weights, weight_label
 from fastood.train.report.style import INK, QUIET, in_two_lines, legend_above, literal, new_figure
 
 if TYPE_CHECKING:

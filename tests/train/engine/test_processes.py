@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from fastood.train import cli as train
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.engine.stage import StageRun
-from fastood.train.methods.bal.stage import BoundaryStageRun
+from fastood.train.methods.bal.gan_stage import BoundaryStageRun
 from tests.support.tiny_run import tiny_args
 from tests.train.engine.test_loop import make_stage, start
 from tests.train.methods.test_bal import bal_args

@@ -15,8 +15,8 @@ from fastood.train import cli as train
 from fastood.train.arm import Arm
 from fastood.train.engine.interrupt import TrainingInterrupted
 from fastood.train.methods.bal.arms import ARMS
+from fastood.train.methods.bal.gan_stage import BoundaryStageRun
 from fastood.train.methods.bal.method import BAL, BALConfig
-from fastood.train.methods.bal.stage import BoundaryStageRun
 from fastood.train.trained_network import Outputs
 from tests.support.tiny_run import tiny_args, tiny_task
 

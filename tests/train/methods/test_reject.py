@@ -17,7 +17,7 @@ from fastood.train import cli as train
 from fastood.train.config import PRESETS
 from fastood.train.engine.objective import Batch
 from fastood.train.methods.reject.method import Reject, RejectConfig, RejectObjective
-from fastood.train.methods.reject.scores import greedy_weights, reject_scorer
+from fastood.train.methods.reject.reject_scores import greedy_weights, reject_scorer
 from tests.support.tiny_run import tiny_args, tiny_task
 
 SMALL = ModelConfig(name="small-cnn", dropout=0.0)

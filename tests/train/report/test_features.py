@@ -7,7 +7,7 @@ import torch
 from matplotlib.collections import PathCollection
 
 from fastood.train.feature_map import FeatureMap
-from fastood.train.methods.bal.feature_map import _plane
+from fastood.train.methods.bal.boundary_map import _plane
 from fastood.train.report.feature_figure import feature_figure
 
 

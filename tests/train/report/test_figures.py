@@ -9,8 +9,8 @@ import torch
 from fastood.data.images.image_set import ImageSet
 from fastood.metrics import detection_metrics
 from fastood.train.report.error_bar_figure import error_bars
+from fastood.train.report.learnt_weights import extreme_images, relative_weights, weights_by_source
 from fastood.train.report.pool_figures import contact_sheet
-from fastood.train.report.pool_weights import extreme_images, relative_weights, weights_by_source
 from fastood.train.report.risk_figures import risk_coverage
 from fastood.train.report.score_figures import OperatingPoint, pr_curves, roc_curves, score_histograms
 from fastood.train.results.scoring import ArmScores

@@ -15,7 +15,7 @@ from PIL import Image
 from fastood.data.images.image_set import ImageSet
 from fastood.metrics import Protocol, evaluate_protocol
 from fastood.train.report import LearntWeights, write_report
-from fastood.train.report.pool_weights import extreme_images
+from fastood.train.report.learnt_weights import extreme_images
 from fastood.train.results.error_bars import bootstrap_of_arm, bootstrap_settings
 from fastood.train.results.scoring import ArmScores
 

@@ -28,9 +28,9 @@ from fastood.train.engine.stage import Stage, StageContext
 from fastood.train.feature_map import FeatureMap
 from fastood.train.method import Method, MethodConfig, Preset, PresetName
 from fastood.train.methods.bal.arms import ARMS, ArmName
+from fastood.train.methods.bal.boundary_map import boundary_map
 from fastood.train.methods.bal.classifier_with_gan import BoundaryAwareNetwork
-from fastood.train.methods.bal.feature_map import boundary_map
-from fastood.train.methods.bal.stage import BoundaryStage
+from fastood.train.methods.bal.gan_stage import BoundaryStage
 from fastood.train.trained_network import TrainedNetwork
 
 

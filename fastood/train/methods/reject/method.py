@@ -24,7 +24,7 @@ from fastood.train.engine.objective import Batch, LogitObjective, Objective
 from fastood.train.engine.schedule import Schedule
 from fastood.train.engine.stage import Embed, Stage, Weights, load_all
 from fastood.train.method import Method, MethodConfig, Preset, PresetName
-from fastood.train.methods.reject.scores import RejectScoreName, reject_scorer
+from fastood.train.methods.reject.reject_scores import RejectScoreName, reject_scorer
 
 ArmName = Literal["msp", "oe", "reject"]
 
