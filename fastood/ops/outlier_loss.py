@@ -1,12 +1,12 @@
-"""The raw op behind every loss of the family, its shapes, autograd and second derivatives.
+"""The op behind every loss of `fastood.losses`: fake kernels, autograd and second derivatives.
 
-`csrc/outlier_loss/losses.h` has the table of formulas. `fastood.losses` are the modules to use; they check arguments.
+`csrc/outlier_loss/losses.h` has the table of formulas. Prefer the modules of `fastood.losses`, which check and convert
+their arguments; the functions here expect them in the dtypes and layouts of the op.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -14,52 +14,46 @@ from torch import Tensor
 
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import compute_dtype, require_same_device
+from fastood.ops.loss_kind import LossKind
 from fastood.ops.reference import outlier_loss as reference
 
-ROW_STATS, FACTORS = 5, 4  # kRowStats, kNumFactors of csrc/outlier_loss/losses.h
-SCALE, EXTRA = 2, 3  # of StatsColumn
+__all__ = ["LossKind", "LossSettings", "RowArguments", "outlier_loss", "outlier_loss_value_and_grad"]
+
+# kRowStats, kNumFactors and two of StatsColumn in csrc/outlier_loss/losses.h, compared by tests/ops/test_constants.py.
+ROW_STATS, FACTORS = 5, 4
+SCALE, EXTRA = 2, 3
 
 forward = torch.ops.fastood.outlier_loss.default
 backward = torch.ops.fastood._outlier_loss_backward.default
 _value_and_grad = torch.ops.fastood.outlier_loss_value_and_grad.default
 
 
-class LossKind(IntEnum):
-    """`OutlierLoss` of csrc/outlier_loss/losses.h."""
-
-    UNIFORMITY = 0
-    ENTROPY = 1
-    ENERGY_MARGIN = 2
-    ENERGY = 3
-    REJECT_CLASS = 4
-    ICE = 5
-    MAGNITUDE = 6
-    ICE_MINUS = 7
-    SIGMOID = 8
-
-
 class LossSettings(NamedTuple):
-    """What a loss of the family is made of, in the order in which the op takes it."""
+    """Settings of a loss, in the order of the op's arguments."""
 
     kind: int
+    """A `LossKind`."""
     weight: float = 1.0
-    """λ of the background mean, and of what the loss adds to the cross-entropy."""
+    """λ of the background mean, and of the term that the loss adds to the cross-entropy."""
     margin_id: float = 0.0
+    """m_in of `ENERGY_MARGIN`; the least magnitude of `MAGNITUDE`."""
     margin_background: float = 0.0
+    """m_out of `ENERGY_MARGIN`."""
     num_reject: int = 0
+    """Number of reject classes, the last columns; `REJECT_CLASS` only."""
     by_weight: bool = True
-    """Whether a mean divides by its sum of weights, or else by its number of rows."""
+    """Whether a mean divides by its sum of weights; otherwise by its number of rows."""
 
 
 class RowArguments(NamedTuple):
-    """What a row has besides its logits: `[N]` each, contiguous, in the dtypes that the op takes."""
+    """Arguments per row besides the logits: contiguous tensors `[N]` in the dtypes of the op."""
 
     targets: Tensor | None = None
-    """int64; None for background throughout."""
+    """int64, below 0 for background; None if all rows are background."""
     weight: Tensor | None = None
-    """In the compute dtype; None for all ones."""
+    """float64 for float64 logits, else float32; None for all ones."""
     uniform01: Tensor | None = None
-    """Draws for the reject-class loss, in the compute dtype."""
+    """Uniform draws in [0, 1) for `REJECT_CLASS`, in the dtype of `weight`."""
 
 
 def _forward_fake(
@@ -99,7 +93,7 @@ torch.library.register_fake("fastood::outlier_loss_value_and_grad", _value_and_g
 
 
 class _OutlierLoss(torch.autograd.Function):
-    """Outside the op rather than registered on it: a third of the overhead at small batches."""
+    """Autograd of the op, outside the op: registering it there costs three times the overhead at small batches."""
 
     @staticmethod
     def forward(
@@ -111,7 +105,7 @@ class _OutlierLoss(torch.autograd.Function):
         settings: LossSettings,
     ) -> tuple[Tensor, Tensor]:
         loss, per_sample, row_stats, factors = forward(logits, targets, weight, uniform01, *settings)
-        # What the gradient of the weights and second derivatives need is kept without a copy.
+        # The last four serve the gradient of the weights and second derivatives; saving them copies nothing.
         ctx.save_for_backward(logits, row_stats, factors, targets, weight, uniform01, per_sample)
         ctx.settings = settings
         ctx.mark_non_differentiable(per_sample)
@@ -140,7 +134,7 @@ class _OutlierLoss(torch.autograd.Function):
 def _weight_gradient(
     grad_loss: Tensor, targets: Tensor | None, per_sample: Tensor, factors: Tensor, settings: LossSettings
 ) -> Tensor:
-    """`factor (l_i - mean)` of the row's kind; the mean has no part where it is divided by the number of rows."""
+    """Return `factor (l_i - mean)` of each row's kind, or `factor l_i` if means divide by the number of rows."""
     factor_id, factor_background, mean_id, mean_background = factors.unbind()
     if targets is None:
         factor, mean = factor_background, mean_background
@@ -149,7 +143,7 @@ def _weight_gradient(
         factor = torch.where(background, factor_background, factor_id)
         mean = torch.where(background, mean_background, mean_id)
     deviation = per_sample - mean if settings.by_weight else per_sample.double()
-    # Of a kind that counts nothing both are zero; a factor of zero beside a NaN mean is that of an infinite weight.
+    # Both are zero if no row of the kind counts; a zero factor with a NaN mean comes from an infinite weight.
     nothing = (factor == 0) & (mean == 0)
     return (grad_loss * torch.where(nothing, 0.0, factor * deviation)).to(per_sample.dtype)
 
@@ -163,29 +157,44 @@ def differentiable_backward(
     needs_logits: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients under create_graph=True: by the reference `function`, which differentiates to any order."""
-    # Views without history: where the weights depend on the logits, that path belongs to the caller's graph alone.
+    """Return the gradients under create_graph=True, by differentiating the reference `function`."""
+    # Views cut the history: if the weights depend on the logits, that path is already part of the caller's graph.
     logits = logits.view_as(logits)
     weight = None if rows.weight is None else rows.weight.view_as(rows.weight)
     value, _ = function(logits, rows.targets, weight, rows.uniform01, *settings)
-    wanted = [x for x, needed in ((logits, needs_logits), (weight, needs_weight)) if needed and x is not None]
-    found = iter(
-        torch.autograd.grad(value, wanted, grad.double(), create_graph=True, allow_unused=True, materialize_grads=True)
+    inputs = [x for x, needed in ((logits, needs_logits), (weight, needs_weight)) if needed and x is not None]
+    gradients = iter(
+        torch.autograd.grad(value, inputs, grad.double(), create_graph=True, allow_unused=True, materialize_grads=True)
     )
-    return next(found) if needs_logits else None, next(found) if needs_weight else None
+    return next(gradients) if needs_logits else None, next(gradients) if needs_weight else None
 
 
 def by_reference(
     function: Callable[..., tuple[Tensor, Tensor]], logits: Tensor, rows: RowArguments, settings: LossSettings
 ) -> tuple[Tensor, Tensor]:
-    """Return what the reference `function` finds, in the dtypes of the op: for transforms that the op does not know."""
+    """Return the results of the reference `function` in the dtypes of the op, for transforms of torch.func."""
     dtype = compute_dtype(logits.dtype)
     value, per_sample = function(logits, *rows, *settings)
     return value.to(dtype), per_sample.detach().to(dtype)
 
 
 def outlier_loss(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    """Return the loss `[]`, differentiable in the logits and weights, and `[N]` the detached losses of the rows."""
+    """Return the loss `[]`, differentiable in the logits and weights, and the detached losses of the rows `[N]`.
+
+    Args:
+        logits: `[N, K]`, float64, float32, bfloat16 or float16; rows may be strided.
+        rows: Targets, weights and draws of the rows.
+        settings: Which loss, and its settings.
+
+    Raises:
+        RuntimeError: If an argument has the wrong dtype, shape or device; nothing is converted.
+
+    Example:
+        >>> rows = RowArguments(torch.tensor([3, -1]))
+        >>> loss, per_sample = outlier_loss(torch.zeros(2, 10), rows, LossSettings(LossKind.UNIFORMITY))
+        >>> loss, per_sample
+        (tensor(2.3026), tensor([2.3026, 0.0000]))
+    """
     if is_transformed():
         return by_reference(reference.outlier_loss, logits, rows, settings)
     loss, per_sample = _OutlierLoss.apply(logits, rows.targets, rows.weight, rows.uniform01, settings)
@@ -195,8 +204,17 @@ def outlier_loss(logits: Tensor, rows: RowArguments, settings: LossSettings) -> 
 def outlier_loss_value_and_grad(
     logits: Tensor, rows: RowArguments, settings: LossSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, the losses of the rows and the gradient of the logits, without autograd and in one pass."""
-    # Detached rather than under no_grad, which costs a fifth of the call at small batches.
+    """Return the loss `[]`, the losses of the rows `[N]` and the gradient of the logits, in one pass without autograd.
+
+    Args:
+        logits: `[N, K]`, float64, float32, bfloat16 or float16; rows may be strided.
+        rows: Targets, weights and draws of the rows.
+        settings: Which loss, and its settings.
+
+    Raises:
+        RuntimeError: If an argument has the wrong dtype, shape or device; nothing is converted.
+    """
+    # detach() instead of no_grad(), which costs a fifth of the call at small batches.
     weight = None if rows.weight is None else rows.weight.detach()
     loss, per_sample, gradient = _value_and_grad(logits.detach(), rows.targets, weight, rows.uniform01, *settings)
     return loss, per_sample, gradient

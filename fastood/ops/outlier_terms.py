@@ -1,4 +1,4 @@
-"""The losses of the family without their means: what each row adds, for `reduction="none"` and `"sum"`."""
+"""The losses of mixed batches without their means: the term of each row, for `reduction="none"` and `"sum"`."""
 
 from __future__ import annotations
 
@@ -7,36 +7,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastood.ops import outlier_loss as op
 from fastood.ops._transforms import is_transformed
 from fastood.ops._validation import Reduction
-from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments
+from fastood.ops.loss_kind import LossKind
+from fastood.ops.outlier_loss import (
+    EXTRA,
+    FACTORS,
+    SCALE,
+    LossSettings,
+    RowArguments,
+    backward,
+    by_reference,
+    differentiable_backward,
+    forward,
+    outlier_loss,
+    outlier_loss_value_and_grad,
+)
 from fastood.ops.reference import outlier_loss as reference
 
 _NOT_WEIGHTED = (LossKind.UNIFORMITY, LossKind.ENTROPY)
-"""Losses whose background rows have an `extra` that is part of every term: `has_target_term` of row.h is false."""
+"""Losses whose `extra` column is no factor of the gradient of a background row: `has_target_term` of row.h is false."""
 
 
 def _forward(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return terms `[N]`, per_sample `[N]`, the statistics of the rows and what each row's loss is multiplied by."""
-    _, per_sample, row_stats, _ = op.forward(logits, rows.targets, None, rows.uniform01, *settings)
+    """Return terms `[N]`, per_sample `[N]`, the row statistics and the factor `[N]` of each row's loss."""
+    _, per_sample, row_stats, _ = forward(logits, rows.targets, None, rows.uniform01, *settings)
     weight = None if rows.weight is None else rows.weight.detach()
     factor = reference.row_factors(logits, rows.targets, weight, settings.weight, per_sample.dtype)
     return torch.where(factor == 0, 0.0, factor * per_sample), per_sample, row_stats, factor
 
 
 def _gradient(upstream: Tensor, logits: Tensor, targets: Tensor | None, row_stats: Tensor, kind: int) -> Tensor:
-    """Return the gradient of the logits, where `upstream` `[N]` is that of each row's own loss."""
+    """Return the gradient of the logits from `upstream` `[N]`, the gradient of each row's loss."""
     row_stats = row_stats.clone()
-    # Not by zero times what a row holds: zero is what it is to add.
-    row_stats[:, op.SCALE] = torch.where(upstream == 0, 0.0, upstream * row_stats[:, op.SCALE])
-    weighted = torch.where(upstream == 0, 0.0, upstream * row_stats[:, op.EXTRA])
+    # Avoid 0 * inf and 0 * NaN: a row with an upstream gradient of zero must add exactly zero.
+    row_stats[:, SCALE] = torch.where(upstream == 0, 0.0, upstream * row_stats[:, SCALE])
+    weighted = torch.where(upstream == 0, 0.0, upstream * row_stats[:, EXTRA])
     if kind in _NOT_WEIGHTED:
         background = torch.ones_like(upstream, dtype=torch.bool) if targets is None else targets < 0
-        weighted = torch.where(background, row_stats[:, op.EXTRA], weighted)
-    row_stats[:, op.EXTRA] = weighted
-    ones = torch.ones(op.FACTORS, dtype=torch.float64, device=logits.device)
-    gradient: Tensor = op.backward(row_stats.new_ones(()), logits, row_stats, ones, kind)
+        weighted = torch.where(background, row_stats[:, EXTRA], weighted)
+    row_stats[:, EXTRA] = weighted
+    ones = torch.ones(FACTORS, dtype=torch.float64, device=logits.device)
+    gradient: Tensor = backward(row_stats.new_ones(()), logits, row_stats, ones, kind)
     return gradient
 
 
@@ -68,7 +80,7 @@ class _OutlierTerms(torch.autograd.Function):
         settings = ctx.settings
         if torch.is_grad_enabled():
             rows = RowArguments(targets, weight, uniform01)
-            grad_logits, grad_weight = op.differentiable_backward(
+            grad_logits, grad_weight = differentiable_backward(
                 reference.outlier_terms, grad_terms, logits, rows, settings, needs_logits, needs_weight
             )
             return grad_logits, None, grad_weight, None, None
@@ -77,15 +89,15 @@ class _OutlierTerms(torch.autograd.Function):
             upstream = torch.where(factor == 0, 0.0, grad_terms * factor)
             grad_logits = _gradient(upstream, logits, targets, row_stats, settings.kind)
         if needs_weight:
-            of_kind = reference.row_factors(logits, targets, None, settings.weight, per_sample.dtype)
-            grad_weight = torch.where(of_kind == 0, 0.0, grad_terms * of_kind * per_sample)
+            without_weight = reference.row_factors(logits, targets, None, settings.weight, per_sample.dtype)
+            grad_weight = torch.where(without_weight == 0, 0.0, grad_terms * without_weight * per_sample)
         return grad_logits, None, grad_weight, None, None
 
 
 def outlier_terms(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    """Return what each row adds to a sum, and the detached losses of the rows, both `[N]`.
+    """Return the term of each row in a sum and the detached losses of the rows, both `[N]`.
 
-    A row adds its loss times its weight, and times λ for background; differentiable in the logits and weights.
+    A term is the loss times its weight, and times λ for background; differentiable in the logits and weights.
 
     Example:
         >>> rows = RowArguments(torch.tensor([0, -1]), torch.tensor([1.0, 4.0]))
@@ -95,7 +107,7 @@ def outlier_terms(logits: Tensor, rows: RowArguments, settings: LossSettings) ->
     """
     settings = settings._replace(by_weight=False)
     if is_transformed():
-        return op.by_reference(reference.outlier_terms, logits, rows, settings)
+        return by_reference(reference.outlier_terms, logits, rows, settings)
     terms, per_sample = _OutlierTerms.apply(logits, rows.targets, rows.weight, rows.uniform01, settings)
     return terms, per_sample
 
@@ -105,10 +117,10 @@ def reduced_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss `[]`, or `[N]` for `"none"`, and the detached losses of the rows `[N]`.
 
-    `settings.by_weight` has to be that of `reduction`.
+    `settings.by_weight` must match `reduction`: True for `"weighted_mean"`, False for `"mean"`.
     """
     if reduction == "weighted_mean" or reduction == "mean":
-        return op.outlier_loss(logits, rows, settings)
+        return outlier_loss(logits, rows, settings)
     terms, per_sample = outlier_terms(logits, rows, settings)
     return terms if reduction == "none" else _sum(terms), per_sample
 
@@ -119,10 +131,10 @@ def reduced_value_and_grad(
     """Return the loss `[]`, the losses of the rows `[N]` and the gradient of the logits, without autograd.
 
     Raises:
-        ValueError: `reduction` is `"none"`: a gradient is that of one loss.
+        ValueError: If `reduction` is `"none"`, which leaves no single loss to differentiate.
     """
     if reduction == "weighted_mean" or reduction == "mean":
-        return op.outlier_loss_value_and_grad(logits, rows, settings)
+        return outlier_loss_value_and_grad(logits, rows, settings)
     if reduction == "none":
         raise ValueError('reduction must be "weighted_mean", "mean" or "sum" for value_and_grad, got "none"')
     logits = logits.detach()
@@ -131,5 +143,5 @@ def reduced_value_and_grad(
 
 
 def _sum(terms: Tensor) -> Tensor:
-    """Return the sum `[]` of float32 or float64 terms, added up in float64, in their dtype."""
+    """Return the sum `[]` of float32 or float64 terms in their dtype, accumulated in float64."""
     return terms.sum(dtype=torch.float64).to(terms.dtype)

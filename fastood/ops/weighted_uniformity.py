@@ -6,8 +6,8 @@ For background logits `v_i` with softmax `f_i` and weights `w_i >= 0`,
     L = Σ_i w_i l_i / Σ_i w_i                                                                        (eq. 14)
     ∂L/∂v_ik = w_i (f_ik - 1/K) / Σ_j w_j,      ∂L/∂w_i = (l_i - L) / Σ_j w_j
 
-Trained networks sit where `l_i` is near zero, where a difference of `logsumexp` and `mean` keeps no digit in float32.
-The kernels use an identity without cancellation (csrc/outlier_loss/uniformity.h): relative error below 1e-5 down to a
+Trained networks have `l_i` near zero, where the difference of `logsumexp` and `mean` keeps no digit in float32.
+The kernels use an identity without cancellation (csrc/common/uniformity.h): relative error below 1e-5 down to a
 spread of 1e-4, also where the logits lie 100 away from zero.
 """
 
@@ -24,7 +24,8 @@ from fastood.ops._validation import (
     check_logits,
     check_reduction,
 )
-from fastood.ops.outlier_loss import LossKind, LossSettings, RowArguments
+from fastood.ops.loss_kind import LossKind
+from fastood.ops.outlier_loss import LossSettings, RowArguments
 from fastood.ops.outlier_terms import reduced_loss, reduced_value_and_grad
 
 _SETTINGS = {name: LossSettings(LossKind.UNIFORMITY, by_weight=name == "weighted_mean") for name in REDUCTIONS}
@@ -49,28 +50,28 @@ def weighted_uniformity(
     reduction: Reduction = "weighted_mean",
     check_finite: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted mean of the divergence between the uniform and the predicted distribution of background rows.
+    """Compute the weighted mean of KL(uniform || softmax) over background rows.
 
     Args:
         logits: `[N, K]`, float64, float32, bfloat16 or float16, on the CPU or a CUDA device. Rows may be strided (a
             slice of a bigger batch). A logit of -inf makes its row's loss +inf; NaN or +inf makes it NaN.
         weight: `[N]` numbers >= 0, as a tensor, an array or a list; None for all ones. Rows of weight zero add nothing,
-            whatever they hold. float64 weights, arrays and lists may be of any scale where only their ratios matter.
+            even if they hold NaN. float64 weights, arrays and lists may have any scale where only their ratios matter.
         reduction: `"weighted_mean"` divides by the sum of weights (Li & Vasconcelos 2020, eq. 14); `"mean"` divides by
-            N, which is what the importance weights of a background pool want (supplementary eq. 10 and 12); `"sum"`
-            divides by nothing, and `"none"` does not add up either.
-        check_finite: Raise `ValueError` on a NaN or infinite logit or weight and on a negative weight. Waits for the
-            device.
+            N, as the importance weights of a background pool require (supplementary eq. 10 and 12); `"sum"` does not
+            divide, and `"none"` returns the terms.
+        check_finite: Raise `ValueError` on a NaN or infinite logit or weight and on a negative weight. Synchronises
+            with a CUDA device.
 
     Returns:
         loss: `[]`, or `[N]`, the `w_i l_i`, for `"none"`; differentiable with respect to `logits` and `weight` (beyond
             the first order and under torch.func by plain PyTorch, slower). Zero when N is 0 or all weights are.
-        per_sample: `[N]`, the unweighted `l_i >= 0` of eq. 5 in nats, detached: what `BackgroundPool.ascend` takes.
+        per_sample: `[N]`, the unweighted `l_i >= 0` of eq. 5 in nats, detached: the input of `BackgroundPool.ascend`.
         Both are float64 for float64 logits and float32 for all others.
 
     Raises:
-        TypeError: An argument is not a tensor of the dtypes above.
-        ValueError: An argument has the wrong shape, device or value.
+        TypeError: If an argument is not a tensor of the dtypes above.
+        ValueError: If an argument has the wrong shape, device or value.
 
     Example:
         >>> import torch
@@ -94,22 +95,23 @@ def weighted_uniformity_value_and_grad(
     reduction: Reduction = "weighted_mean",
     check_finite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`weighted_uniformity` and its gradient in one pass, for loops that call `logits.backward(gradient)` themselves.
+    """Compute `weighted_uniformity` and its gradient in one pass, for loops that call `logits.backward(gradient)`.
 
     At small batches the autograd engine costs more than the loss; on the CPU this reads the logits once.
 
     Args:
-        logits: As for `weighted_uniformity`; not differentiated through.
-        weight: As for `weighted_uniformity`.
-        reduction: As for `weighted_uniformity`, but for `"none"`, which leaves no single loss.
-        check_finite: As for `weighted_uniformity`.
+        logits: `[N, K]`, float64, float32, bfloat16 or float16; not differentiated through.
+        weight: `[N]` numbers >= 0; None for all ones.
+        reduction: `"weighted_mean"`, `"mean"` or `"sum"`; `"none"` leaves no single loss to differentiate.
+        check_finite: Raise `ValueError` on a NaN or infinite logit or weight and on a negative weight. Synchronises
+            with a CUDA device.
 
     Returns:
         loss `[]`, per_sample `[N]` and the gradient of the loss, `[N, K]` in the dtype of `logits`.
 
     Raises:
-        TypeError: An argument is not a tensor of the dtypes above.
-        ValueError: An argument has the wrong shape, device or value.
+        TypeError: If an argument is not a tensor of the dtypes above.
+        ValueError: If an argument has the wrong shape, device or value.
 
     Example:
         >>> import torch

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastood.ops import logit_scores
 from fastood.ops.logit_scores import SCORES
-from fastood.ops.reference import outlier_loss as reference
+from fastood.ops.reference import logit_scores as reference
 from tests.support.op_samples import DTYPES, SCORE_SAMPLES, ScoreSample
 
 INF, NAN = math.inf, math.nan
@@ -262,7 +262,7 @@ def test_lower_instruction_sets_agree(capability: str) -> None:
     """The copies of the CPU kernels for older machines, in a process of their own: the choice is made once."""
     script = (
         "import torch, fastood; from fastood.ops import logit_scores\n"
-        "from fastood.ops.reference import outlier_loss as reference\n"
+        "from fastood.ops.reference import logit_scores as reference\n"
         f"assert fastood.build_info()['cpu_capability'] in ('baseline', '{capability}')\n"
         "g = torch.Generator().manual_seed(0)\n"
         "for shape in [(33, 10), (5, 1000)]:\n"

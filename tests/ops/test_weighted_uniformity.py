@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastood import _C
 from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
-from fastood.ops.reference import outlier_loss as reference
+from fastood.ops.reference import weighted_uniformity as reference
 from tests.support.op_samples import SMALL_UNIFORMITY_SAMPLES, UNIFORMITY_SAMPLES, UniformitySample
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

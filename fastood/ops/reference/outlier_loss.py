@@ -1,4 +1,7 @@
-"""The ops in plain PyTorch and float64: what the tests hold the kernels to, and the place to read the formulas."""
+"""Reference of the losses of mixed batches in plain float64 PyTorch: the formulas that the tests compare kernels with.
+
+The table of csrc/outlier_loss/losses.h names the source of each loss.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastood.ops.loss_kind import LossKind
+
 
 def _shifted(logits: Tensor) -> Tensor:
-    """Logits less a constant of their row, which changes neither term below.
+    """Return the logits minus a constant of their row, which changes neither term below.
 
-    The mean, which leaves of float64 what lasts to spreads of 1e-5; where a masked logit has carried the mean far away
-    from the others, the largest, which leaves them their digits.
+    The constant is the mean, which keeps enough digits of float64 for spreads down to 1e-5. Where a masked logit moves
+    the mean far from the others, it is the largest logit, so that the others keep their digits.
     """
     mean, largest = logits.detach().mean(1, keepdim=True), logits.detach().amax(1, keepdim=True)
     return logits - torch.where(largest - mean <= 60, mean, largest)
 
 
 def uniformity(logits: Tensor) -> Tensor:
-    """KL(U || f) of each row, f = softmax(v): Li & Vasconcelos 2020, eq. 5. `[N, K]` to `[N]`."""
+    """Compute KL(U || f) of each row, f = softmax(v): Li & Vasconcelos 2020, eq. 5. `[N, K]` to `[N]`."""
     shifted = _shifted(logits)
     return torch.logsumexp(shifted, 1) - shifted.mean(1) - math.log(logits.shape[1])
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """KL(f || U) = Σ f log f + log K of each row: Li & Vasconcelos 2020, section 5.4. `[N, K]` to `[N]`."""
+    """Compute KL(f || U) = Σ f log f + log K of each row: Li & Vasconcelos 2020, section 5.4. `[N, K]` to `[N]`."""
     log_f = torch.log_softmax(_shifted(logits), 1)
     # 0 log 0 = 0 at a masked logit.
     return (log_f.exp() * log_f.clamp_min(-1e4)).sum(1) + math.log(logits.shape[1])
 
 
 def pseudo_labels(logits: Tensor, num_reject: int, uniform01: Tensor) -> Tensor:
-    """Mohseni 2020, Algorithm 1: the largest logit's class if it is a reject class, else a random reject class."""
+    """Return the class of the largest logit if it is a reject class, else a random one: Mohseni 2020, Algorithm 1."""
     num_known = logits.shape[1] - num_reject
     largest = logits.argmax(1)
     drawn = num_known + (uniform01 * num_reject).long().clamp(0, num_reject - 1)
@@ -45,48 +50,56 @@ ICE_CLAMP = -(2.0**-24)
 
 
 def ice(logits: Tensor) -> Tensor:
-    """-log(1 - exp(max v)) of each row: Wu 2023, eq. 0.13. Above `ICE_CLAMP`, value and slope stay as there."""
+    """Compute -log(1 - exp(max v)) of each row, constant in value and slope above `ICE_CLAMP`: Wu 2023, eq. 0.13."""
     largest = logits.max(1).values
     clamped = largest + (largest.clamp(max=ICE_CLAMP) - largest).detach()
-    # The form without cancellation on either side of -log 2; the other side's argument is kept harmless.
+    # Each side of -log 2 has a form without cancellation; clamping keeps the unused form finite.
     near, far = clamped.clamp(min=-math.log(2)), clamped.clamp(max=-math.log(2))
     return torch.where(clamped > -math.log(2), -torch.log(-torch.expm1(near)), -torch.log1p(-far.exp()))
 
 
 def _id_losses(logits: Tensor, targets: Tensor, kind: int, weight: float, margin: float) -> Tensor:
-    if kind == 6:
+    """Return the loss `[N]` of each row as an in-distribution row; `targets` below zero are read as class 0."""
+    if kind == LossKind.MAGNITUDE:
         # The slope of the norm at zero is taken as zero.
         norm = logits.square().sum(1)
         norm = torch.where(norm > 0, norm, 1.0).sqrt() * (norm > 0)
         return F.relu(margin - norm).square()
-    known = targets.clamp(min=0)
-    cross_entropy = F.cross_entropy(logits, known, reduction="none")
+    classes = targets.clamp(min=0)
+    cross_entropy = F.cross_entropy(logits, classes, reduction="none")
     energy = -torch.logsumexp(logits, 1)
-    if kind == 2:
+    own_logit = logits.gather(1, classes[:, None]).squeeze(1)
+    if kind == LossKind.ENERGY_MARGIN:
         return cross_entropy + weight * F.relu(energy - margin).square()
-    if kind == 3:
+    if kind == LossKind.ENERGY:
         return cross_entropy + weight * energy
-    if kind in (5, 8):
-        own = logits.gather(1, known[:, None]).squeeze(1)
-        return cross_entropy - weight * (own if kind == 5 else F.logsigmoid(own))
+    if kind == LossKind.ICE:
+        return cross_entropy - weight * own_logit
+    if kind == LossKind.SIGMOID:
+        return cross_entropy - weight * F.logsigmoid(own_logit)
     return cross_entropy
 
 
 def _background_losses(logits: Tensor, kind: int, margin: float, num_reject: int, uniform01: Tensor | None) -> Tensor:
-    if kind == 0:
+    """Return the loss `[N]` of each row as a background row."""
+    if kind == LossKind.UNIFORMITY:
         return uniformity(logits)
-    if kind == 1:
+    if kind == LossKind.ENTROPY:
         return negative_entropy(logits)
-    if kind == 2:
+    if kind == LossKind.ENERGY_MARGIN:
         return F.relu(margin + torch.logsumexp(logits, 1)).square()
-    if kind == 3:
+    if kind == LossKind.ENERGY:
         return torch.logsumexp(logits, 1)
-    if kind == 4:
+    if kind == LossKind.REJECT_CLASS:
         assert uniform01 is not None
         return F.cross_entropy(logits, pseudo_labels(logits, num_reject, uniform01), reduction="none")
-    if kind in (5, 7):
+    if kind in (LossKind.ICE, LossKind.ICE_MINUS):
         return ice(logits)
-    return -F.logsigmoid(-logits.max(1).values) if kind == 8 else logits.square().sum(1)
+    if kind == LossKind.SIGMOID:
+        return -F.logsigmoid(-logits.max(1).values)
+    if kind == LossKind.MAGNITUDE:
+        return logits.square().sum(1)
+    raise ValueError(f"kind must be a LossKind, got {kind}")
 
 
 def outlier_loss(
@@ -101,38 +114,39 @@ def outlier_loss(
     num_reject: int = 0,
     by_weight: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Every loss of the family, as the table of csrc/outlier_loss/losses.h states them.
+    """Compute a loss of the family as the table of csrc/outlier_loss/losses.h states it.
 
     Args:
         logits: `[N, K]`, any floating-point dtype.
         targets: `[N]`, below zero for background, or None for background throughout.
         weight: `[N]` or None for all ones.
         uniform01: `[N]` uniform draws in [0, 1), for the reject-class loss.
-        kind: `LossKind`.
+        kind: Which loss.
         background_weight: λ.
         margin_id: m_in, or the least magnitude.
         margin_background: m_out.
-        num_reject: The last so many logits are reject classes.
-        by_weight: Divide a mean by its sum of weights, or else by its number of rows.
+        num_reject: Number of reject classes, the last columns.
+        by_weight: Whether a mean divides by its sum of weights; otherwise by its number of rows.
 
     Returns:
-        loss `[]` and per_sample `[N]`, float64, differentiable to any order, but for rows that the loss does not count:
-        those have no gradient, whatever they hold.
+        loss `[]` and per_sample `[N]`, float64, differentiable to any order. Rows that the loss does not count have no
+        gradient, even where they hold NaN.
 
     Example:
-        >>> loss, per_sample = outlier_loss(torch.zeros(2, 10), torch.tensor([3, -1]), None, None, 0)
+        >>> targets = torch.tensor([3, -1])
+        >>> loss, per_sample = outlier_loss(torch.zeros(2, 10), targets, None, None, LossKind.UNIFORMITY)
         >>> [round(float(x), 4) for x in per_sample]
         [2.3026, 0.0]
     """
     v = logits.double()
     w = torch.ones(v.shape[0], dtype=v.dtype, device=v.device) if weight is None else weight.double()
     background = torch.ones_like(w, dtype=torch.bool) if targets is None else targets < 0
-    known = torch.full_like(w, -1, dtype=torch.int64) if targets is None else targets
-    # By torch.where rather than by an index, so that torch.func.vmap can take it. Rows that do not count are held
-    # fixed: a NaN of theirs would make NaN of their zero gradient.
+    labels = torch.full_like(w, -1, dtype=torch.int64) if targets is None else targets
+    # torch.where instead of an index works under torch.func.vmap. Rows that do not count are detached: a NaN in them
+    # would turn their zero gradient into NaN.
     counts = (w != 0) & ~background if background_weight == 0 else w != 0
     v = torch.where(counts[:, None], v, v.detach())
-    id_losses = _id_losses(v, known, kind, background_weight, margin_id)
+    id_losses = _id_losses(v, labels, kind, background_weight, margin_id)
     background_losses = _background_losses(v, kind, margin_background, num_reject, uniform01)
     per_sample = torch.where(background, background_losses, id_losses)
     loss = v[:0].sum()  # zero, and in the graph
@@ -156,15 +170,16 @@ def outlier_terms(
     background_weight: float = 1.0,
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Return what each row adds to a sum: its loss times its weight, and λ for background; arguments of `outlier_loss`.
+    """Return the term of each row in a sum: its loss times its weight, and times λ for background.
+
+    Takes the arguments of `outlier_loss`.
 
     Returns:
         terms `[N]` and per_sample `[N]`, float64, differentiable to any order.
 
     Example:
-        >>> terms, per_sample = outlier_terms(
-        ...     torch.zeros(2, 10), torch.tensor([3, 4]), torch.tensor([2.0, 0.0]), None, 0
-        ... )
+        >>> targets, weight = torch.tensor([3, 4]), torch.tensor([2.0, 0.0])
+        >>> terms, per_sample = outlier_terms(torch.zeros(2, 10), targets, weight, None, LossKind.UNIFORMITY)
         >>> [round(float(x), 4) for x in terms]
         [4.6052, 0.0]
     """
@@ -176,66 +191,15 @@ def outlier_terms(
 def row_factors(
     logits: Tensor, targets: Tensor | None, weight: Tensor | None, background_weight: float, dtype: torch.dtype
 ) -> Tensor:
-    """Return what each row's loss is multiplied by in a sum: its weight, and λ for background. `[N]` of `dtype`.
+    """Return the factor `[N]` of each row's loss in a sum, in `dtype`: its weight, times λ for background.
 
     Example:
         >>> row_factors(torch.zeros(2, 3), torch.tensor([1, -1]), None, 0.5, torch.float32)
         tensor([1.0000, 0.5000])
     """
-    # Through float64: a λ beyond float32 is infinite there, not an error.
+    # Via float64, so that a λ beyond the range of `dtype` becomes infinity rather than an error.
     of_kind = torch.full((logits.shape[0],), background_weight, dtype=torch.float64, device=logits.device).to(dtype)
     if targets is not None:
         of_kind = torch.where(targets < 0, of_kind, 1.0)
-    # Without λ a background row adds nothing, also where its weight is infinite.
+    # Avoid 0 * inf: with λ = 0 a background row adds nothing, whatever its weight.
     return of_kind if weight is None else torch.where(of_kind == 0, 0.0, of_kind * weight.to(dtype))
-
-
-def weighted_uniformity(
-    logits: Tensor, weight: Tensor | None = None, *, reduction: str = "weighted_mean"
-) -> tuple[Tensor, Tensor]:
-    """Li & Vasconcelos 2020, eq. 5 and 14 (`"weighted_mean"`) or supplementary eq. 10 (`"mean"`).
-
-    Returns:
-        loss `[]` and per_sample `[N]`, float64, differentiable to any order.
-
-    Example:
-        >>> loss, per_sample = weighted_uniformity(torch.zeros(2, 10))
-        >>> float(loss)
-        0.0
-    """
-    return outlier_loss(logits, None, weight, None, 0, by_weight=reduction == "weighted_mean")
-
-
-def logit_scores(
-    logits: Tensor, *, num_reject: int = 0, gen_gamma: float = 0.1, gen_top: int | None = None
-) -> dict[str, Tensor]:
-    """Every score of `fastood.ops.logit_scores`, which has the formulas; for rows without NaN or +inf.
-
-    Returns:
-        Name to `[N]`, float64.
-
-    Example:
-        >>> round(float(logit_scores(torch.zeros(1, 4))["entropy"].exp()), 6)
-        4.0
-    """
-    num_classes = logits.shape[1] - num_reject
-    v, reject = logits.double().tensor_split([num_classes], 1)
-    log_sum = torch.logsumexp(v, 1)
-    log_f = v - log_sum[:, None]
-    largest = v.argmax(1, keepdim=True)
-    log_sum_others = torch.logsumexp(v.scatter(1, largest, -math.inf), 1)
-    # log(1 - f), of the largest by the others, as 1 - f leaves it no digit.
-    log_rest = torch.log1p(-log_f.exp()).scatter(1, largest, (log_sum_others - log_sum)[:, None])
-    gen_terms = (gen_gamma * (log_f + log_rest)).exp()
-    scores = {
-        "msp": log_sum_others - v.gather(1, largest).squeeze(1),
-        "max_logit": -v.max(1).values,
-        "energy": -log_sum,
-        # 0 log 0 = 0 at a masked logit.
-        "entropy": -(log_f.exp() * log_f.clamp_min(-1e4)).sum(1),
-        "kl_uniform": -uniformity(v),
-        "gen": gen_terms.gather(1, log_f.topk(min(gen_top or num_classes, num_classes), 1).indices).sum(1),
-    }
-    if num_reject > 0:
-        scores["reject"] = torch.logsumexp(reject, 1) - log_sum
-    return scores
