@@ -1,4 +1,4 @@
-// The search for the nearest key of a class on CUDA, as the program of a warp (../mahalanobis/cuda_program.h), which
+// The search for the nearest key of a class on CUDA, as the program of a warp (../common/cuda_program.h), which
 // csrc/tests/emulated_threads.h runs on the host.
 //
 // A tile is kTileQueries queries that follow each other in the sorted order. A warp takes, for each class in its tile, a
@@ -6,8 +6,8 @@
 // the class, and keep their part of every pair's sum in a register. The queries come from the level-1 cache.
 #pragma once
 
+#include "../common/cuda_program.h"
 #include "../common/reduced_float.h"
-#include "../mahalanobis/cuda_program.h"
 #include "math.h"
 
 namespace fastood {

@@ -23,7 +23,7 @@
 #include <cstdint>
 
 #include "../common/exp.h"
-#include "../outlier_loss/uniformity.h"
+#include "../common/uniformity.h"
 
 namespace fastood {
 

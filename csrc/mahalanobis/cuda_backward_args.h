@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "cuda_program.h"
+#include "../common/cuda_program.h"
 
 namespace fastood {
 

@@ -15,7 +15,7 @@
 
 #include <cmath>
 
-#include "cuda_program.h"
+#include "../common/cuda_program.h"
 
 namespace fastood {
 

@@ -7,7 +7,7 @@
 // Bytes from cache: tile (M N K) (1/tile + 1/tile) sizeof(T). Past the edges operands count as 0.
 #pragma once
 
-#include "cuda_program.h"
+#include "../common/cuda_program.h"
 
 namespace fastood {
 

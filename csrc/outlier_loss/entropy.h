@@ -13,7 +13,7 @@
 //     sum_k f_k log f_k = P / S - log S.
 #pragma once
 
-#include "uniformity.h"
+#include "../common/uniformity.h"
 
 namespace fastood {
 

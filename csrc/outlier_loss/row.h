@@ -3,9 +3,9 @@
 
 #include <cmath>
 
+#include "../common/uniformity.h"
 #include "entropy.h"
 #include "losses.h"
-#include "uniformity.h"
 
 namespace fastood {
 

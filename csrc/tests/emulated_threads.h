@@ -1,10 +1,10 @@
-// The threads of csrc/mahalanobis/cuda_program.h one after the other: runs CUDA programs on the host, sums in the same order.
+// The threads of csrc/common/cuda_program.h one after the other: runs CUDA programs on the host, sums in the same order.
 // A missing barrier goes unseen here; compute-sanitizer's racecheck finds those (benchmarks/gpu.sh).
 #pragma once
 
 #include <array>
 
-#include "../mahalanobis/cuda_program.h"
+#include "../common/cuda_program.h"
 
 namespace fastood {
 

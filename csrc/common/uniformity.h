@@ -14,7 +14,7 @@
 // f_k - 1/K = (exp(x_k) - uniform) / (K uniform) in both.
 #pragma once
 
-#include "../common/exp.h"
+#include "exp.h"
 #include "row_value.h"
 
 namespace fastood {
