@@ -1,14 +1,11 @@
 // Every op schema on one page, and the Python module `fastood._C`.
 //
 // The ops keep to the LibTorch stable ABI: one build runs under any torch from 2.11 on, with CUDA or without.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <string>
-
-#include "outlier_loss/cpu.h"
+#include "common/cpu_capability.h"
 
 STABLE_TORCH_LIBRARY(fastood, m) {
   // Losses of mixed batches (outlier_loss/losses.h): -> (loss, per_sample [N], row_stats [N, 5], factors [4])
@@ -128,42 +125,9 @@ py::dict build_info() {
   return info;
 }
 
-template <typename T>
-py::tuple uniformity_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& logits) {
-  const int64_t num_rows = logits.shape(0);
-  const int64_t num_classes = logits.shape(1);
-  py::array_t<T> per_sample(num_rows);
-  py::array_t<T> row_stats({num_rows, int64_t{fastood::kRowStats}});
-  py::array_t<T> gradient({num_rows, num_classes});
-  const fastood::LossRows<T> rows{logits.data(), num_classes, num_rows, num_classes, nullptr, nullptr, nullptr};
-  const fastood::LossSettings settings{fastood::OutlierLoss::kUniformity, 1, 0, 0, 0, false};
-  FASTOOD_CPU_DISPATCH(outlier_loss_forward<T>)
-  (rows, settings, per_sample.mutable_data(), row_stats.mutable_data());
-  FASTOOD_CPU_DISPATCH(outlier_loss_backward<T>)
-  (rows, settings.loss, row_stats.data(), 1.0, 1.0, gradient.mutable_data());
-  return py::make_tuple(per_sample, gradient);
-}
-
-py::tuple uniformity_numpy(const py::array& logits) {
-  if (logits.ndim() != 2 || logits.shape(1) < 1) {
-    throw py::value_error("logits must be [N, K] with K >= 1, got shape " +
-                          py::str(logits.attr("shape")).cast<std::string>());
-  }
-  if (logits.dtype().is(py::dtype::of<double>())) {
-    return uniformity_of<double>(logits);
-  }
-  if (logits.dtype().is(py::dtype::of<float>())) {
-    return uniformity_of<float>(logits);
-  }
-  throw py::type_error("logits must be float32 or float64, got " + py::str(logits.dtype()).cast<std::string>());
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() =
-      "Compiled part of fastood. Importing it registers torch.ops.fastood; the rest is host maths on numpy arrays.";
-  m.def("build_info", &build_info, "What this build holds: version, cuda, architectures, compilers, target torch.");
-  m.def("uniformity", &uniformity_numpy, py::arg("logits"),
-        "Uniformity loss per row and its gradient f - 1/K, for a float32 or float64 array [N, K].");
+  m.doc() = "Compiled part of fastood. Importing it registers torch.ops.fastood.";
+  m.def("build_info", &build_info, "Return how this build was made: version, cuda, architectures, compilers, torch.");
 }

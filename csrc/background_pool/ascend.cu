@@ -9,7 +9,7 @@
 #include "cuda_device.h"
 #include "status.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 namespace {
 
 // kLossLanes of batch.h: partial sums by position, folded in halves, so that CUDA and the CPU round alike.
@@ -177,4 +177,4 @@ cudaError_t launch_pool_ascend(const PoolParams& pool, const PoolAscent& ascent,
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -9,7 +9,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 namespace {
 
 // Examples under one node of level 2. Threads take whole ones, so that no two write the same sum.
@@ -288,4 +288,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("background_pool_ascend", TORCH_BOX(&ascend_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -8,7 +8,7 @@
 
 #include "cpu.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 // What a step needs to know of the whole pool and the whole batch: of all ranks where the pool is shared.
 struct PoolReach {
@@ -81,4 +81,4 @@ struct PoolBatch {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

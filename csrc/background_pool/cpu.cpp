@@ -12,7 +12,7 @@
 #error "FASTOOD_CPU_CAPABILITY names the namespace of this copy; CMakeLists.txt sets it"
 #endif
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::background_pool::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // Calls body.operator()<PowerKind>(): the loops hold one way of taking the power.
@@ -172,4 +172,4 @@ void pool_candidates(const double* uniform, int64_t count, uint32_t trial, int64
   }
 }
 
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::background_pool::FASTOOD_CPU_CAPABILITY

@@ -6,7 +6,7 @@
 #include "../common/cpu_capability.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 struct PoolPower {
   PowerKind kind;
@@ -33,16 +33,7 @@ struct PoolTotals {
   double largest;  // mass
 };
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../background_pool/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

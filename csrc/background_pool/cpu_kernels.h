@@ -1,4 +1,4 @@
-// Included by cpu.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
 
 // Sums of `count` examples from the first of a leaf block on, rounded by `magic`; by none where that is zero.
 void pool_build(const float* omega, int64_t count, PoolPower power, const PoolMagic& magic,

@@ -7,7 +7,7 @@
 
 #include "math.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 struct PoolParams {
   float* omega;     // [N]
@@ -70,4 +70,4 @@ cudaError_t launch_pool_find(const PoolParams& pool, const double* target, int64
 cudaError_t launch_pool_importance(const PoolParams& pool, const int64_t* index, int64_t count, double* importance,
                                    cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

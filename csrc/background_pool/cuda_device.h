@@ -6,7 +6,7 @@
 
 #include "cuda.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarp = 32;
@@ -51,4 +51,4 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
 // Sums of the whole pool, after a step on undrawn examples where `plan` is given: pass.cu.
 cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

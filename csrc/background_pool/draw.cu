@@ -5,7 +5,7 @@
 
 #include "cuda_device.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 namespace {
 
 constexpr int kThreads = 128;
@@ -151,4 +151,4 @@ cudaError_t launch_pool_importance(const PoolParams& pool, const int64_t* index,
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -9,7 +9,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 namespace {
 
 // Draws taken side by side: enough for their cache misses to overlap, few enough for their state to stay in cache.
@@ -277,4 +277,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("background_pool_importance", TORCH_BOX(&importance_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

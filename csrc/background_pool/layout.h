@@ -30,7 +30,7 @@
 
 #include "../common/host_device.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 constexpr int64_t kFanOut = 64;
 constexpr int kFanOutBits = 6;
@@ -73,4 +73,4 @@ FASTOOD_HD PoolLayout pool_layout(int64_t num_examples) {
   return layout;
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -19,7 +19,7 @@
 #include "layout.h"
 #include "softplus.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 // softplus(-80) = 2e-35 is a normal float32: no weight becomes zero for good. 10^6 leaves float32 room for a step.
 constexpr float kOmegaMin = -80.0f;
@@ -201,4 +201,4 @@ FASTOOD_HD int64_t scale_index(uint64_t bits, int64_t num_examples) {
 #endif
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

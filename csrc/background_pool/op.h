@@ -11,7 +11,7 @@
 #include "math.h"
 #include "status.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 inline void check_vector(const Tensor& tensor, const char* name, ScalarType dtype, const Tensor& omega) {
   check_dim(tensor, name, 1);
@@ -41,4 +41,4 @@ inline void check_masses(const Tensor& masses, const Tensor& omega) {
   check_size(masses, "masses", pool_layout(omega.numel()).numel);
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -5,7 +5,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 namespace {
 
 using DeviceGuard = torch::stable::accelerator::DeviceGuard;
@@ -158,4 +158,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("background_pool_ascend", TORCH_BOX(&ascend_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

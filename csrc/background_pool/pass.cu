@@ -5,7 +5,7 @@
 // are exact in any order (layout.h); the plain sums from which quanta are chosen go in a fixed order all the same.
 #include "cuda_device.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 namespace {
 
 constexpr int kThreads = 256;
@@ -239,4 +239,4 @@ cudaError_t launch_pool_build(const PoolParams& pool, PoolTotals* partials, cuda
   return launch_pool_pass(pool, nullptr, partials, stream);
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -11,7 +11,7 @@
 
 #include "../common/exp.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 FASTOOD_HD float multiply_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
@@ -54,4 +54,4 @@ FASTOOD_HD float log1p_of_unit(float t) {
   return g * t;
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

@@ -5,7 +5,7 @@
 
 #include "layout.h"
 
-namespace fastood {
+namespace fastood::background_pool {
 
 // What `background_pool_ascend` found: status[0], with the batch position concerned in status[1]. Nothing was changed
 // where it is kBadIndex, kBadLoss or kTooLarge.
@@ -25,4 +25,4 @@ FASTOOD_HD bool has_room(double total, double quantum) {
   return total >= kLowTotal * quantum && total <= kHighTotal * quantum;
 }
 
-}  // namespace fastood
+}  // namespace fastood::background_pool

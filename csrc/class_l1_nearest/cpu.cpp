@@ -16,7 +16,7 @@
 #error "FASTOOD_CPU_CAPABILITY names the namespace of this copy; CMakeLists.txt sets it"
 #endif
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::class_l1_nearest::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // Sums of a tile, with the vectors that are added to them, fill the registers.
@@ -281,4 +281,4 @@ FASTOOD_INSTANTIATE(BFloat16)
 FASTOOD_INSTANTIATE(Float16)
 #undef FASTOOD_INSTANTIATE
 
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::class_l1_nearest::FASTOOD_CPU_CAPABILITY

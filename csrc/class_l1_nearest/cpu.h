@@ -8,7 +8,7 @@
 #include "../common/reduced_float.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 
 // Queries that go through the keys together: at 512 float32 features half of them fill a level-1 cache, all of them a
 // fraction of a level-2 cache, and a key fetched from memory serves them all.
@@ -28,16 +28,7 @@ struct NearestGroup {
   int64_t dim;
 };
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../class_l1_nearest/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

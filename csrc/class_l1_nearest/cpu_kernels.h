@@ -1,4 +1,4 @@
-// Included by cpu.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
 
 // nearest [num_queries] holds what was found before, and takes what is nearer.
 template <typename Key>

@@ -7,7 +7,7 @@
 #include "cuda.h"
 #include "cuda_search.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 namespace {
 
 constexpr int kThreads = 128;
@@ -95,4 +95,4 @@ cudaError_t launch_class_l1_nearest(const ClassL1NearestParams& params, cudaStre
   return cudaErrorInvalidValue;
 }
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

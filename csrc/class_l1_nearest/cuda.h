@@ -8,7 +8,7 @@
 
 #include "../common/logit_type.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 
 // T is double for float64 keys, float for all others.
 struct ClassL1NearestParams {
@@ -31,4 +31,4 @@ struct ClassL1NearestParams {
 int64_t class_l1_nearest_scratch_bytes(int64_t num_queries, int64_t num_keys);
 cudaError_t launch_class_l1_nearest(const ClassL1NearestParams& params, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

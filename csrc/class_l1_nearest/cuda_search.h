@@ -1,4 +1,4 @@
-// The search for the nearest key of a class on CUDA, as the program of a warp (../common/cuda_program.h), which
+// The search for the nearest key of a class on CUDA, as the program of a warp (../mahalanobis/cuda_program.h), which
 // csrc/tests/emulated_threads.h runs on the host.
 //
 // A tile is kTileQueries queries that follow each other in the sorted order. A warp takes, for each class in its tile, a
@@ -10,7 +10,7 @@
 #include "../common/reduced_float.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 
 // 32 sums a lane in float32, and 126 registers with all else on sm_90: four warps on each of an SM's schedulers.
 constexpr int kSearchQueries = 8;
@@ -149,4 +149,4 @@ struct NearestSearch {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

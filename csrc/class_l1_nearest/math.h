@@ -11,7 +11,7 @@
 
 #include "../common/host_device.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 
 // What a query has found. An infinite or NaN distance never wins, of equal ones the first does: the result does not depend
 // on how the keys are divided, as long as they are offered, and merged, in their order.
@@ -71,4 +71,4 @@ FASTOOD_HD KeyRange keys_of_class(const int64_t* classes, int64_t num_keys, int6
   return {count_below<false>(classes, num_keys, label), count_below<true>(classes, num_keys, label)};
 }
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

@@ -9,7 +9,7 @@
 #include "../common/allocate.h"
 #include "../common/checks.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 
 struct ClassL1NearestInput {
   Tensor query;
@@ -77,4 +77,4 @@ inline const int64_t* integers(const Tensor& tensor) {
   return static_cast<const int64_t*>(tensor.const_data_ptr());
 }
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

@@ -13,7 +13,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 namespace {
 
 // Below this many differences a second thread costs more than it brings.
@@ -145,4 +145,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("class_l1_nearest", TORCH_BOX(&class_l1_nearest_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

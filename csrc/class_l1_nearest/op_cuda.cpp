@@ -6,7 +6,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::class_l1_nearest {
 namespace {
 
 std::tuple<Tensor, Tensor> class_l1_nearest_cuda(const Tensor& query, const Tensor& query_classes,
@@ -43,4 +43,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("class_l1_nearest", TORCH_BOX(&class_l1_nearest_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::class_l1_nearest

@@ -52,12 +52,13 @@ inline const char* cpu_capability_name() {
 
 }  // namespace fastood
 
-// Picks the copy of `fn` for this machine, e.g. FASTOOD_CPU_DISPATCH(uniformity_forward<float>)(...).
+// Picks the copy of a kernel for this machine, e.g. FASTOOD_CPU_DISPATCH(logit_scores<float>)(...); for use inside the
+// namespace that holds the copies (cpu_copies.h).
 #if defined(FASTOOD_HAVE_X86_KERNELS)
-#define FASTOOD_CPU_DISPATCH(fn)                                                            \
-  (::fastood::cpu_capability() == ::fastood::CpuCapability::kAvx512 ? ::fastood::avx512::fn \
-   : ::fastood::cpu_capability() == ::fastood::CpuCapability::kAvx2 ? ::fastood::avx2::fn   \
-                                                                    : ::fastood::baseline::fn)
+#define FASTOOD_CPU_DISPATCH(kernel)                                                 \
+  (::fastood::cpu_capability() == ::fastood::CpuCapability::kAvx512 ? avx512::kernel \
+   : ::fastood::cpu_capability() == ::fastood::CpuCapability::kAvx2 ? avx2::kernel   \
+                                                                    : baseline::kernel)
 #else
-#define FASTOOD_CPU_DISPATCH(fn) ::fastood::baseline::fn
+#define FASTOOD_CPU_DISPATCH(kernel) baseline::kernel
 #endif

@@ -8,7 +8,7 @@
 #error "FASTOOD_CPU_CAPABILITY names the namespace of this copy; CMakeLists.txt sets it"
 #endif
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::detection_metrics::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // The counts that the statistics are made of, unweighted: ranks themselves.
@@ -327,4 +327,4 @@ FASTOOD_INSTANTIATE(int32_t)
 FASTOOD_INSTANTIATE(int64_t)
 #undef FASTOOD_INSTANTIATE
 
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::detection_metrics::FASTOOD_CPU_CAPABILITY

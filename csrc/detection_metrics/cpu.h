@@ -7,7 +7,7 @@
 #include "math.h"
 #include "random.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 // Ranks of every score in both classes (math.h has the definitions).
 struct Ranks {
@@ -50,16 +50,7 @@ class TileAdder {
 // Draws side by side: their numbers stay in the level-1 cache.
 constexpr int64_t kDraws = 1024;
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../detection_metrics/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

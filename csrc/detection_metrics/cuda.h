@@ -9,7 +9,7 @@
 #include "math.h"
 #include "random.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 struct SortParams {
   LogitType type;
@@ -87,4 +87,4 @@ cudaError_t launch_weighted_rates(const PairsParams& pair, const WeightedParams&
 
 cudaError_t launch_resampling_counts(const CountsParams& params, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

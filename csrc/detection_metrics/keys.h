@@ -9,7 +9,7 @@
 
 #include "../common/reduced_float.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 template <typename Score>
 struct KeyOf {  // float32, and bfloat16 and float16 through it: widening keeps the order
@@ -55,4 +55,4 @@ FASTOOD_HD double score_of(int64_t key) {
   return bit_cast<double>(flip_negative(key));
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

@@ -19,7 +19,7 @@
 
 #include "keys.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 // Neither row may be longer, nor its weights sum to more: 2 N M then fits 64 bits, and ranks fit 31.
 constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
@@ -188,4 +188,4 @@ FASTOOD_HD void write_no_rates(int64_t which, int64_t num_rates, double* out) {
   }
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

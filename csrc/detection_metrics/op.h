@@ -13,7 +13,7 @@
 #include "math.h"
 #include "random.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 inline void check_rows(const Tensor& tensor, const char* name, const Tensor& reference) {
   check_dim(tensor, name, 2);
@@ -179,4 +179,4 @@ struct CountsInput {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

@@ -6,7 +6,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 // Tiles below which a second thread costs more than it brings.
@@ -209,4 +209,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("resampling_counts", TORCH_BOX(&resampling_counts_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

@@ -4,7 +4,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 using DeviceGuard = torch::stable::accelerator::DeviceGuard;
@@ -148,4 +148,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("resampling_counts", TORCH_BOX(&resampling_counts_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

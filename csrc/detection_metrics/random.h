@@ -6,7 +6,7 @@
 
 #include "../common/host_device.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 // How often a resampled set holds each of its samples. u(j) are 64 random bits.
 enum class Resampling : int64_t {
@@ -109,4 +109,4 @@ struct SubsetBound {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

@@ -3,7 +3,7 @@
 
 #include "cuda.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 
 constexpr int kThreads = static_cast<int>(kLanes);  // a lane of math.h is a thread
 
@@ -149,4 +149,4 @@ inline unsigned blocks_of(int64_t wanted) {
   return static_cast<unsigned>(wanted < kMaxBlocks ? wanted : kMaxBlocks);
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

@@ -6,7 +6,7 @@
 // Integer sums, and float64 sums in the CPU's order: the CPU's bits.
 #include "rank_tile.cuh"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 template <typename Key>
@@ -114,4 +114,4 @@ cudaError_t launch_ranking_rates(const PairsParams& params, const Rates& rates, 
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

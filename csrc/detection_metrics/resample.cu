@@ -4,7 +4,7 @@
 // cache. Operations: a block of Philox, some 60 multiplications and additions, for two samples.
 #include "cuda.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 constexpr int kDrawThreads = 256;
@@ -122,4 +122,4 @@ cudaError_t launch_resampling_counts(const CountsParams& params, cudaStream_t st
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

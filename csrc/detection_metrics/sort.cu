@@ -13,7 +13,7 @@
 
 #include "cuda.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 constexpr int kKeyThreads = 256;
@@ -137,4 +137,4 @@ cudaError_t launch_sort_scores(const SortParams& params, cudaStream_t stream) {
   return error == cudaSuccess ? sort_rows(params, params.work, &work_bytes, stream) : error;
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

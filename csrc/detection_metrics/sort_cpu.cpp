@@ -12,7 +12,7 @@
 #include "keys.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 constexpr int kDigitBits = 11;
@@ -256,4 +256,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("sort_scores", TORCH_BOX(&sort_scores_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

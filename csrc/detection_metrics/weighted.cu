@@ -7,7 +7,7 @@
 
 #include "rank_tile.cuh"
 
-namespace fastood {
+namespace fastood::detection_metrics {
 namespace {
 
 struct RankArrays {
@@ -221,4 +221,4 @@ cudaError_t launch_weighted_rates(const PairsParams& pair, const WeightedParams&
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::detection_metrics

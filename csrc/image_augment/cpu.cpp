@@ -14,7 +14,7 @@
 #include <algorithm>
 #include <cstring>
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::image_augment::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 void copy_row(const uint8_t* __restrict from, int64_t stride, int64_t width, uint8_t* __restrict to) {
@@ -130,4 +130,4 @@ FASTOOD_INSTANTIATE(BFloat16)
 FASTOOD_INSTANTIATE(Float16)
 #undef FASTOOD_INSTANTIATE
 
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::image_augment::FASTOOD_CPU_CAPABILITY

@@ -7,7 +7,7 @@
 #include "../common/reduced_float.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 
 // Rows of all channels that are cropped, then normalised: a copy is out of the store buffer before it is read again.
 constexpr int64_t kRowsAtOnce = 8;
@@ -31,16 +31,7 @@ inline int64_t augment_scratch_size(const AugmentParams& p) {
   return augment_rows_size(p) + (is_staged(p) ? p.image_size() : 0);
 }
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../image_augment/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

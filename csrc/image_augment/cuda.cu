@@ -12,7 +12,7 @@
 #include "cuda.h"
 #include "place.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 namespace {
 
 constexpr int kThreads = 256;
@@ -111,4 +111,4 @@ cudaError_t launch_augment_images(const AugmentParams& params, PixelType type, v
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

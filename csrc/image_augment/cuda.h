@@ -5,9 +5,9 @@
 
 #include "math.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 
 // out: [batch, channels, height, width], or with the channels last, of the type.
 cudaError_t launch_augment_images(const AugmentParams& params, PixelType type, void* out, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

@@ -9,7 +9,7 @@
 
 #include "../common/host_device.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 
 // Of normalisation by channel. One mean and deviation for all channels do for any number of them.
 constexpr int64_t kMaxScales = 16;
@@ -79,4 +79,4 @@ struct Crop {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

@@ -8,7 +8,7 @@
 #include "../common/checks.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 
 struct AugmentImagesInput {
   const Tensor& images;
@@ -78,4 +78,4 @@ struct AugmentImagesInput {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

@@ -8,7 +8,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 namespace {
 
 // Below this many pixels a second thread costs more than it brings.
@@ -59,4 +59,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("augment_images", TORCH_BOX(&augment_images_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

@@ -6,7 +6,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 namespace {
 
 Tensor augment_images_cuda(const Tensor& images, const Tensor& index, const Tensor& rows, const Tensor& columns,
@@ -32,4 +32,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("augment_images", TORCH_BOX(&augment_images_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

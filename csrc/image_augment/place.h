@@ -3,7 +3,7 @@
 
 #include "math.h"
 
-namespace fastood {
+namespace fastood::image_augment {
 
 // A place in an augmented image, counted on in the order in which results lie.
 template <bool kChannelsLast>
@@ -46,4 +46,4 @@ struct Place {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::image_augment

@@ -13,7 +13,7 @@
 
 #include "cpu_passes.h"
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::logit_scores::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // The tile of 256 x 16 floats takes 16 KiB of the level-1 cache.
@@ -274,4 +274,4 @@ FASTOOD_INSTANTIATE(BFloat16)
 FASTOOD_INSTANTIATE(Float16)
 #undef FASTOOD_INSTANTIATE
 
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::logit_scores::FASTOOD_CPU_CAPABILITY

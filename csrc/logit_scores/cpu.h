@@ -8,7 +8,7 @@
 #include "../common/reduced_float.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 
 template <typename Logit>
 struct ScoreRows {
@@ -18,16 +18,7 @@ struct ScoreRows {
   int64_t num_logits;  // K + num_reject
 };
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../logit_scores/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

@@ -10,7 +10,7 @@
 
 #include "cpu.h"
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::logit_scores::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // One AVX-512 vector of floats; two of AVX2. At most kRowTile of common/cpu_rows.h.
@@ -214,4 +214,4 @@ LaneSums<T, 1> gen_sums(const Element* blocks, int64_t num_blocks, const Lanes<T
 }
 
 }  // namespace
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::logit_scores::FASTOOD_CPU_CAPABILITY

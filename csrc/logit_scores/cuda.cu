@@ -10,7 +10,7 @@
 #include "../common/cuda_rows.cuh"
 #include "cuda.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 namespace {
 
 template <typename T>
@@ -176,4 +176,4 @@ cudaError_t launch_logit_scores(const LogitScoresParams& params, cudaStream_t st
   });
 }
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

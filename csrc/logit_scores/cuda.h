@@ -8,7 +8,7 @@
 #include "../common/logit_type.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 
 // T below is the compute type: double for float64 logits, float for all others.
 struct LogitScoresParams {
@@ -23,4 +23,4 @@ struct LogitScoresParams {
 
 cudaError_t launch_logit_scores(const LogitScoresParams& params, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

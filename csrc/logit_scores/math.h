@@ -25,7 +25,7 @@
 #include "../common/exp.h"
 #include "../common/uniformity.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 
 // In the order of the op's results; bit j of a mask stands for score j. fastood/ops/logit_scores.py has the same list.
 enum class Score { kMsp, kMaxLogit, kEnergy, kEntropy, kKlUniform, kGen, kReject };
@@ -252,4 +252,4 @@ struct Selection {
   FASTOOD_HD int64_t remainder() const { return wanted - num_low; }
 };
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

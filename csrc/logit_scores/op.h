@@ -7,7 +7,7 @@
 #include "../common/logits.h"
 #include "math.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 
 struct LogitScoresInput : LogitsInput {
   ScoreSettings settings;
@@ -29,4 +29,4 @@ struct LogitScoresInput : LogitsInput {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

@@ -5,7 +5,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 namespace {
 
 Tensor logit_scores_cpu(const Tensor& logits, int64_t scores, int64_t num_reject, double gen_gamma, int64_t gen_top) {
@@ -28,4 +28,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("logit_scores", TORCH_BOX(&logit_scores_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

@@ -5,7 +5,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::logit_scores {
 namespace {
 
 Tensor logit_scores_cuda(const Tensor& logits, int64_t scores, int64_t num_reject, double gen_gamma, int64_t gen_top) {
@@ -30,4 +30,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("logit_scores", TORCH_BOX(&logit_scores_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::logit_scores

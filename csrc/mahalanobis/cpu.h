@@ -8,8 +8,9 @@
 #include <cstdint>
 
 #include "../common/cpu_capability.h"
+#include "../common/host_device.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 // L [d, d], of which only the lower triangle is read, or its diagonal [d] where it is nothing else.
 template <typename T>
@@ -23,6 +24,10 @@ struct ScaleTril {
 constexpr int64_t kScaleBlock = 128;
 constexpr int64_t num_scale_blocks(int64_t dim) {
   return (dim + kScaleBlock - 1) / kScaleBlock;
+}
+FASTOOD_HD constexpr int64_t scale_block_size(int64_t dim, int64_t block) {
+  const int64_t rest = dim - block * kScaleBlock;
+  return rest < kScaleBlock ? rest : kScaleBlock;
 }
 
 // What every kernel needs of workspace, in doubles.
@@ -83,16 +88,7 @@ struct MahalanobisBackward {
   T* grad_scale;     // [d, d] or [d]
 };
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../mahalanobis/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

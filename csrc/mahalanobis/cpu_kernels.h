@@ -1,4 +1,4 @@
-// Included by cpu.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
 // Each works on a range of rows, classes or blocks; the ranges of one function may run in parallel, and what is computed
 // does not depend on how they are cut.
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 // T below is double where float64, else float. All tensors are contiguous.
 struct MahalanobisShape {
@@ -46,4 +46,4 @@ int64_t mahalanobis_backward_workspace_bytes(const MahalanobisShape& shape);
 cudaError_t launch_mahalanobis_forward(const MahalanobisForwardParams& params, cudaStream_t stream);
 cudaError_t launch_mahalanobis_backward(const MahalanobisBackwardParams& params, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

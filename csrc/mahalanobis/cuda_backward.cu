@@ -11,7 +11,7 @@
 #include "cuda_class_sum.h"
 #include "cuda_launch.cuh"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 namespace {
 
 template <typename T>
@@ -181,16 +181,12 @@ cudaError_t backward(const MahalanobisBackwardParams& params, cudaStream_t strea
 }  // namespace
 
 int64_t mahalanobis_backward_workspace_bytes(const MahalanobisShape& shape) {
-  Carver workspace(nullptr);
-  MahalanobisBackwardParams params{};
-  params.shape = shape;
-  shape.float64 ? static_cast<void>(args_of<double>(params, workspace))
-                : static_cast<void>(args_of<float>(params, workspace));
-  return workspace.offset();
+  return workspace_bytes<MahalanobisBackwardParams>(
+      shape, []<typename T>(const auto& params, Carver& workspace) { args_of<T>(params, workspace); });
 }
 
 cudaError_t launch_mahalanobis_backward(const MahalanobisBackwardParams& params, cudaStream_t stream) {
-  return params.shape.float64 ? backward<double>(params, stream) : backward<float>(params, stream);
+  return with_element_type(params.shape, [&]<typename T>() { return backward<T>(params, stream); });
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -5,7 +5,7 @@
 #include "cuda_substitution.h"
 #include "cuda_tile.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 constexpr int kDiagonalGroups = 8;
 
@@ -194,4 +194,4 @@ FASTOOD_HD void sum_factor_shares(int64_t at, const BackwardArgs<T>& p) {
   p.grad_factor[at] = sum;
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -15,7 +15,7 @@
 
 #include "../common/cuda_program.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 constexpr int64_t kMaxOwnClassSums = 1024;
 constexpr int64_t kShare = 512;         // samples of a share, at least
@@ -55,4 +55,4 @@ FASTOOD_HD int64_t num_shares(int64_t size, int64_t blocks) {
   return most < wanted ? most : wanted;
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -3,7 +3,7 @@
 
 #include "cuda_backward_args.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 constexpr int kClassWarps = 8;
 constexpr int kClassColumns = 4 * kLanes;
@@ -95,4 +95,4 @@ struct ClassSum {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -14,7 +14,7 @@
 #include "cuda_forward.h"
 #include "cuda_launch.cuh"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 namespace {
 
 template <typename T>
@@ -130,16 +130,12 @@ cudaError_t forward(const MahalanobisForwardParams& params, cudaStream_t stream)
 }  // namespace
 
 int64_t mahalanobis_forward_workspace_bytes(const MahalanobisShape& shape) {
-  Carver workspace(nullptr);
-  MahalanobisForwardParams params{};
-  params.shape = shape;
-  shape.float64 ? static_cast<void>(args_of<double>(params, workspace))
-                : static_cast<void>(args_of<float>(params, workspace));
-  return workspace.offset();
+  return workspace_bytes<MahalanobisForwardParams>(
+      shape, []<typename T>(const auto& params, Carver& workspace) { args_of<T>(params, workspace); });
 }
 
 cudaError_t launch_mahalanobis_forward(const MahalanobisForwardParams& params, cudaStream_t stream) {
-  return params.shape.float64 ? forward<double>(params, stream) : forward<float>(params, stream);
+  return with_element_type(params.shape, [&]<typename T>() { return forward<T>(params, stream); });
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

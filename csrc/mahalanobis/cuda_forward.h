@@ -12,7 +12,7 @@
 #include "cuda_substitution.h"
 #include "cuda_tile.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 constexpr int64_t kMaxOwnCentre = 1 << 15;  // means that each block of `whiten` may read for itself
 constexpr int kCentreGroups = 8;
@@ -262,4 +262,4 @@ struct Finish {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

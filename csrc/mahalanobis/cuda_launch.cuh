@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda.h"
 #include "cuda_substitution.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 // What a launch should keep busy: those of an H100 or H200.
 constexpr int64_t kMultiprocessors = 132;
@@ -51,6 +52,22 @@ class Carver {
   int64_t offset_ = 0;
 };
 
+// Calls body.operator()<T>() with the element type of the tensors.
+template <typename Body>
+auto with_element_type(const MahalanobisShape& shape, const Body& body) {
+  return shape.float64 ? body.template operator()<double>() : body.template operator()<float>();
+}
+
+// Bytes of workspace that take(params, workspace), called without memory, takes for this shape.
+template <typename Params, typename Take>
+int64_t workspace_bytes(const MahalanobisShape& shape, const Take& take) {
+  Carver workspace(nullptr);
+  Params params{};
+  params.shape = shape;
+  with_element_type(shape, [&]<typename T>() { take.template operator()<T>(params, workspace); });
+  return workspace.offset();
+}
+
 // A program's kernel. With a number of blocks that a multiprocessor should hold at least: else ptxas aims at more, and spills.
 template <typename Program, typename Args>
 __global__ void __launch_bounds__(Program::kThreads, Program::kMinBlocks)
@@ -71,4 +88,4 @@ cudaError_t launch_program(const Args& args, int64_t num_blocks, cudaStream_t st
   return cudaGetLastError();
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -17,7 +17,7 @@
 
 #include "../common/cuda_program.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 constexpr int kSubstitutionWarps = 4;
 constexpr int kSubstitutionThreads = kSubstitutionWarps * kLanes;
@@ -250,4 +250,4 @@ struct Substitution {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -9,7 +9,7 @@
 
 #include "../common/cuda_program.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 constexpr int kTileThreads = 256;
 constexpr int kTileSide = 16;  // threads along each side
@@ -138,4 +138,4 @@ struct TileProduct {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

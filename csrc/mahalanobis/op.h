@@ -8,7 +8,7 @@
 #include "../common/allocate.h"
 #include "../common/checks.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 
 inline Tensor adjacent_rows(const Tensor& tensor) {
   const int64_t dims = tensor.dim();
@@ -98,4 +98,4 @@ struct MahalanobisBackwardInput : MahalanobisInput {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

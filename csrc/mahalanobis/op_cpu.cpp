@@ -10,7 +10,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 namespace {
 
 // Below this many multiply-adds a second thread costs more than it brings.
@@ -188,4 +188,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("_mahalanobis_logits_backward", TORCH_BOX(&mahalanobis_logits_backward_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

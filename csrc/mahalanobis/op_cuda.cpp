@@ -10,7 +10,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::mahalanobis {
 namespace {
 
 MahalanobisShape shape_of(const MahalanobisInput& in, int64_t num_samples, int64_t num_classes) {
@@ -75,4 +75,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("_mahalanobis_logits_backward", TORCH_BOX(&mahalanobis_logits_backward_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::mahalanobis

@@ -12,7 +12,7 @@
 
 #include "cpu_tile.h"
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::outlier_loss::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // The rows of a tile, all in-distribution or all background, from sums to losses and statistics.
@@ -110,4 +110,4 @@ FASTOOD_INSTANTIATE(BFloat16)
 FASTOOD_INSTANTIATE(Float16)
 #undef FASTOOD_INSTANTIATE
 
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::outlier_loss::FASTOOD_CPU_CAPABILITY

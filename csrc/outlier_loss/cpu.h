@@ -8,7 +8,7 @@
 #include "../common/reduced_float.h"
 #include "losses.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 
 template <typename Logit>
 struct LossRows {
@@ -34,16 +34,7 @@ struct LossRows {
   }
 };
 
-namespace baseline {
-#include "cpu_kernels.h"
-}
-#if defined(FASTOOD_HAVE_X86_KERNELS)
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#endif
+#define FASTOOD_CPU_KERNELS "../outlier_loss/cpu_kernels.h"
+#include "../common/cpu_copies.h"
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

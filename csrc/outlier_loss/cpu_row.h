@@ -11,7 +11,7 @@
 #include "cpu.h"
 #include "row.h"
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::outlier_loss::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // One AVX-512 vector of floats; two of AVX2. At most kRowTile of common/cpu_rows.h.
@@ -261,4 +261,4 @@ void backward_row(const Logit* logits, int64_t num_classes, const RowGradient<T>
 }
 
 }  // namespace
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::outlier_loss::FASTOOD_CPU_CAPABILITY

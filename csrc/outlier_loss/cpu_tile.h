@@ -6,7 +6,7 @@
 
 #include "cpu_row.h"
 
-namespace fastood::FASTOOD_CPU_CAPABILITY {
+namespace fastood::outlier_loss::FASTOOD_CPU_CAPABILITY {
 namespace {
 
 // Up to here sums are taken across rows; the tile of 32 x 16 floats stays in the level-1 cache.
@@ -286,4 +286,4 @@ void backward_few_classes(const LossRows<Logit>& rows, int64_t first, int64_t co
 }
 
 }  // namespace
-}  // namespace fastood::FASTOOD_CPU_CAPABILITY
+}  // namespace fastood::outlier_loss::FASTOOD_CPU_CAPABILITY

@@ -13,7 +13,7 @@
 #include "cuda.h"
 #include "row.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 namespace {
 
 // What a kernel is compiled for: losses that share their passes share a kernel.
@@ -289,4 +289,4 @@ cudaError_t launch_outlier_loss_backward(const OutlierLossParams& params, cudaSt
   });
 }
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

@@ -8,7 +8,7 @@
 #include "../common/logit_type.h"
 #include "losses.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 
 // T below is the compute type: double for float64 logits, float for all others.
 struct OutlierLossParams {
@@ -36,4 +36,4 @@ int64_t outlier_loss_workspace_bytes(int64_t num_rows, int64_t num_classes);
 cudaError_t launch_outlier_loss_forward(const OutlierLossParams& params, cudaStream_t stream);
 cudaError_t launch_outlier_loss_backward(const OutlierLossParams& params, cudaStream_t stream);
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

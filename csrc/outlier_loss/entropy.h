@@ -15,7 +15,7 @@
 
 #include "../common/uniformity.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 
 template <typename T>
 FASTOOD_HD bool entropy_needs_shift(T mean, T largest, T num_classes) {
@@ -67,4 +67,4 @@ FASTOOD_HD T entropy_gradient(T x, T centre) {
   return exp_fast(x) * ((x < ExpTraits<T>::kMin ? ExpTraits<T>::kMin : x) - centre);
 }
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

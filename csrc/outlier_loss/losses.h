@@ -21,7 +21,7 @@
 
 #include "../common/host_device.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 
 enum class OutlierLoss : int64_t {
   kUniformity,
@@ -123,4 +123,4 @@ FASTOOD_HD double total_loss(const LossSettings& settings, const double* factors
   return factors[kMeanId] + settings.weight * factors[kMeanBackground];
 }
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

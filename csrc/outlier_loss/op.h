@@ -11,7 +11,7 @@
 #include "../common/logits.h"
 #include "losses.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 
 inline OutlierLoss loss_of(int64_t loss) {
   STD_TORCH_CHECK(loss >= 0 && loss < kNumLosses, "loss must be in 0 ... ", kNumLosses - 1, ", got ", loss);
@@ -90,4 +90,4 @@ inline void check_backward(const LogitsInput& in, const Tensor& grad_loss, const
   STD_TORCH_CHECK(factors.is_contiguous(), "factors must be contiguous");
 }
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

@@ -6,7 +6,7 @@
 #include "cpu.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 namespace {
 
 // Rows whose logits and gradient stay in the level-1 cache between the two passes of value_and_grad.
@@ -157,4 +157,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CPU, m) {
   m.impl("outlier_loss_value_and_grad", TORCH_BOX(&outlier_loss_value_and_grad_cpu));
 }
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

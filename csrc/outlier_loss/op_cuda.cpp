@@ -3,7 +3,7 @@
 #include "cuda.h"
 #include "op.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 namespace {
 
 OutlierLossParams params_of(const LogitsInput& in) {
@@ -75,4 +75,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastood, CUDA, m) {
   m.impl("outlier_loss_value_and_grad", TORCH_BOX(&outlier_loss_value_and_grad_cuda));
 }
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

@@ -7,7 +7,7 @@
 #include "entropy.h"
 #include "losses.h"
 
-namespace fastood {
+namespace fastood::outlier_loss {
 
 // From the largest logit, how many logits equal it and the sum of exp(v_k - largest) over the others, which keeps the
 // digits of the loss of a confident row. NaN where a logit is NaN or +inf, or all are -inf.
@@ -187,8 +187,8 @@ struct RowGradient {
     term = row_term(loss, background);
     anchor = stats[kAnchor];
     lambda = stats[kLambda];
-    // A row of infinite weight has an infinite scale, and its mean an infinite divisor, hence a factor of zero: NaN is
-    // what its gradient has to be, as its loss is.
+    // A row of infinite weight has an infinite scale, and its mean an infinite divisor, hence a factor of zero: its
+    // gradient is NaN, as its loss is.
     scale = static_cast<T>(factor * stats[kScale]);
     const bool targeted = has_target_term(term);
     extra = targeted ? static_cast<T>(factor * stats[kExtra]) : stats[kExtra];
@@ -217,4 +217,4 @@ struct RowGradient {
   }
 };
 
-}  // namespace fastood
+}  // namespace fastood::outlier_loss

@@ -1,27 +1,17 @@
 // The background pool's maths against long double, and its kernels against each other bit for bit.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <vector>
 
 #include "../background_pool/cpu.h"
 #include "../background_pool/math.h"
+#include "expect.h"
 
 namespace {
 
 using namespace fastood;
-
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s: got %.17g, want %.17g\n", what, got, want);
-  }
-}
+using namespace fastood::background_pool;
+using testing::expect;
 
 double relative_error(double got, long double want) {
   return static_cast<double>(std::fabs((got - want) / want));
@@ -187,6 +177,5 @@ int main() {
   }
   test_draws();
   test_layout();
-  std::printf("%s: %d checks, %d failed\n", cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

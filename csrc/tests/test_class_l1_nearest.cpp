@@ -2,8 +2,6 @@
 // size for the sanitizers to watch.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -11,28 +9,14 @@
 #include <vector>
 
 #include "../class_l1_nearest/cpu.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::BFloat16;
-using fastood::Compute;
-using fastood::Float16;
-using fastood::FromCompute;
-using fastood::KeyRange;
-using fastood::Nearest;
-using fastood::NearestGroup;
+using namespace fastood;
+using namespace fastood::class_l1_nearest;
+using testing::expect;
 using Real = long double;
-
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, int64_t where, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s at %lld: got %.17g, want %.17g\n", what, static_cast<long long>(where), got, want);
-  }
-}
 
 // Queries and keys of one class, keys in a shuffled order and with a gap of NaN between their rows.
 template <typename Key, typename T = Compute<Key>>
@@ -64,10 +48,10 @@ struct Problem {
   std::vector<Nearest<T>> search(const std::vector<int64_t>& cuts) const {
     std::vector<Nearest<T>> nearest(num_queries, Nearest<T>::none());
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {
-      for (int64_t q = 0; q < num_queries; q += fastood::kGroupQueries) {
+      for (int64_t q = 0; q < num_queries; q += kGroupQueries) {
         const NearestGroup<Key> group{queries.data(),
                                       query_indices.data() + q,
-                                      std::min(fastood::kGroupQueries, num_queries - q),
+                                      std::min(kGroupQueries, num_queries - q),
                                       keys.data(),
                                       key_stride,
                                       key_indices.data(),
@@ -84,7 +68,7 @@ struct Problem {
     Real sum = 0;
     for (int64_t j = 0; j < dim; ++j) {
       const Key key = keys[key_indices[position] * key_stride + j];
-      sum += std::fabs(static_cast<Real>(queries[query_indices[q] * dim + j]) - fastood::to_compute(key));
+      sum += std::fabs(static_cast<Real>(queries[query_indices[q] * dim + j]) - to_compute(key));
     }
     return sum;
   }
@@ -130,9 +114,9 @@ void test_never_nearest() {
   }
   const Nearest<float> none = Nearest<float>::none();
   const float row[] = {0, nan, 1};
-  expect(std::isnan(fastood::distance_or_nan(none, row, 3)), "nan query", 3, 0, nan);
-  expect(fastood::distance_or_nan(none, row, 1) == inf, "finite query", 1, 0, inf);
-  expect(fastood::distance_or_nan(Nearest<float>{2, 0}, row, 3) == 2, "found", 3, 0, 2);
+  expect(std::isnan(distance_or_nan(none, row, 3)), "nan query", 3, 0, nan);
+  expect(distance_or_nan(none, row, 1) == inf, "finite query", 1, 0, inf);
+  expect(distance_or_nan(Nearest<float>{2, 0}, row, 3) == 2, "found", 3, 0, 2);
 }
 
 void test_keys_of_class() {
@@ -143,13 +127,13 @@ void test_keys_of_class() {
     if (count > 5) classes[0] = std::numeric_limits<int64_t>::max();
     std::sort(classes.begin(), classes.end());
     for (const int64_t label : {-3, -1, 0, 1, 2, 3, 4, 5}) {
-      const KeyRange keys = fastood::keys_of_class(classes.data(), count, label);
+      const KeyRange keys = keys_of_class(classes.data(), count, label);
       const auto range = std::equal_range(classes.begin(), classes.end(), label);
       const int64_t size = label < 0 ? 0 : range.second - range.first;
       expect(keys.end - keys.begin == size, "size of class", label, keys.end - keys.begin, size);
       expect(size == 0 || keys.begin == range.first - classes.begin(), "first of class", label, keys.begin, 0);
     }
-    const KeyRange last = fastood::keys_of_class(classes.data(), count, std::numeric_limits<int64_t>::max());
+    const KeyRange last = keys_of_class(classes.data(), count, std::numeric_limits<int64_t>::max());
     expect(last.end - last.begin == (count > 5 ? 1 : 0), "largest label", count, last.end - last.begin, 1);
   }
 }
@@ -170,6 +154,5 @@ int main() {
   }
   test_never_nearest();
   test_keys_of_class();
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

@@ -2,8 +2,6 @@
 // double.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -12,27 +10,14 @@
 #include "../class_l1_nearest/cuda_search.h"
 #include "../common/logit_type.h"
 #include "emulated_threads.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::BFloat16;
-using fastood::Compute;
-using fastood::FromCompute;
-using fastood::Nearest;
-using fastood::NearestSearch;
-using fastood::SearchArgs;
+using namespace fastood;
+using namespace fastood::class_l1_nearest;
+using testing::expect;
 using Real = long double;
-
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, int64_t where, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s at %lld: got %.17g, want %.17g\n", what, static_cast<long long>(where), got, want);
-  }
-}
 
 struct Case {
   int64_t num_queries, num_keys, dim, num_classes;
@@ -90,7 +75,7 @@ void test(const Case& size, int64_t num_shares) {
   using Search = NearestSearch<Key, T>;
   for (int64_t tile = 0; tile < args.num_tiles(); ++tile) {
     for (int64_t share = 0; share < num_shares; ++share) {
-      fastood::EmulatedWarp<typename Search::State> warp;
+      EmulatedWarp<typename Search::State> warp;
       Search::run(warp, tile, share, args);
     }
   }
@@ -106,7 +91,7 @@ void test(const Case& size, int64_t num_shares) {
       has_keys = true;
       Real sum = 0;
       for (int64_t j = 0; j < size.dim; ++j) {
-        sum += std::fabs(static_cast<Real>(queries[m * size.dim + j]) - fastood::to_compute(keys[n * stride + j]));
+        sum += std::fabs(static_cast<Real>(queries[m * size.dim + j]) - to_compute(keys[n * stride + j]));
       }
       if (sum < smallest) {
         smallest = sum;
@@ -146,6 +131,5 @@ int main() {
       }
     }
   }
-  std::printf("%d checks, %d failed\n", checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report("emulated threads");
 }

@@ -1,19 +1,16 @@
 // The matrix product of common/cpu_gemm.h against long double: tile and block edges, strides, conversion, empty factors.
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "cpu_gemm_under_test.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::GemmCall;
-
-int failures = 0;
-int checks = 0;
+using namespace fastood;
 
 // A matrix of random numbers in a field of NaN, one of which ends the memory: a read beside it shows, or is caught.
 template <typename T>
@@ -92,9 +89,7 @@ void test_product(const Shape& s, bool transposed_a, bool transposed_b, bool add
     }
     for (int64_t j = s.columns; j < c.row_stride; ++j) ok &= std::isnan(c.at(i, j)) && std::isnan(split.at(i, j));
   }
-  ++checks;
-  if (!ok) {
-    ++failures;
+  if (!testing::count(ok)) {
     std::printf("FAILED %lldx%lldx%lld, transposed %d %d, add %d\n", static_cast<long long>(s.rows),
                 static_cast<long long>(s.columns), static_cast<long long>(s.depth), transposed_a, transposed_b, add);
   }
@@ -115,9 +110,7 @@ void test_in_place(int64_t rows, int64_t size) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < size; ++j) ok &= a.at(i, j) == want.at(i, j);
   }
-  ++checks;
-  if (!ok) {
-    ++failures;
+  if (!testing::count(ok)) {
     std::printf("FAILED in place, %lldx%lld\n", static_cast<long long>(rows), static_cast<long long>(size));
   }
 }
@@ -162,6 +155,5 @@ int main() {
       test_in_place<double>(rows, size);
     }
   }
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

@@ -1,34 +1,19 @@
 // Keys, ranks, statistics and draws on this machine against their definitions.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "../detection_metrics/cpu.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::kTile;
-using fastood::MergePoint;
-using fastood::RandomStream;
-using fastood::RankSums;
-using fastood::Resampling;
-using fastood::ScorePair;
+using namespace fastood;
+using namespace fastood::detection_metrics;
+using testing::expect;
 using Real = long double;
-
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s: got %.17g, want %.17g\n", what, got, want);
-  }
-}
 
 void expect_near(const char* what, double got, Real want) {
   expect(std::fabs(got - want) <= 1e-14L * std::fabs(want), what, got, static_cast<double>(want));
@@ -42,14 +27,14 @@ void test_keys() {
       0,     std::numeric_limits<Score>::denorm_min(), 1,  std::numeric_limits<Score>::max(),
       kInf};
   for (size_t i = 0; i < std::size(ascending); ++i) {
-    const auto key = fastood::key_of(ascending[i]);
-    expect(fastood::score_of(key) == ascending[i], "score_of(key_of)", fastood::score_of(key), ascending[i]);
-    expect(i == 0 || fastood::key_of(ascending[i - 1]) < key, "order of keys", 0, ascending[i]);
-    expect(key < fastood::kNanKey<decltype(key)>, "below the key of NaN", 0, ascending[i]);
+    const auto key = key_of(ascending[i]);
+    expect(score_of(key) == ascending[i], "score_of(key_of)", score_of(key), ascending[i]);
+    expect(i == 0 || key_of(ascending[i - 1]) < key, "order of keys", 0, ascending[i]);
+    expect(key < kNanKey<decltype(key)>, "below the key of NaN", 0, ascending[i]);
   }
-  expect(fastood::key_of(Score(-0.0)) == fastood::key_of(Score(0)), "key of -0", 0, 0);
-  const auto nan = fastood::key_of(-std::numeric_limits<Score>::quiet_NaN());
-  expect(nan == fastood::kNanKey<decltype(nan)>, "key of NaN", static_cast<double>(nan), 0);
+  expect(key_of(Score(-0.0)) == key_of(Score(0)), "key of -0", 0, 0);
+  const auto nan = key_of(-std::numeric_limits<Score>::quiet_NaN());
+  expect(nan == kNanKey<decltype(nan)>, "key of NaN", static_cast<double>(nan), 0);
 }
 
 // The statistics of two rows by comparing all with all, each score counting as often as its weight says.
@@ -86,20 +71,19 @@ Expected brute_force(const std::vector<Key>& id, const std::vector<int32_t>& id_
 }
 
 void expect_statistics(const RankSums& sums, int64_t num_id, int64_t num_ood, const Expected& want) {
-  double areas[fastood::kRates];
-  fastood::write_areas(sums, num_id, num_ood, areas);
-  expect_near("auroc", areas[fastood::kAuroc], want.auroc);
-  expect_near("aupr_ood", areas[fastood::kAuprOod], want.aupr_ood);
-  expect_near("aupr_id", areas[fastood::kAuprId], want.aupr_id);
-  expect_near("detection error", areas[fastood::kDetectionError], want.error);
+  double areas[kRates];
+  write_areas(sums, num_id, num_ood, areas);
+  expect_near("auroc", areas[kAuroc], want.auroc);
+  expect_near("aupr_ood", areas[kAuprOod], want.aupr_ood);
+  expect_near("aupr_id", areas[kAuprId], want.aupr_id);
+  expect_near("detection error", areas[kDetectionError], want.error);
 }
 
 // Calls body(begin, end, tile) for every tile of a pair.
 template <typename Key, typename Body>
 void for_tiles(const ScorePair<Key>& pair, const Body& body) {
-  for (int64_t tile = 0; tile < fastood::num_tiles(pair.size()); ++tile) {
-    body(fastood::merge_point(pair, tile * kTile),
-         fastood::merge_point(pair, std::min((tile + 1) * kTile, pair.size())), tile);
+  for (int64_t tile = 0; tile < num_tiles(pair.size()); ++tile) {
+    body(merge_point(pair, tile * kTile), merge_point(pair, std::min((tile + 1) * kTile, pair.size())), tile);
   }
 }
 
@@ -116,7 +100,7 @@ void test_pair(int64_t num_id, int64_t num_ood, int distinct) {
   const ScorePair<Key> pair{id.data(), num_id, ood.data(), num_ood};
   expect(FASTOOD_CPU_DISPATCH(is_ascending<Key>)(id.data(), num_id), "ascending", 0, 1);
 
-  fastood::TileAdder total;
+  TileAdder total;
   for_tiles(pair, [&](MergePoint begin, MergePoint end, int64_t tile) {
     total.add(tile, FASTOOD_CPU_DISPATCH(rank_tile<Key>)(pair, begin, end));
   });
@@ -126,7 +110,7 @@ void test_pair(int64_t num_id, int64_t num_ood, int distinct) {
 
   std::vector<int32_t> ranks(3 * num_ood + 2 * num_id);
   int32_t* const r = ranks.data();
-  const fastood::Ranks of{r, r + num_ood, r + 2 * num_ood, r + 3 * num_ood, r + 3 * num_ood + num_id};
+  const Ranks of{r, r + num_ood, r + 2 * num_ood, r + 3 * num_ood, r + 3 * num_ood + num_id};
   for_tiles(pair, [&](MergePoint begin, MergePoint end, int64_t) {
     FASTOOD_CPU_DISPATCH(write_ranks<Key>)(pair, begin, end, of);
   });
@@ -164,7 +148,7 @@ void test_required_counts() {
   for (int64_t count : {1, 2, 3, 19, 20, 100, 999, 12345, 1000000}) {
     for (int percent = 1; percent <= 100; ++percent) {
       const int64_t want = std::max<int64_t>(1, (percent * count + 99) / 100);
-      const int64_t got = fastood::required_count(percent / 100.0, count);
+      const int64_t got = required_count(percent / 100.0, count);
       expect(got == want, "required count", static_cast<double>(got), static_cast<double>(want));
     }
   }
@@ -172,13 +156,13 @@ void test_required_counts() {
 
 void test_random() {
   // Known answer of Random123 for Philox4x32-10 with counter and key zero, and all ones.
-  const fastood::RandomPair zeros = fastood::philox({0, 0, 0}, 0);
+  const RandomPair zeros = philox({0, 0, 0}, 0);
   expect(zeros.first == 0xe169c58d6627e8d5u && zeros.second == 0x9b00dbd8bc57ac4cu, "philox of 0", 0, 0);
   const uint32_t ones = 0xffffffffu;
-  const fastood::RandomPair known = fastood::philox({~uint64_t{0}, ones, ones}, ~uint64_t{0});
+  const RandomPair known = philox({~uint64_t{0}, ones, ones}, ~uint64_t{0});
   expect(known.first == 0x41c83b0e408f276du && known.second == 0x6d5451fda20bc7c6u, "philox of ones", 0, 0);
-  expect(fastood::scale_draw(~uint64_t{0}, 1000) == 999, "largest draw", 0, 999);
-  expect(fastood::poisson_draw(0) == 0 && fastood::poisson_draw(~uint64_t{0}) == 20, "ends of Poisson", 0, 0);
+  expect(scale_draw(~uint64_t{0}, 1000) == 999, "largest draw", 0, 999);
+  expect(poisson_draw(0) == 0 && poisson_draw(~uint64_t{0}) == 20, "ends of Poisson", 0, 0);
 
   for (const int64_t count : {1, 2, 7, 1023, 1024, 1025, 5000}) {
     for (const uint32_t replicate : {0u, 9u}) {
@@ -188,7 +172,7 @@ void test_random() {
       std::vector<int32_t> want(count);
       std::vector<std::pair<uint64_t, int64_t>> numbers;
       for (int64_t j = 0; j < count; ++j) {
-        const fastood::RandomPair pair = fastood::philox(stream, static_cast<uint64_t>(j / 2));
+        const RandomPair pair = philox(stream, static_cast<uint64_t>(j / 2));
         numbers.emplace_back(j % 2 == 0 ? pair.first : pair.second, j);
         ++want[static_cast<int64_t>(numbers[j].first / 0x1p64L * count)];
       }
@@ -208,9 +192,9 @@ void test_random() {
 void test_subset_bound_with_ties() {
   const std::vector<uint64_t> numbers = {7, 3, 7, 1, 7, ~uint64_t{0}, 7};
   for (int64_t size = 0; size <= 7; ++size) {
-    auto bound = fastood::SubsetBound::of(size);
+    auto bound = SubsetBound::of(size);
     while (bound.is_open) {
-      std::vector<int64_t> bins(fastood::SubsetBound::kBins);
+      std::vector<int64_t> bins(SubsetBound::kBins);
       for (const uint64_t u : numbers) bins[bound.bin(u)] += bound.in_question(u) ? 1 : 0;
       bound.narrow(bins.data());
     }
@@ -245,6 +229,5 @@ int main() {
   test_required_counts();
   test_random();
   test_subset_bound_with_ties();
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

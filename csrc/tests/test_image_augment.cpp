@@ -1,35 +1,19 @@
 // Augmentation of images on this machine: normalisation of every byte, and the kernels pixel by pixel against the crop's
 // definition, in buffers of exactly their size for the sanitizers to watch.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "../image_augment/cpu.h"
 #include "../image_augment/place.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::AugmentParams;
-using fastood::BFloat16;
-using fastood::Crop;
-using fastood::Float16;
-using fastood::FromCompute;
-using fastood::PixelScale;
-using fastood::Place;
-
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, int64_t where) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s at %lld\n", what, static_cast<long long>(where));
-  }
-}
+using namespace fastood;
+using namespace fastood::image_augment;
+using testing::expect;
 
 // Each operation rounded to float32; volatile keeps the compiler from contracting or reordering.
 float normalised(int byte, float mean, float std) {
@@ -85,7 +69,7 @@ struct Batch {
     params.flip = reinterpret_cast<const bool*>(flip.data());
     params.batch = kBatch;
     params.padding = padding;
-    params.num_scales = channels <= fastood::kMaxScales ? channels : 1;
+    params.num_scales = channels <= kMaxScales ? channels : 1;
     for (int64_t c = 0; c < params.num_scales; ++c) {
       params.scales[c] = {0.4f + 0.01f * static_cast<float>(c), 0.2f + 0.02f * static_cast<float>(c)};
     }
@@ -157,6 +141,5 @@ int main() {
       }
     }
   }
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

@@ -1,35 +1,22 @@
 // The row kernels of the detection scores on this machine against their definitions in long double.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "../logit_scores/cpu.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::kNumScores;
-using fastood::Score;
-using fastood::ScoreSettings;
+using namespace fastood;
+using namespace fastood::logit_scores;
+using testing::expect;
 using Real = long double;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, int64_t num_classes, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s at %lld classes: got %.9g, want %.9g\n", what, static_cast<long long>(num_classes), got,
-                want);
-  }
-}
 
 const char* const kNames[kNumScores] = {"msp", "max_logit", "energy", "entropy", "kl_uniform", "gen", "reject"};
 
@@ -68,7 +55,7 @@ template <typename T>
 std::vector<T> scores_of(const std::vector<T>& logits, int64_t num_logits, const ScoreSettings& settings) {
   const int64_t num_rows = static_cast<int64_t>(logits.size()) / num_logits;
   std::vector<T> scores(kNumScores * num_rows);
-  const fastood::ScoreRows<T> rows{logits.data(), num_logits, num_rows, num_logits};
+  const ScoreRows<T> rows{logits.data(), num_logits, num_rows, num_logits};
   FASTOOD_CPU_DISPATCH(logit_scores<T>)(rows, settings, scores.data(), num_rows);
   return scores;
 }
@@ -137,6 +124,5 @@ int main() {
   for (const int64_t num_classes : {2, 16, 300}) {
     test_special_rows(num_classes);
   }
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

@@ -2,21 +2,20 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "../mahalanobis/cpu.h"
+#include "expect.h"
 
 namespace {
 
+using namespace fastood;
+using namespace fastood::mahalanobis;
 using Real = long double;
 template <typename T>
 using Vector = std::vector<T>;
-
-int failures = 0;
-int checks = 0;
 
 struct Case {
   int64_t N, K, d;
@@ -29,9 +28,7 @@ struct Case {
 };
 
 void expect(bool ok, const char* what, const Case& c, double error, double allowed) {
-  ++checks;
-  if (!ok) {
-    ++failures;
+  if (!testing::count(ok)) {
     std::printf("FAILED %s at %lldx%lldx%lld%s: error %.3g, allowed %.3g\n", what, static_cast<long long>(c.N),
                 static_cast<long long>(c.K), static_cast<long long>(c.d), c.diagonal ? " diagonal" : "", error,
                 allowed);
@@ -111,7 +108,7 @@ struct Reference {
 // body(begin, end, workspace) on `parts` ranges of rows, as so many threads would.
 template <typename Body>
 void in_parts(int64_t rows, int64_t parts, const Body& body) {
-  static Vector<double> workspace(fastood::kMahalanobisWorkspace);  // what it holds from before is not read
+  static Vector<double> workspace(kMahalanobisWorkspace);  // what it holds from before is not read
   for (int64_t part = 0; part < parts; ++part) {
     body(rows * part / parts, rows * (part + 1) / parts, workspace.data());
   }
@@ -135,9 +132,9 @@ struct Result {
         grad_means(garbage<T>(c.K * c.d)),
         grad_scale(garbage<T>(in.scale.size())),
         nearest(c.N, -1) {
-    const fastood::ScaleTril<T> scale{in.scale.data(), c.d, c.diagonal};
-    const int64_t blocks = c.diagonal ? 0 : fastood::num_scale_blocks(c.d);
-    auto inverses = garbage<double>(blocks * fastood::kScaleBlock * fastood::kScaleBlock);
+    const ScaleTril<T> scale{in.scale.data(), c.d, c.diagonal};
+    const int64_t blocks = c.diagonal ? 0 : num_scale_blocks(c.d);
+    auto inverses = garbage<double>(blocks * kScaleBlock * kScaleBlock);
     in_parts(blocks, parts, [&](int64_t begin, int64_t end, void* workspace) {
       FASTOOD_CPU_DISPATCH(mahalanobis_invert<T>)(scale, begin, end, inverses.data(), workspace);
     });
@@ -146,56 +143,55 @@ struct Result {
   }
 
  private:
-  void forward(const Case& c, const Operands<T>& in, const fastood::ScaleTril<T>& scale, const double* inverses,
-               int64_t parts) {
+  void forward(const Case& c, const Operands<T>& in, const ScaleTril<T>& scale, const double* inverses, int64_t parts) {
     auto centre = garbage<double>(c.d);
     auto mean_vectors = garbage<double>(c.K * c.d);
     auto mean_norms = garbage<double>(c.K);
     FASTOOD_CPU_DISPATCH(mahalanobis_centre<T>)(in.means.data(), c.K, c.d, centre.data());
-    const fastood::MahalanobisForward<T> op{scale,
-                                            in.features.data(),
-                                            in.means.data(),
-                                            c.N,
-                                            c.K,
-                                            centre.data(),
-                                            inverses,
-                                            mean_vectors.data(),
-                                            mean_norms.data(),
-                                            whitened_means.data(),
-                                            logits.data(),
-                                            nearest.data(),
-                                            residual.data()};
+    const MahalanobisForward<T> op{scale,
+                                   in.features.data(),
+                                   in.means.data(),
+                                   c.N,
+                                   c.K,
+                                   centre.data(),
+                                   inverses,
+                                   mean_vectors.data(),
+                                   mean_norms.data(),
+                                   whitened_means.data(),
+                                   logits.data(),
+                                   nearest.data(),
+                                   residual.data()};
     in_parts(c.K, parts, [&](int64_t begin, int64_t end, void* workspace) {
       FASTOOD_CPU_DISPATCH(mahalanobis_means<T>)(op, begin, end, workspace);
     });
     in_parts(c.N, parts, [&](int64_t begin, int64_t end, void* workspace) {
-      const int64_t count = std::min(end - begin, fastood::feature_block(c.d));
-      auto scratch = garbage<double>(count * fastood::feature_scratch(c.d));
+      const int64_t count = std::min(end - begin, feature_block(c.d));
+      auto scratch = garbage<double>(count * feature_scratch(c.d));
       FASTOOD_CPU_DISPATCH(mahalanobis_features<T>)(op, begin, end, scratch.data(), workspace);
     });
   }
 
-  void backward(const Case& c, const Operands<T>& in, const fastood::ScaleTril<T>& scale, const double* inverses,
+  void backward(const Case& c, const Operands<T>& in, const ScaleTril<T>& scale, const double* inverses,
                 int64_t parts) {
     auto rest = garbage<T>(c.N * c.K);
     auto whitened = garbage<T>(c.N * c.d);
     auto common = garbage<T>(c.N * c.d);
     auto solved_means = garbage<T>(c.K * c.d);
-    const fastood::MahalanobisBackward<T> op{scale,
-                                             in.grad.data(),
-                                             residual.data(),
-                                             whitened_means.data(),
-                                             nearest.data(),
-                                             c.N,
-                                             c.K,
-                                             inverses,
-                                             rest.data(),
-                                             whitened.data(),
-                                             common.data(),
-                                             solved_means.data(),
-                                             grad_features.data(),
-                                             grad_means.data(),
-                                             grad_scale.data()};
+    const MahalanobisBackward<T> op{scale,
+                                    in.grad.data(),
+                                    residual.data(),
+                                    whitened_means.data(),
+                                    nearest.data(),
+                                    c.N,
+                                    c.K,
+                                    inverses,
+                                    rest.data(),
+                                    whitened.data(),
+                                    common.data(),
+                                    solved_means.data(),
+                                    grad_features.data(),
+                                    grad_means.data(),
+                                    grad_scale.data()};
     in_parts(c.N, parts, [&](int64_t begin, int64_t end, void* workspace) {
       FASTOOD_CPU_DISPATCH(mahalanobis_grad_features<T>)(op, begin, end, workspace);
     });
@@ -323,6 +319,5 @@ int main() {
     test_bad_rows(d, false);
     test_bad_rows(d, true);
   }
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

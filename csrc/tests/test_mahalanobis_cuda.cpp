@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <random>
@@ -13,21 +12,13 @@
 #include "../mahalanobis/cuda_class_sum.h"
 #include "../mahalanobis/cuda_forward.h"
 #include "emulated_threads.h"
+#include "expect.h"
 
 namespace {
 
-using fastood::BackwardArgs;
-using fastood::ceil_div;
-using fastood::EmulatedBlock;
-using fastood::EmulatedWarp;
-using fastood::Factor;
-using fastood::ForwardArgs;
-using fastood::Substitution;
-using fastood::TileProduct;
+using namespace fastood;
+using namespace fastood::mahalanobis;
 using Real = long double;
-
-int failures = 0;
-int checks = 0;
 
 struct Case {
   int64_t N, K, d;
@@ -35,9 +26,7 @@ struct Case {
 };
 
 void expect(bool ok, const char* what, const Case& at, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
+  if (!testing::count(ok)) {
     std::printf("FAILED %s at N=%lld K=%lld d=%lld%s: got %.17g, want %.17g\n", what, static_cast<long long>(at.N),
                 static_cast<long long>(at.K), static_cast<long long>(at.d), at.diagonal ? " diagonal" : "", got, want);
   }
@@ -122,15 +111,14 @@ struct OnTiles : Program {
 };
 template <typename Program, typename Args>
 void run_tiles(const Args& args) {
-  run_blocks<OnTiles<Program>, fastood::kTileThreads, typename Program::Product::State>(Program::num_blocks(args),
-                                                                                        args);
+  run_blocks<OnTiles<Program>, kTileThreads, typename Program::Product::State>(Program::num_blocks(args), args);
 }
 
 template <Factor kFactor, typename T, typename Wide, int kRows, typename Rows>
 void run_substitution(const T* factor, int64_t d, const Rows& rows) {
   using Program = Substitution<kFactor, T, Wide, kRows>;
-  run_blocks<Program, fastood::kSubstitutionThreads, typename Program::State>(
-      fastood::num_substitution_blocks(rows.num_rows, kRows), factor, d, rows);
+  run_blocks<Program, kSubstitutionThreads, typename Program::State>(num_substitution_blocks(rows.num_rows, kRows),
+                                                                     factor, d, rows);
 }
 
 template <typename T, int kRows, int kTile>
@@ -158,27 +146,27 @@ void forward(Problem<T>& x, const Variant& variant) {
                             norms.data(),
                             variant.own_centre ? nullptr : centre.data()};
   if (!variant.own_centre) {
-    using Centre = fastood::Centre<T>;
+    using Centre = Centre<T>;
     run_blocks<Centre, 256, typename Centre::State>(ceil_div(d, 32), args);
   }
-  const fastood::CentredRows<T> rows(args);
+  const CentredRows<T> rows(args);
   if (diagonal) {
     run_substitution<Factor::kDiagonal, T, double, 1>(args.factor, d, rows);
   } else {
     run_substitution<Factor::kLower, T, double, kRows>(args.factor, d, rows);
   }
-  run_tiles<fastood::Pairs<T, kTile>>(args);
-  EmulatedWarp<typename fastood::Finish<T>::State> warp;
-  for (int64_t n = 0; n < N; ++n) fastood::Finish<T>::run(warp, n, args);
+  run_tiles<Pairs<T, kTile>>(args);
+  EmulatedWarp<typename Finish<T>::State> warp;
+  for (int64_t n = 0; n < N; ++n) Finish<T>::run(warp, n, args);
 }
 
 template <typename T, typename Finish>
 void run_class_sums(const BackwardArgs<T>& args, const T* source, const Finish& finish) {
-  using Sum = fastood::ClassSum<T>;
+  using Sum = ClassSum<T>;
   const auto shared = std::make_unique<typename Sum::Shared>();
   EmulatedWarp<typename Sum::State> warp;
   for (int64_t index = 0; index < Sum::num_blocks(args); ++index) {
-    for (int w = 0; w < fastood::kClassWarps; ++w) Sum::add_samples(warp, *shared, w, index, args, source);
+    for (int w = 0; w < kClassWarps; ++w) Sum::add_samples(warp, *shared, w, index, args, source);
     for (int thread = 0; thread < 256; ++thread) finish(thread, *shared, index, args);
   }
 }
@@ -213,22 +201,22 @@ void backward(Problem<T>& x, const Variant& variant) {
   args.factor_shares = variant.factor_shares;
   args.own_class_sums = variant.own_class_sums;
 
-  run_tiles<fastood::PairGradients<T, kTile>>(args);
+  run_tiles<PairGradients<T, kTile>>(args);
   if (!variant.own_class_sums) {
-    run_class_sums(args, args.sample_gradients, [](auto&&... a) { fastood::ClassSum<T>::finish_classes(a...); });
+    run_class_sums(args, args.sample_gradients, [](auto&&... a) { ClassSum<T>::finish_classes(a...); });
   }
-  const fastood::GradientRows<T> rows(args);
+  const GradientRows<T> rows(args);
   if (diagonal) {
     run_substitution<Factor::kDiagonal, T, T, 1>(args.factor, d, rows);
-    using Gradient = fastood::DiagonalGradient<T>;
+    using Gradient = DiagonalGradient<T>;
     run_blocks<Gradient, 256, typename Gradient::State>(Gradient::num_blocks(args), args);
   } else {
     run_substitution<Factor::kLowerFlipped, T, T, kRows>(args.factor, d, rows);
-    run_tiles<fastood::FactorGradient<T, kTile>>(args);
+    run_tiles<FactorGradient<T, kTile>>(args);
   }
-  run_class_sums(args, args.grad_features, [](auto&&... a) { fastood::ClassSum<T>::finish_means(a...); });
+  run_class_sums(args, args.grad_features, [](auto&&... a) { ClassSum<T>::finish_means(a...); });
   for (int64_t at = 0; variant.factor_shares > 1 && at < args.factor_size(); ++at) {
-    fastood::sum_factor_shares(at, args);
+    sum_factor_shares(at, args);
   }
 }
 
@@ -381,6 +369,5 @@ int main() {
   test_equidistant(5);
   test_equidistant(0);
   test_special_rows();
-  std::printf("%d checks, %d failed\n", checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report("emulated threads");
 }

@@ -1,26 +1,18 @@
 // The shared maths against long double, and the row kernels of this machine against the shared maths.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "../outlier_loss/cpu.h"
 #include "../outlier_loss/row.h"
+#include "expect.h"
 
 namespace {
 
-int failures = 0;
-int checks = 0;
-
-void expect(bool ok, const char* what, double got, double want) {
-  ++checks;
-  if (!ok) {
-    ++failures;
-    std::printf("FAILED %s: got %.9g, want %.9g\n", what, got, want);
-  }
-}
+using namespace fastood;
+using namespace fastood::outlier_loss;
+using testing::expect;
 
 double relative_error(double got, long double want) {
   return want == 0 ? std::fabs(got) : static_cast<double>(std::fabs((got - want) / want));
@@ -31,8 +23,8 @@ void test_exponentials(double tolerance) {
   for (double x = -60; x <= 60; x += 0.0137) {
     const T argument = static_cast<T>(x);
     const long double exact = argument;
-    const double exp_error = relative_error(fastood::exp_fast(argument), std::exp(exact));
-    const double expm1_error = relative_error(fastood::exp_minus(argument, T(1)), std::expm1(exact));
+    const double exp_error = relative_error(exp_fast(argument), std::exp(exact));
+    const double expm1_error = relative_error(exp_minus(argument, T(1)), std::expm1(exact));
     expect(exp_error < tolerance, "exp_fast", exp_error, 0);
     expect(expm1_error < tolerance, "expm1", expm1_error, 0);
   }
@@ -43,22 +35,22 @@ void test_exponentials(double tolerance) {
       // expm1l(x) - x cancels for small x even in long double: use the series there.
       const long double want = x < 1e-3 ? exact * exact * (0.5L + exact * (1 / 6.L + exact * (1 / 24.L + exact / 120)))
                                         : std::expm1(exact) - exact;
-      const double error = relative_error(fastood::expm1_minus_x(argument), want);
+      const double error = relative_error(expm1_minus_x(argument), want);
       expect(error < 8 * tolerance, "expm1_minus_x", error, 0);
     }
   }
   for (double x = 1e-8; x < 1e30; x *= 1.0137) {
     const T argument = static_cast<T>(x);
     const long double exact = argument;
-    const double log_error = relative_error(fastood::log_fast(argument), std::log(exact));
-    const double log1p_error = relative_error(fastood::log1p_fast(argument), std::log1p(exact));
+    const double log_error = relative_error(log_fast(argument), std::log(exact));
+    const double log1p_error = relative_error(log1p_fast(argument), std::log1p(exact));
     expect(log_error < tolerance, "log_fast", log_error, 0);
     expect(log1p_error < tolerance, "log1p_fast", log1p_error, 0);
   }
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const T inf = std::numeric_limits<T>::infinity();
-  expect(std::isnan(fastood::exp_fast(nan)), "exp_fast(nan)", fastood::exp_fast(nan), nan);
-  expect(fastood::exp_minus(-inf, T(1)) == T(-1), "expm1(-inf)", fastood::exp_minus(-inf, T(1)), -1);
+  expect(std::isnan(exp_fast(nan)), "exp_fast(nan)", exp_fast(nan), nan);
+  expect(exp_minus(-inf, T(1)) == T(-1), "expm1(-inf)", exp_minus(-inf, T(1)), -1);
 }
 
 // Loss and gradient of one row of any loss of the family in long double, straight from the table of losses.h except where
@@ -68,9 +60,7 @@ struct Reference {
   std::vector<long double> gradient;
 };
 
-Reference reference_row(const fastood::LossSettings& settings, const std::vector<float>& v, int64_t target,
-                        double uniform01) {
-  using fastood::OutlierLoss;
+Reference reference_row(const LossSettings& settings, const std::vector<float>& v, int64_t target, double uniform01) {
   const int64_t K = v.size();
   const long double weight = settings.weight;
   long double mean = 0;
@@ -168,46 +158,46 @@ Reference reference_row(const fastood::LossSettings& settings, const std::vector
 }
 
 // Alternating in-distribution and background rows.
-void test_rows(fastood::OutlierLoss loss, int64_t num_rows, int64_t num_classes, double spread, double offset) {
+void test_rows(OutlierLoss loss, int64_t num_rows, int64_t num_classes, double spread, double offset) {
   std::mt19937 random(7);
   std::normal_distribution<double> normal;
   std::vector<float> logits(num_rows * num_classes);
   for (float& value : logits) value = static_cast<float>(offset + spread * normal(random));
-  if (loss == fastood::OutlierLoss::kIce || loss == fastood::OutlierLoss::kIceMinus) {
+  if (loss == OutlierLoss::kIce || loss == OutlierLoss::kIceMinus) {
     for (float& value : logits) value = -std::fabs(value) - 1e-6f;
   }
-  const bool rejects = loss == fastood::OutlierLoss::kRejectClass;
-  const fastood::LossSettings settings{loss, 0.3, -2.0 - spread, -1.0, rejects ? num_classes / 2 : 0, true};
+  const bool rejects = loss == OutlierLoss::kRejectClass;
+  const LossSettings settings{loss, 0.3, -2.0 - spread, -1.0, rejects ? num_classes / 2 : 0, true};
   std::vector<int64_t> targets(num_rows);
   std::vector<float> uniform01(num_rows);
   for (int64_t i = 0; i < num_rows; ++i) {
-    targets[i] = i % 2 == 0 ? i % (num_classes - settings.num_reject) : fastood::kNoTarget;
+    targets[i] = i % 2 == 0 ? i % (num_classes - settings.num_reject) : kNoTarget;
     uniform01[i] = static_cast<float>(i) / num_rows;
   }
   std::vector<float> per_sample(num_rows);
-  std::vector<float> stats(fastood::kRowStats * num_rows);
+  std::vector<float> stats(kRowStats * num_rows);
   std::vector<float> gradient(logits.size());
-  const fastood::LossRows<float> rows{logits.data(),  num_classes, num_rows,        num_classes,
-                                      targets.data(), nullptr,     uniform01.data()};
+  const LossRows<float> rows{logits.data(),  num_classes, num_rows,        num_classes,
+                             targets.data(), nullptr,     uniform01.data()};
   FASTOOD_CPU_DISPATCH(outlier_loss_forward<float>)(rows, settings, per_sample.data(), stats.data());
   FASTOOD_CPU_DISPATCH(outlier_loss_backward<float>)(rows, loss, stats.data(), 1.0, 1.0, gradient.data());
   for (int64_t i = 0; i < num_rows; ++i) {
     const std::vector<float> row(logits.begin() + i * num_classes, logits.begin() + (i + 1) * num_classes);
     const Reference want = reference_row(settings, row, targets[i], uniform01[i]);
     // Near uniform relative to the loss, however small; else to the size of what is subtracted, |v| or its square.
-    const bool relative = targets[i] < 0 && (loss == fastood::OutlierLoss::kUniformity ||
-                                             (loss == fastood::OutlierLoss::kEntropy && spread < 2));
+    const bool relative =
+        targets[i] < 0 && (loss == OutlierLoss::kUniformity || (loss == OutlierLoss::kEntropy && spread < 2));
     const double size = std::fabs(offset) + 6 * spread + std::log(num_classes) + 3;
-    const double slack = relative ? 1e-12 : 4e-7 * (loss == fastood::OutlierLoss::kEnergyMargin ? size * size : size);
+    const double slack = relative ? 1e-12 : 4e-7 * (loss == OutlierLoss::kEnergyMargin ? size * size : size);
     const double error = std::fabs(per_sample[i] - want.loss);
     expect(error <= 1e-5 * std::fabs(want.loss) + slack, "per_sample", per_sample[i], want.loss);
     // A hinge is what is left of an energy of that size; a confident row's entropy has next to no slope, as the difference
     // of two numbers that are known to a few units of float's last place; and so is a confident label's sigmoid term,
     // which is kept as 1 + weight s(-v_y).
-    const double left_over = loss == fastood::OutlierLoss::kEnergyMargin            ? 4e-7 * size
-                             : loss == fastood::OutlierLoss::kEntropy && spread > 2 ? 1e-6
-                             : loss == fastood::OutlierLoss::kSigmoid               ? 1.2e-7
-                                                                                    : 1e-12;
+    const double left_over = loss == OutlierLoss::kEnergyMargin            ? 4e-7 * size
+                             : loss == OutlierLoss::kEntropy && spread > 2 ? 1e-6
+                             : loss == OutlierLoss::kSigmoid               ? 1.2e-7
+                                                                           : 1e-12;
     long double scale = 0;
     for (const long double g : want.gradient) scale = std::fmax(scale, std::fabs(g));
     for (int64_t k = 0; k < num_classes; ++k) {
@@ -222,9 +212,9 @@ void test_special_rows() {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> logits = {0, -inf, 0, 0, nan, 0, 0, inf, 0, 300, -300, 0};
   float per_sample[4];
-  float stats[4 * fastood::kRowStats];
-  const fastood::LossRows<float> rows{logits.data(), 3, 4, 3, nullptr, nullptr, nullptr};
-  const fastood::LossSettings settings{fastood::OutlierLoss::kUniformity, 1, 0, 0, 0, true};
+  float stats[4 * kRowStats];
+  const LossRows<float> rows{logits.data(), 3, 4, 3, nullptr, nullptr, nullptr};
+  const LossSettings settings{OutlierLoss::kUniformity, 1, 0, 0, 0, true};
   FASTOOD_CPU_DISPATCH(outlier_loss_forward<float>)(rows, settings, per_sample, stats);
   expect(per_sample[0] == inf, "a masked logit", per_sample[0], inf);
   expect(std::isnan(per_sample[1]), "a NaN logit", per_sample[1], nan);
@@ -236,13 +226,11 @@ void test_ice() {
   for (double x = 1e-7; x < 80; x *= 1.01) {
     const long double h = -static_cast<float>(x);
     const long double want = h > -0.5L ? -std::log(-std::expm1(h)) : -std::log1p(-std::exp(h));
-    expect(relative_error(fastood::ice_loss(static_cast<float>(h)), want) < 1e-6, "ice_loss", h, want);
-    expect(relative_error(fastood::ice_slope(static_cast<float>(h)), 1 / std::expm1(-h)) < 1e-6, "ice_slope", h, want);
+    expect(relative_error(ice_loss(static_cast<float>(h)), want) < 1e-6, "ice_loss", h, want);
+    expect(relative_error(ice_slope(static_cast<float>(h)), 1 / std::expm1(-h)) < 1e-6, "ice_slope", h, want);
   }
-  expect(fastood::ice_loss(0.0f) == fastood::ice_loss(-0x1p-24f), "ice_loss(0)", fastood::ice_loss(0.0f),
-         24 * std::log(2));
-  expect(fastood::ice_loss(-1e4f) >= 0 && fastood::ice_loss(-1e4f) < 1e-37, "ice_loss(-1e4)", fastood::ice_loss(-1e4f),
-         0);
+  expect(ice_loss(0.0f) == ice_loss(-0x1p-24f), "ice_loss(0)", ice_loss(0.0f), 24 * std::log(2));
+  expect(ice_loss(-1e4f) >= 0 && ice_loss(-1e4f) < 1e-37, "ice_loss(-1e4)", ice_loss(-1e4f), 0);
 }
 
 // A last group of rows that is not full, of weights that are zero, and a sum over both kinds.
@@ -259,9 +247,9 @@ void test_totals() {
     want[kind] += weight[i] == 0 ? 0 : weight[i] * per_sample[i];
     want[kind + 1] += weight[i];
   }
-  const fastood::LossRows<float> rows{nullptr, 0, N, 1, targets.data(), weight.data(), nullptr};
-  fastood::RowTotals id;
-  fastood::RowTotals background;
+  const LossRows<float> rows{nullptr, 0, N, 1, targets.data(), weight.data(), nullptr};
+  RowTotals id;
+  RowTotals background;
   FASTOOD_CPU_DISPATCH(outlier_loss_totals<float>)(rows, true, per_sample.data(), &id, &background);
   const double got[4] = {id.loss, id.divisor, background.loss, background.divisor};
   for (int j = 0; j < 4; ++j) expect(relative_error(got[j], want[j]) < 1e-14, "totals", got[j], want[j]);
@@ -269,30 +257,29 @@ void test_totals() {
 
 // A row of infinite weight beside one of weight 1 and one of weight 0, of either kind and in both layouts: NaN is the
 // gradient of the first alone, as the loss is NaN. Background counts nothing without lambda.
-void test_infinite_weight(fastood::OutlierLoss loss, int64_t num_classes, double lambda) {
+void test_infinite_weight(OutlierLoss loss, int64_t num_classes, double lambda) {
   const float inf = std::numeric_limits<float>::infinity();
   const int64_t N = 6;
   std::vector<float> logits(N * num_classes);
   for (size_t j = 0; j < logits.size(); ++j) logits[j] = -0.5f - static_cast<float>(j * 7 % 5);
-  const bool rejects = loss == fastood::OutlierLoss::kRejectClass;
+  const bool rejects = loss == OutlierLoss::kRejectClass;
   // Margins that no row is at rest behind.
-  const fastood::LossSettings settings{loss, lambda,          loss == fastood::OutlierLoss::kMagnitude ? 1e3 : -1e3,
-                                       1e3,  rejects ? 1 : 0, true};
+  const LossSettings settings{loss, lambda, loss == OutlierLoss::kMagnitude ? 1e3 : -1e3, 1e3, rejects ? 1 : 0, true};
   const std::vector<int64_t> targets{0, 0, 0, -1, -1, -1};
   const std::vector<float> weight{inf, 1, 0, 1, inf, 0};
   const std::vector<float> uniform01(N, 0.5f);
-  std::vector<float> per_sample(N), stats(fastood::kRowStats * N), gradient(logits.size());
-  const fastood::LossRows<float> rows{logits.data(), num_classes,     N, num_classes, targets.data(),
-                                      weight.data(), uniform01.data()};
-  fastood::RowTotals id;
-  fastood::RowTotals background;
-  double factors[fastood::kNumFactors];
+  std::vector<float> per_sample(N), stats(kRowStats * N), gradient(logits.size());
+  const LossRows<float> rows{logits.data(), num_classes,     N, num_classes, targets.data(),
+                             weight.data(), uniform01.data()};
+  RowTotals id;
+  RowTotals background;
+  double factors[kNumFactors];
   FASTOOD_CPU_DISPATCH(outlier_loss_forward<float>)(rows, settings, per_sample.data(), stats.data());
   FASTOOD_CPU_DISPATCH(outlier_loss_totals<float>)(rows, true, per_sample.data(), &id, &background);
-  fastood::store_factors(settings, id, background, factors);
+  store_factors(settings, id, background, factors);
   FASTOOD_CPU_DISPATCH(outlier_loss_backward<float>)
-  (rows, loss, stats.data(), factors[fastood::kFactorId], factors[fastood::kFactorBackground], gradient.data());
-  const double total = fastood::total_loss(settings, factors);
+  (rows, loss, stats.data(), factors[kFactorId], factors[kFactorBackground], gradient.data());
+  const double total = total_loss(settings, factors);
   expect(std::isnan(total), "loss of an infinite weight", total, inf);
   for (int64_t i = 0; i < N; ++i) {
     bool any_nan = false;
@@ -311,19 +298,19 @@ void test_infinite_weight(fastood::OutlierLoss loss, int64_t num_classes, double
 
 void test_reduced_floats() {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
-    const fastood::Float16 half{static_cast<uint16_t>(bits)};
-    const float value = fastood::to_compute(half);
+    const Float16 half{static_cast<uint16_t>(bits)};
+    const float value = to_compute(half);
     if (std::isnan(value)) continue;
-    expect(fastood::FromCompute<fastood::Float16>::convert(value).bits == bits, "float16 round trip", value, bits);
-    const fastood::BFloat16 brain{static_cast<uint16_t>(bits)};
-    const float wide = fastood::to_compute(brain);
+    expect(FromCompute<Float16>::convert(value).bits == bits, "float16 round trip", value, bits);
+    const BFloat16 brain{static_cast<uint16_t>(bits)};
+    const float wide = to_compute(brain);
     if (std::isnan(wide)) continue;
-    expect(fastood::FromCompute<fastood::BFloat16>::convert(wide).bits == bits, "bfloat16 round trip", wide, bits);
+    expect(FromCompute<BFloat16>::convert(wide).bits == bits, "bfloat16 round trip", wide, bits);
   }
   // Ties go to even: 1 + 2^-11 lies between 1 and 1 + 2^-10 of float16.
-  expect(fastood::FromCompute<fastood::Float16>::convert(1 + 0x1p-11f).bits == 0x3c00, "tie", 0, 0);
-  expect(fastood::FromCompute<fastood::Float16>::convert(65520.f).bits == 0x7c00, "overflow", 0, 0);
-  expect(fastood::FromCompute<fastood::Float16>::convert(0x1p-25f).bits == 0, "underflow", 0, 0);
+  expect(FromCompute<Float16>::convert(1 + 0x1p-11f).bits == 0x3c00, "tie", 0, 0);
+  expect(FromCompute<Float16>::convert(65520.f).bits == 0x7c00, "overflow", 0, 0);
+  expect(FromCompute<Float16>::convert(0x1p-25f).bits == 0, "underflow", 0, 0);
 }
 
 }  // namespace
@@ -331,11 +318,11 @@ void test_reduced_floats() {
 int main() {
   test_exponentials<float>(3e-7);
   test_exponentials<double>(1e-15);
-  for (int64_t loss = 0; loss < fastood::kNumLosses; ++loss) {
+  for (int64_t loss = 0; loss < kNumLosses; ++loss) {
     for (const int64_t num_classes : {2, 3, 10, 31, 32, 33, 100, 1000, 1023, 1025, 2100}) {
       for (const double spread : {1e-3, 1e-2, 0.1, 1.0, 5.0, 30.0}) {
         for (const double offset : {0.0, 10.0}) {
-          test_rows(static_cast<fastood::OutlierLoss>(loss), 19, num_classes, spread, offset);
+          test_rows(static_cast<OutlierLoss>(loss), 19, num_classes, spread, offset);
         }
       }
     }
@@ -343,14 +330,13 @@ int main() {
   test_special_rows();
   test_ice();
   test_totals();
-  for (int64_t loss = 0; loss < fastood::kNumLosses; ++loss) {
+  for (int64_t loss = 0; loss < kNumLosses; ++loss) {
     for (const int64_t num_classes : {4, 40}) {
       for (const double lambda : {0.5, 0.0}) {
-        test_infinite_weight(static_cast<fastood::OutlierLoss>(loss), num_classes, lambda);
+        test_infinite_weight(static_cast<OutlierLoss>(loss), num_classes, lambda);
       }
     }
   }
   test_reduced_floats();
-  std::printf("%s: %d checks, %d failed\n", fastood::cpu_capability_name(), checks, failures);
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return testing::report(cpu_capability_name());
 }

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastood import _C
 from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
 from fastood.ops.reference import weighted_uniformity as reference
 from tests.support.op_samples import SMALL_UNIFORMITY_SAMPLES, UNIFORMITY_SAMPLES, UniformitySample
@@ -218,19 +217,6 @@ def test_backward_twice_with_retain_graph(device: str) -> None:
     first = logits.grad.clone()
     (3 * loss).backward()
     torch.testing.assert_close(logits.grad, 4 * first)
-
-
-def test_numpy_face_needs_no_torch_tensor() -> None:
-    logits = np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32)
-    per_sample, gradient = _C.uniformity(logits)
-    want = reference.weighted_uniformity(torch.from_numpy(logits))[1]
-    np.testing.assert_allclose(per_sample, want, rtol=1e-5)
-    np.testing.assert_allclose(gradient, torch.softmax(torch.from_numpy(logits), 1) - 0.1, atol=1e-6)
-    np.testing.assert_allclose(_C.uniformity(np.asfortranarray(logits.astype(np.float64))[::2])[0], want[::2])
-    with pytest.raises(ValueError, match=r"\[N, K\].*\(10,\)"):
-        _C.uniformity(logits[0])
-    with pytest.raises(TypeError, match="float32 or float64, got int64"):
-        _C.uniformity(np.zeros((2, 3), dtype=np.int64))
 
 
 @pytest.mark.parametrize(
