@@ -1,4 +1,4 @@
-// Every op schema on one page, and the Python module `fastood._C`.
+// All op schemas, and the Python module `fastood._C`.
 //
 // The ops keep to the LibTorch stable ABI: one build runs under any torch from 2.11 on, with CUDA or without.
 #include <pybind11/pybind11.h>
@@ -60,12 +60,12 @@ STABLE_TORCH_LIBRARY(fastood, m) {
   m.def(
       "ranking_statistics(Tensor id_keys, Tensor ood_keys, Tensor? id_row, Tensor? id_count, Tensor? ood_count, "
       "float[] tpr) -> Tensor");
-  // Of one pair whose scores count R times as often as their weights say -> [R, 4 + 4 T]
+  // Statistics of one pair under R weightings of its scores -> [R, 4 + 4 T]
   m.def(
       "weighted_ranking_statistics(Tensor id_keys, Tensor ood_keys, Tensor? id_weight, Tensor? ood_weight, float[] "
       "tpr) "
       "-> Tensor");
-  // What R resampled sets hold of each sample (detection_metrics/random.h)
+  // Counts of each sample in R resampled sets (detection_metrics/random.h)
   m.def("resampling_counts(Tensor(a!) counts, int seed, int stream, int first_replicate, int scheme, int size) -> ()");
 
   // Gather, crop, flip and normalise stored images (image_augment/math.h): -> [B, C, H, W]
@@ -80,7 +80,7 @@ namespace {
 // Instead of the dispatcher's "Could not run ... with arguments from the 'CUDA' backend".
 void no_cuda_kernels(StableIValue*, uint64_t, uint64_t) {
   STD_TORCH_CHECK(false, "the tensors are on a CUDA device, but this fastood was built without CUDA kernels (",
-                  FASTOOD_CUDA_REASON, "): install it anew with FASTOOD_CUDA=1, which needs nvcc");
+                  FASTOOD_CUDA_REASON, "): reinstall it with FASTOOD_CUDA=1, which needs nvcc");
 }
 
 }  // namespace

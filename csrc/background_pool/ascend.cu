@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAsc
       lanes[threadIdx.x] += lanes[threadIdx.x + half];
     }
   }
-  // 2) the verdict
+  // 2) the status
   if (threadIdx.x == 0) {
     const double batch = ascent.shared == nullptr ? static_cast<double>(ascent.batch) : ascent.shared[3];
     const double loss = ascent.shared == nullptr ? lanes[0] / batch : ascent.shared[2];
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAsc
   }
 }
 
-// Gathers the drawn examples before anything moves, each once: at its first position, with its losses in batch order.
+// Gathers the drawn examples before any is updated, each once: at its first position, with its losses in batch order.
 __global__ void __launch_bounds__(kThreads) gather_kernel(PoolParams pool, PoolAscent ascent) {
   __shared__ int64_t indices[kThreads];
   __shared__ double losses[kThreads];
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(PoolParams pool, PoolA
   }
 }
 
-// Steps the drawn examples from where they were, and corrects the sums by the difference to what lies in omega now.
+// Steps the drawn examples from where they were, and corrects the sums by the difference to the present omega.
 template <PowerKind kPower>
 __global__ void __launch_bounds__(kThreads) drawn_kernel(PoolParams pool, PoolAscent ascent) {
   if (ascent.plan->valid == 0) {

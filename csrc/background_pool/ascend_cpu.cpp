@@ -14,7 +14,7 @@ namespace {
 
 // Examples under one node of level 2. Threads take whole ones, so that no two write the same sum.
 constexpr int64_t kBlock = kFanOut * kFanOut;
-// Blocks below which a second thread costs more than it brings: 65k examples, about 0.1 ms.
+// Blocks below which a second thread costs more than it saves: 65k examples, about 0.1 ms.
 constexpr int64_t kGrain = 16;
 // Drawn examples that go through the vector kernels together.
 constexpr int64_t kTile = 256;
@@ -50,7 +50,7 @@ struct State {
   }
 };
 
-// Visits every block with leaves(begin, count, leaf_masses, totals), then sums what lies above. Sums are exact, so that
+// Visits every block with leaves(begin, count, leaf_masses, totals), then sums the levels above. Sums are exact, so that
 // neither the threads nor the order of the fold matter.
 template <typename Leaves>
 void sum_pool(const State& state, const Leaves& leaves) {
@@ -85,7 +85,7 @@ void sum_pool(const State& state, const Leaves& leaves) {
   state.stats[kBound] = total.largest;
 }
 
-// Moves the sums above one example by what its mass, weight and square have changed by.
+// Moves the sums above one example by the changes of its mass, weight and square.
 void move_sums(const State& state, int64_t index, double mass, double weight, double square) {
   for (int level = 0; level < state.layout.num_levels; ++level) {
     index >>= kFanOutBits;
@@ -110,7 +110,7 @@ struct Drawn {
 };
 
 // Steps the drawn examples from where they were before the batch. In an exact step the pass over the pool has moved them
-// as if undrawn; the sums are corrected by the difference, whatever lies in omega now.
+// as if undrawn; the sums are corrected by the difference to the present omega.
 void step_drawn(const State& state, const PoolBatch& batch, Drawn* drawn, const PoolStep& step) {
   alignas(64) float before[kTile];
   alignas(64) float weight_before[kTile];
@@ -149,7 +149,7 @@ void step_drawn(const State& state, const PoolBatch& batch, Drawn* drawn, const 
 }
 
 // Draws and sparse steps touch a large pool at random: with 4 KiB pages most of their time would go into address
-// translation. Huge pages are had only by asking before the first write.
+// translation. Huge pages must be advised before the first write.
 template <typename T>
 void fill_pages(const Tensor& state, double value) {
   auto* data = static_cast<T*>(state.mutable_data_ptr());

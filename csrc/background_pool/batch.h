@@ -10,7 +10,7 @@
 
 namespace fastood::background_pool {
 
-// What a step needs to know of the whole pool and the whole batch: of all ranks where the pool is shared.
+// Totals of the whole pool and batch for a step, over all ranks if the pool is sharded.
 struct PoolReach {
   double mass_total;    // Z
   double weight_total;  // S

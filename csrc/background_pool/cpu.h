@@ -13,7 +13,7 @@ struct PoolPower {
   float epsilon;
 };
 
-// Kernels over gathered examples run on whole vectors: callers round counts up to this and pad what they gather.
+// Kernels over gathered examples run on whole vectors: callers round counts up to this and pad the arrays.
 constexpr int64_t kLanes = 16;
 FASTOOD_HD int64_t whole_vectors(int64_t count) {
   return (count + kLanes - 1) / kLanes * kLanes;

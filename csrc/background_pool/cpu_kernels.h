@@ -1,11 +1,11 @@
 // Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
 
-// Sums of `count` examples from the first of a leaf block on, rounded by `magic`; by none where that is zero.
+// Sums of `count` examples from the first of a leaf block on, rounded by `magic`, or not rounded where that is zero.
 void pool_build(const float* omega, int64_t count, PoolPower power, const PoolMagic& magic,
                 double* leaf_masses,  // [ceil(count / 64)] level 1
                 PoolTotals* totals);
 
-// The same after a step of examples that were not drawn, written in place.
+// Sums after a step of examples that were not drawn, which are updated in place.
 void pool_step_undrawn(float* omega, float* velocity, int64_t count, PoolPower power, const PoolStep& step,
                        const PoolMagic& magic, double* leaf_masses, PoolTotals* totals);
 

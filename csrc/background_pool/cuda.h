@@ -26,7 +26,7 @@ struct PoolTotals {
   double largest;  // mass
 };
 
-// What a step needs to know of its batch, made on the device; nothing is written where `valid` is 0.
+// Plan of a step, computed from its batch on the device; nothing is written if `valid` is 0.
 struct PoolPlan {
   PoolStep step;
   int32_t valid;

@@ -1,4 +1,4 @@
-// What the pool's kernels share: exact reductions over a warp, and the choice of a power.
+// Shared by the pool's kernels: exact reductions over a warp, and dispatch on the power.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace fastood::background_pool {
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
-// Sums of multiples of a quantum: exact, whatever the order.
+// Sums of multiples of a quantum: exact in any order.
 __device__ __forceinline__ double warp_sum(double value) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
@@ -48,7 +48,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Sums of the whole pool, after a step on undrawn examples where `plan` is given: pass.cu.
+// Sums of the whole pool, after a step on undrawn examples if `plan` is not null: pass.cu.
 cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, cudaStream_t stream);
 
 }  // namespace fastood::background_pool

@@ -14,7 +14,7 @@ namespace {
 
 // Draws taken side by side: enough for their cache misses to overlap, few enough for their state to stay in cache.
 constexpr int64_t kTile = 1024;
-// Tiles below which a second thread costs more than it brings: a draw takes some 20 ns, waking a thread up to a hundred
+// Tiles below which a second thread costs more than it saves: a draw takes some 20 ns, waking a thread up to a hundred
 // thousand on a busy machine.
 constexpr int64_t kGrain = 16;
 
@@ -262,7 +262,7 @@ Tensor importance_cpu(const Tensor& omega, const Tensor& stats, const Tensor& in
     Gathered gathered;
     gathered.take(pool, indices + begin, size);
     for (int64_t b = 0; b < size; ++b) {
-      // A removed example counts nothing.
+      // A removed example has importance 0.
       factors[begin + b] = gathered.weight[b] == 0 ? 0 : ratio * gathered.rest[b];
     }
   });

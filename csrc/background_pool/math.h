@@ -76,7 +76,7 @@ FASTOOD_HD PoolWeight weigh(float omega, float epsilon) {
   return {removed ? 0.0f : w, removed ? 0.0f : p};
 }
 
-// All there is to know of one that is not removed; weight and mass are those of `weigh`.
+// All values of an example that is not removed; weight and mass as in `weigh`.
 template <PowerKind kPower>
 FASTOOD_HD PoolExample evaluate(float omega, float epsilon) {
   const float t = exp_of_negative(-fabsf(omega));
@@ -127,7 +127,7 @@ FASTOOD_HD Moved move(float omega, float velocity, float gradient, const PoolSte
   float clamped = wanted < kOmegaMin ? kOmegaMin : wanted;
   clamped = clamped > kOmegaMax ? kOmegaMax : clamped;
   const bool removed = is_removed(omega);
-  // A weight at the limit has no business pushing on.
+  // Reset momentum when the weight is clamped.
   return {removed ? omega : clamped, removed || clamped != wanted ? 0.0f : pushed};
 }
 
@@ -139,7 +139,7 @@ FASTOOD_HD Moved move_undrawn(float omega, float velocity, float epsilon, const 
   return move(omega, velocity, e.slope * normalisers, step);
 }
 
-// A step on one that was, `loss` the sum over its draws.
+// A step on a drawn example; `loss` is the sum over its draws.
 template <PowerKind kPower>
 FASTOOD_HD Moved move_drawn(float omega, float velocity, float loss, float epsilon, const PoolStep& step) {
   const PoolExample e = evaluate<kPower>(omega, epsilon);

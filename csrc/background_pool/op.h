@@ -1,4 +1,4 @@
-// What cpu and cuda share of the background pool's ops: the state and the batch, checked once.
+// Shared by the CPU and CUDA ops of the background pool: the checked state and batch.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -23,7 +23,7 @@ FASTOOD_HD float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// For x <= 0; below -87 the value at -87, 1.6e-38, stands for the rest.
+// For x <= 0; below -87 the result is that at -87, 1.6e-38.
 FASTOOD_HD float exp_of_negative(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
   x = x < -87.0f ? -87.0f : x;

@@ -1,4 +1,4 @@
-// What a step reports, on the CPU and on CUDA.
+// Status of a step, on the CPU and on CUDA.
 #pragma once
 
 #include <cstdint>
@@ -7,15 +7,15 @@
 
 namespace fastood::background_pool {
 
-// What `background_pool_ascend` found: status[0], with the batch position concerned in status[1]. Nothing was changed
-// where it is kBadIndex, kBadLoss or kTooLarge.
+// Result of `background_pool_ascend`: status[0], and in status[1] the batch position that it refers to. After kBadIndex,
+// kBadLoss and kTooLarge the pool is unchanged.
 enum PoolStatus : int64_t { kDone, kBadIndex, kBadLoss, kTooLarge, kNeedsBuild };
 
 // |gradient| <= 2 L; with these on 2 L lr and on L / Z and L / S, every intermediate value stays a finite float32.
 constexpr double kLargestStep = 1e30;
 constexpr double kLargestGain = 1e38;
 
-// Says no to NaN as well.
+// False for NaN.
 FASTOOD_HD bool is_small_enough(double loss, double lr, double mass_total, double weight_total) {
   return 2 * loss * (lr < 1 ? 1.0 : lr) <= kLargestStep && loss <= kLargestGain * mass_total &&
          loss <= kLargestGain * weight_total;

@@ -6,7 +6,7 @@
 //
 // A tile of kTileQueries x kTileKeys pairs keeps its sums in registers, a vector for each. Within a block of features lane l
 // of a pair's vector sums features l, l + lanes, …; the lanes are then added pairwise, and blocks in float64. The order does
-// not depend on the tile, so that a pair has the same distance in whatever company.
+// not depend on the tile, so that the distance of a pair does not depend on other rows.
 #include "cpu.h"
 
 #include <type_traits>
@@ -147,7 +147,7 @@ FASTOOD_HD void tile_sums(const T* const* queries, const T* const* keys, int64_t
   }
 }
 
-// Rows of keys that go through the queries together; past the last one it again, which loses against itself.
+// Rows of keys compared together; past the end the last one repeats, which never beats itself.
 template <typename Key>
 struct KeyTile {
   const Key* rows[kTileKeys];

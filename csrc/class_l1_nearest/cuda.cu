@@ -1,4 +1,4 @@
-// The nearest key of a class on CUDA: one launch to compare, one to take what its shares of the keys found.
+// The nearest key of a class on CUDA: one launch to compare, one to merge the results of the shares of the keys.
 //
 // Operations: two a pair and feature, M N/K d pairs and features of K classes of equal size; with tiles of eight queries a class's
 // last one is not full. Bytes: the keys of the classes asked for, once per eight queries, from memory or the level-2 cache;
@@ -14,7 +14,7 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kLanes;
 // Warps that keep the largest GPU busy: keys are shared out among so many in all.
 constexpr int64_t kWantedWarps = 1 << 13;
-// Keys that are worth a share, were they of one class.
+// Fewest keys of a share, if all were of one class.
 constexpr int64_t kMinShare = 64;
 constexpr int64_t kMaxBlocks = 1 << 16;
 
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) search_kernel(const __grid_constant_
   const int64_t num_warps = p.num_tiles() * p.num_shares;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes; i < num_warps;
        i += static_cast<int64_t>(gridDim.x) * kWarps) {
-    // Warps side by side take the same keys, for different queries.
+    // Neighbouring warps read the same keys for different queries.
     Search::run(warp, i % p.num_tiles(), i / p.num_tiles(), p);
   }
 }

@@ -1,4 +1,4 @@
-// The search for the nearest key of a class on CUDA, as the program of a warp (../mahalanobis/cuda_program.h), which
+// The search for the nearest key of a class on CUDA, as the program of a warp (../common/cuda_program.h), which
 // csrc/tests/emulated_threads.h runs on the host.
 //
 // A tile is kTileQueries queries that follow each other in the sorted order. A warp takes, for each class in its tile, a
@@ -50,7 +50,7 @@ struct NearestSearch {
     FASTOOD_HD T operator()(T a, T b) const { return a + b; }
   };
 
-  // The queries at positions first…first + count, all of one class, count <= kQueries, beside some of its keys.
+  // The queries at positions first…first + count, all of one class, count <= kQueries, against some of its keys.
   template <int kQueries, typename Warp>
   static FASTOOD_HD void compare(Warp& warp, const Args& p, int64_t share, int64_t first, int count, KeyRange range) {
     Nearest<T> nearest[kQueries];
@@ -61,7 +61,7 @@ struct NearestSearch {
       query[q] = p.query(first + (q < count ? q : 0));
     }
     for (int64_t at = range.begin; at < range.end; at += kSearchKeys) {
-      // Past the end the last key again, which loses against itself.
+      // Past the end the last key repeats, which never beats itself.
       const Key* key[kSearchKeys];
       FASTOOD_UNROLL
       for (int k = 0; k < kSearchKeys; ++k) {
@@ -134,7 +134,7 @@ struct NearestSearch {
     }
   }
 
-  // Of the query at a position, by one thread, after all shares.
+  // Writes the result of the query at a position, by one thread, after all shares.
   static FASTOOD_HD void finish(int64_t position, const Args& p) {
     Nearest<T> nearest = Nearest<T>::none();
     for (int64_t share = 0; share < p.num_shares; ++share) {

@@ -13,8 +13,8 @@
 
 namespace fastood::class_l1_nearest {
 
-// What a query has found. An infinite or NaN distance never wins, of equal ones the first does: the result does not depend
-// on how the keys are divided, as long as they are offered, and merged, in their order.
+// The nearest key of a query so far. An infinite or NaN distance never wins; of equal distances the first wins. The result
+// does not depend on how the keys are split, if parts are compared and merged in order.
 template <typename T>
 struct Nearest {
   T distance;
@@ -30,7 +30,7 @@ struct Nearest {
   }
 };
 
-// The distance of a query whose class has keys: what it found, but NaN where the query has one, which no distance would tell.
+// The distance of a query whose class has keys; NaN if the query has a NaN, which never wins and would go unnoticed.
 template <typename T>
 FASTOOD_HD T distance_or_nan(const Nearest<T>& nearest, const T* query, int64_t dim) {
   T distance = nearest.distance;
@@ -63,7 +63,7 @@ struct KeyRange {
   int64_t end;
 };
 
-// Those of the keys of a class; none for a label below 0, which is no class.
+// Positions of the keys of a class; empty for a label below 0, which belongs to no class.
 FASTOOD_HD KeyRange keys_of_class(const int64_t* classes, int64_t num_keys, int64_t label) {
   if (label < 0) {
     return {0, 0};

@@ -1,4 +1,4 @@
-// What cpu and cuda share of the nearest key of a class: the arguments, checked once, and the outputs, allocated once.
+// Shared by the CPU and CUDA ops of the nearest key of a class: checked arguments and allocated outputs.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,4 +1,4 @@
-// torch.ops.fastood.class_l1_nearest on the CPU: who compares what, in parallel.
+// torch.ops.fastood.class_l1_nearest on the CPU: the work of each thread.
 //
 // Queries of a class go through its keys in groups. Groups one after another, each with its keys in their order, make one
 // line of work, which is cut into as many stretches of the same length as there are threads. Only the group that a cut goes
@@ -16,7 +16,7 @@
 namespace fastood::class_l1_nearest {
 namespace {
 
-// Below this many differences a second thread costs more than it brings.
+// Below this many differences a second thread costs more than it saves.
 constexpr int64_t kDifferences = int64_t{1} << 19;
 // What fetching a key costs, in queries that it is compared to.
 constexpr int64_t kFetch = 8;
@@ -41,7 +41,7 @@ void check_range(const int64_t* order, int64_t begin, int64_t end, int64_t count
   }
 }
 
-// Those that have keys.
+// The groups whose class has keys.
 std::vector<QueryGroup> group_queries(const ClassL1NearestInput& in) {
   const int64_t* const classes = integers(in.query_classes);
   std::vector<QueryGroup> groups;
@@ -72,7 +72,7 @@ std::vector<Nearest<T>> search(const ClassL1NearestInput& in, const std::vector<
   const int64_t work = groups.back().work_after();
   const int64_t num_stretches =
       std::clamp<int64_t>(work / std::max<int64_t>(1, kDifferences / in.dim), 1, torch::stable::get_num_threads());
-  // What a stretch finds of the group that began in the one before.
+  // The result of a stretch for the group that began in the previous stretch.
   std::vector<Nearest<T>> continued(num_stretches * kGroupQueries, Nearest<T>::none());
   std::vector<size_t> first_group(num_stretches);
   torch::stable::parallel_for(0, num_stretches, 1, [&](int64_t begin, int64_t end) {

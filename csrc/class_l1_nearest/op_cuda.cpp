@@ -1,5 +1,5 @@
 // torch.ops.fastood.class_l1_nearest on CUDA: checks, allocation, device, stream. Nothing waits for the device,
-// hence nobody looks whether the orders are in range: they come from a sort.
+// so the orders, which come from a sort, are not checked to be in range.
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cuda_op.h"

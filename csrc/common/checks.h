@@ -1,4 +1,4 @@
-// The last line of checks, for callers of torch.ops.fastood.*; fastood.ops raises ValueError and TypeError before.
+// Checks for direct callers of torch.ops.fastood.*; fastood.ops raises ValueError and TypeError before they are reached.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -14,7 +14,7 @@ inline void check_dim(const Tensor& tensor, const char* name, int64_t dim) {
   STD_TORCH_CHECK(tensor.dim() == dim, name, " must be ", dim, "-D, got ", tensor.dim(), "-D");
 }
 
-// The number of rows of a matrix; asked for before anything else of it is known.
+// Checks that the tensor is a matrix and returns its number of rows.
 inline int64_t matrix_rows(const Tensor& tensor, const char* name) {
   check_dim(tensor, name, 2);
   return tensor.size(0);

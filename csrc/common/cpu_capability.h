@@ -1,6 +1,6 @@
 // Which instruction set the CPU kernels run with.
 //
-// CMakeLists.txt compiles every `cpu.cpp` once per capability with FASTOOD_CPU_CAPABILITY set to its name, which is also
+// CMakeLists.txt compiles the kernel sources once per capability with FASTOOD_CPU_CAPABILITY set to its name, which is also
 // the namespace of that copy; the op asks `cpu_capability()` once and calls the matching one. The environment variable
 // of the same name (baseline, avx2, avx512) lowers the choice, for tests and comparisons.
 #pragma once

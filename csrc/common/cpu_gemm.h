@@ -2,12 +2,12 @@
 //
 //     C[m, n] = alpha * sum_k A[m, k] B[k, n]  (+ C[m, n])
 //
-// Why not the BLAS that PyTorch brings: a call through the dispatcher costs what a small product costs, its precision
+// Why not the BLAS that PyTorch brings: a call through the dispatcher costs as much as a small product, its precision
 // follows torch.set_float32_matmul_precision, and on AMD processors MKL leaves AVX-512 unused. Panels are packed and padded
 // with zeros, so that one micro-kernel of kTileRows x kTileColumns accumulators does everything. Each element of C is
 // summed in ascending k, in blocks of kDepth: the same bits however the rows of C are split between threads.
 //
-// Included by cpu.cpp files inside the anonymous namespace of their instruction set: hence no include guard.
+// Included by kernel sources inside the anonymous namespace of their instruction set: hence no include guard.
 
 #if defined(__AVX512F__)
 constexpr int64_t kVectorBytes = 64;
@@ -46,10 +46,10 @@ struct MatrixView {
   }
 };
 
-// Where B is known to be zero: what would be multiplied by it is left out. The diagonal runs from its first element.
+// Where B is zero by structure: products with those elements are skipped. The diagonal runs from its first element.
 enum class Zeros { kNone, kBelowDiagonal, kAboveDiagonal };
 
-// Room for one block of either factor; from the caller, once for many products.
+// Elements of workspace for one block of each factor, allocated by the caller once for many products.
 template <typename T>
 constexpr int64_t kGemmWorkspace = kDepth * (kRows + kColumns);
 

@@ -1,4 +1,4 @@
-// What the CPU ops over rows of logits share: the element type as a template argument, and threads over rows.
+// Shared by the CPU ops over rows of logits: the element type as a template argument, and threads over rows.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@ namespace fastood {
 
 // Rows that a CPU kernel may take as one vector.
 constexpr int64_t kRowTile = 16;
-// Below this many logits a second thread costs more than it brings.
+// Below this many logits a second thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 16;
 
 // Calls body.operator()<Logit>() with the element type of `logits`.

@@ -1,4 +1,4 @@
-// What the CUDA ops share on the host side: the caller's stream and launch errors, and the element type of logits.
+// Shared by the CUDA ops on the host side: the caller's stream and launch errors, and the element type of logits.
 #pragma once
 
 #include "cuda_stream.h"

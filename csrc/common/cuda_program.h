@@ -1,8 +1,8 @@
-// How the Mahalanobis kernels are written: as programs over a block (or a warp) of threads, in steps that every thread takes.
+// CUDA kernels as programs over a block (or a warp) of threads, in steps that every thread takes.
 //
 // On a GPU `each` is the thread's own share; csrc/tests/emulated_threads.h runs it for one thread after the other, so that a
-// machine without a GPU runs the kernels whole: the same tiles, tails and order of sums. What a program keeps in registers
-// stands in its State. Control flow is the same for all threads of a block (of a warp, in a warp's program).
+// machine without a GPU runs the kernels whole: the same tiles, tails and order of sums. A program's registers are its
+// State. Control flow is the same for all threads of a block (of a warp, in a warp's program).
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ class CudaBlock {
     body(static_cast<int>(threadIdx.x), state_);
   }
 
-  // Between what threads write to memory and what others of the block read.
+  // Orders writes to memory before reads by other threads of the block.
   __device__ __forceinline__ void barrier() { __syncthreads(); }
 
   // The array `values` of one lane, to all lanes of its warp.
@@ -64,7 +64,7 @@ class CudaBlock {
   State state_;
 };
 
-// One warp. `each` ends with what lanes wrote visible to the others.
+// One warp. After `each` the writes of a lane are visible to the others.
 template <typename State>
 class CudaWarp {
  public:

@@ -1,4 +1,4 @@
-// What the CUDA kernels over rows of logits share: element types, and groups of threads that share a row.
+// Shared by the CUDA kernels over rows of logits: element types, and groups of threads that share a row.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -74,7 +74,7 @@ struct Group {
     }
     if constexpr (kWidth > 32) {
       constexpr int kWarps = kWidth / 32;
-      __syncthreads();  // shared may still be read from the reduction before
+      __syncthreads();  // the previous reduction may still read shared
       if (threadIdx.x % 32 == 0) {
         shared[threadIdx.x / 32] = value;
       }

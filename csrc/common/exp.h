@@ -130,12 +130,12 @@ FASTOOD_HD T expm1_minus_x(T x) {
   return expm1_minus_x(x, exp_parts(x));
 }
 
-// For x > 0 and normal; NaN for NaN and infinity, anything for x <= 0.
+// For x > 0 and normal; NaN for NaN and infinity, unspecified for x <= 0.
 template <typename T>
 FASTOOD_HD T log_fast(T x) {
   using Traits = ExpTraits<T>;
   using Bits = typename Traits::Bits;
-  using Unsigned = typename Traits::UnsignedBits;  // which may wrap around, for an x that nobody wants the logarithm of
+  using Unsigned = typename Traits::UnsignedBits;  // wraps around for x outside the domain, without undefined behaviour
   const Bits above = static_cast<Bits>(bit_cast<Unsigned>(x) - static_cast<Unsigned>(Traits::kSqrtHalf));
   const Bits exponent = above >> Traits::kMantissa;
   const T f = bit_cast<T>(bit_cast<Unsigned>(x) - (static_cast<Unsigned>(exponent) << Traits::kMantissa)) - T(1);

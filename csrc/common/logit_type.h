@@ -1,4 +1,4 @@
-// The element types of logits, for launchers that know nothing of torch.
+// The element types of logits, for launchers without torch headers.
 #pragma once
 
 namespace fastood {

@@ -1,4 +1,4 @@
-// Logits as every row kernel takes them: [N, K] with adjacent columns; rows may be any distance apart.
+// The logits argument of every row kernel: [N, K] with adjacent columns and any row stride.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

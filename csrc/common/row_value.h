@@ -1,4 +1,4 @@
-// What the passes over a row of logits found, for every loss of the family.
+// Results of the passes over a row of logits, for every loss.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct RowValue {
   int64_t largest_class = 0;  // where needs_largest_class
 };
 
-// What a pass over a row adds up; entropy.h and uniformity.h say of what. Of a softmax row, `deviation` is the number of
+// Sums of a pass over a row; entropy.h and uniformity.h define the terms. Of a softmax row, `deviation` is the number of
 // largest logits and `exponential` the sum of exp(v_k - largest) over the others.
 template <typename T>
 struct RowSums {

@@ -1,4 +1,4 @@
-// How far the uniform distribution is from a row's, without cancellation: Li & Vasconcelos 2020, eq. 5.
+// KL(U || f) of a row, without cancellation: Li & Vasconcelos 2020, eq. 5.
 //
 //     l(v) = KL(U || f) = -1/K sum_k log f_k - log K = log mean_k exp(v_k) - mean_k v_k
 //
@@ -26,7 +26,7 @@ FASTOOD_HD T row_anchor(T mean, T largest) {
 }
 
 // Whether sums of exp(d_k) must be shifted by their largest term: they would overflow (e^60 * 2^30 < 2^127), or the mean
-// did, or some d_k is -inf and q would be +inf beside a delta of -inf. Such rows are never near uniform, so nothing
+// did, or some d_k is -inf, where q would be +inf and delta -inf. Such rows are never near uniform, so nothing
 // cancels.
 template <typename T>
 FASTOOD_HD bool needs_shift(T mean, T largest) {
@@ -57,8 +57,7 @@ FASTOOD_HD RowValue<T> row_in_either_form(T anchor, T largest, double lambda, do
   return row;
 }
 
-// The last subtraction is done in double: delta, which is what rounding the mean to an anchor left over, can exceed the
-// loss.
+// The last subtraction is done in double: delta, the rounding error of the anchor, can exceed the loss.
 template <typename T>
 FASTOOD_HD RowValue<T> uniformity_row(T anchor, T largest, const RowSums<double>& sums, T num_classes) {
   const double delta = sums.deviation / num_classes;
@@ -66,7 +65,7 @@ FASTOOD_HD RowValue<T> uniformity_row(T anchor, T largest, const RowSums<double>
   return row_in_either_form(anchor, largest, lambda, lambda - delta, num_classes);
 }
 
-// The row where needs_shift.
+// The result of a row where needs_shift.
 template <typename T>
 FASTOOD_HD RowValue<T> uniformity_row_shifted(T anchor, T largest, const RowSums<double>& sums, T num_classes) {
   const double lambda = log_fast(sums.exponential);

@@ -47,7 +47,7 @@ class TileAdder {
   double aupr_id_[kLanes] = {};
 };
 
-// Draws side by side: their numbers stay in the level-1 cache.
+// Draws taken together: their numbers stay in the level-1 cache.
 constexpr int64_t kDraws = 1024;
 
 #define FASTOOD_CPU_KERNELS "../detection_metrics/cpu_kernels.h"

@@ -3,11 +3,11 @@
 template <typename Key>
 bool is_ascending(const Key* keys, int64_t count);
 
-// The part of a pair between two merge points at most kTile apart: what it adds to the statistics ...
+// Statistics of the part of a pair between two merge points at most kTile apart ...
 template <typename Key>
 RankSums rank_tile(const ScorePair<Key>& pair, MergePoint begin, MergePoint end);
 
-// ... or the ranks of its scores, written to where they belong in `ranks`.
+// ... or the ranks of its scores, written at their positions in `ranks`.
 template <typename Key>
 void write_ranks(const ScorePair<Key>& pair, MergePoint begin, MergePoint end, const Ranks& ranks);
 

@@ -7,7 +7,7 @@
 //     AUPR ood   Σ_j TP / (TP + FP) / M, TP = M - first(j), FP = N - below(j)   average precision, a term per positive
 //     AUPR id    Σ_i own(i) / (own(i) + other(i)) / N
 //     error      min_j (FP M + first(j) N) / (2 N M)                            half of FPR + FNR
-//     FPR        FP / N at the strictest threshold with TP / M >= the wanted rate; see write_rates
+//     FPR        FP / N at the strictest threshold with TP / M >= the rate; see write_rates
 //
 // With weights (how often a resampling drew each score) every count is a sum of weights: a difference of two elements of a
 // running sum, at the same ranks. Counts are integers: sums of them are exact in any order. Only the average precisions are
@@ -49,7 +49,7 @@ FASTOOD_HD int64_t num_tiles(int64_t size) {
   return (size + kTile - 1) / kTile;
 }
 
-// What a tile adds to the statistics of its pair.
+// The share of a tile in the statistics of its pair.
 struct RankSums {
   uint64_t twice_u;  // of AUROC
   int64_t cost;      // the smallest, of the detection error

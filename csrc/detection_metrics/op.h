@@ -1,4 +1,4 @@
-// What cpu and cuda share of the detection statistics' ops: the arguments, checked once, and the outputs, allocated once.
+// Shared by the CPU and CUDA ops of the detection statistics: checked arguments and allocated outputs.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -9,7 +9,7 @@
 namespace fastood::detection_metrics {
 namespace {
 
-// Tiles below which a second thread costs more than it brings.
+// Tiles below which a second thread costs more than it saves.
 constexpr int64_t kTileGrain = kGrain / kTile;
 
 template <typename Body>

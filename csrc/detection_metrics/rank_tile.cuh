@@ -1,4 +1,4 @@
-// What the kernels of the detection statistics share: pairs of rows, and sums over the lanes of a tile in the CPU's order.
+// Shared by the kernels of the detection statistics: pairs of rows, and sums over the lanes of a tile in the CPU's order.
 #pragma once
 
 #include "cuda.h"
@@ -80,7 +80,7 @@ __device__ __forceinline__ RankSums add_tiles(const RankSums* tiles, int64_t cou
   return fold(sums, shared);
 }
 
-// Keys of a tile and what surrounds it, in shared memory.
+// Keys of a tile and its neighbours, in shared memory.
 template <typename Key>
 struct SharedTile {
   Key keys[kTile];  // ID, then OOD

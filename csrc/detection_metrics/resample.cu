@@ -1,4 +1,4 @@
-// What resampled sets hold of each sample, on CUDA: the CPU's numbers (random.h), by integer atomics in any order.
+// Counts of each sample in resampled sets, on CUDA: the CPU's numbers (random.h), by integer atomics in any order.
 //
 // Bytes of a replicate of N samples: 4 N written, for "multinomial" cleared before and added to, 12 N, mostly in the level-2
 // cache. Operations: a block of Philox, some 60 multiplications and additions, for two samples.

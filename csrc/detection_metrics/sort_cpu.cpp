@@ -51,7 +51,7 @@ std::unique_ptr<Key[]> uninitialised(int64_t count) {
 }
 
 // Sorts `count` keys in `keys`, by way of `scratch` of the same size, in so many chunks side by side. `varying` has the bits
-// that are not the same in all keys: what is above them needs no digit, and digits of fewer bits scatter to fewer places.
+// that are not the same in all keys: higher bits need no digit, and digits of fewer bits scatter to fewer places.
 template <typename Key>
 class RadixSort {
  public:

@@ -15,7 +15,7 @@ constexpr int64_t kRowsAtOnce = 8;
 // Bytes of an image that is copied whole before it is cropped.
 constexpr int64_t kMaxStaged = 1 << 14;
 
-// Whether it is: it lies in one piece, of whatever order, and fits into half a level-1 cache.
+// Whether an image is: its bytes are adjacent, in any order, and fit into half a level-1 cache.
 inline bool is_staged(const AugmentParams& p) {
   const int64_t last =
       (p.channels - 1) * p.channel_stride + (p.height - 1) * p.row_stride + (p.width - 1) * p.column_stride;

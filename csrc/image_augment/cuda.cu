@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
        j += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t b = j / num_runs;
     const int64_t first = (j - b * num_runs) * kRun;
-    // Looking at indices on the host would wait for the device. One that is out of range is never read from.
+    // Checking indices on the host would wait for the device. An index out of range is never dereferenced.
     const bool exists = p.index[b] >= 0 && p.index[b] < p.num_images;
     const Crop crop(p, b);
     Place<kChannelsLast> place(p, static_cast<uint32_t>(first));

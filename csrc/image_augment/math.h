@@ -11,7 +11,7 @@
 
 namespace fastood::image_augment {
 
-// Of normalisation by channel. One mean and deviation for all channels do for any number of them.
+// Channels with scales of their own. A single mean and deviation works for any number of channels.
 constexpr int64_t kMaxScales = 16;
 
 // Beyond any image's size a crop is empty; a CPU thread keeps rows of the padded width.
@@ -46,7 +46,7 @@ struct AugmentParams {
   int64_t width;
   const int64_t* index;    // [batch], which image
   const int64_t* rows;     // [batch], first row of the crop in the padded image, 0…2 padding
-  const int64_t* columns;  // [batch], first column likewise
+  const int64_t* columns;  // [batch], first column of the crop, 0…2 padding
   const bool* flip;        // [batch]
   int64_t batch;
   int64_t padding;
@@ -62,7 +62,7 @@ struct AugmentParams {
 struct Crop {
   const uint8_t* image;
   int64_t top;   // of the crop in the stored image: -padding…padding
-  int64_t left;  // likewise
+  int64_t left;  // of the crop in the stored image: -padding…padding
   bool mirrored;
 
   FASTOOD_HD Crop(const AugmentParams& p, int64_t b)

@@ -1,4 +1,4 @@
-// What cpu and cuda share of the augmentation: the arguments, checked once, and the output, allocated once.
+// Shared by the CPU and CUDA ops of the augmentation: checked arguments and the allocated output.
 #pragma once
 
 #include <array>

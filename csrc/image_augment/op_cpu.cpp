@@ -11,7 +11,7 @@
 namespace fastood::image_augment {
 namespace {
 
-// Below this many pixels a second thread costs more than it brings.
+// Below this many pixels a second thread costs more than it saves.
 constexpr int64_t kPixelGrain = 1 << 16;
 
 void check_range(const int64_t* numbers, int64_t count, const char* name, int64_t largest) {

@@ -111,7 +111,7 @@ TopLanes<T> top_two(const Classes<Element, kOneRow>& classes) {
 template <typename T, size_t kCount>
 using LaneSums = std::array<Lanes<T>, kCount>;
 
-// Adds up what pass(blocks, num_blocks) finds over all classes; every lane of one row gets its sum.
+// Adds up the results of pass(blocks, num_blocks) over all classes; every lane of one row gets its sum.
 template <size_t kCount, typename Element, bool kOneRow, typename Pass, typename T = Compute<Element>>
 LaneSums<T, kCount> sum_classes(const Classes<Element, kOneRow>& classes, const Pass& pass) {
   if constexpr (!kOneRow) {

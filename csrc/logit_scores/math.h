@@ -15,7 +15,7 @@
 //     reject      log(sum_reject exp v / sum_rest exp v)                               Mohseni 2020
 //
 // hold exactly. Nothing but log K is subtracted from anything of its own size, so that a confident row keeps the digits of
-// how confident it is; near the uniform point kl_uniform takes the form of outlier_loss/uniformity.h instead.
+// how confident it is; near the uniform point kl_uniform takes the form of common/uniformity.h instead.
 // Sums run over all k with v_k capped at s: k* adds exp(0) = 1 to R, and nothing to P and D.
 #pragma once
 
@@ -47,7 +47,7 @@ struct ScoreSettings {
     return count;
   }
 
-  // Whether anything but the largest logit is asked for.
+  // Whether any score needs more than the largest logit.
   FASTOOD_HD bool wants_sums() const { return mask != int64_t{1} << static_cast<int>(Score::kMaxLogit); }
 };
 
@@ -57,7 +57,7 @@ FASTOOD_HD T exp_or_zero(T x) {
   return x < ExpTraits<T>::kMin ? T(0) : exp_fast(x);
 }
 
-// The two largest logits; a NaN only counts.
+// The two largest logits; NaN is only counted.
 template <typename T>
 struct TopTwo {
   T largest;
@@ -101,7 +101,7 @@ FASTOOD_HD void add_to_sums(T logit, T second, T& exponential, T& product, T& de
   deviation -= x;
 }
 
-// All that the scores of a row are made of.
+// The statistics from which all scores of a row are computed.
 template <typename T>
 struct RowSoftmax {
   T largest;    // m
@@ -181,7 +181,7 @@ FASTOOD_HD T kl_uniform_score(const RowSoftmax<T>& row, const ClassCount<T>& K) 
   return -(rise_over_mean(row, K) + (row.lambda - K.log));
 }
 
-// The same near the uniform point, from sums of add_uniformity<false> about `anchor`, the rounded mean.
+// kl_uniform near the uniform point, from sums of add_uniformity<false> about `anchor`, the rounded mean.
 template <typename T>
 FASTOOD_HD T kl_uniform_score_near(T anchor, T largest, T exponential, T deviation, const ClassCount<T>& K) {
   const RowSums<double> sums{deviation, exponential, 0};
@@ -200,7 +200,7 @@ FASTOOD_HD T gen_base(const RowSoftmax<T>& row) {
   return -(row.gap + row.lambda);
 }
 
-// sum: that of gen_term over as many of the capped logits as wanted, k* among them as if it were a second s.
+// sum: that of gen_term over the selected capped logits, with k* counted as a second s.
 template <typename T>
 FASTOOD_HD T gen_score(const RowSoftmax<T>& row, T sum, T gamma) {
   // log p + log(1 - p) with the digits of 1 - p.
@@ -212,7 +212,7 @@ FASTOOD_HD T gen_score(const RowSoftmax<T>& row, T sum, T gamma) {
 template <typename T>
 FASTOOD_HD T reject_score(const RowSoftmax<T>& rest, const TopTwo<T>& top, const RowSoftmax<T>& reject) {
   const bool all_masked = top.largest == T(-INFINITY) && top.num_nan == T(0);
-  // Through a difference that is NaN where the rest has no scores.
+  // The difference propagates NaN if the other scores are NaN.
   return all_masked ? T(-INFINITY) + (rest.gap - rest.gap)
                     : (reject.largest - rest.largest) + (reject.lambda - rest.lambda);
 }

@@ -1,4 +1,4 @@
-// What cpu and cuda share of the detection scores: the arguments, checked once, and the output, allocated once.
+// Shared by the CPU and CUDA ops of the detection scores: checked arguments and the allocated output.
 #pragma once
 
 #include <array>

@@ -2,7 +2,7 @@
 //
 //     h_ni = -|y_n - c_i|^2,   y_n = L^-1 (z_n - mu),   c_i = L^-1 (m_i - mu)                        Wu 2023, eq. 0.11
 //
-// mu, the mean of the means, changes nothing but how much of the vectors cancels.
+// mu, the mean of the means, only changes how much of the vectors cancels.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace fastood::mahalanobis {
 
-// L [d, d], of which only the lower triangle is read, or its diagonal [d] where it is nothing else.
+// L [d, d], of which only the lower triangle is read, or the diagonal [d] of a diagonal L.
 template <typename T>
 struct ScaleTril {
   const T* data;
@@ -30,7 +30,7 @@ FASTOOD_HD constexpr int64_t scale_block_size(int64_t dim, int64_t block) {
   return rest < kScaleBlock ? rest : kScaleBlock;
 }
 
-// What every kernel needs of workspace, in doubles.
+// Workspace of every kernel, in doubles.
 constexpr int64_t kMahalanobisWorkspace = int64_t{1} << 18;
 
 // Features are whitened and paired so many at a time: few enough for the level-2 cache where d is small, enough to pay for
@@ -38,12 +38,12 @@ constexpr int64_t kMahalanobisWorkspace = int64_t{1} << 18;
 constexpr int64_t feature_block(int64_t dim) {
   return dim < 256 ? (int64_t{1} << 17) / dim : 512;
 }
-// Of one feature in float64 and in T, in doubles.
+// Scratch of one feature in float64 and in T, in doubles.
 constexpr int64_t feature_scratch(int64_t dim) {
   return 2 * dim;
 }
 
-// Everything of forward; N rows of features, K of means, all rows adjacent.
+// Arguments of forward; N rows of features, K of means, all rows adjacent.
 template <typename T>
 struct MahalanobisForward {
   ScaleTril<T> scale;
@@ -61,14 +61,14 @@ struct MahalanobisForward {
   T* residual;             // [N, d]  y_n - c_nearest(n)
 };
 
-// Everything of backward. With r = nearest and R the upstream gradient without the entries (n, r(n)), which go to g:
+// Arguments of backward. With r = nearest and R the upstream gradient without the entries (n, r(n)), which go to g:
 //
 //     P_n   = -2 (rowsum(R)_n y_n - (R C)_n)             dU_n = P_n - 2 g_n u_n
 //     dC~_i = 2 ((R^T Y)_i - colsum(R)_i c_i) + sum_{n: r(n) = i} P_n
 //     dZ    = dU L^-1     dM~ = dC~ L^-1     dM_i = dM~_i - sum_{n: r(n) = i} dZ_n     dL = -tril(dZ^T U + dM~^T C)
 //
 // which is the gradient of h as a function of u_n = L^-1 (z_n - m_r(n)) and c_i: the pair of a row and its nearest class
-// enters by their difference alone, and nothing cancels when the row sits on the mean.
+// enters by their difference alone, so that nothing cancels for a row on its mean.
 template <typename T>
 struct MahalanobisBackward {
   ScaleTril<T> scale;

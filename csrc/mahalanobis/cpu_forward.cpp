@@ -86,7 +86,7 @@ void invert_rows(const T* scale, int64_t dim, int64_t size, double* inverse) {
   }
 }
 
-// The same of up to kScaleBlock rows, by halves: of [A 0; B C] it is [A^-1 0; -C^-1 B A^-1  C^-1].
+// inverse <- L^-1 of up to kScaleBlock rows, by halves: of [A 0; B C] it is [A^-1 0; -C^-1 B A^-1  C^-1].
 template <typename T>
 void invert(const T* scale, int64_t dim, int64_t size, double* inverse, double* workspace) {
   if (size <= kInvertedByRows) {
@@ -110,7 +110,7 @@ void invert(const T* scale, int64_t dim, int64_t size, double* inverse, double* 
   }
 }
 
-// vectors [num_rows, d] <- L^-1 (rows - mu), and what they are in T.
+// vectors [num_rows, d] <- L^-1 (rows - mu), and their roundings to T.
 template <typename T>
 void whiten(const MahalanobisForward<T>& op, int64_t num_rows, const T* rows, double* vectors, T* rounded,
             double* workspace) {
@@ -131,13 +131,13 @@ void whiten(const MahalanobisForward<T>& op, int64_t num_rows, const T* rows, do
   }
 }
 
-// Whether a pair is computed from the difference. Not a number is, and comes out as one.
+// Whether a pair is computed from the difference. True for NaN, which propagates.
 template <typename T>
 bool is_near(T logit, double size) {
   return !(-static_cast<double>(logit) >= kNear * size);
 }
 
-// Logits of one feature from its products y.c, which they take the place of.
+// Logits of one feature in the place of its products y.c.
 template <typename T>
 void distances(const MahalanobisForward<T>& op, const double* y, T* logits) {
   const int64_t dim = op.scale.dim;
@@ -177,7 +177,7 @@ int64_t largest(const T* logits, int64_t count) {
   return 0;
 }
 
-// Its nearest class, whose logit comes from the difference whatever it is.
+// The nearest class of a feature, whose logit always comes from the difference.
 template <typename T>
 int64_t nearest_class(const MahalanobisForward<T>& op, const double* y, T* logits) {
   const int64_t dim = op.scale.dim;

@@ -1,11 +1,11 @@
 // Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
-// Each works on a range of rows, classes or blocks; the ranges of one function may run in parallel, and what is computed
-// does not depend on how they are cut.
+// Each works on a range of rows, classes or blocks; the ranges of one function may run in parallel, and the results
+// do not depend on how they are split.
 
 template <typename T>
 void mahalanobis_centre(const T* means, int64_t num_classes, int64_t dim, double* centre);
 
-// Of the diagonal blocks [begin, end) of L.
+// Inverses of the diagonal blocks [begin, end) of L.
 template <typename T>
 void mahalanobis_invert(const ScaleTril<T>& scale, int64_t begin, int64_t end, double* inverses, void* workspace);
 

@@ -7,7 +7,7 @@
 //   factor   dL = -tril(dZ^T U + dM~^T C);  dM_i = dM~_i - sum_{n: r(n) = i} dZ_n
 //   sum      of the shares of dL, where there are several
 //
-// A sample that sits on its mean loses nothing: what its own class adds to dC and takes from it never meets. All in T; sums
+// Nothing cancels for a sample on its mean: opposite terms of its own class are never added. All in T; sums
 // over samples are split into shares that are added in a fixed order, so that results repeat bit for bit.
 #pragma once
 

@@ -1,4 +1,4 @@
-// What the Mahalanobis launchers share.
+// Shared by the Mahalanobis launchers.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@
 
 namespace fastood::mahalanobis {
 
-// What a launch should keep busy: those of an H100 or H200.
+// Multiprocessors that a launch should keep busy: those of an H100 or H200.
 constexpr int64_t kMultiprocessors = 132;
 
 // Calls launch with the rows of a warp in a substitution, as an integral constant: as many as leave a block for each
@@ -68,7 +68,7 @@ int64_t workspace_bytes(const MahalanobisShape& shape, const Take& take) {
   return workspace.offset();
 }
 
-// A program's kernel. With a number of blocks that a multiprocessor should hold at least: else ptxas aims at more, and spills.
+// A program's kernel. With a number of blocks that a multiprocessor should hold at least: otherwise ptxas aims at more and spills.
 template <typename Program, typename Args>
 __global__ void __launch_bounds__(Program::kThreads, Program::kMinBlocks)
     program_kernel(const __grid_constant__ Args args) {

@@ -1,5 +1,5 @@
 // One tile of a matrix product C[m, n] = sum_k A(m, k) B(n, k) by a block: plain multiply-adds in T. Not tensor cores, and no
-// library that may be told to use TF32 (torch.set_float32_matmul_precision): the logits must not depend on it.
+// library that may use TF32 (torch.set_float32_matmul_precision): the logits must not depend on it.
 //
 // 256 threads as 16 x 16, each with F x F outputs, F = tile / 16. A chunk of `depth` columns k of A and B lies in shared memory;
 // the next one is on its way to registers meanwhile. Per k a thread reads 2 F numbers for F^2 multiply-adds: F = 4 keeps the

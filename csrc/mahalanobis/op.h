@@ -1,4 +1,4 @@
-// What cpu and cuda share of the Mahalanobis logits: the arguments, checked once, and the outputs, allocated once.
+// Shared by the CPU and CUDA ops of the Mahalanobis logits: checked arguments and allocated outputs.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -35,7 +35,7 @@ struct MahalanobisInput {
     scale_tril = adjacent_rows(scale);
   }
 
-  // A matrix [rows, columns] beside scale_tril.
+  // A matrix [rows, columns] of the dtype and device of scale_tril.
   Tensor matrix(const Tensor& tensor, const char* name, int64_t columns) const {
     check_dim(tensor, name, 2);
     check_dtype(tensor, name, dtype);

@@ -13,7 +13,7 @@
 namespace fastood::mahalanobis {
 namespace {
 
-// Below this many multiply-adds a second thread costs more than it brings.
+// Below this many multiply-adds a second thread costs more than it saves.
 constexpr int64_t kGrain = int64_t{1} << 20;
 // A thread packs the whole second factor for its rows: with fewer of them that is most of the work.
 constexpr int64_t kMinRows = 32;

@@ -1,6 +1,6 @@
 // torch.ops.fastood.mahalanobis_logits and its backward on CUDA: allocation, device, stream.
 //
-// What only a value can tell is not checked, for that would wait for the device: a diagonal of L that is not finite and above
+// Values are not checked, which would wait for the device: a diagonal of L that is not finite and above
 // 0 makes the logits NaN, and `nearest` is trusted to come from the forward op.
 #include <torch/csrc/stable/library.h>
 

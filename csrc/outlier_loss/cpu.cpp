@@ -2,7 +2,7 @@
 //
 // Bytes: forward reads N K logits, backward reads them and writes the gradient. Operations: one exponential per logit and
 // pass, about 25 vector instructions; with AVX-512 both passes are bound by memory from a few MiB on.
-// Rows of one kind (in-distribution, background) are taken sixteen at a time, in whatever order they come (cpu_tile.h);
+// Rows of one kind (in-distribution, background) are taken sixteen at a time, in any order (cpu_tile.h);
 // sums are taken along a row (cpu_row.h) or, for few classes, across rows.
 #include "cpu.h"
 
@@ -73,7 +73,7 @@ void outlier_loss_backward(const LossRows<Logit>& rows, OutlierLoss loss, const 
   }
 }
 
-// kLanes sums side by side, each over every kLanes-th row: one sum would wait for itself at every row.
+// kLanes sums side by side, each over every kLanes-th row: one sum would be a chain of dependent additions.
 template <typename Logit>
 void outlier_loss_totals(const LossRows<Logit>& rows, bool by_weight, const Compute<Logit>* per_sample, RowTotals* id,
                          RowTotals* background) {

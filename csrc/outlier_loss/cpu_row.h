@@ -45,7 +45,7 @@ T max_of(const Logit* logits, int64_t count) {
   return largest;
 }
 
-// NaN logits are passed over: what follows finds them.
+// NaN logits are skipped here; the sums that follow propagate them.
 template <typename Logit, typename T = Compute<Logit>>
 T row_max(const Logit* logits, int64_t num_classes) {
   const Rest<Logit> rest(logits, num_classes, T(-INFINITY));
@@ -179,7 +179,7 @@ void add_entropy_of(const Logit* logits, int64_t count, T base, RowSums<double>&
 template <bool kShift, typename Logit, typename T = Compute<Logit>>
 RowSums<double> entropy_sums(const Logit* logits, int64_t num_classes, T base) {
   RowSums<double> sums{0, 0, 0};
-  // What adds nothing to any of the sums.
+  // A value that adds nothing to any of the sums.
   const Rest<Logit> rest(logits, num_classes, kShift ? T(-INFINITY) : base);
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_entropy_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), base, sums);
@@ -241,7 +241,7 @@ void backward_row_of(const Logit* logits, int64_t num_classes, const RowGradient
   }
 }
 
-// Zero without a look at the logits where the row's scale is.
+// Zero where the row's scale is zero, without reading the logits.
 template <typename Logit, typename T = Compute<Logit>>
 void backward_row(const Logit* logits, int64_t num_classes, const RowGradient<T>& gradient, Logit* grad) {
   if (gradient.scale == T(0)) {

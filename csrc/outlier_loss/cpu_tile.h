@@ -22,7 +22,7 @@ struct TileRows {
   void fill() { std::fill(row + count, row + kLanes, row[0]); }
 };
 
-// A row per lane; lanes without a row stay zero, and nobody looks at what follows from them.
+// A row per lane; lanes without a row stay zero, and their results are not read.
 template <typename T>
 struct TileSums {
   alignas(64) T mean[kLanes];
@@ -102,7 +102,7 @@ void mean_and_max_across(const Tile<T>& tile, TileSums<T>& sums) {
   }
 }
 
-// After mean_and_max_across. The usual form; a row that needs the shifted one has no use for these sums.
+// After mean_and_max_across. The usual form; a row that needs the shifted form discards these sums.
 template <bool kEntropy, typename T>
 void uniformity_sums_across(const Tile<T>& tile, TileSums<T>& sums) {
   const T K = static_cast<T>(tile.num_classes);
@@ -166,7 +166,7 @@ void softmax_values(const LossRows<Logit>& rows, const TileRows& which, bool wan
   }
 }
 
-// All rows at once, but for a uniformity row that needs the shifted form: it is done again by itself.
+// All rows at once, but for a uniformity row that needs the shifted form: it is computed again on its own.
 template <bool kEntropy, typename Logit, typename T = Compute<Logit>>
 void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowValue<T>* values) {
   const T K = static_cast<T>(rows.num_classes);
@@ -215,7 +215,7 @@ void uniformity_values(const LossRows<Logit>& rows, const TileRows& which, RowVa
   }
 }
 
-// What the loss wants to know of each of the rows, all of one kind.
+// The statistics that the loss needs of each row, all rows of one kind.
 template <typename Logit, typename T = Compute<Logit>>
 void tile_values(const LossRows<Logit>& rows, const TileRows& which, RowTerm term, bool wants_class,
                  RowValue<T>* values) {

@@ -2,7 +2,7 @@
 //
 // Traffic of forward + backward: read, read, write of the logits, 3 N K sizeof(logit) bytes, which is the floor while
 // the gradient is not made in forward (it is not: the upstream gradient scales it before it is rounded to float16).
-// Beside it per row: targets and weights once, per_sample written, kRowStats numbers written and read.
+// In addition per row: targets and weights once, per_sample written, kRowStats numbers written and read.
 // A row's second pass over its own logits finds them in the level-1 cache (eight blocks share its 200 KB: up to about 6k
 // float32 classes for a block per row), else in the level-2 cache.
 // Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. In-distribution and background
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
   }
 }
 
-// A batch that one block walks in four steps or fewer is left to it: no other block to wait for.
+// A batch that one block walks in four steps or fewer runs on one block, which saves the wait for others.
 template <int kWidth>
 int forward_blocks(int64_t num_rows) {
   constexpr int64_t kRowsPerBlock = kThreads / kWidth;

@@ -30,7 +30,7 @@ struct OutlierLossParams {
   int64_t row_stride;
 };
 
-// What forward needs besides its outputs: the totals of every block and a counter of those that are done.
+// The workspace of forward: the totals of every block and a counter of those that are done.
 int64_t outlier_loss_workspace_bytes(int64_t num_rows, int64_t num_classes);
 
 cudaError_t launch_outlier_loss_forward(const OutlierLossParams& params, cudaStream_t stream);

@@ -1,4 +1,4 @@
-// How far a row's distribution is from the uniform one, without cancellation: Li & Vasconcelos 2020, section 5.4.
+// KL(f || U) of a row, without cancellation: Li & Vasconcelos 2020, section 5.4.
 //
 //     KL(f || U) = sum_k f_k log f_k + log K
 //
@@ -22,13 +22,13 @@ FASTOOD_HD bool entropy_needs_shift(T mean, T largest, T num_classes) {
   return needs_shift(mean, largest) || largest - mean > log_fast(num_classes) + T(1);
 }
 
-// What is subtracted from every logit: d_k or b_k is left.
+// Subtracted from every logit, leaving d_k or b_k.
 template <typename T>
 FASTOOD_HD T entropy_base(T mean, T largest, T num_classes) {
   return entropy_needs_shift(mean, largest, num_classes) ? largest : mean;
 }
 
-// One logit's share of the sums. At a masked logit b = -inf, and b exp(b) is to be zero.
+// One logit's share of the sums. At a masked logit b = -inf, and b exp(b) must be zero.
 template <typename T>
 FASTOOD_HD void add_entropy(T logit, T base, bool shift, RowSums<T>& sums) {
   const T difference = logit - base;

@@ -1,4 +1,4 @@
-// The family of losses for mixed batches, and what forward hands to backward.
+// The losses of mixed batches, and the statistics that forward passes to backward.
 //
 //     L = mean over in-distribution rows of l_i  +  lambda * mean over background rows of l_i
 //
@@ -45,16 +45,16 @@ struct LossSettings {
   bool by_weight;            // a mean divides by its sum of weights, else by its number of rows
 };
 
-// What has to be known of a row of logits.
+// The statistics that a loss needs of a row of logits.
 enum class RowTerm {
-  kSoftmax,     // the largest logit and the log of the sum of the others beside it
+  kSoftmax,     // the largest logit, and the log of the sum of the others relative to it
   kUniformity,  // KL(U || f) without cancellation
   kEntropy,     // KL(f || U) without cancellation
   kMaximum,     // the largest logit alone
   kNorm,        // the sum of squares
 };
 
-// Whether a background row's loss knows of the largest logit alone.
+// Whether a background row's loss depends on the largest logit alone.
 FASTOOD_HD constexpr bool needs_maximum(OutlierLoss loss) {
   return loss == OutlierLoss::kIce || loss == OutlierLoss::kIceMinus || loss == OutlierLoss::kSigmoid;
 }
@@ -72,7 +72,7 @@ FASTOOD_HD constexpr RowTerm row_term(OutlierLoss loss, bool background) {
   return background && needs_maximum(loss) ? RowTerm::kMaximum : RowTerm::kSoftmax;
 }
 
-// Whether a background row's loss names a class: the largest logit's.
+// Whether a background row's loss needs the class of the largest logit.
 FASTOOD_HD constexpr bool needs_largest_class(OutlierLoss loss) {
   return loss == OutlierLoss::kRejectClass || needs_maximum(loss);
 }
@@ -92,9 +92,9 @@ constexpr int64_t kNoTarget = -1;
 // The target column holds kNoTarget - 1 - class as a float, exact down to -2^24.
 constexpr int64_t kMaxClasses = (int64_t{1} << 24) - 1;
 
-// Results over rows that backward and the gradient of the weights need, float64: what a row's gradient is multiplied by
-// (1 / divisor of its mean, times lambda for background) and the two means. Both are zero of a kind that counts nothing;
-// a factor that is zero beside a NaN mean is that of an infinite divisor.
+// Results over rows that backward and the gradient of the weights need, float64: the factor of a row's gradient
+// (1 / divisor of its mean, times lambda for background) and the two means. Both are zero if no row of the kind counts;
+// a zero factor with a NaN mean comes from an infinite divisor.
 enum FactorColumn { kFactorId, kFactorBackground, kMeanId, kMeanBackground, kNumFactors };
 
 // Sums over the rows of one kind; in float64 and in a fixed order, so that results repeat bit for bit.
@@ -104,14 +104,14 @@ struct RowTotals {
 };
 
 FASTOOD_HD void add_row(RowTotals& totals, double weight, double loss, bool by_weight) {
-  // Rows of weight zero add nothing, whatever they hold: 0 * inf is NaN.
+  // Avoid 0 * inf and 0 * NaN: rows of weight zero add nothing.
   totals.loss += weight == 0 ? 0 : weight * loss;
   totals.divisor += by_weight ? weight : 1;
 }
 
 FASTOOD_HD void store_factors(const LossSettings& settings, const RowTotals& id, const RowTotals& background,
                               double* factors) {
-  // Without its weight, an infinite background loss is nobody's concern.
+  // Avoid 0 * inf: with lambda = 0 an infinite background loss must not count.
   const bool without = background.divisor == 0 || settings.weight == 0;
   factors[kFactorId] = id.divisor == 0 ? 0 : 1 / id.divisor;
   factors[kFactorBackground] = without ? 0 : settings.weight / background.divisor;

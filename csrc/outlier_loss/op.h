@@ -1,4 +1,4 @@
-// What cpu and cuda share of the outlier losses: the arguments, checked once, and the outputs, allocated once.
+// Shared by the CPU and CUDA ops of the outlier losses: checked arguments and allocated outputs.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -18,7 +18,7 @@ inline OutlierLoss loss_of(int64_t loss) {
   return static_cast<OutlierLoss>(loss);
 }
 
-// An optional [N] argument as the kernels want it, or null.
+// An optional [N] argument in the form of the kernels, or null.
 inline const void* row_values(const std::optional<Tensor>& values, const char* name, ScalarType dtype,
                               const LogitsInput& in) {
   if (!values.has_value()) {

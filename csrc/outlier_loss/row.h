@@ -1,4 +1,4 @@
-// One row of any loss of the family: from what the passes over its logits found to its loss and its statistics.
+// One row of any loss: from the sums over its logits to its loss and its statistics.
 #pragma once
 
 #include <cmath>
@@ -27,13 +27,13 @@ FASTOOD_HD RowValue<T> maximum_row(T largest, bool any_nan) {
   return row;
 }
 
-// Mohseni 2020, Algorithm 1: the largest logit's class where it is a reject class, else a random reject class.
+// Mohseni 2020, Algorithm 1: the largest logit's class if it is a reject class, else a random reject class.
 FASTOOD_HD int64_t pseudo_label(int64_t largest_class, int64_t num_classes, int64_t num_reject, double uniform_draw) {
   const int64_t first = num_classes - num_reject;
   if (largest_class >= first) {
     return largest_class;
   }
-  // A draw that is none, NaN or outside [0, 1), names a reject class as well.
+  // An invalid draw (NaN or outside [0, 1)) is clamped to a reject class.
   const double draw = uniform_draw > 0 ? (uniform_draw < 1 ? uniform_draw : 1) : 0;
   const int64_t chosen = static_cast<int64_t>(draw * static_cast<double>(num_reject));
   return first + (chosen < num_reject ? chosen : num_reject - 1);
@@ -83,7 +83,7 @@ struct FinishedRow {
   int64_t target;
 };
 
-// An in-distribution row: cross-entropy, and what the loss adds to it. target_logit is v_y.
+// An in-distribution row: cross-entropy plus the term of the loss. target_logit is v_y.
 template <typename T>
 FASTOOD_HD FinishedRow<T> finish_id(const LossSettings& settings, const RowValue<T>& row, int64_t target,
                                     T target_logit) {
@@ -92,7 +92,7 @@ FASTOOD_HD FinishedRow<T> finish_id(const LossSettings& settings, const RowValue
   if (settings.loss == OutlierLoss::kMagnitude) {
     const T norm = std::sqrt(row.value);
     const T short_of = norm > margin ? T(0) : margin - norm;
-    // At zero the norm has no slope; NaN goes through.
+    // The norm has no slope at zero; NaN propagates.
     return {short_of * short_of, norm == T(0) ? T(0) : -T(2) * short_of / norm, T(0), 0};
   }
   const T cross_entropy = row.lambda + (row.anchor - target_logit);
@@ -142,14 +142,14 @@ FASTOOD_HD FinishedRow<T> finish_background(const LossSettings& settings, const 
   }
 }
 
-// Writes the statistics of a row for backward and returns its loss. `target` is the given one; logit_at(k) loads v_k.
+// Writes the statistics of a row for backward and returns its loss. `target` is the row's argument; logit_at(k) loads v_k.
 template <typename T, typename LogitAt>
 FASTOOD_HD T finish_row(const LossSettings& settings, RowValue<T> row, int64_t num_classes, int64_t target, T weight,
                         T uniform_draw, const LogitAt& logit_at, T* stats) {
   const bool on_logits = settings.loss != OutlierLoss::kMagnitude;
   FinishedRow<T> done;
   if (on_logits && target >= num_classes - settings.num_reject) {
-    // Refused before on the CPU; a GPU cannot raise, so that it shows as NaN.
+    // The CPU op raises before; a GPU cannot raise and returns NaN.
     row.anchor = T(NAN);
     done = {T(NAN), T(NAN), T(NAN), 0};
   } else if (target >= 0) {
@@ -159,7 +159,7 @@ FASTOOD_HD T finish_row(const LossSettings& settings, RowValue<T> row, int64_t n
     const int64_t label = rejects ? pseudo_label(row.largest_class, num_classes, settings.num_reject, uniform_draw) : 0;
     done = finish_background(settings, row, static_cast<T>(num_classes), label, rejects ? logit_at(label) : T(0));
   }
-  // Rows that count nothing do so whatever they hold; the factors of RowGradient need not look after them.
+  // A row that does not count gets a zero gradient here, so that RowGradient needs no check.
   const bool counts = weight != T(0) && (target >= 0 || settings.weight != 0);
   stats[kAnchor] = row.anchor;
   stats[kLambda] = row.lambda;
@@ -170,7 +170,7 @@ FASTOOD_HD T finish_row(const LossSettings& settings, RowValue<T> row, int64_t n
   return done.loss;
 }
 
-// A row's statistics as backward reads them, times what its gradient is multiplied by.
+// A row's statistics as backward reads them, times the factor of its gradient.
 template <typename T>
 struct RowGradient {
   RowTerm term;
@@ -196,7 +196,7 @@ struct RowGradient {
     target = target < 0 ? kNoTarget : target;
   }
 
-  // d loss / d v_k, except at the target and where scale is zero: there it is zero, whatever the logit.
+  // d loss / d v_k, except at the target; zero where scale is zero, for any logit.
   template <RowTerm kTerm>
   FASTOOD_HD T at(T logit) const {
     const T x = (logit - anchor) - lambda;

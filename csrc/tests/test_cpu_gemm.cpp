@@ -12,7 +12,7 @@ namespace {
 
 using namespace fastood;
 
-// A matrix of random numbers in a field of NaN, one of which ends the memory: a read beside it shows, or is caught.
+// A matrix of random numbers in a field of NaN, one of which ends the memory: a read outside it shows up as NaN or is caught by the sanitizer.
 template <typename T>
 struct Matrix {
   int64_t row_stride, column_stride;
