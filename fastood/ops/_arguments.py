@@ -1,4 +1,4 @@
-"""Plain arguments from what callers have: numbers of Python, NumPy and tensors of one element, and generators."""
+"""Conversion of scalar arguments: Python and NumPy numbers, tensors of one element, flags, devices, generators."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def as_integer(name: str, value: object, low: int | None = None, high: int | Non
     """Return an integer argument as a Python int.
 
     Args:
-        name: Of the argument, for the error.
+        name: The argument's name, for the error.
         value: Anything with `__index__`, such as a NumPy integer or an integer tensor of one element; no bool.
         low: Smallest value allowed; None for any.
         high: Largest value allowed; None for any.
-        wanted: What to say is wanted, where that is not the range.
+        wanted: Requirement as the error states it; by default the range.
 
     Raises:
-        TypeError: `value` is no integer.
-        ValueError: `value` is out of range.
+        TypeError: If `value` is no integer.
+        ValueError: If `value` is out of range.
 
     Example:
         >>> import numpy as np
         >>> as_integer("replicates", np.int64(3), 1), as_integer("replicates", torch.tensor(4), 1)
         (3, 4)
     """
-    # Plain ints take the short way: at small batches the others cost as much as an op.
+    # Fast path for plain ints: at small batches the conversions below cost as much as an op.
     if type(value) is int and (low is None or value >= low) and (high is None or value <= high):
         return value
     wanted = wanted or f"an int{limits(low, high)}"
@@ -50,25 +50,25 @@ def as_integer(name: str, value: object, low: int | None = None, high: int | Non
 
 
 def limits(low: int | None, high: int | None) -> str:
-    """Return the range of an integer as an error message gives it, after a space; nothing where there is none."""
+    """Return the range of an integer for an error message, with a leading space; empty without a limit."""
     if low is None:
         return "" if high is None else f" <= {high}"
     return f" >= {low}" if high is None else f" in {low} … {high}"
 
 
 def as_real(name: str, value: object, *, wanted: str = "a real number") -> float:
-    """Return a real argument as a Python float; the decimal that was typed where it is of a narrower type.
+    """Return a real argument as a Python float; a float32 of 0.95 becomes 0.95, not its nearest binary neighbour.
 
     Args:
-        name: Of the argument, for the error.
+        name: The argument's name, for the error.
         value: A Python or NumPy number, or a real tensor of one element; no bool.
-        wanted: What to say is wanted.
+        wanted: Requirement as the error states it.
 
     Returns:
         The number; infinity for an integer beyond the floats.
 
     Raises:
-        TypeError: `value` is no number.
+        TypeError: If `value` is no number.
 
     Example:
         >>> import numpy as np
@@ -82,7 +82,7 @@ def as_real(name: str, value: object, *, wanted: str = "a real number") -> float
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, np.floating):
-        return float(str(value))  # float32's 0.95 is not float64's: what prints alike is meant
+        return float(str(value))  # the float64 that prints like the float32, not its binary value
     if is_bool(value) or isinstance(value, (Tensor, np.ndarray, str, bytes, bytearray, complex, np.complexfloating)):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
     try:
@@ -94,7 +94,7 @@ def as_real(name: str, value: object, *, wanted: str = "a real number") -> float
 
 
 def decimal_fraction(value: float) -> Fraction:
-    """Return the number that was typed: 0.1 becomes 1/10, not its binary neighbour, so that 0.1 · 100 is 10.
+    """Return the decimal value of a float as a fraction: 0.1 becomes 1/10, so that 0.1 · 100 is exactly 10.
 
     Example:
         >>> decimal_fraction(0.95)
@@ -113,11 +113,11 @@ def as_flag(name: str, value: object) -> bool:
 
 
 def as_device(name: str, value: torch.device | str | int | None) -> torch.device:
-    """Return a device argument as a `torch.device`; PyTorch's default one for None.
+    """Return a device argument as a `torch.device`; PyTorch's default device for None.
 
     Raises:
-        TypeError: `value` is nothing that names a device.
-        ValueError: No device has this name.
+        TypeError: If `value` is not a device, a name or an index.
+        ValueError: If no device has this name.
     """
     if value is None:
         return torch.get_default_device()
@@ -130,12 +130,16 @@ def as_device(name: str, value: torch.device | str | int | None) -> torch.device
 
 
 def check_generator(generator: torch.Generator, device: torch.device | None = None, *, like: str = "") -> None:
-    """Raise unless draws can come from the generator.
+    """Check that a generator can draw on a device.
 
     Args:
         generator: A `torch.Generator`; there is no default, so that no draw depends on PyTorch's global state.
-        device: Where draws are made; None for the generator's own device.
-        like: What lives there, for the error.
+        device: Device of the draws; None for the generator's device.
+        like: What else is on that device, for the error.
+
+    Raises:
+        TypeError: If `generator` is not a `torch.Generator`.
+        ValueError: If it is on another type of device.
     """
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
@@ -144,7 +148,7 @@ def check_generator(generator: torch.Generator, device: torch.device | None = No
 
 
 class allocating:  # noqa: N801  a context manager; contextlib's would cost as much as a small draw
-    """A context that turns an allocator's refusal into a MemoryError naming the argument which asked for so much.
+    """Context manager that turns an out-of-memory error into a MemoryError that names the argument at fault.
 
     Args:
         what: The argument and its value, such as "batch_size 10".
@@ -165,12 +169,12 @@ class allocating:  # noqa: N801  a context manager; contextlib's would cost as m
 
 
 def is_bool(value: object) -> bool:
-    """Tell whether `value` is a truth value of Python, NumPy or PyTorch."""
+    """Return whether `value` is a bool of Python, NumPy or PyTorch."""
     return isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool)
 
 
 def shown(value: object) -> str:
-    """Return the repr of a wrong argument, short: integers of a thousand digits and tensors are not printed whole.
+    """Return a short repr of a wrong argument: long integers and tensors are summarised.
 
     Example:
         >>> shown(10**400), shown(torch.ones(2, 3)), shown("x")

@@ -1,4 +1,4 @@
-"""Numbers as users have them – tensors, arrays, lists – as dense tensors, without a value changed."""
+"""Conversion of tensors, arrays and lists to dense tensors, without changing a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from fastood.ops._arguments import shown
 
 Values: TypeAlias = Tensor | npt.ArrayLike | Sequence[Tensor]
-"""A dense tensor on any device, a NumPy array or what turns into one, a list of numbers or of tensors, a number."""
+"""A dense tensor on any device, an array-like, a list of numbers or of tensors, or a number."""
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _FLOAT8 = (
@@ -35,8 +35,8 @@ def as_tensor(name: str, values: Values) -> Tensor:
         values: Bool, integer or floating-point numbers of any shape.
 
     Raises:
-        TypeError: `values` is no tensor, array or list of numbers, or is complex, sparse, nested or quantised.
-        ValueError: `values` holds no data (a meta tensor), has gaps (a masked array) or rows of unequal length.
+        TypeError: If `values` is no tensor, array or list of numbers, or is complex, sparse, nested or quantised.
+        ValueError: If `values` holds no data (a meta tensor), has masked entries or rows of unequal length.
     """
     tensor = values if isinstance(values, Tensor) else from_array_like(name, values)
     if tensor.is_complex():
@@ -53,15 +53,15 @@ def as_tensor(name: str, values: Values) -> Tensor:
 
 
 def from_array_like(name: str, values: object) -> Tensor:
-    """Return an array, or numbers in lists, as a tensor on the CPU; of tensors in a list, their stack.
+    """Return an array or a list of numbers as a tensor on the CPU; a list of tensors is stacked.
 
     Args:
         name: The argument's name, for the error.
-        values: What is no tensor.
+        values: An array or a list; not a tensor.
 
     Raises:
-        TypeError: `values` is no array or list of real numbers.
-        ValueError: `values` has gaps (a masked array) or rows of unequal length.
+        TypeError: If `values` is no array or list of real numbers.
+        ValueError: If `values` has masked entries or rows of unequal length.
 
     Example:
         >>> from_array_like("weights", [0.5, 2]), from_array_like("labels", np.array([3, -1], dtype=">i2"))
@@ -87,13 +87,13 @@ def from_array_like(name: str, values: object) -> Tensor:
         raise TypeError(f"{name} must be real, got {array.dtype}")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{wanted}, got {type(values).__name__} of {array.dtype}")
-    # PyTorch takes the machine's byte order, positive strides, memory that may be written to, and of two C types of one
-    # width the first alone.
+    # torch.from_numpy needs native byte order, positive strides and writable memory, and accepts only the first of two
+    # C types of equal width.
     return torch.from_numpy(np.require(array, np.dtype(f"={array.dtype.kind}{array.dtype.itemsize}"), ["C", "W"]))
 
 
 def has_dtype(values: Values) -> bool:
-    """Tell whether `values` has a dtype of its own: a list of Python numbers takes that of what it stands beside."""
+    """Return whether `values` carries a dtype; a list of Python numbers does not."""
     if isinstance(values, (list, tuple)):
         return bool(values) and all(isinstance(value, (Tensor, np.generic)) for value in values)
     return isinstance(values, Tensor) or hasattr(values, "dtype")

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
         raise
     activate = _FOLDER.parent / ".venv/bin/activate"
     remedy = f". {activate}" if activate.exists() else f"{sys.executable} -m pip install 'torch>=2.11'"
-    raise ImportError(f"fastood needs torch, which {sys.executable} has not: {remedy}") from error
+    raise ImportError(f"fastood needs torch, which is not installed for {sys.executable}: {remedy}") from error
 
 
 class BuildInfo(TypedDict):
@@ -39,7 +39,7 @@ except ImportError as error:
     if not list(_FOLDER.glob("_C.*.so")) and (_FOLDER.parent / "CMakeLists.txt").exists():
         raise ImportError(
             f"{_FOLDER} is fastood's source, not built in place; it hides an installed fastood while you are in "
-            f"{_FOLDER.parent}. Change the folder, or build here: `make build`, `pip install -e .`"
+            f"{_FOLDER.parent}. Change to another folder, or build in place: `make build`, `pip install -e .`"
         ) from error
     raise ImportError(
         f"fastood's compiled part could not be loaded under torch {torch.__version__}: {error}. Likely causes: torch "
@@ -57,7 +57,7 @@ def build_info() -> BuildInfo:
         - `cuda_reason`: Reason why the kernels are included or not.
         - `compiler`: Compiler of the host code.
         - `target_torch`: Oldest version of torch with a compatible stable ABI.
-        - `cpu_capability`: Instruction set used on this machine: default, avx2 or avx512.
+        - `cpu_capability`: Instruction set used on this machine: "baseline", "avx2" or "avx512".
 
     Example:
         >>> import fastood

@@ -1,4 +1,4 @@
-"""Targets and weights of losses: tensors, arrays and lists, in the form that the ops want."""
+"""Conversion of the targets and weights of losses to the dtypes and layouts of the ops."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from fastood.ops._arrays import from_array_like
 from fastood.ops._validation import LOGIT_DTYPES, check_finite_weight, check_tensor, compute_dtype
 
 Numbers = Tensor | npt.NDArray[Any] | Sequence[float]
-"""Labels or weights as people have them: a tensor, an array or a list."""
+"""Labels or weights: a tensor, an array or a list."""
 
 _INTEGERS = (torch.int32, torch.int16, torch.int8, torch.uint32, torch.uint16, torch.uint8)
 
 
 def check_dense_logits(logits: Tensor) -> None:
-    """Raise unless `logits` is a floating-point `[N, K]` or `[N, K, ...]` tensor with at least one class."""
+    """Check that `logits` is a floating-point `[N, K]` or `[N, K, ...]` tensor with at least one class."""
     check_tensor("logits", logits, LOGIT_DTYPES)
     if logits.dim() < 2 or logits.shape[1] < 1:
         raise ValueError(f"logits must be [N, K] or [N, K, ...] with K >= 1, got shape {tuple(logits.shape)}")
 
 
-def _is_wanted(values: object, dtype: torch.dtype, logits: Tensor) -> TypeGuard[Tensor]:
-    """Tell whether values are as the op wants them: a contiguous `[N]` of this dtype beside logits `[N, K]`.
+def _is_ready(values: object, dtype: torch.dtype, logits: Tensor) -> TypeGuard[Tensor]:
+    """Return whether values need no conversion: contiguous `[N]` of this dtype, on the device of logits `[N, K]`.
 
-    Such values take none of the ways of conversion: at small batches those cost more than the op.
+    Such values skip the conversions, which at small batches cost more than the op.
     """
     return (
         isinstance(values, Tensor)
@@ -48,21 +48,21 @@ def as_targets(targets: object, logits: Tensor, name: str = "logits") -> Tensor:
     """Return `targets` as int64 of the shape that the logits leave, `[N]` or `[N, ...]`, or raise.
 
     Args:
-        targets: Integers, or float32 or float64 numbers that are whole, which looks at their values and so waits for
-            the device; as a tensor, an array or a list. An array or a list is put on the device of `logits`.
+        targets: Integers, or whole numbers in float32 or float64, as a tensor, an array or a list. Floating-point
+            targets are checked, which synchronises with the device. An array or a list moves to the device of `logits`.
         logits: `[N, K]` or `[N, K, ...]`.
-        name: What `logits` are called, for the message.
+        name: Name of `logits` in the message.
 
     Example:
         >>> as_targets([0.0, -1.0], torch.zeros(2, 5))
         tensor([ 0, -1])
     """
-    if _is_wanted(targets, torch.int64, logits):
+    if _is_ready(targets, torch.int64, logits):
         return targets
     targets = _as_tensor("targets", targets, logits.device)
-    wanted = logits.shape[:1] + logits.shape[2:]
-    if targets.shape != wanted:
-        raise ValueError(f"targets must have shape {tuple(wanted)} like the rows of {name}, got {tuple(targets.shape)}")
+    shape = logits.shape[:1] + logits.shape[2:]
+    if targets.shape != shape:
+        raise ValueError(f"targets must have shape {tuple(shape)} like the rows of {name}, got {tuple(targets.shape)}")
     if targets.device != logits.device:
         raise ValueError(f"targets must be on {logits.device} like {name}, got {targets.device}")
     if targets.dtype in (torch.float64, torch.float32):
@@ -93,27 +93,27 @@ def as_sample_weight(
     """Return `weight` in the dtype that a loss of `logits` is computed in, or raise.
 
     Args:
-        weight: Numbers, as a tensor, an array or a list. An array or a list is put on the device of `logits`.
+        weight: Numbers, as a tensor, an array or a list. An array or a list moves to the device of `logits`.
         logits: `[N, K]` or `[N, K, ...]`.
-        targets: As `as_targets` returns them; None for background throughout.
+        targets: Result of `as_targets`; None if all rows are background.
         by_weight: Whether only the ratios of the weights of in-distribution rows, and of those of background rows,
-            matter. Then float64 weights of any scale keep them.
-        check_finite: Refuse NaN, infinite and negative weights. Waits for the device.
-        name: What the weights are called, for the message.
+            matter. Then float64 weights of any scale keep their ratios.
+        check_finite: Raise on NaN, infinite and negative weights. Synchronises with the device.
+        name: Name of the weights in the message.
 
     Example:
         >>> as_sample_weight([1e300, 3e300], torch.zeros(2, 5), torch.tensor([0, 1]), True)
         tensor([0.1867, 0.5600])
     """
     dtype = compute_dtype(logits.dtype)
-    if _is_wanted(weight, dtype, logits) and not check_finite:
+    if _is_ready(weight, dtype, logits) and not check_finite:
         return weight
     weight = _as_tensor(name, weight, logits.device)
     if weight.dtype not in (*LOGIT_DTYPES, torch.int64, torch.uint64, *_INTEGERS, torch.bool):
         raise TypeError(f"{name} must be floating-point or integers, got {weight.dtype}")
-    wanted = logits.shape[:1] + logits.shape[2:]
-    if weight.shape != wanted:
-        raise ValueError(f"{name} must have shape {tuple(wanted)} like the rows of logits, got {tuple(weight.shape)}")
+    shape = logits.shape[:1] + logits.shape[2:]
+    if weight.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)} like the rows of logits, got {tuple(weight.shape)}")
     if weight.device != logits.device:
         raise ValueError(f"{name} must be on {logits.device} like logits, got {weight.device}")
     if check_finite:
@@ -126,12 +126,12 @@ def as_sample_weight(
 
 
 def _rescaled(weight: Tensor, background: Tensor) -> Tensor:
-    """Return float64 weights over a power of two for each kind of row, at most one: float32 has no room for all."""
+    """Return float64 weights divided by a power of two per kind of row, so that they are at most 1 and fit float32."""
     size = weight.detach().abs()
     largest = torch.where(
         background, torch.where(background, size, 0.0).amax(), torch.where(background, 0.0, size).amax()
     )
-    # The exponent is arbitrary where the largest is infinite or NaN, which it leaves as they are; so does it zero.
+    # The exponent is arbitrary where the largest is infinite, NaN or zero: scaling leaves those unchanged.
     exponent = torch.frexp(torch.where(largest.isfinite(), largest, 1.0)).exponent.clamp(-1000, 1000)
     return weight * torch.exp2(-exponent.to(torch.float64))
 

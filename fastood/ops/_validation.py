@@ -1,4 +1,4 @@
-"""Checks of arguments that public calls share: an error names the argument, what it got and what it wants."""
+"""Checks of arguments shared by public calls: an error names the argument, its value and the requirement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def dtype_names(dtypes: Sequence[torch.dtype]) -> str:
-    """Return `dtypes` as an error message lists them.
+    """Return `dtypes` as a list for an error message.
 
     Example:
         >>> dtype_names([torch.float64, torch.float32, torch.int64])
@@ -40,13 +40,13 @@ def check_tensor(
 
     Args:
         name: The argument's name, for the message.
-        value: What was passed.
+        value: The argument.
         dtypes: The allowed dtypes; None for all.
-        values: Refuse tensors on the meta device as well, for functions whose checks or results need the values.
+        values: Raise for tensors on the meta device as well, for functions whose checks or results need the values.
 
     Raises:
-        TypeError: `value` is no tensor, or one that is sparse, nested, quantised or of another dtype.
-        ValueError: `values`, and it is on the meta device.
+        TypeError: If `value` is no tensor, or is sparse, nested, quantised or of another dtype.
+        ValueError: If `values` is set and `value` is on the meta device.
 
     Example:
         >>> check_tensor("scores", torch.tensor([1.0]), [torch.float32])
@@ -69,7 +69,7 @@ def check_tensor(
 
 
 def require_same_device(first: Tensor, *others: Tensor | None) -> None:
-    """Raise RuntimeError unless all tensors are on one device: for the fake kernels, whose results hold no values.
+    """Check that all tensors are on one device and raise RuntimeError otherwise; for the fake kernels.
 
     Example:
         >>> require_same_device(torch.zeros(1), None, torch.zeros(1, device="meta"))
@@ -132,8 +132,8 @@ def check_integer(name: str, value: object, low: int | None = None, high: int | 
         high: The largest value that is allowed; None for any.
 
     Raises:
-        TypeError: `value` is no integer.
-        ValueError: It is out of range.
+        TypeError: If `value` is no integer.
+        ValueError: If `value` is out of range.
 
     Example:
         >>> check_integer("num_reject", np.int64(5), 1)
@@ -158,19 +158,19 @@ def _range(low: float, high: float, above_low: bool, below_high: bool) -> str:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return the tensor in the dtype that it is computed in: float32 for bfloat16 and float16, else its own."""
+    """Return the tensor in its compute dtype: float32 for bfloat16 and float16, unchanged otherwise."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def check_logits(logits: Tensor) -> None:
-    """Raise unless `logits` is a floating-point `[N, K]` tensor with at least one class."""
+    """Check that `logits` is a floating-point `[N, K]` tensor with at least one class."""
     check_tensor("logits", logits, LOGIT_DTYPES)
     if logits.dim() != 2 or logits.shape[1] < 1:
         raise ValueError(f"logits must be [N, K] with K >= 1, got shape {tuple(logits.shape)}")
 
 
 def check_reduction(reduction: object) -> Reduction:
-    """Return `reduction`, or raise unless it is one that the losses know; None is "none", as it is in pytorch-ood."""
+    """Return `reduction`, or raise if it is no `Reduction`; None means "none", as in pytorch-ood."""
     if reduction is None:
         return "none"
     for known in REDUCTIONS:
@@ -181,14 +181,14 @@ def check_reduction(reduction: object) -> Reduction:
 
 
 def check_finite_weight(weight: Tensor, name: str = "weight") -> None:
-    """Raise when a weight is NaN, infinite or negative. Waits for the device."""
+    """Check that no weight is NaN, infinite or negative. Synchronises with the device."""
     check_finite_values(weight, name)
     if bool((weight < 0).any()):
         raise ValueError(f"{name} must be >= 0, got a minimum of {weight.min().item():g}")
 
 
 def check_finite_values(tensor: Tensor, name: str) -> None:
-    """Raise when a value of `tensor` is NaN or infinite, naming the first row. Waits for the device."""
+    """Check that no value is NaN or infinite; the error names the first such row. Synchronises with the device."""
     bad = ~torch.isfinite(tensor.detach())
     if bool(bad.any()):
         rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()

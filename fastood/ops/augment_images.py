@@ -1,4 +1,4 @@
-"""Augmented batches straight from stored images: gather, pad-crop, mirror and normalise in one pass over the bytes."""
+"""Augmented batches from stored images: gather, pad-crop, mirror and normalise in one pass over the bytes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def augment_images(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Pick images, crop each out of its zero-padded self, mirror some, normalise: what small images are trained with.
+    """Gather images, crop each from its zero-padded copy, mirror some and normalise: the usual CIFAR augmentation.
 
     Pixel (y, x) of result b is (v/255 - mean)/std, where v is pixel (y + rows[b] - padding, x' + columns[b] - padding)
     of image index[b], 0 beyond its edges, and x' = W - 1 - x if flip[b], else x: cropped, then mirrored (He et
@@ -60,24 +60,24 @@ def augment_images(
 
     Args:
         images: uint8 `[P, C, H, W]`, on the CPU or a CUDA device, of any strides; may be a memory-mapped file, of which
-            only the images asked for are read.
+            only the images of `index` are read.
         index: int64 `[B]`, each 0…P-1, in any order, repeats allowed.
         rows: int64 `[B]`, first row of each crop in the padded image, 0…2·padding; `padding` is the middle.
-        columns: int64 `[B]`, first column likewise.
+        columns: int64 `[B]`, first column of each crop in the padded image, 0…2·padding.
         flip: bool `[B]`, whether to mirror left and right.
         padding: Zero pixels on each side before the crop, 0…65536.
-        mean: In units of 0…1; a number, or one for each of at most 16 channels.
-        std: Above 0 in float32, likewise.
-        dtype: Of the result: float32, or bfloat16 or float16, rounded from it.
-        memory_format: `torch.contiguous_format` or `torch.channels_last`, as the network wants it.
+        mean: Mean in units of 0…1: a number, or one for each of at most 16 channels.
+        std: Standard deviation in units of 0…1, above 0 in float32: a number, or one for each of at most 16 channels.
+        dtype: Dtype of the result: float32, or bfloat16 or float16 rounded from it.
+        memory_format: `torch.contiguous_format` or `torch.channels_last`.
 
     Returns:
-        `[B, C, H, W]` on the device of `images`. On a CUDA device, where checking would wait for it, images of an index
+        `[B, C, H, W]` on the device of `images`. On a CUDA device, where a check would synchronise, images of an index
         out of range are NaN and offsets out of range read zeros.
 
     Raises:
-        TypeError: A tensor or `dtype` has the wrong type.
-        ValueError: An argument has the wrong shape, device or value.
+        TypeError: If a tensor or `dtype` has the wrong type.
+        ValueError: If an argument has the wrong shape, device or value.
 
     Example:
         >>> pool = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2)
@@ -99,7 +99,7 @@ def augment_images(
     layouts = (torch.contiguous_format, torch.channels_last)
     if not isinstance(memory_format, torch.memory_format) or memory_format not in layouts:
         raise ValueError(f"memory_format must be contiguous_format or channels_last, got {shown(memory_format)}")
-    # Looking would wait for another device, and break the graph of a compiled function.
+    # The check would synchronise with another device, and break the graph of a compiled function.
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         for (name, tensor, _), largest in zip(per_image, (images.shape[0] - 1, 2 * padding, 2 * padding), strict=True):
             _check_range(tensor, name, largest)

@@ -1,10 +1,11 @@
-"""The background pool's ops: draws by mass, steps of ascent, and the sums that both live on.
+"""Ops of the background pool: draws by mass, steps of ascent, and the sums that both use.
 
-State and layout are in csrc/background_pool/layout.h, the maths of one example in math.h beside it. `omega` float32
+State and layout are in csrc/background_pool/layout.h, the maths of one example in math.h next to it. `omega` float32
 `[N]` gives the weights `w = softplus(ω)` and masses `p = w^ε`; `masses` float64 holds the sums of a tree of 64 children
 per node; `stats` float64 `[7]` the totals `Z = Σ p`, `S = Σ w`, `Q = Σ w²`, the quantum each of them is rounded to, and
-a bound on every mass. These functions trust that masses and stats are those of omega: `fastood.samplers.BackgroundPool`
-is what checks. On the CPU a draw that they lead out of the pool is a RuntimeError, on CUDA it ends at the last example.
+a bound on every mass. These functions trust that masses and stats belong to omega, as `fastood.samplers.BackgroundPool`
+ensures. With wrong masses a draw may leave the pool, which raises RuntimeError on the CPU and returns the last example
+on CUDA.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fastood.ops._validation import require_same_device
 FAN_OUT = 64  # kFanOut of csrc/background_pool/layout.h
 STATS = 7  # kStats
 MASS_TOTAL, WEIGHT_TOTAL, SQUARE_TOTAL, MASS_QUANTUM, WEIGHT_QUANTUM, SQUARE_QUANTUM, BOUND = range(STATS)
-DONE, BAD_INDEX, BAD_LOSS, TOO_LARGE, NEEDS_BUILD = range(5)  # PoolStatus of csrc/background_pool/op.h
+DONE, BAD_INDEX, BAD_LOSS, TOO_LARGE, NEEDS_BUILD = range(5)  # PoolStatus of csrc/background_pool/status.h
 
 _QUANTA_BITS = 50
 
@@ -33,23 +34,23 @@ pool_ascend = torch.ops.fastood.background_pool_ascend.default
 
 
 def levels(num_examples: int) -> list[tuple[int, int]]:
-    """Offset in `masses` and number of nodes of every level of a pool of N examples; each is padded to whole blocks.
+    """Return offset in `masses` and number of nodes of every level of a pool of N examples, padded to whole blocks.
 
     Example:
         >>> levels(64), levels(64 * 64 + 1)
         ([(0, 1)], [(0, 65), (128, 2)])
     """
-    found: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     offset, nodes = 0, num_examples
-    while not found or nodes > FAN_OUT:
+    while not sizes or nodes > FAN_OUT:
         nodes = -(-nodes // FAN_OUT)
-        found.append((offset, nodes))
+        sizes.append((offset, nodes))
         offset += -(-nodes // FAN_OUT) * FAN_OUT
-    return found
+    return sizes
 
 
 def masses_size(num_examples: int) -> int:
-    """Length of `masses` for a pool of N examples.
+    """Return the length of `masses` for a pool of N examples.
 
     Example:
         >>> masses_size(64), masses_size(64 * 64 + 1), masses_size(10**9) * 8 / 10**9
@@ -60,10 +61,10 @@ def masses_size(num_examples: int) -> int:
 
 
 def choose_quanta(sums: Tensor) -> Tensor:
-    """Powers of two such that each sum is between 2^49 and 2^50 of them: 53-bit additions then stay exact.
+    """Return powers of two such that each sum is between 2^49 and 2^50 of them: 53-bit additions then stay exact.
 
     Args:
-        sums: float64 `[3]`, finite and >= 0, as `pool_sums` gives them. Waits for the device.
+        sums: float64 `[3]`, finite and >= 0, as `pool_sums` returns them. Synchronises with the device.
 
     Returns:
         float64 `[3]` on the same device; 1 where the sum is 0.
@@ -77,7 +78,10 @@ def choose_quanta(sums: Tensor) -> Tensor:
 
 
 def has_room(sums: Tensor, quanta: Tensor) -> bool:
-    """Whether sums `[3]` are in the range of their quanta `[3]`: has_room of csrc/background_pool/status.h. Waits."""
+    """Return whether sums `[3]` are in the range of their quanta `[3]`: has_room of csrc/background_pool/status.h.
+
+    Synchronises with the device.
+    """
     return bool(((sums >= 2.0**46 * quanta) & (sums <= 2.0**52 * quanta)).all())
 
 

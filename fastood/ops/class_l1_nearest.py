@@ -32,7 +32,7 @@ torch.library.register_fake("fastood::class_l1_nearest", _fake)
 
 
 class _ClassL1Nearest(torch.autograd.Function):
-    """Outside the op rather than registered on it: a third of the overhead at small batches."""
+    """Autograd of the op, outside the op: registering it there costs three times the overhead at small batches."""
 
     @staticmethod
     def forward(
@@ -50,34 +50,35 @@ class _ClassL1Nearest(torch.autograd.Function):
         if grad is None:
             return None, None, None, None, None
         query, keys, index = ctx.saved_tensors
-        found = index >= 0
+        has_key = index >= 0
         if keys.shape[0] == 0:
             return torch.zeros_like(query), None, None, None, None
-        # The sign at a kink is 0. Of a row without a key nothing is read: its infinity must not become NaN.
+        # The slope at a kink is 0. torch.where masks rows without a key, whose infinite distance must not become NaN.
         direction = (query - keys[index.clamp_min(0)].to(query.dtype)).sign()
-        of_query = torch.where(found[:, None], grad[:, None] * direction, 0)
+        of_query = torch.where(has_key[:, None], grad[:, None] * direction, 0)
         return of_query, None, None, None, None
 
 
 def by_class(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels sorted, and their order: stable, so that the first of equally near keys comes first."""
+    """Return the sorted labels and their order, stable so that the first of equally near keys comes first."""
     classes, order = torch.sort(labels.long(), stable=True)
     return classes, order
 
 
 class ClassL1Index:
-    """Keys sorted by class once, for loops in which they stay.
+    """Keys sorted by class once, for loops with constant keys.
 
-    The keys are kept as they are, without a copy: tensors over a memory-mapped file do. Those of the classes asked for
-    are read, at a call, once per 32 queries of their class.
+    The keys are not copied and may lie over a memory-mapped file. A call reads the keys of the classes of its queries,
+    once per 32 queries of a class.
 
     Args:
         keys: k `[N, d]`, N >= 0, d >= 1, float64, float32, bfloat16 or float16. Rows may be strided.
         key_labels: Integers `[N]` on the device of `keys`. Keys with a label below 0 belong to no class.
 
     Raises:
-        TypeError: An argument is not a tensor of these dtypes.
-        ValueError: An argument has the wrong shape or device, or `keys` requires a gradient, which it would not get.
+        TypeError: If an argument is not a tensor of these dtypes.
+        ValueError: If an argument has the wrong shape or device, or if `keys` requires a gradient, which it would not
+            get.
 
     Example:
         >>> import torch
@@ -95,7 +96,7 @@ class ClassL1Index:
         self._classes, self._order = by_class(key_labels)
 
     def nearest(self, query: Tensor, query_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """`class_l1_nearest` of these keys: distance and index, both `[M]`.
+        """Return the result of `class_l1_nearest` for these keys: distance and index, both `[M]`.
 
         Args:
             query: q `[M, d]` on the device of the keys.
@@ -109,25 +110,25 @@ class ClassL1Index:
             raise ValueError(f"query must be on {self.keys.device} like keys, got {query.device}")
         dtype = compute_dtype(self.keys.dtype)
         if query.dtype == torch.float64 and dtype != torch.float64:
-            raise TypeError(f"query must be at most float32 beside keys of {self.keys.dtype}, got {query.dtype}")
+            raise TypeError(f"query must be at most float32 with keys of {self.keys.dtype}, got {query.dtype}")
         distance, index = _ClassL1Nearest.apply(query.to(dtype), query_labels, self.keys, self._classes, self._order)
         return distance, index
 
 
 def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labels: Tensor) -> tuple[Tensor, Tensor]:
-    r"""L1 distance of every query to the nearest key of its class, and which key that is.
+    r"""Compute the L1 distance of every query to the nearest key of its class, and the index of that key.
 
     Differentiable in the query, to any order: the gradient is that of the distance to the nearest key,
     sign(q - k), 0 where they are equal. Keys are constants. Work and memory are those of the pairs of a class: M N/K
     differences for K classes of equal size, and O(M + N) numbers beyond the arguments and, for the gradient, O(M d).
 
     On the CPU a distance is summed in blocks of 512 features in the dtype of the computation, then over blocks in
-    float64; on CUDA by 32 lanes. It does not depend on what else is in the batch, nor on the number of threads.
+    float64; on CUDA by 32 lanes. It depends neither on the rest of the batch nor on the number of threads.
 
     Args:
         query: q `[M, d]`, M >= 0, d >= 1, float64, float32, bfloat16 or float16, computed in float64 for float64 keys
             and in float32 for all others, also under autocast.
-        query_labels: Integers `[M]` on the device of `query`. Any value is a class but those below 0, which are none.
+        query_labels: Integers `[M]` on the device of `query`. Labels below 0 belong to no class.
         keys: k `[N, d]`, N >= 0, float64, float32, bfloat16 or float16, on the same device. Rows may be strided.
         key_labels: Integers `[N]`. Sorted at each call; `ClassL1Index` sorts once.
 
@@ -138,8 +139,9 @@ def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labe
         NaN, index -1 and gradient 0.
 
     Raises:
-        TypeError: An argument is not a tensor of these dtypes, or the query is float64 and the keys are not.
-        ValueError: An argument has the wrong shape or device, or `keys` requires a gradient, which it would not get.
+        TypeError: If an argument is not a tensor of these dtypes, or the query is float64 and the keys are not.
+        ValueError: If an argument has the wrong shape or device, or if `keys` requires a gradient, which it would not
+            get.
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
 """Exact detection metrics on sorted scores: sort once, then one pass per pair of sets or replicate.
 
-`detection_metrics_reference` holds the same in plain float64 PyTorch, for tests and for reading.
+`fastood.ops.reference.detection_metrics` computes them in plain float64 PyTorch.
 """
 
 from fastood.ops.ranking_statistics import RankingStatistics, RocCounts, ranking_statistics, roc_counts

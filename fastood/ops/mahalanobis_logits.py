@@ -1,6 +1,7 @@
-"""Negative squared Mahalanobis distances to class means under one covariance, forward and backward one kernel each.
+"""Negative squared Mahalanobis distances to class means under one covariance, with fused forward and backward.
 
     h_ni = -(z_n - m_i)ᵀ (L Lᵀ)⁻¹ (z_n - m_i)          Wu et al. 2023, eq. 0.11; for fixed m and L, Lee et al. 2018
+                                                       (https://arxiv.org/abs/1807.03888)
 
 Squared distances are not divided by two. `csrc/mahalanobis/cpu.h` has the algorithm and the gradients.
 """
@@ -47,12 +48,12 @@ torch.library.register_fake("fastood::_mahalanobis_logits_backward", _backward_f
 
 
 class _MahalanobisLogits(torch.autograd.Function):
-    """Outside the op rather than registered on it: a third of the overhead at small batches."""
+    """Autograd of the op, outside the op: registering it there costs three times the overhead at small batches."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
         logits, residual, whitened_means, nearest = _forward(features, means, scale_tril)
-        # Features and means are for second derivatives; kept without a copy.
+        # Features and means serve second derivatives; saving them copies nothing.
         ctx.save_for_backward(residual, whitened_means, nearest, scale_tril, features, means)
         ctx.mark_non_differentiable(nearest)
         ctx.set_materialize_grads(False)
@@ -80,7 +81,7 @@ class _MahalanobisLogits(torch.autograd.Function):
 def _differentiable_backward(
     grad: Tensor, features: Tensor, means: Tensor, scale_tril: Tensor, nearest: Tensor
 ) -> tuple[Tensor, ...]:
-    """The backward pass under create_graph=True: by the reference, which differentiates to any order."""
+    """Compute the gradients under create_graph=True by the reference, which differentiates to any order."""
     z, m, scale = features.double(), means.double(), scale_tril.double()
 
     def whiten(rows: Tensor) -> Tensor:
@@ -89,42 +90,42 @@ def _differentiable_backward(
         solved: Tensor = torch.linalg.solve_triangular(scale.tril(), rows.T, upper=False)
         return solved.T
 
-    # What mu is changes nothing; held fixed, it adds nothing to the graph.
+    # The result does not depend on mu; detached, it adds nothing to the graph.
     residual, whitened_means = whiten(z - m[nearest]), whiten(m - m.detach().mean(0))
     gradients = reference.mahalanobis_logits_backward(grad, residual, whitened_means, nearest, scale)
     return tuple(x.to(features.dtype) for x in gradients)
 
 
 def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
-    r"""Negative squared Mahalanobis distance of every feature to every class mean.
+    r"""Compute the negative squared Mahalanobis distance of every feature to every class mean.
 
     Differentiable in all three arguments; beyond the first order, under torch.func and in forward mode by plain PyTorch
     in float64, slower.
 
-    Precision: the vectors are whitened in float64, whatever the dtype, around the mean of the means. A pair whose
-    distance is small beside the vectors, and the nearest class always, is computed from the difference of the whitened
-    vectors; so `max(1)` is as good as a float64 computation rounded to the dtype, also of a feature 10⁻⁴ away from a
-    mean of norm 10³, and never positive. Other pairs are accurate to a few units in the last place. The gradient keeps
-    the same digits for the nearest class; that of other classes has an error of the last place of |c_i|, whitened and
-    centred. float32 matrix products follow no `torch.set_float32_matmul_precision`.
+    Precision: the vectors are whitened in float64 for any dtype, around the mean of the means. A pair whose
+    distance is small relative to the vectors, and the nearest class always, is computed from the difference of the
+    whitened vectors; so `max(1)` is as good as a float64 computation rounded to the dtype, also of a feature 10⁻⁴
+    away from a mean of norm 10³, and never positive. Other pairs are accurate to a few units in the last place. The
+    gradient keeps the same digits for the nearest class; that of other classes has an error of the last place of
+    |c_i|, whitened and centred. float32 matrix products ignore `torch.set_float32_matmul_precision`.
 
     Args:
         features: z `[N, d]`, N >= 0, d >= 1. float64, float32, bfloat16 or float16; the last two are computed in
             float32, also under autocast.
         means: m `[K, d]`, K >= 1, float32, or float64 for float64 features; bfloat16 and float16 are computed in
             float32, and get a gradient in their own dtype.
-        scale_tril: L, in the dtype that `means` are computed in, or in 16 bits beside float32: `[d, d]`
+        scale_tril: L, in the dtype that `means` are computed in, or in 16 bits with float32 means: `[d, d]`
             lower-triangular with a diagonal above 0, of which the strict upper triangle is not read and has gradient 0;
-            or `[d]`, the diagonal of an L that is nothing else.
+            or `[d]`, the diagonal of a diagonal L.
 
     Returns:
         logits h `[N, K]`, at most 0, in the dtype that `means` are computed in. A NaN feature makes its own row NaN, an
         infinite one too or, where L is `[d]`, -inf. A NaN or infinite mean makes all of them NaN.
 
     Raises:
-        TypeError: An argument is not a tensor of these dtypes.
-        ValueError: An argument has the wrong shape or device. On the CPU also when the diagonal of L is not finite and
-            above 0; a CUDA device cannot say so without waiting, and makes the logits NaN.
+        TypeError: If an argument is not a tensor of these dtypes.
+        ValueError: If an argument has the wrong shape or device. On the CPU also if the diagonal of L is not finite and
+            above 0; on a CUDA device, where a check would synchronise, the logits are NaN instead.
 
     Example:
         >>> import torch
@@ -142,7 +143,7 @@ def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> T
 
 
 def mahalanobis_logits_and_nearest(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
-    """`mahalanobis_logits`, and the nearest class of every row, int64 `[N]`: the first of the largest logits.
+    """Compute `mahalanobis_logits` and the nearest class of every row, int64 `[N]`: the first of the largest logits.
 
     Example:
         >>> import torch
@@ -162,7 +163,7 @@ def mahalanobis_logits_and_nearest(features: Tensor, means: Tensor, scale_tril: 
 
 
 def _by_reference(features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what plain PyTorch finds in float64: for transforms that the op does not know."""
+    """Return the results of plain PyTorch in float64, for transforms of torch.func."""
     logits = reference.mahalanobis_logits(features, means, scale_tril)
     return logits.to(means.dtype), logits.detach().argmax(1)
 
@@ -173,14 +174,14 @@ def _check(features: Tensor, means: Tensor, scale_tril: Tensor) -> None:
     wanted = torch.float64 if features.dtype == torch.float64 else torch.float32
     computed = compute_dtype(means.dtype)
     if computed != torch.float64 and computed != wanted:
-        raise TypeError(f"means must be {wanted} beside features of {features.dtype}, got {means.dtype}")
+        raise TypeError(f"means must be {wanted} with features of {features.dtype}, got {means.dtype}")
     if compute_dtype(scale_tril.dtype) != computed:
         raise TypeError(f"scale_tril must be {computed} like means, got {scale_tril.dtype}")
     if means.dim() != 2 or means.shape[0] < 1 or means.shape[1] < 1:
         raise ValueError(f"means must be [K, d] with K, d >= 1, got shape {tuple(means.shape)}")
     dim = means.shape[1]
     if features.dim() != 2 or features.shape[1] != dim:
-        raise ValueError(f"features must be [N, {dim}] beside means of that width, got shape {tuple(features.shape)}")
+        raise ValueError(f"features must be [N, {dim}] with means of that width, got shape {tuple(features.shape)}")
     if tuple(scale_tril.shape) not in ((dim,), (dim, dim)):
         raise ValueError(f"scale_tril must be [{dim}, {dim}] or [{dim}], got shape {tuple(scale_tril.shape)}")
     for name, tensor in (("means", means), ("scale_tril", scale_tril)):
@@ -189,6 +190,6 @@ def _check(features: Tensor, means: Tensor, scale_tril: Tensor) -> None:
 
 
 def _refused(error: RuntimeError) -> Exception:
-    """The op's check of the diagonal, without where in the C++ it stands."""
+    """Return the error of the op's check of the diagonal as a ValueError, without the C++ source location."""
     _, wanted, rest = str(error).partition("scale_tril must have a finite diagonal")
     return ValueError(wanted + rest.partition("\n")[0]) if wanted else error

@@ -11,7 +11,7 @@ class and N of the other, TP and FP of them at a threshold (scores >= it with OO
 
 Equal scores share a threshold. All counts are 64-bit integers; the two average precisions are float64 sums in an order
 that depends on the keys alone. Results have therefore the same bits for any number of threads and instruction set.
-csrc/detection_metrics/math.h has the formulas; `detection_metrics_reference` holds the same in plain PyTorch.
+csrc/detection_metrics/math.h has the formulas, `fastood.ops.reference.detection_metrics` the plain PyTorch.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ class RankingStatistics(NamedTuple):
     """
 
     auroc: Tensor
-    """[B]"""
+    """`[B]` area under the ROC curve."""
     aupr_ood: Tensor
-    """[B] average precision, OOD positive."""
+    """`[B]` average precision, OOD positive."""
     aupr_id: Tensor
-    """[B] average precision, ID positive."""
+    """`[B]` average precision, ID positive."""
     fpr_ood: Tensor
-    """[B, T] FPR with OOD positive."""
+    """`[B, T]` FPR with OOD positive."""
     fpr_id: Tensor
-    """[B, T] FPR with ID positive."""
+    """`[B, T]` FPR with ID positive."""
     threshold_ood: Tensor
-    """[B, T] the score at which `fpr_ood` is read: scores >= it are flagged as OOD."""
+    """`[B, T]` the score at which `fpr_ood` is read: scores >= it are flagged as OOD."""
     threshold_id: Tensor
-    """[B, T] the score at which `fpr_id` is read: scores <= it are accepted as ID."""
+    """`[B, T]` the score at which `fpr_id` is read: scores <= it are accepted as ID."""
     detection_error: Tensor
-    """[B]"""
+    """`[B]` smallest mean of FPR and FNR over all thresholds."""
 
 
 class RocCounts(NamedTuple):
     """Counts at the T distinct scores of both sets, descending."""
 
     keys: Tensor
-    """[T] the distinct keys, largest first."""
+    """`[T]` the distinct keys, largest first."""
     ood: Tensor
-    """int64 [T] OOD scores >= the threshold."""
+    """int64 `[T]` OOD scores >= the threshold."""
     id: Tensor
-    """int64 [T] ID scores >= the threshold."""
+    """int64 `[T]` ID scores >= the threshold."""
 
 
 def statistics_shape(rows: int, tpr: Sequence[float]) -> tuple[int, int]:
-    """Shape of what the ops return: Statistic of csrc/detection_metrics/math.h."""
+    """Return the shape of the ops' results; the columns are Statistic of csrc/detection_metrics/math.h."""
     return rows, _AREAS + 4 * len(tpr)
 
 
@@ -95,32 +95,32 @@ def ranking_statistics(
     ood_count: Tensor | None = None,
     tpr: Sequence[float] = (0.95,),
 ) -> RankingStatistics:
-    """Statistics of B OOD sets, each against one of A ID sets.
+    """Compute the statistics of B OOD sets, each against one of A ID sets.
 
-    One merge of two sorted rows per pair; ID rows that many OOD rows are judged against have been sorted once.
+    One merge of two sorted rows per pair; an ID row that serves many OOD rows is sorted once.
 
     Args:
         id_keys: `[A, N]` of `sort_scores`.
         ood_keys: `[B, M]` of `sort_scores`, same dtype and device.
-        id_row: int64 `[B]`, the ID row of each OOD row; without it the same row, or the only one.
-        id_count: int64 `[A]`, how many of the first keys of each row count; all without it.
-        ood_count: int64 `[B]`, likewise.
-        tpr: T true-positive rates in (0, 1]. TP / P >= tpr is compared in float64, as sklearn would: 0.95 of 20 is 19.
+        id_row: int64 `[B]`, the ID row of each OOD row; by default the row of the same number, or the only one.
+        id_count: int64 `[A]`, number of leading keys of each ID row that count; all by default.
+        ood_count: int64 `[B]`, number of leading keys of each OOD row that count; all by default.
+        tpr: T true-positive rates in (0, 1]. TP / P >= tpr is compared in float64, as in sklearn: 0.95 of 20 is 19.
 
     Returns:
-        Statistics `[B]` and `[B, T]` on the same device. On CUDA nothing waits: a NaN score, or an `id_row` or count
-        out of range, makes the statistics of its pairs NaN.
+        Statistics `[B]` and `[B, T]` on the same device. On CUDA nothing synchronises: a NaN score, or an `id_row` or
+        count out of range, makes the statistics of its pairs NaN.
 
     Raises:
-        TypeError: Keys that are no int32 or int64 tensors, or differ in dtype.
-        ValueError: Arguments of the wrong shape, device or range.
-        RuntimeError: On the CPU, rows of keys that do not ascend.
+        TypeError: If keys are no int32 or int64 tensors, or differ in dtype.
+        ValueError: If an argument has the wrong shape, device or range.
+        RuntimeError: On the CPU, if a row of keys does not ascend.
 
     Example:
         >>> from fastood.ops.detection_metrics import sort_scores
         >>> id_keys, ood_keys = (sort_scores(torch.tensor([row])) for row in ([0.1, 0.2, 0.3, 0.7], [0.6, 0.9]))
-        >>> found = ranking_statistics(id_keys, ood_keys)
-        >>> found.auroc.item(), found.fpr_ood.item(), round(found.aupr_ood.item(), 4)
+        >>> statistics = ranking_statistics(id_keys, ood_keys)
+        >>> statistics.auroc.item(), statistics.fpr_ood.item(), round(statistics.aupr_ood.item(), 4)
         (0.875, 0.25, 0.8333)
     """
     check_both_keys(id_keys, ood_keys, dim=2)
@@ -141,15 +141,15 @@ def ranking_statistics(
 
 
 def roc_counts(id_keys: Tensor, ood_keys: Tensor) -> RocCounts:
-    """Counts at every distinct score, for curves.
+    """Count ID and OOD scores at every distinct score, for curves.
 
     Args:
         id_keys: `[N]` of `sort_scores`, without padding.
         ood_keys: `[M]` of `sort_scores`, same dtype and device.
 
     Raises:
-        TypeError: Keys that are no int32 or int64 tensors, or differ in dtype.
-        ValueError: Keys of the wrong shape or on different devices.
+        TypeError: If keys are no int32 or int64 tensors, or differ in dtype.
+        ValueError: If keys have the wrong shape or are on different devices.
 
     Example:
         >>> from fastood.ops.detection_metrics import keys_to_scores, sort_scores
@@ -164,7 +164,7 @@ def roc_counts(id_keys: Tensor, ood_keys: Tensor) -> RocCounts:
 
 
 def unpack(statistics: Tensor, num_rates: int) -> RankingStatistics:
-    """The columns of what the ops return."""
+    """Return the columns of the ops' results by name."""
     auroc, aupr_ood, aupr_id, detection_error = statistics[:, :_AREAS].unbind(1)
     fpr_ood, fpr_id, threshold_ood, threshold_id = torch.split(statistics[:, _AREAS:], num_rates, 1)
     return RankingStatistics(auroc, aupr_ood, aupr_id, fpr_ood, fpr_id, threshold_ood, threshold_id, detection_error)
@@ -175,12 +175,12 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def checked_rates(tpr: Sequence[float]) -> list[float]:
-    """The rates as a list; raise unless all are in (0, 1]."""
+    """Return the rates as a list, or raise unless all are in (0, 1]."""
     try:
-        given = list(tpr)
+        values = list(tpr)
     except TypeError:
         raise TypeError(f"tpr must be a sequence of rates, such as (0.95,), got {shown(tpr)}") from None
-    rates = [as_real("tpr", rate, wanted="a sequence of rates") for rate in given]
+    rates = [as_real("tpr", rate, wanted="a sequence of rates") for rate in values]
     if not rates:
         raise ValueError(f"tpr must hold at least one rate, got {shown(tpr)}")
     wrong = [rate for rate in rates if not 0 < rate <= 1]

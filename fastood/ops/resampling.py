@@ -63,27 +63,27 @@ def resampled_statistics(
     ood_repeats: int = 1,
     tpr: Sequence[float] = (0.95,),
 ) -> RankingStatistics:
-    """Statistics of R resampled pairs: every score counts as often as `resampling_counts` says.
+    """Compute the statistics of R resampled pairs; `resampling_counts` gives how often each score counts.
 
-    The rows stay sorted: a replicate costs its draws and one weighted pass. Both classes are resampled apart.
+    The rows stay sorted: a replicate costs its draws and one weighted pass. Both classes are resampled independently.
     "subset" with ID kept whole (no `id_size`) and OOD drawn down to a fifth of it is the protocol of Hendrycks et al.
     2019 and Li & Vasconcelos 2020.
 
     Args:
         id_keys: `[N]` of `sort_scores`, without padding.
         ood_keys: `[M]` of `sort_scores`, same dtype and device.
-        seed: Any int64, for example of `torch.randint` with the caller's generator.
+        seed: Any int64, for example from `torch.randint` with a generator.
         replicates: R. The first replicates are the same for any R.
         scheme: See `resampling_counts`.
-        id_size: "subset" only: how many ID scores are kept; all (no draw) without it.
-        ood_size: "subset" only: how many OOD scores are kept; all without it.
-        id_index: int64 `[N]`, which sample each sorted key belongs to: `torch.argsort` of the scores. Samples are
-            what is drawn: detectors of the same images, each with the order of its own scores, meet the same
-            replicates. Without it samples are numbered in sorted order.
-        ood_index: int64 `[M]`, likewise.
-        id_repeats: How often every ID score drawn counts: with `ood_repeats` the ratio of the classes, on which average
-            precision depends. Counts times repeats stay below 2^31.
-        ood_repeats: Likewise.
+        id_size: Number of ID scores that "subset" keeps; all (no draw) by default.
+        ood_size: Number of OOD scores that "subset" keeps; all (no draw) by default.
+        id_index: int64 `[N]`, the sample of each sorted ID key: `torch.argsort` of the scores. Samples are drawn, not
+            scores, so that detectors of the same images get the same replicates. By default samples are numbered in
+            sorted order.
+        ood_index: int64 `[M]`, the sample of each sorted OOD key.
+        id_repeats: Factor of the counts of ID scores; with `ood_repeats` it sets the ratio of the classes, on which
+            average precision depends. Counts times repeats stay below 2^31.
+        ood_repeats: Factor of the counts of OOD scores.
         tpr: T true-positive rates in (0, 1].
 
     Returns:
@@ -91,16 +91,17 @@ def resampled_statistics(
         all of them.
 
     Raises:
-        TypeError: Keys that are no int32 or int64 tensors, or differ in dtype; a number that is no integer.
-        ValueError: Arguments of the wrong shape, device or range.
-        RuntimeError: On the CPU, rows of keys that do not ascend.
+        TypeError: If keys are no int32 or int64 tensors or differ in dtype, or a number is no integer.
+        ValueError: If an argument has the wrong shape, device or range.
+        RuntimeError: On the CPU, if a row of keys does not ascend.
 
     Example:
         >>> from fastood.ops.detection_metrics import sort_scores
         >>> scores = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
         >>> id_keys, ood_keys = sort_scores(scores[0]), sort_scores(scores[1] + 1)
-        >>> found = resampled_statistics(id_keys, ood_keys, seed=0, replicates=200)
-        >>> bool((found.auroc.mean() - 0.76).abs() < 0.02), bool((found.auroc.std() - 0.01).abs() < 0.002)
+        >>> statistics = resampled_statistics(id_keys, ood_keys, seed=0, replicates=200)
+        >>> auroc = statistics.auroc
+        >>> bool((auroc.mean() - 0.76).abs() < 0.02), bool((auroc.std() - 0.01).abs() < 0.002)
         (True, True)
     """
     check_both_keys(id_keys, ood_keys, dim=1)
@@ -121,7 +122,7 @@ def resampled_statistics(
     seed = _checked_seed(seed)
     replicates, _ = _checked_replicates(replicates, 0)
     chunk = _replicates_at_once(4 * (len(id_keys) + len(ood_keys)), id_keys.device)
-    found = [
+    chunks = [
         _weighted_ranking_statistics(
             id_keys[None].contiguous(),
             ood_keys[None].contiguous(),
@@ -130,7 +131,7 @@ def resampled_statistics(
         )
         for first in range(0, replicates, chunk)
     ]
-    return unpack(found[0] if len(found) == 1 else torch.cat(found), len(rates))
+    return unpack(chunks[0] if len(chunks) == 1 else torch.cat(chunks), len(rates))
 
 
 def resampling_counts(
@@ -144,7 +145,7 @@ def resampling_counts(
     first_replicate: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """How often each of `count` samples is drawn.
+    """Count how often each of `count` samples is drawn.
 
     The j-th 64 random bits `u(j)` of a replicate are those of Philox4x32-10 (Salmon et al. 2011) with key `seed` and
     counter (j // 2, replicate, stream): the same on every device, for any number of threads.
@@ -154,21 +155,21 @@ def resampling_counts(
         subset       the `size` samples j of smallest (u(j), j) count once; all of them without `size`
 
     Args:
-        count: Samples, below 2^31.
+        count: Number of samples, below 2^31.
         seed: Any int64.
         stream: Which of the independent draws of a seed, in [0, 2^32): 0 for ID, 1 for OOD samples.
-        replicates: R.
-        scheme: Of the above.
-        size: Samples kept by "subset".
-        first_replicate: The number of the first; replicates can so be made in chunks.
-        device: Where.
+        replicates: Number of replicates R.
+        scheme: One of the schemes above.
+        size: Number of samples that "subset" keeps.
+        first_replicate: Number of the first replicate, to compute replicates in chunks.
+        device: Device of the counts.
 
     Returns:
         int32 `[R, count]`.
 
     Raises:
-        TypeError: A number is no integer; NumPy's and tensors of one element are.
-        ValueError: An argument is out of range.
+        TypeError: If a number is no integer; NumPy integers and tensors of one element are accepted.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> resampling_counts(6, seed=0, stream=0, replicates=2, scheme="multinomial").sum(1)
@@ -208,7 +209,7 @@ class _Samples:
             check_range(self.index, self.index_name, self.count - 1)
 
     def draw(self, seed: int, first: int, replicates: int, device: torch.device) -> Tensor | None:
-        """Weights [R, count] of the sorted keys; None where each counts once."""
+        """Return the weights `[R, count]` of the sorted keys; None if each counts once."""
         if self.scheme == "subset" and self.size is None and self.repeats == 1:
             return None
         counts = resampling_counts(
@@ -225,7 +226,7 @@ class _Samples:
             counts *= self.repeats
         if self.index is None:
             return counts
-        # Not index_select, which on the CPU takes 2.5 times as long along rows.
+        # gather: index_select along rows takes 2.5 times as long on the CPU.
         return counts.gather(1, self.index.expand(replicates, -1))
 
 
@@ -251,7 +252,7 @@ def _checked_replicates(replicates: int, first: int) -> tuple[int, int]:
 
 
 def most_repeats(count: int) -> int:
-    """Return how often each of `count` scores can count at most: totals and what one replicate has of a score fit."""
+    """Return the largest factor for which totals and counts of `count` scores stay below 2^31."""
     return MAX_COUNT // max(count, 32)  # no Poisson count reaches 32
 
 

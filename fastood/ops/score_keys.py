@@ -1,6 +1,6 @@
-"""Scores as integers of the same order, sorted: what every detection statistic is counted on.
+"""Scores as sorted integer keys of the same order, from which every detection statistic is counted.
 
-csrc/detection_metrics/keys.h has the map. Checks that the functions on keys share are here as well.
+csrc/detection_metrics/keys.h has the map. Checks shared by the functions on keys are here as well.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ torch.library.register_fake("fastood::sort_scores", _sort_fake)
 
 
 def sort_scores(scores: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Order-preserving integer keys, ascending in each row: what the statistics are computed from.
+    """Convert scores to order-preserving integer keys and sort each row.
 
     -0.0 has the key of 0.0; infinities are scores like any other. Keys of one dtype compare across calls: int32 keys
     of float32, bfloat16 and float16 scores are those of the scores as float32.
 
     Args:
         scores: `[..., N]` float64, float32, bfloat16 or float16, N below 2^31.
-        counts: int64 `[...]`, how many of the first scores of each row are scores; the others are padding, whatever
-            they hold, and end up last, with the largest integer for a key. All without it.
+        counts: int64 `[...]`, number of leading scores of each row that count; all by default. The others are padding
+            of any value, and sort last with the largest integer as key.
 
     Returns:
         `[..., N]`, int64 for float64, int32 for all others.
 
     Raises:
-        TypeError: `scores` or `counts` is no tensor of the dtypes above.
-        ValueError: A score is NaN (on the CPU; on CUDA, where looking would wait for the device, all statistics of its
-            row are NaN instead), or `counts` has the wrong shape, device or range.
+        TypeError: If `scores` or `counts` is no tensor of the dtypes above.
+        ValueError: If a score is NaN (on the CPU; on CUDA, where a check would synchronise, all statistics of its row
+            are NaN instead), or if `counts` has the wrong shape, device or range.
 
     Example:
         >>> keys = sort_scores(torch.tensor([0.5, -float("inf"), -0.0, 0.0]))
@@ -64,7 +64,7 @@ def sort_scores(scores: Tensor, counts: Tensor | None = None) -> Tensor:
 
 
 def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The scores of keys: float64 of int64, float32 of int32, then as `dtype`; NaN of padding.
+    """Return the scores of keys, float64 for int64 and float32 for int32 keys, converted to `dtype`; NaN for padding.
 
     Example:
         >>> keys_to_scores(sort_scores(torch.tensor([2.0, -1.0], dtype=torch.bfloat16)), torch.bfloat16)
@@ -83,7 +83,7 @@ def _check_keys(keys: Tensor, name: str) -> None:
 
 
 def check_both_keys(id_keys: Tensor, ood_keys: Tensor, *, dim: int) -> None:
-    """Raise unless both are keys of one dtype, on one device, with `dim` dimensions."""
+    """Check that both are keys of one dtype, on one device, with `dim` dimensions."""
     for keys, name in ((id_keys, "id_keys"), (ood_keys, "ood_keys")):
         _check_keys(keys, name)
         if keys.dim() != dim or keys.shape[-1] > MAX_COUNT:
@@ -97,7 +97,7 @@ def check_both_keys(id_keys: Tensor, ood_keys: Tensor, *, dim: int) -> None:
 
 
 def check_per_row(numbers: Tensor | None, name: str, shape: Sequence[int], device: torch.device) -> None:
-    """Raise unless `numbers` is None or int64 of this shape on this device."""
+    """Check that `numbers` is None or int64 of this shape on this device."""
     if numbers is None:
         return
     check_tensor(name, numbers, [torch.int64])
@@ -108,7 +108,7 @@ def check_per_row(numbers: Tensor | None, name: str, shape: Sequence[int], devic
 
 
 def check_range(numbers: Tensor, name: str, largest: int) -> None:
-    """Raise unless all are in [0, largest]; on the CPU alone, as elsewhere looking would wait for the device."""
+    """Check on the CPU that all numbers are in [0, largest]; on other devices the check would synchronise."""
     if numbers.device.type != "cpu" or torch.compiler.is_compiling() or numbers.numel() == 0:
         return
     low, high = (int(extreme) for extreme in numbers.aminmax())
@@ -117,7 +117,7 @@ def check_range(numbers: Tensor, name: str, largest: int) -> None:
 
 
 def _check_no_nan(keys: Tensor, counts: Tensor | None) -> None:
-    """NaN sorts last: only the last score of each row can tell."""
+    """Check that no score is NaN: NaN sorts last, so that the last score of each row is enough."""
     if keys.numel() == 0:
         return
     last = keys[:, -1] if counts is None else keys.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0]

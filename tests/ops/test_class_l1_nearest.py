@@ -307,7 +307,7 @@ ROWS, LABELS = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
     [
         ({"query": [[0.0, 0.0]] * 3}, TypeError, "query must be a torch.Tensor, got list"),
         ({"query": ROWS.int()}, TypeError, "query must be float64, float32, bfloat16 or float16, got torch.int32"),
-        ({"query": ROWS.double()}, TypeError, "query must be at most float32 beside keys of torch.float32"),
+        ({"query": ROWS.double()}, TypeError, "query must be at most float32 with keys of torch.float32"),
         ({"query": ROWS[0]}, ValueError, r"query must be \[M, d\] with d >= 1, got shape \(2,\)"),
         ({"query": torch.zeros(3, 4)}, ValueError, r"query must have 2 features like keys, got shape \(3, 4\)"),
         ({"query": ROWS.to("meta"), "query_labels": LABELS.to("meta")}, ValueError, "query must be on cpu like keys"),

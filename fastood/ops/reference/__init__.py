@@ -1,1 +1,1 @@
-"""Every op in plain float64 PyTorch: the formulas as the papers state them, for tests and for reading."""
+"""References of the ops in plain float64 PyTorch: the formulas that the tests compare the kernels with."""

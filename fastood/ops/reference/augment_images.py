@@ -1,4 +1,4 @@
-"""Augmented batches in plain float64 PyTorch, by the definitions: for tests and for reading."""
+"""Reference of the augmented batches in plain float64 PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def augment_images(
     mean: float | Sequence[float],
     std: float | Sequence[float],
 ) -> Tensor:
-    """`fastood.ops.augment_images.augment_images` image by image: float64 `[B, C, H, W]`.
+    """Compute `fastood.ops.augment_images` image by image: float64 `[B, C, H, W]`.
 
     Example:
         >>> white, zero = torch.full((1, 1, 1, 2), 255, dtype=torch.uint8), torch.tensor([0])

@@ -1,4 +1,4 @@
-"""The nearest key of the same class in plain PyTorch and float64: what the tests hold the kernels to."""
+"""Reference of the nearest key of the same class in plain float64 PyTorch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from torch import Tensor
 
 
 def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Least Σ_j |q_j - k_j| over the keys of the class, and whose: Pei 2022, eq. 12, difference by difference.
+    """Return the least Σ_j |q_j - k_j| over the keys of the class and its index: Pei 2022, eq. 12.
+
+    See https://arxiv.org/abs/2112.11648.
 
     Args:
         query: `[M, d]`, any floating-point dtype.
-        query_labels: `[M]`, integers; below 0: no class.
-        keys: `[N, d]`.
-        key_labels: `[N]`.
+        query_labels: Integers `[M]`; labels below 0 belong to no class.
+        keys: `[N, d]`, any floating-point dtype.
+        key_labels: Integers `[N]`.
 
     Returns:
         distance `[M]` float64, differentiable in the query alone, and index `[M]`, the first of the nearest keys.
-        Infinity and -1 where no key of the class is at a finite distance; NaN and -1 where the query has a NaN, and its
-        class a key.
+        Infinity and -1 where no key of the class is at a finite distance; NaN and -1 where the query has a NaN
+        and its class has a key.
 
     Example:
         >>> query, keys = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0], [3.0, -3.0]])

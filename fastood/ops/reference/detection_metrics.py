@@ -1,11 +1,10 @@
-"""Detection statistics of sorted scores in plain float64 PyTorch: what the tests hold the ops to.
+"""Reference of the detection statistics in plain float64 PyTorch, one set at a time, one threshold per distinct score.
 
-One set at a time, one threshold per distinct score, nothing clever. The signatures are those of
-`fastood.ops.detection_metrics`, which documents them; here is what the numbers mean. Higher scores are more OOD.
+The signatures are those of `fastood.ops.detection_metrics`. Higher scores are more OOD.
 
     P, N        scores of the positive and of the other class
     TP, FP      flagged at a threshold: scores >= it with OOD positive, <= it with ID positive
-    AUROC       (Σ over ID of the OOD scores above + ½ of those equal) / (id · ood); the same for either class
+    AUROC       (Σ over ID of the OOD scores above + ½ of those equal) / (id · ood); equal for either positive class
     AUPR        Σ (TPₙ - TPₙ₋₁) / P · TPₙ / (TPₙ + FPₙ), strictest threshold first (average precision)
     FPR         FP / N at the strictest threshold where TP >= ⌈tpr · P⌉
     error       min over thresholds of (FP / N + 1 - TP / P) / 2, where nothing flagged counts as one more
@@ -26,7 +25,7 @@ from fastood.ops.resampling import Scheme
 
 
 def sort_scores(scores: Tensor) -> Tensor:
-    """Order-preserving integer keys `[..., N]`, each row ascending: int64 of float64, int32 of smaller floats.
+    """Return order-preserving integer keys `[..., N]`, each row ascending: int64 for float64, int32 for other scores.
 
     Example:
         >>> keys = sort_scores(torch.tensor([0.5, -float("inf"), -0.0, 0.0]))
@@ -42,7 +41,7 @@ def sort_scores(scores: Tensor) -> Tensor:
 
 
 def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The scores of keys: float64 of int64, float32 of int32, then as `dtype`."""
+    """Return the scores of keys, float64 for int64 and float32 for int32 keys, converted to `dtype`."""
     magnitude = torch.iinfo(keys.dtype).max
     bits = torch.where(keys < 0, keys ^ magnitude, keys)
     scores = bits.contiguous().view(torch.float64 if keys.dtype == torch.int64 else torch.float32)
@@ -50,7 +49,7 @@ def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def roc_counts(id_keys: Tensor, ood_keys: Tensor) -> RocCounts:
-    """Counts at every distinct key of `[N]` ID and `[M]` OOD keys."""
+    """Count `[N]` ID and `[M]` OOD keys at every distinct key."""
     keys = torch.unique(torch.cat((id_keys, ood_keys))).flip(0)
     ood, ind = (len(ascending) - torch.searchsorted(ascending, keys) for ascending in (ood_keys, id_keys))
     return RocCounts(keys=keys, ood=ood, id=ind)
@@ -65,29 +64,29 @@ def ranking_statistics(
     ood_count: Tensor | None = None,
     tpr: Sequence[float] = (0.95,),
 ) -> RankingStatistics:
-    """Statistics of B OOD sets, each against one of A ID sets.
+    """Compute the statistics of B OOD sets, each against one of A ID sets.
 
     Args:
         id_keys: `[A, N]` of `sort_scores`.
         ood_keys: `[B, M]` of `sort_scores`.
-        id_row: int64 `[B]`, the ID row of each OOD row; without it the same row, or the only one.
-        id_count: int64 `[A]`, how many of the first keys of each row count; all without it.
-        ood_count: int64 `[B]`, likewise.
+        id_row: int64 `[B]`, the ID row of each OOD row; by default the row of the same number, or the only one.
+        id_count: int64 `[A]`, number of leading keys of each ID row that count; all by default.
+        ood_count: int64 `[B]`, number of leading keys of each OOD row that count; all by default.
         tpr: T true-positive rates in (0, 1].
 
     Example:
         >>> id_keys, ood_keys = (sort_scores(torch.tensor([row])) for row in ([0.1, 0.2, 0.3, 0.7], [0.6, 0.9]))
-        >>> found = ranking_statistics(id_keys, ood_keys)
-        >>> found.auroc.item(), found.fpr_ood.item(), round(found.aupr_ood.item(), 4)
+        >>> statistics = ranking_statistics(id_keys, ood_keys)
+        >>> statistics.auroc.item(), statistics.fpr_ood.item(), round(statistics.aupr_ood.item(), 4)
         (0.875, 0.25, 0.8333)
     """
-    found = []
+    results = []
     for b, row in enumerate(ood_keys):
         a = int(id_row[b]) if id_row is not None else (b if len(id_keys) == len(ood_keys) else 0)
         ind = id_keys[a] if id_count is None else id_keys[a, : int(id_count[a])]
         ood = row if ood_count is None else row[: int(ood_count[b])]
-        found.append(_statistics_of(ind, ood, tpr))
-    return RankingStatistics(*(torch.stack(values) for values in zip(*found, strict=True)))
+        results.append(_statistics_of(ind, ood, tpr))
+    return RankingStatistics(*(torch.stack(values) for values in zip(*results, strict=True)))
 
 
 def resampled_statistics(
@@ -105,22 +104,21 @@ def resampled_statistics(
     ood_repeats: int = 1,
     tpr: Sequence[float] = (0.95,),
 ) -> RankingStatistics:
-    """Statistics `[R]` (`[R, T]`) of resampled sets: every score counts as often as `resampling_counts` says.
+    """Compute statistics `[R]` (`[R, T]`) of resampled sets; `resampling_counts` gives how often each score counts.
 
     Args:
         id_keys: `[N]` of `sort_scores`.
         ood_keys: `[M]` of `sort_scores`.
-        seed: Any int64. Both classes are resampled apart.
-        replicates: R.
+        seed: Any int64. Both classes are resampled independently.
+        replicates: Number of replicates R.
         scheme: See `resampling_counts`.
-        id_size: "subset" only: how many ID scores are kept; all (no draw) without it.
-        ood_size: "subset" only: how many OOD scores are kept; all without it.
-        id_index: int64 `[N]`, which sample each sorted key belongs to. Samples are what is drawn: detectors of the
-            same images, each with the order of its own scores, meet the same replicates. Without it samples are
-            numbered in sorted order.
-        ood_index: int64 `[M]`, likewise.
-        id_repeats: How often every ID score drawn counts.
-        ood_repeats: Likewise.
+        id_size: Number of ID scores that "subset" keeps; all (no draw) by default.
+        ood_size: Number of OOD scores that "subset" keeps; all (no draw) by default.
+        id_index: int64 `[N]`, the sample of each sorted ID key. Samples are drawn, not scores, so that detectors of the
+            same images get the same replicates. By default samples are numbered in sorted order.
+        ood_index: int64 `[M]`, the sample of each sorted OOD key.
+        id_repeats: Factor of the counts of ID scores.
+        ood_repeats: Factor of the counts of OOD scores.
         tpr: T true-positive rates in (0, 1].
 
     A replicate that draws nothing of a class ("poisson", few scores) has NaN for all its statistics.
@@ -130,17 +128,17 @@ def resampled_statistics(
     for stream, (keys, index, size, repeats) in enumerate(classes):
         counts = resampling_counts(len(keys), seed=seed, stream=stream, replicates=replicates, scheme=scheme, size=size)
         drawn.append(repeats * (counts if index is None else counts[:, index]))
-    found = [
+    results = [
         _statistics_of(id_keys.repeat_interleave(id_counts), ood_keys.repeat_interleave(ood_counts), tpr)
         for id_counts, ood_counts in zip(*drawn, strict=True)
     ]
-    return RankingStatistics(*(torch.stack(values) for values in zip(*found, strict=True)))
+    return RankingStatistics(*(torch.stack(values) for values in zip(*results, strict=True)))
 
 
 def resampling_counts(
     count: int, *, seed: int, stream: int, replicates: int, scheme: Scheme, size: int | None = None
 ) -> Tensor:
-    """How often each of `count` samples is drawn, int64 `[R, count]`.
+    """Count how often each of `count` samples is drawn, int64 `[R, count]`.
 
     With `u(j)` the j-th 64 random bits of the replicate:
 
@@ -149,12 +147,12 @@ def resampling_counts(
         subset       the `size` samples j of smallest (u(j), j) count once; all of them without `size`
 
     Args:
-        count: Samples.
+        count: Number of samples.
         seed: Any int64.
         stream: 0 for ID, 1 for OOD samples.
-        replicates: R.
-        scheme: Of the above.
-        size: Samples kept by "subset".
+        replicates: Number of replicates R.
+        scheme: One of the schemes above.
+        size: Number of samples that "subset" keeps.
     """
     counts = torch.zeros(replicates, count, dtype=torch.int64)
     for replicate in range(replicates):
@@ -172,7 +170,7 @@ def resampling_counts(
 
 
 def _poisson_thresholds() -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """⌊2⁶⁴ Σ_{i<=k} 1 / (e i!)⌋ for k = 0 … 19, after which less than 2⁻⁶⁴ is left: in exact arithmetic."""
+    """Return ⌊2⁶⁴ Σ_{i<=k} 1 / (e i!)⌋ for k = 0 … 19, after which less than 2⁻⁶⁴ is left: in exact arithmetic."""
     factorial, e_series = 1, Fraction(0)
     for i in range(40):
         factorial = factorial * i if i else 1
@@ -189,7 +187,7 @@ _POISSON = _poisson_thresholds()
 
 
 def _random_bits(count: int, seed: int, stream: int, replicate: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """uint64 [count]: Philox4x32-10 (Salmon et al. 2011), two numbers of a block.
+    """Return uint64 `[count]` of Philox4x32-10 (Salmon et al. 2011), two numbers of a block.
 
     The key is the seed, low word first; the counter (block, block >> 32, replicate, stream).
     """
@@ -206,13 +204,13 @@ def _random_bits(count: int, seed: int, stream: int, replicate: int) -> np.ndarr
 
 
 def _bits_of(dtype: torch.dtype) -> tuple[torch.dtype, int]:
-    """The integer that holds a float of this dtype, and its bits without the sign."""
+    """Return the integer dtype of the size of a float dtype, and the mask of all bits but the sign."""
     key_dtype = torch.int64 if dtype == torch.float64 else torch.int32
     return key_dtype, torch.iinfo(key_dtype).max
 
 
 def _statistics_of(id_keys: Tensor, ood_keys: Tensor, tpr: Sequence[float]) -> list[Tensor]:
-    """The fields of `RankingStatistics` for one pair of sorted sets: scalars, and [T] where there is one per TPR."""
+    """Return the fields of `RankingStatistics` for one pair of sorted sets: `[]`, or `[T]` for those per TPR."""
     id_count, ood_count = len(id_keys), len(ood_keys)
     if id_count == 0 or ood_count == 0:
         nan, per_rate = torch.tensor(torch.nan, dtype=torch.float64), torch.full((len(tpr),), torch.nan).double()
@@ -249,7 +247,7 @@ def _average_precision(true_positives: Tensor, false_positives: Tensor) -> Tenso
 def _fpr_at(
     true_positives: Tensor, false_positives: Tensor, keys: Tensor, tpr: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    # The rates as typed: 0.95 is 19/20, not its binary neighbour.
+    # Rates as decimals: 0.95 is 19/20, not its binary neighbour.
     required = [ceil(Fraction(repr(float(rate))) * int(true_positives[-1])) for rate in tpr]
     first = [int((true_positives >= count).nonzero()[0]) for count in required]
     fpr = false_positives[first].double() / false_positives[-1]

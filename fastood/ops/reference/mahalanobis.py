@@ -1,4 +1,4 @@
-"""The Mahalanobis logits in plain PyTorch and float64: what the tests hold the kernels to, and the formula to read."""
+"""Reference of the Mahalanobis logits and their gradients in plain float64 PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> Tensor:
-    """h_ni = -(z_n - m_i)ᵀ (L Lᵀ)⁻¹ (z_n - m_i): Wu 2023, eq. 0.11, difference by difference.
+    """Compute h_ni = -(z_n - m_i)ᵀ (L Lᵀ)⁻¹ (z_n - m_i): Wu 2023, eq. 0.11.
 
     Args:
         features: z `[N, d]`, any floating-point dtype.
@@ -26,7 +26,7 @@ def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> T
     if scale.ndim == 1:
         whitened = difference / scale
     else:
-        # By rows: a NaN stays in its own.
+        # One system per row keeps a NaN in its row.
         rows = difference.reshape(-1, z.shape[1], 1)
         whitened = torch.linalg.solve_triangular(scale.tril(), rows, upper=False).reshape(difference.shape)
     return -whitened.square().sum(2)
@@ -35,14 +35,14 @@ def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> T
 def mahalanobis_logits_backward(
     grad: Tensor, residual: Tensor, whitened_means: Tensor, nearest: Tensor, scale_tril: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients as csrc/mahalanobis/cpu.h states them: of h as a function of u_n = L⁻¹(z_n - m_r(n)) and c_i.
+    """Compute the gradients of csrc/mahalanobis/cpu.h: of h as a function of u_n = L⁻¹(z_n - m_r(n)) and c_i.
 
     Args:
         grad: Upstream gradient `[N, K]`.
         residual: u `[N, d]`.
         whitened_means: c_i = L⁻¹(m_i - mu) `[K, d]`, for any mu.
         nearest: r(n), int64 `[N]`.
-        scale_tril: L.
+        scale_tril: L `[d, d]`, or its diagonal `[d]`.
 
     Returns:
         The gradients of features `[N, d]`, means `[K, d]` and scale_tril, float64, differentiable.
