@@ -210,7 +210,7 @@ def test_the_method_comes_first(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 def test_help_shows_the_options_of_the_method(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        train.main(["ice", "--help"])
+        train.main(["ice", "--help-all"])
     text = capsys.readouterr().out
     assert "--method.likelihood-weight" in text
     assert "--method.sample-rate" not in text
