@@ -16,7 +16,7 @@ PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make demo       set up, build, run background resampling on embedded real data (minutes), write a report"
 	@echo "make test       set up, build, run the tests"
-	@echo "make check      format, lint, types"
+	@echo "make check      format, lint, types, style of docstrings"
 	@echo "make ctest      host tests of the shared C++ maths, with the address and undefined-behaviour sanitizers"
 	@echo "make benchmark  throughput of every op beside its peers, as ratios"
 
@@ -63,6 +63,7 @@ check: build
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
+	"$(BIN)/python" .ci/check_style.py
 	@echo clang-format --dry-run --Werror csrc
 	@"$(BIN)/clang-format" --dry-run --Werror $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 

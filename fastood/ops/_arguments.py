@@ -135,7 +135,7 @@ def check_generator(generator: torch.Generator, device: torch.device | None = No
     Args:
         generator: A `torch.Generator`; there is no default, so that no draw depends on PyTorch's global state.
         device: Device of the draws; None for the generator's device.
-        like: What else is on that device, for the error.
+        like: Name of the tensors that are on that device, for the error.
 
     Raises:
         TypeError: If `generator` is not a `torch.Generator`.

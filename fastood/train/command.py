@@ -77,8 +77,8 @@ class Command:
         ),
     ] = "resample"
     recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """A recipe, by file or name, or config.yaml of a run. Its fields replace the defaults; options given here replace
-    its fields. Fields that it does not set come from the preset paper, unless --preset is given."""
+    """A recipe, as FILE or FILE:VARIANT, or config.yaml of a run. Its fields replace the defaults; options given here
+    replace its fields. Fields that it does not set come from the preset paper, unless --preset is given."""
     name: str | None = None
     """Name of the run; by default the name of the recipe, or of the method and the preset, and the time."""
     out: Path = Path("runs")
