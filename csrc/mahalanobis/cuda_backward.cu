@@ -182,7 +182,7 @@ cudaError_t backward(const MahalanobisBackwardParams& params, cudaStream_t strea
 
 int64_t mahalanobis_backward_workspace_bytes(const MahalanobisShape& shape) {
   return workspace_bytes<MahalanobisBackwardParams>(
-      shape, []<typename T>(const auto& params, Carver& workspace) { args_of<T>(params, workspace); });
+      shape, [&]<typename T>(const auto& params, Carver& workspace) { args_of<T>(params, workspace); });
 }
 
 cudaError_t launch_mahalanobis_backward(const MahalanobisBackwardParams& params, cudaStream_t stream) {

@@ -131,7 +131,7 @@ cudaError_t forward(const MahalanobisForwardParams& params, cudaStream_t stream)
 
 int64_t mahalanobis_forward_workspace_bytes(const MahalanobisShape& shape) {
   return workspace_bytes<MahalanobisForwardParams>(
-      shape, []<typename T>(const auto& params, Carver& workspace) { args_of<T>(params, workspace); });
+      shape, [&]<typename T>(const auto& params, Carver& workspace) { args_of<T>(params, workspace); });
 }
 
 cudaError_t launch_mahalanobis_forward(const MahalanobisForwardParams& params, cudaStream_t stream) {
