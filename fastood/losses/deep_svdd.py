@@ -20,13 +20,16 @@ class DeepSVDDLoss(nn.Module):
         hard boundary   mean_n d_n (eq. 4)              soft   R² + 1/ν · mean_n max(0, d_n - R²) (eq. 3)
 
     for squared distances d_n to a fixed centre, such as `HypersphereHead` returns (Ruff et al. 2018,
-    https://proceedings.mlr.press/v80/ruff18a.html). The paper's weight decay is left to the optimiser. The radius R has
-    no gradient: for the soft boundary set it from time to time to `radius_of`, which minimises the loss in R.
+    https://proceedings.mlr.press/v80/ruff18a.html). The paper's weight decay is left to the optimiser. The radius R
+    receives no gradient: for the soft boundary update it periodically with `radius_of`, which minimises the loss over
+    R.
 
-    pytorch-ood's loss of the same name takes features and holds the centre; here the centre is in `HypersphereHead`.
+    pytorch-ood's loss of the same name takes features and stores the centre; here `HypersphereHead` stores the centre
+    and computes the distances.
 
     Args:
-        nu: ν in (0, 1], the share of images that may lie outside, for the soft boundary; None for the hard boundary.
+        nu: ν in (0, 1], the largest fraction of images outside the sphere, for the soft boundary; None for the hard
+            boundary.
 
     Shape:
         - distances: `[N]` with N >= 1, squared distances >= 0; float64, float32, bfloat16 or float16.
@@ -36,7 +39,8 @@ class DeepSVDDLoss(nn.Module):
     Raises:
         TypeError: If `distances` or `radius` has another type or dtype, or `nu` is not a number.
         ValueError: If `nu` is out of range, an argument has the wrong shape or device, or, on the CPU, a value is
-            negative. On other devices negative values pass: a check would have to wait.
+            negative. On other devices negative values are not detected, because a check would synchronise with the
+            device.
 
     Example:
         >>> import torch
@@ -76,7 +80,7 @@ class DeepSVDDLoss(nn.Module):
 
     @torch.no_grad()
     def radius_of(self, distances: Tensor) -> Tensor:
-        """Return the smallest radius that leaves at most a share ν of the images outside.
+        """Return the smallest radius for which at most a fraction ν of the images is outside.
 
         It is the smallest minimiser of the soft loss in R.
 
@@ -93,7 +97,7 @@ class DeepSVDDLoss(nn.Module):
         if self.nu is None:
             raise ValueError("radius_of needs a soft boundary, nu is None")
         _check_distances(distances)
-        # In decimals: a share of 0.29 of 100 images is 29, but 0.29 * 100 is 28.999… in binary.
+        # In decimal arithmetic: 0.29 of 100 images are 29, but 0.29 * 100 is 28.999… in binary.
         inside = len(distances) - math.floor(decimal_fraction(self.nu) * len(distances))
         return widened(distances).sort().values[inside - 1].sqrt() if inside > 0 else widened(distances).new_zeros(())
 
@@ -121,8 +125,8 @@ def _checked_radius(radius: Tensor | float, distances: Tensor) -> Tensor:
 
 
 def _check_not_negative(name: str, values: Tensor) -> None:
-    # Reading values would wait for another device, and break the graph of a compiled function. NaN passes, and makes
-    # the loss NaN.
+    # Reading values would synchronise with a GPU, and break the graph of a compiled function. NaN is not an error here:
+    # it makes the loss NaN.
     readable = values.device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed())
     if readable and bool((values < 0).any()):
         raise ValueError(f"{name} must be >= 0, got {float(values.min()):g}")

@@ -11,7 +11,7 @@ __all__ = ["ICELoss", "SigmoidLikelihoodLoss"]
 
 
 class ICELoss(MixedBatchLoss):
-    r"""Cross-entropy and likelihood of the target class, against the likelihood of the nearest class for background.
+    r"""Cross-entropy plus terms that raise the likelihood of the target class and lower it for background rows.
 
     For logits h <= 0 whose exponential is a likelihood (negative Mahalanobis distances, eq. 0.11),
 
@@ -25,14 +25,14 @@ class ICELoss(MixedBatchLoss):
         - Eq. 0.11 does not halve squared distances, so that exp(h) is the square of a Gaussian density ratio. The loss
           does not depend on this factor.
 
-    A logit of -inf stands for a class infinitely far away.
+    A logit of -inf represents a class at infinite distance.
 
     Args:
         weight: λ >= 0, the factor of both likelihood terms. The paper calls it the only setting and states no value;
             `fastood.train.methods.ICEConfig` documents the choice of the default.
         reduction: How row losses are combined; see `MixedBatchLoss`.
-        id_likelihood: Whether in-distribution rows have their likelihood term. False gives ICE⁻ of table 3, the
-            ablation without one half of eq. 0.15.
+        id_likelihood: Whether to include the likelihood term -λ · h_y of in-distribution rows. False gives the ablation
+            ICE⁻ of table 3, which omits this half of eq. 0.15.
         check_finite: Raise on NaN or infinite inputs; see `MixedBatchLoss`.
 
     Shape:
@@ -84,7 +84,7 @@ class SigmoidLikelihoodLoss(MixedBatchLoss):
         in-distribution   -log f_y - λ · log s(v_y)                    background   -log(1 - s(max_i v_i))
 
     The row "BCE" of Wu et al. 2023, table 3: "sigmoid binary cross-entropy" on a linear head. The paper has no formula
-    for it; here it is eq. 0.13-0.15 with s(v) in place of exp(h), so that only the likelihood differs from `ICELoss`.
+    for it; here it is eq. 0.13-0.15 with s(v) instead of exp(h), so that only the likelihood differs from `ICELoss`.
 
     Args:
         weight: λ >= 0, the factor of both likelihood terms.

@@ -21,7 +21,7 @@ __all__ = ["MixedBatchLoss"]
 
 
 class MixedBatchLoss(nn.Module, ABC):
-    r"""Mean over in-distribution rows + `weight` · mean over background rows, fused in one kernel per direction.
+    r"""Mean over in-distribution rows + `weight` · mean over background rows, with fused forward and backward kernels.
 
     Base class of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyRegularizedLoss`, `EnergyLoss`,
     `RejectClassLoss`, `ICELoss` and `SigmoidLikelihoodLoss`, which differ in the loss of a row. Rows with a target
@@ -38,11 +38,11 @@ class MixedBatchLoss(nn.Module, ABC):
               `BackgroundPool.sample` returns stay unbiased (supplementary eq. 10).
             - `"sum"`: the sum over all rows, background rows times λ. Divided by N it is the joint mean of
               pytorch-ood's `"mean"`.
-            - `"none"` or None: the terms of `"sum"`, one for each row; `value_and_grad` refuses it.
+            - `"none"` or None: the terms of `"sum"`, one for each row; not supported by `value_and_grad`.
 
             Without `sample_weight` the first two are equal.
-        check_finite: Raise ValueError if a logit or weight is NaN or infinite, naming the first row, or a weight is
-            negative. Waits for the device.
+        check_finite: Whether to raise ValueError if a logit or weight is NaN or infinite, or a weight is negative; the
+            error names the first such row. Synchronises with the device.
 
     Shape:
         - logits: `[N, K]`, or dense `[N, K, ...]` with one row for each position (a pixel of `[N, K, H, W]`); float64,
@@ -50,20 +50,22 @@ class MixedBatchLoss(nn.Module, ABC):
         - targets: `[N]` or `[N, ...]`, a class in `0 … K - 1`, or below zero for background. PyTorch's -100 is
           background, too: it does not mean "ignore" here. int64 needs no conversion; smaller integers, arrays and
           lists are converted, and so are float32 or float64 whole numbers, which waits for the device.
-        - sample_weight: numbers >= 0 in the shape of the targets, or None for all ones. Rows of weight zero add
-          nothing, whatever they hold; NaN or an infinite weight makes the loss and the gradient of its row NaN.
-          float64 weights, arrays and lists may be of any scale where only their ratios matter.
-        - output: `[]`, or the shape of the targets for `"none"`; float64 for float64 logits, float32 for all others. A
-          batch without in-distribution (or without background) rows has a zero in place of that term.
+        - sample_weight: numbers >= 0 in the shape of the targets, or None for all ones. Rows of weight zero do not
+          contribute, even if their logits are NaN; a NaN or infinite weight makes the loss and the gradient of its row
+          NaN. For "weighted_mean" float64 weights, arrays and lists may have any scale, because only their ratios
+          matter.
+        - output: `[]`, or the shape of the targets for `"none"`; float64 for float64 logits, float32 for all others.
+          The term of in-distribution or background rows is zero if the batch has no such rows.
 
     Differentiable with respect to `logits` and `sample_weight`. Higher orders, torch.func (grad, vmap, jvp, …) and
     forward mode run in plain PyTorch in float64, which is slower. A logit that is NaN or +inf makes its row's loss NaN;
-    -inf masks a class out, and each loss documents the effect where there is more to say.
+    -inf masks a class out; a loss that treats -inf differently documents it.
 
     Raises:
-        TypeError: If an argument has another type or dtype than listed above.
-        ValueError: If an argument has the wrong shape or device, a setting is out of range, or, on the CPU, a target
-            is not below K. On a CUDA device such a target makes the loss NaN instead: a check would have to wait.
+        TypeError: If an argument has a type or dtype that is not listed above.
+        ValueError: If an argument has the wrong shape or device, a setting is out of range, or, on the CPU, a target is
+            not below K. On a CUDA device such a target makes the loss NaN instead, because a check would synchronise
+            with the device.
     """
 
     def __init__(self, weight: float, reduction: Reduction = "weighted_mean", *, check_finite: bool = False) -> None:
@@ -90,7 +92,7 @@ class MixedBatchLoss(nn.Module, ABC):
         """Return the loss and the detached losses of the rows before any weight, from one pass.
 
         Returns:
-            loss: As `forward` returns it.
+            loss: Scalar loss `[]`, or the terms of the rows for `"none"`; see `forward`.
             per_sample: The shape of the targets, in the dtype of the loss. For in-distribution rows the cross-entropy
                 and the in-distribution term of the loss; for background rows the background term without λ, which is
                 the input of `BackgroundPool.ascend`.
@@ -107,7 +109,7 @@ class MixedBatchLoss(nn.Module, ABC):
 
         Returns:
             loss: `[]`.
-            per_sample: As `with_per_sample` returns them.
+            per_sample: Losses of the rows before any weight; see `with_per_sample`.
             gradient: In the shape and dtype of `logits`.
 
         Raises:
@@ -116,7 +118,7 @@ class MixedBatchLoss(nn.Module, ABC):
         return self._value_and_grad(logits, *self._rows(logits, targets, sample_weight))
 
     def _with_per_sample(self, logits: Tensor, flat: Tensor, rows: RowArguments) -> tuple[Tensor, Tensor]:
-        """Call the op on the flat rows of `logits`; turn errors of the kernel's own checks into ValueError."""
+        """Call the op on the flat rows of `logits`; convert errors of the kernel's checks to ValueError."""
         settings = self.settings()
         try:
             loss, per_sample = reduced_loss(flat, rows, settings, self.reduction)
@@ -127,7 +129,7 @@ class MixedBatchLoss(nn.Module, ABC):
         return _like_rows(loss, logits) if self.reduction == "none" else loss, _like_rows(per_sample, logits)
 
     def _value_and_grad(self, logits: Tensor, flat: Tensor, rows: RowArguments) -> tuple[Tensor, Tensor, Tensor]:
-        """Call the op without autograd; turn errors of the kernel's own checks into ValueError."""
+        """Call the op without autograd; convert errors of the kernel's checks to ValueError."""
         settings = self.settings()
         try:
             loss, per_sample, gradient = reduced_value_and_grad(flat, rows, settings, self.reduction)
@@ -148,14 +150,16 @@ class MixedBatchLoss(nn.Module, ABC):
         if self.check_finite:
             check_finite_values(logits, "logits")
         if logits.dim() == 2:
+            # The same tensor, not a view of it: the callers compare identities to skip the reshapes of dense logits.
             return logits, RowArguments(targets, weight)
         flat_weight = None if weight is None else weight.reshape(-1)
+        # A view if the logits are channels-last; other layouts are copied.
         return logits.movedim(1, -1).flatten(0, -2), RowArguments(targets.reshape(-1), flat_weight)
 
 
 def _as_value_error(error: RuntimeError | IndexError, num_classes: int) -> Exception:
-    """Return the kernel's complaint about targets as a ValueError without its C++ location; other errors unchanged."""
-    # The reference indexes with the targets, the kernel checks them.
+    """Return the kernel's error about targets as a ValueError without C++ location; return other errors unchanged."""
+    # The kernel checks targets and raises RuntimeError; the reference in plain PyTorch indexes with them.
     if isinstance(error, IndexError):
         return ValueError(f"targets must be below K = {num_classes} (or negative: background): {error}")
     _, head, rest = str(error).partition("targets must be below")

@@ -37,7 +37,7 @@ class EntropicOpenSetLoss(OutlierExposureLoss):
         ValueError: If a setting is out of range.
 
     Example:
-        Equal logits predict the uniform distribution, which costs log 4 in-distribution and nothing for background:
+        Equal logits predict the uniform distribution: the loss is log 4 in-distribution and 0 for background:
 
         >>> import torch
         >>> EntropicOpenSetLoss(reduction="none")(torch.zeros(2, 4), torch.tensor([0, -1]))
@@ -49,7 +49,7 @@ class EntropicOpenSetLoss(OutlierExposureLoss):
 
 
 class ObjectosphereLoss(nn.Module):
-    r"""Entropic open-set loss plus penalties: long features for in-distribution rows, short ones for background.
+    r"""Entropic open-set loss plus penalties on short in-distribution features and on long background features.
 
     With f = softmax(v) and features z,
 
@@ -59,16 +59,15 @@ class ObjectosphereLoss(nn.Module):
     and how they are resolved:
         - The background term of eq. 1 is -1/K Σ log f_k, that is KL(uniform ‖ f) + log K; the constant is left out, as
           in `OutlierExposureLoss`.
-        - The paper averages over all rows of a batch; here each kind of row has its own mean, like in every loss of
-          this library, so that the trade-off does not depend on the mix of the batch.
+        - The paper averages over all rows of a batch; here each kind of row has its own mean, as in every loss of this
+          library, so that the trade-off does not depend on the mix of the batch.
         - ‖z‖ is not differentiable at zero; its gradient there is taken as zero.
         - With μ = 0 the features have no influence, even infinite ones.
 
     Args:
-        min_magnitude: ξ > 0, the length beyond which the features of an in-distribution row cost nothing. It depends on
-            the network, so that there is no default.
-        magnitude_weight: μ >= 0, the factor of both magnitude terms. It depends on the network, so that there is no
-            default.
+        min_magnitude: ξ > 0, the norm above which in-distribution features are not penalised. It depends on the network
+            and has no default.
+        magnitude_weight: μ >= 0, the factor of both magnitude terms. It depends on the network and has no default.
         weight: λ >= 0, the factor of the background mean; 1 in the paper.
         reduction: How row losses are combined; see `MixedBatchLoss`.
         alpha: pytorch-ood's name of `magnitude_weight`; pass one of the two. In pytorch-ood it is the first positional
@@ -134,6 +133,7 @@ class ObjectosphereLoss(nn.Module):
         flat, rows = self.entropic._rows(logits, targets, sample_weight)
         entropic, of_logits = self.entropic._with_per_sample(logits, flat, rows)
         factor = self.magnitude_weight
+        # Not a product with 0, which would be NaN for infinite features.
         if factor == 0:
             return entropic, of_logits
         settings = LossSettings(
@@ -143,7 +143,8 @@ class ObjectosphereLoss(nn.Module):
             by_weight=self.entropic.reduction == "weighted_mean",
         )
         if rows.weight is not None:
-            # The features may have another compute dtype than the logits, and the kernel wants weights in it.
+            # The kernel requires weights in the compute dtype of its rows, which may differ between features and
+            # logits.
             rows = rows._replace(weight=as_sample_weight(rows.weight, features, rows.targets, settings.by_weight))
         magnitude, of_features = reduced_loss(features, rows, settings, self.entropic.reduction)
         return entropic.add(magnitude, alpha=factor), of_logits.add(of_features, alpha=factor)

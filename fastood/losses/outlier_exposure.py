@@ -20,9 +20,9 @@ class OutlierExposureLoss(MixedBatchLoss):
     2020, eq. 1-5, with importance weights eq. 14 and supplementary eq. 10
     (https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html).
 
-    The background term keeps five digits near the uniform point, where a trained network puts its background rows and
-    `log_softmax` in float32 has none (`fastood.ops.weighted_uniformity`). A logit of -inf makes the loss of a
-    background row +inf.
+    The background term is accurate to five digits near uniform predictions, where training moves background rows and
+    where `log_softmax` in float32 loses all digits (`fastood.ops.weighted_uniformity`). A logit of -inf makes the loss
+    of a background row +inf.
 
     pytorch-ood's loss of the same name keeps `+ log K`, and its `"mean"` is one mean over all rows, with a trade-off
     that depends on the mix of the batch; its gradient equals that of `OutlierExposureLoss(reduction="sum")` divided by
@@ -84,9 +84,10 @@ class EntropyMaximizationLoss(MixedBatchLoss):
 
         in-distribution   -log f_y                                     background   Σ_k f_k log f_k + log K
 
-    Li & Vasconcelos 2020, section 5.4, where it is compared with `OutlierExposureLoss`. Ambiguity: the paper has no
-    `+ log K`, its code has. With the constant the term is KL(predicted ‖ uniform) >= 0, as the weights of a background
-    pool require. It is computed without cancellation near the uniform point. A logit of -inf counts as f = 0.
+    Li & Vasconcelos 2020, section 5.4, where it is compared with `OutlierExposureLoss`. Ambiguity: the paper omits
+    `+ log K`, its code includes it. With the constant the term is KL(predicted ‖ uniform) >= 0; `BackgroundPool.ascend`
+    requires losses of at least 0. It is computed without cancellation near uniform predictions. A logit of -inf counts
+    as f = 0.
 
     Args:
         weight: α >= 0, the factor of the background term; the paper uses 0.5.
@@ -101,7 +102,7 @@ class EntropyMaximizationLoss(MixedBatchLoss):
         ValueError: If a setting is out of range.
 
     Example:
-        The background term lies between 0, for equal logits, and log K, for a certain prediction:
+        The background term ranges from 0, for equal logits, to log K, for a one-hot prediction:
 
         >>> import torch
         >>> criterion = EntropyMaximizationLoss(weight=1.0)

@@ -17,10 +17,10 @@ class PrototypeLoss(nn.Module):
 
         min_j ‖z - m_yj‖²
 
-    The regulariser that Yang et al. 2018 (https://arxiv.org/abs/1805.03438) add to the distance-based cross-entropy
-    with a small factor λ; Pei et al. 2022 (https://arxiv.org/abs/2112.11648) use λ = 0.01. Rows with a target below
-    zero (background) do not count. Ambiguity: the authors' code halves the distance and uses λ = 0.001; here the
-    distance is not halved.
+    Yang et al. 2018 (https://arxiv.org/abs/1805.03438) add this regulariser to the distance-based cross-entropy with a
+    small factor λ; Pei et al. 2022 (https://arxiv.org/abs/2112.11648) use λ = 0.01. Rows with a target below zero
+    (background) are excluded from the mean. Ambiguity: the authors' code halves the distance and uses λ = 0.001; here
+    the distance is not halved.
 
     Shape:
         - features: `[N, d]`, float64, float32, bfloat16 or float16.
@@ -30,7 +30,8 @@ class PrototypeLoss(nn.Module):
 
     Raises:
         TypeError: If an argument has another type or dtype.
-        ValueError: If an argument has the wrong shape or device, or a target is not below K. Waits for the device.
+        ValueError: If an argument has the wrong shape or device, or a target is not below K. The check of targets
+            synchronises with the device.
 
     Example:
         >>> import torch
@@ -72,7 +73,7 @@ def _checked_targets(features: Tensor, prototypes: Tensor, targets: Numbers) -> 
     if prototypes.device != features.device:
         raise ValueError(f"prototypes must be on {features.device} like features, got {prototypes.device}")
     labels = as_targets(targets, features, "features")
-    # Wait for the device: an index out of range would end the CUDA context of the process.
+    # This check synchronises: on a GPU an index out of range would destroy the CUDA context of the process.
     if not (torch.compiler.is_compiling() or is_transformed() or labels.is_meta or labels.numel() == 0):
         largest = int(labels.max())
         if largest >= prototypes.shape[0]:

@@ -23,11 +23,11 @@ class RejectClassLoss(MixedBatchLoss):
 
     Mohseni et al. 2020, Algorithm 1 (https://ojs.aaai.org/index.php/AAAI/article/view/5966). Ambiguities and how they
     are resolved:
-        - The pseudo-label comes from the logits of the same pass ("calculated at each pass during training"); no
-          gradient goes through the choice.
+        - The pseudo-label is computed from the logits of the same forward pass ("calculated at each pass during
+          training"); the choice is not differentiated.
         - If several logits are the largest, the first one counts.
-        - In-distribution and background rows have separate means, as Algorithm 1 has two expectations, whatever the
-          sizes of the two batches.
+        - In-distribution and background rows have separate means, because Algorithm 1 has two expectations, independent
+          of the sizes of the two batches.
 
     Args:
         num_reject: k >= 1, the number of reject classes, the last of the logits. The paper uses 5, and 10 for
@@ -44,9 +44,9 @@ class RejectClassLoss(MixedBatchLoss):
         - uniform01: draws in [0, 1) in the shape of the targets, floating-point.
         - other shapes: see `MixedBatchLoss`.
 
-    Every call draws one uniform number for each row, needed or not, from the `generator` of the call or else of the
-    loss, on the device of the generator. Pass `uniform01` instead to supply the draws yourself, for example under
-    `torch.compile(fullgraph=True)` or in a CUDA graph.
+    Every call draws one uniform number per row, also for rows that need none, from the `generator` of the call or, by
+    default, of the loss, on the device of the generator. Pass `uniform01` instead to supply the draws yourself, for
+    example under `torch.compile(fullgraph=True)` or in a CUDA graph.
 
     Raises:
         TypeError: If an argument has another type or dtype.
@@ -155,6 +155,7 @@ class RejectClassLoss(MixedBatchLoss):
                 "got neither"
             )
         check_generator(generator)
+        # Drawn on the generator's device: a CPU generator gives the same draws for logits on any device.
         draws = torch.rand(shape.numel(), dtype=dtype, device=generator.device, generator=generator)
         return rows._replace(uniform01=draws.to(logits.device))
 
@@ -165,7 +166,7 @@ def _checked_draws(uniform01: Tensor, shape: torch.Size, device: torch.device) -
         raise ValueError(f"uniform01 must have shape {tuple(shape)} like the targets, got {tuple(uniform01.shape)}")
     if uniform01.device != device:
         raise ValueError(f"uniform01 must be on {device} like logits, got {uniform01.device}")
-    # Reading values would wait for another device, and break the graph of a compiled function.
+    # Reading values would synchronise with a GPU, and break the graph of a compiled function.
     if device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed()):
         outside = ~((uniform01 >= 0) & (uniform01 < 1))
         if bool(outside.any()):
