@@ -71,7 +71,7 @@ class ClassSums:
 
         Args:
             features: `[N, d]`, float64, float32, bfloat16 or float16; finite in rows with a label of at least zero.
-            labels: `[N]`, int64, on the device of `features`; below zero for rows to skip.
+            labels: int64 `[N]`, on the device of `features`; below zero for rows to skip.
 
         Returns:
             This object.
@@ -116,6 +116,8 @@ class ClassSums:
             self._scatter[present] += other._scatter.to(self.means.device)[present]
         else:
             self._scatter += other._scatter.to(self.means.device)
+        # Indexing copies, so that `other` may be this object. Classes without rows are left out: their step would be
+        # 0 / 0.
         counts, means = other.counts.to(self.means.device)[present], other.means.to(self.means.device)[present]
         # Chan et al. 1983: the sums about both means, plus n n'/(n + n') δ δ^T for the distance δ of the means.
         before, delta = self.counts[present], means - self.means[present]
@@ -129,7 +131,7 @@ class ClassSums:
         """Add the rows of all processes of a group; afterwards every process has the same statistics.
 
         Call it once, after every process has added its rows: a second call counts every row again. A process without
-        rows contributes nothing.
+        rows only receives the statistics of the others.
 
         Args:
             group: Process group; None for the default group.
@@ -154,6 +156,7 @@ class ClassSums:
                     f"{classes - 1} on another"
                 )
         self._grow(classes)
+        # Sums and not means are exchanged: a process without rows of a class then adds 0.
         counts, sums = self.counts.clone(), self.means * self.counts[:, None]
         dist.all_reduce(counts, group=group)
         dist.all_reduce(sums, group=group)
@@ -190,7 +193,7 @@ class ClassSums:
         """Return statistics with a saved state; their number of classes grows with the labels.
 
         Args:
-            state: As `state_dict` returns it.
+            state: Tensors that `state_dict` returned.
             device: Device of the statistics; None for the current default.
 
         Raises:

@@ -152,7 +152,7 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance", shrinkage: 
         first = int(info) - 1 if int(info) > 0 else dependent[0]
         raise ValueError(
             f"{name} is singular: feature {first} is a linear combination of those before it, to float64 precision "
-            f"(as when there are more features than rows less classes). {_remedy(shrinkage)}"
+            f"(as when there are more features than rows minus classes). {_remedy(shrinkage)}"
         )
     return factor * deviation[:, None]
 
@@ -181,14 +181,14 @@ def check_no_dust(
         >>> check_no_dust(variances.diag())  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: covariance is nearly singular: feature 2 is all but constant within the classes, with ...
+        ValueError: covariance is nearly singular: feature 2 is nearly constant within the classes, with ...
     """
     variance = covariance.diagonal()
     typical = float(variance.mean())
     dust = ((variance > 0) & (variance < resolution**2 * typical)).nonzero().flatten().tolist()
     if dust:
         raise ValueError(
-            f"{name} is nearly singular: {_named(dust)} all but constant within the classes, with a deviation below "
+            f"{name} is nearly singular: {_named(dust)} nearly constant within the classes, with a deviation below "
             f"{resolution:.2g} of the root mean square of all, {math.sqrt(typical):.3g}: rounding, which would count "
             f"as much as any feature. {_remedy(shrinkage)}, or leave such features out; divide features in other units "
             "by their standard deviations first"
@@ -201,12 +201,12 @@ def _remedy(shrinkage: Shrinkage) -> str:
         return 'Pass shrinkage="oas", or a small share such as shrinkage=1e-6'
     if isinstance(shrinkage, str):
         return (
-            f"shrinkage={shrinkage!r} does not help, as it comes out as a share of 0, or no feature varies: pass a "
-            "share such as shrinkage=1e-3, or give more rows of each class"
+            f"shrinkage={shrinkage!r} does not help, because it estimates a share of 0, or no feature varies: pass a "
+            "share such as shrinkage=1e-3, or fit to more rows of each class"
         )
     return (
-        f"shrinkage={shrinkage!r} does not help, as it is too small a share, or no feature varies: pass a larger one, "
-        "or give more rows of each class"
+        f"shrinkage={shrinkage!r} does not help, because the share is too small, or no feature varies: pass a larger "
+        "one, or fit to more rows of each class"
     )
 
 

@@ -101,6 +101,7 @@ class DecomposedConfidenceHead(nn.Module):
         check_head_features(features, self.weight)
         weight = widened(self.weight)
         with torch.autocast(features.device.type, enabled=False):
+            # autocast is off, because cosines of confident rows differ by less than 16 bits resolve.
             features = features.to(weight.dtype)
             if self.similarity == "euclidean":
                 return mahalanobis_logits(features, weight, weight.new_ones(weight.shape[1]))
@@ -109,7 +110,7 @@ class DecomposedConfidenceHead(nn.Module):
             return F.linear(features, weight, None if self.bias is None else widened(self.bias))
 
     def gate_logits(self, features: Tensor) -> Tensor:
-        """Return the logits of the gate g, `[N]`: equal ranks, and distinct where the sigmoid rounds to 1.
+        """Return the logits of the gate g, `[N]`: the ranking of g, without ties where the sigmoid rounds to 1.
 
         Raises:
             TypeError: If `features` has another dtype.
@@ -121,6 +122,7 @@ class DecomposedConfidenceHead(nn.Module):
             if self.gate.weight.dtype == features.dtype:
                 logits: Tensor = self.norm(self.gate(features))
             else:
+                # Layers in 16 bits are evaluated by their functional forms, with parameters cast to float32.
                 gated = F.linear(features, widened(self.gate.weight), widened(self.gate.bias))
                 logits = self._normalized(gated)
             return logits.squeeze(1)

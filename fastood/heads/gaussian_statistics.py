@@ -22,9 +22,9 @@ class GaussianStatistics(ClassSums):
     in float64; for the first rows of a class m is their own mean. Features with a large common offset lose no digits,
     and the order and size of batches make no difference beyond float64 rounding.
 
-    Rows with a label below zero (background) are skipped. A class without rows has a count of 0 and a mean of zeros,
-    which callers have to ignore. Shared and marginal covariances are both divided by the number of rows (maximum
-    likelihood), so that distances by either are on the same scale.
+    Rows with a label below zero (background) are skipped. A class without rows has a count of 0, and its mean of zeros
+    has no meaning. Shared and marginal covariances are both divided by the number of rows (maximum likelihood), so that
+    distances by either are on the same scale.
 
     A feature that deviates within the classes by less than its rounding error (1.2e-7 of its mean for features in
     float32 or less, 1e-13 in float64) is treated as constant: its covariances are 0. `cholesky` refuses a feature that
@@ -33,9 +33,9 @@ class GaussianStatistics(ClassSums):
     Args:
         num_features: Width d of the features.
         num_classes: Number of classes K; labels must be below it. None starts without classes and grows with the
-            labels, up to 65,536 classes (4,096 with `per_class`) or the number of rows if that is larger, so that a
-            stray label cannot exhaust the memory.
-        per_class: Keep one sum of squares for each class, d² numbers each, in place of one for all classes.
+            labels, up to 65,536 classes (4,096 with `per_class`) or the number of rows if that is larger, so that one
+            invalid label cannot exhaust the memory.
+        per_class: Whether to keep one sum of squares, d² numbers, for each class instead of one for all classes.
         device: Device of the sums and of the computation.
 
     Attributes:
@@ -132,13 +132,13 @@ class GaussianStatistics(ClassSums):
     def fourth_moment(self, features: Tensor, labels: Tensor, *, marginal: bool = False) -> Tensor:
         """Return `Σ_n |x_n - m|⁴` of these rows about the current means, for the shrinkage "ledoit_wolf".
 
-        It takes a second pass over the rows, after the means are complete: to move a sum of fourth powers from one mean
-        to another takes the second and third moments of every class. Add the results of batches and processes.
+        Call it in a second pass over the rows, when the means are complete: to move a sum of fourth powers to another
+        mean would require the second and third moments of every class. Add the results of batches and processes.
 
         Args:
             features: `[N, d]`, as for `partial_fit`.
-            labels: `[N]`, int64, as for `partial_fit`; below zero for rows to skip.
-            marginal: Take the mean of all rows for m, in place of the mean of the row's class.
+            labels: int64 `[N]`, as for `partial_fit`; below zero for rows to skip.
+            marginal: Whether m is the mean of all rows instead of the mean of the row's class.
 
         Returns:
             Sums of the classes, float64 `[K]`. `covariance` also accepts their sum.
@@ -192,7 +192,7 @@ class GaussianStatistics(ClassSums):
     ) -> Tensor:
         """Return the shrunk covariance of a sum of squares over `count` rows, `[d, d]`."""
         if count == 0:
-            raise ValueError(f"{name} must have seen at least one row, got none")
+            raise ValueError(f"{name} must contain at least one row, got none")
         covariance = (scatter.tril() + scatter.tril(-1).mT) / count
         # Zero the rounding noise of constant features exactly, so that errors call them constant.
         constant = covariance.diagonal() <= (self.resolution * self.means.abs().amax(0)).square()

@@ -1,4 +1,4 @@
-"""Hypersphere around the features of one class, in place of a classification head (Deep SVDD, Ruff et al. 2018)."""
+"""Head of a one-class classifier: distances to the centre of a hypersphere (Deep SVDD, Ruff et al. 2018)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MIN_COORDINATE = 0.1
 class HypersphereHead(nn.Module):
     """Squared distances to a fixed centre, and the radius of a sphere around it.
 
-    The head has no trained parameters: the centre is fixed before the training. The network in front must not be able
-    to represent a constant, or it will learn one (Ruff et al. 2018, section 3.3,
+    The head has no trained parameters: the centre is fixed before the training. The network before the head must not be
+    able to output a constant, or training converges to that constant (Ruff et al. 2018, section 3.3,
     https://proceedings.mlr.press/v80/ruff18a.html): use no bias, also in BatchNorm, and no bounded activation. The
     centre must not be zero.
 
@@ -57,7 +57,7 @@ class HypersphereHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> HypersphereHead:
-        """Set the centre to the mean of the features, with coordinates near 0 moved away from it, and the radius to 0.
+        """Set the centre to the mean of the features, with magnitudes of at least 0.1, and the radius to 0.
 
         Args:
             features: `[N, d]` with N >= 1, floating-point.
@@ -70,6 +70,7 @@ class HypersphereHead(nn.Module):
             ValueError: If `features` has another width, no row, or a mean that is not finite.
         """
         check_features(features, len(self.center))
+        # float64, because a sum over many rows loses digits in float32.
         mean = features.double().mean(dim=0)
         if len(features) == 0 or not bool(mean.isfinite().all()):
             raise ValueError(f"features must be finite, with one row or more, got {len(features)} of mean {mean}")
@@ -88,5 +89,6 @@ class HypersphereHead(nn.Module):
         check_features(features, len(self.center))
         if features.device != self.center.device:
             raise ValueError(f"features must be on {self.center.device} like the centre, got {features.device}")
+        # Differences before squares: ‖z‖² - 2 z·c + ‖c‖² cancels for features near the centre.
         distances: Tensor = (widened(features) - widened(self.center)).square().sum(dim=1)
         return distances

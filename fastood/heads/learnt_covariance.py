@@ -90,6 +90,7 @@ class LearntCovariance(nn.Module):
         if self.correlation is not None:
             self.correlation.zero_()
         if self.loadings is not None:
+            # Drawn on the CPU, so that a seed gives equal values on every device.
             std = math.sqrt(INITIAL_LOADING / len(self.log_scale))
             self.loadings.copy_(torch.randn(self.loadings.shape, generator=generator, dtype=self.loadings.dtype) * std)
 
@@ -102,6 +103,7 @@ class LearntCovariance(nn.Module):
         off = self.loadings if self.correlation is None else self.correlation
         wide = None if off is None else widened(off)
         with torch.autocast(self.log_scale.device.type, enabled=False):
+            # autocast would compute W W^T in 16 bits.
             return scale_tril_of(self.kind, widened(self.min_scale), widened(self.log_scale), wide)
 
     @property
@@ -148,6 +150,7 @@ class LearntCovariance(nn.Module):
         matrix = _product(self.scale_tril_in_double())
         ridge = ridge_for_condition(matrix, maximum)
         if ridge > 0 and self.loadings is not None:
+            # Σ = diag(l)² + V V^T with V = diag(l) W: with V kept, ε I is added to diag(l)² exactly.
             scale = self.min_scale + self.log_scale.double().exp()
             grown = (scale.square() + ridge).sqrt()
             self.log_scale.copy_((grown - self.min_scale.double()).log())
@@ -202,6 +205,7 @@ class LearntCovariance(nn.Module):
             len(matrix),
             kind=kind,
             rank=rank,
+            # Any scale that passes the check of the constructor; set_matrix_ replaces it.
             scale=float(scales.min()),
             min_scale=min_scale,
             generator=torch.Generator(),  # every value is replaced: leave the global generator alone
@@ -235,5 +239,5 @@ def check_kind(num_features: int, kind: str, rank: int | None) -> tuple[int, int
     if kind == "low_rank" and (rank is None or not 1 <= rank <= num_features):
         raise ValueError(f'rank must be between 1 and {num_features}, the width, for covariance="low_rank", got {rank}')
     if kind != "low_rank" and rank is not None:
-        raise ValueError(f'rank goes with covariance="low_rank" alone, got {rank} with {kind!r}')
+        raise ValueError(f'rank must be None unless covariance="low_rank", got {rank} with {kind!r}')
     return num_features, rank

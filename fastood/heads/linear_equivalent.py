@@ -95,6 +95,7 @@ def checked_linear(
     ):
         if tensor is not None:
             _check_finite(name, tensor)
+    # On the CPU, where `means_of_linear` finds gelsd, the driver of lstsq for matrices without full rank.
     weight, d = linear.weight.detach().double().cpu(), linear.in_features
     bias = torch.zeros(len(weight)).double() if linear.bias is None else linear.bias.detach().double().cpu()
     if scale_tril is None:

@@ -1,4 +1,4 @@
-"""Head with Gaussian classes in place of a linear layer (Wu et al. 2023)."""
+"""Head with Gaussian classes that replaces a linear layer (Wu et al. 2023)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ class CholeskyMahalanobisHead(nn.Module):
     The squared distance is not halved, so that exp(h) is the square of a density ratio.
 
     Initial values: in d dimensions squared distances are of the order of d, where exp(h) underflows in float32
-    (d > 100) and neither the confidence nor `ICELoss` has a gradient. So means are drawn with the spread of the
-    features, N(0, feature_scale²), and `L = sqrt(2 d) · feature_scale · I`, which makes h about -1 for features of mean
-    0 and standard deviation `feature_scale`. For a trained network use `from_features` or `from_linear`.
+    (d > 100) and neither the confidence nor `ICELoss` has a gradient. Means are therefore drawn with the standard
+    deviation of the features, N(0, feature_scale²), and `L = sqrt(2 d) · feature_scale · I`, which makes h about -1 for
+    features of mean 0 and standard deviation `feature_scale`. For a trained network use `from_features` or
+    `from_linear`.
 
     Conditioning: the diagonal of L always stays above `min_scale`. `condition_number` measures Σ = L L^T, and
     `limit_condition_` adds the least multiple of I that keeps it below a limit. It computes eigenvalues, O(d³): call it
-    from time to time, not after every step.
+    once per epoch, for example, not after every step.
 
     Weight decay: apply it at most to `covariance.correlation` or `covariance.loadings`, where it shrinks towards
     independent features. On `means` it would pull the classes towards the origin of the features, and on
-    `covariance.log_scale` all scales towards 1, in whatever units: `no_weight_decay()` names these two.
+    `covariance.log_scale` all scales towards `1 + min_scale`, regardless of the units of the features:
+    `no_weight_decay()` names these two.
 
     Args:
         in_features: Width d of the features.
@@ -189,6 +191,7 @@ class CholeskyMahalanobisHead(nn.Module):
 
     @torch.no_grad()
     def _draw_means(self, generator: torch.Generator | None) -> None:
+        # Drawn on the CPU, so that a seed gives equal values on every device.
         means = torch.randn(self.means.shape, generator=generator, dtype=self.means.dtype)
         self.means.copy_(means * self.feature_scale)
 
@@ -217,8 +220,8 @@ class CholeskyMahalanobisHead(nn.Module):
             shrinkage: See `GaussianStatistics.covariance`.
             fourth_moment: See `GaussianStatistics.covariance`; for "ledoit_wolf" alone.
             mean_distance: Mean of -h of the target class over the training features. With the fitted covariance it is
-                d, where exp(h) underflows for every feature; so Σ is multiplied by `d / mean_distance`. None leaves Σ
-                as it is: h is then twice the log-density of Gaussian discriminant analysis, up to a constant.
+                d, where exp(h) underflows for every feature; Σ is therefore multiplied by `d / mean_distance`. None
+                leaves Σ unchanged: h is then twice the log-density of Gaussian discriminant analysis, up to a constant.
             min_scale: Floor of l; None for 1 % of the least scale of Σ.
             device: Device of the parameters.
             dtype: dtype of the parameters, float32 or float64; None for PyTorch's default dtype.
@@ -242,9 +245,11 @@ class CholeskyMahalanobisHead(nn.Module):
         if mean_distance is not None and not 0 < mean_distance < math.inf:
             raise ValueError(f"mean_distance must be above 0 and finite, or None, got {mean_distance}")
         d = statistics.num_features
+        # Factorised on the CPU, so that the parameters do not depend on the solver of a device.
         matrix = statistics.covariance(shrinkage, fourth_moment=fourth_moment).cpu()
         # Fails here rather than in of_matrix, because this error takes the shrinkage into account.
         statistics.factor_of(matrix if covariance == "full" else matrix.diagonal().diag(), shrinkage=shrinkage)
+        # Over the training features the mean of -h is tr(Σ^-1 Σ) = d.
         matrix = matrix * (1.0 if mean_distance is None else d / mean_distance)
         shared = LearntCovariance.of_matrix(
             matrix, kind=covariance, rank=rank, min_scale=min_scale, device=device, dtype=_checked_dtype(dtype)
@@ -257,7 +262,7 @@ class CholeskyMahalanobisHead(nn.Module):
 
         Args:
             features: `[N, d]`, floating-point.
-            labels: `[N]`, int64; rows with a label below 0 are skipped.
+            labels: int64 `[N]`; rows with a label below 0 are skipped.
             **settings: Keyword arguments of `from_statistics`.
 
         Raises:
@@ -284,12 +289,12 @@ class CholeskyMahalanobisHead(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> CholeskyMahalanobisHead:
-        """Return a head with the softmax of a trained linear layer: `m_i = Σ w_i / 2 + s`.
+        """Return a head with the same softmax as a trained linear layer: `m_i = Σ w_i / 2 + s`.
 
         The factor 1/2 is due to eq. 0.11, which does not halve distances. The shift s, common to all classes,
         compensates the biases: exactly if the differences of the weight vectors are linearly independent (K <= d + 1 in
-        general position), else in the sense of least squares; see `fastood.heads.linear_equivalent`. `scale_tril` and
-        `center` determine what a linear layer leaves open: the distance of a feature from all classes.
+        general position), else in the sense of least squares; see `fastood.heads.linear_equivalent`. A linear layer
+        does not determine the distance of a feature from all classes; `scale_tril` and `center` do.
 
         Args:
             linear: Layer with or without bias.
@@ -317,6 +322,8 @@ class CholeskyMahalanobisHead(nn.Module):
             device=device,
             dtype=_checked_dtype(dtype),
         )
+        # Means for the Σ of `shared`: a kind other than "full" has reduced the one passed, which would change the
+        # softmax.
         return cls._of(shared, means_of_linear(weight, bias, shared.scale_tril_in_double().cpu(), center))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Head with learnt prototypes in place of a linear layer (GCPL, Yang et al. 2018)."""
+"""Head with learnt prototypes that replaces a linear layer (GCPL, Yang et al. 2018)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class PrototypeHead(nn.Module):
 
     the posterior of Yang et al. 2018 (https://arxiv.org/abs/1805.03438): the cross-entropy of these logits is the
     paper's distance-based cross-entropy. Train it together with `PrototypeLoss`. Distances are computed from
-    differences, never as `‖z‖² - 2 z·m + ‖m‖²`, which cancels for the small distances that the prototype loss leads to.
+    differences, not as `‖z‖² - 2 z·m + ‖m‖²`, which cancels for small distances, and the prototype loss makes distances
+    small.
 
     Ambiguities and how they are resolved:
         - The authors' code starts with all prototypes at zero, where several prototypes of a class would stay equal.
@@ -104,5 +105,6 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits `[N, K]` of features `[N, d]`."""
+        # logsumexp scales by the largest term: exp(-γ d) alone underflows in float32 for γ d above 103.
         logits: Tensor = (-self.gamma * self.distances(features)).logsumexp(dim=2)
         return logits

@@ -172,7 +172,7 @@ def test_singular_covariances_are_named(scale: float) -> None:
         statistics.cholesky()
     wide, labels = sample(rows=20, d=40)
     statistics = GaussianStatistics(40).partial_fit(wide * scale, labels)
-    with pytest.raises(ValueError, match="more features than rows less classes"):
+    with pytest.raises(ValueError, match="more features than rows minus classes"):
         statistics.cholesky()
     for remedy in ("oas", 1e-6):
         factor = statistics.cholesky(remedy)
@@ -256,7 +256,7 @@ def test_other_errors() -> None:
         GaussianStatistics(0)
     with pytest.raises(ValueError, match="num_classes must be at least 1, or None"):
         GaussianStatistics(3, 0)
-    with pytest.raises(ValueError, match="the statistics must have seen at least one row, got none"):
+    with pytest.raises(ValueError, match="the statistics must contain at least one row, got none"):
         statistics.covariance()
     with pytest.raises(ValueError, match="per_class is False"):
         statistics.class_covariance(0)
@@ -271,5 +271,5 @@ def test_other_errors() -> None:
     with pytest.raises(ValueError, match='"ledoit_wolf" needs fourth_moment'):
         statistics.covariance("ledoit_wolf")
     empty = GaussianStatistics(3, 2, per_class=True).partial_fit(torch.eye(3), torch.zeros(3).long())
-    with pytest.raises(ValueError, match="class 1 must have seen at least one row"):
+    with pytest.raises(ValueError, match="class 1 must contain at least one row"):
         empty.class_covariance(1)

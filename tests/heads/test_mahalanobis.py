@@ -287,7 +287,7 @@ def test_scales_are_equivariant(generator: torch.Generator) -> None:
         ({"covariance": "tied"}, ValueError, "covariance must be one of full, diagonal, low_rank, got 'tied'"),
         ({"covariance": "low_rank"}, ValueError, "rank must be between 1 and 4, .* got None"),
         ({"covariance": "low_rank", "rank": 5}, ValueError, "rank must be between 1 and 4, .* got 5"),
-        ({"rank": 2}, ValueError, "rank goes with covariance=\"low_rank\" alone, got 2 with 'full'"),
+        ({"rank": 2}, ValueError, "rank must be None unless covariance=\"low_rank\", got 2 with 'full'"),
         ({"feature_scale": 0.0}, ValueError, "feature_scale must be above 0 and finite, got 0.0"),
         ({"min_scale": -1.0}, ValueError, "min_scale must be at least 0 and below .* got -1.0"),
         ({"min_scale": 9.0}, ValueError, "min_scale must be at least 0 and below the first scale, 2.83, got 9.0"),
