@@ -17,12 +17,12 @@ __all__ = ["BackgroundPoolSampler"]
 
 
 class BackgroundPoolSampler(Sampler[list[int]]):
-    """Batches of indices drawn from a pool, each with the weights at the time of the draw.
+    """Batch sampler that draws indices from a pool, each batch with the weights at the time of the draw.
 
     A loader with worker processes prefetches: it draws `prefetch_factor * num_workers` batches before it returns the
-    first one, so that at most this many batches lie between the draw of a batch and its use. The weights lag by at most
-    as many steps, `max_staleness`. With `num_workers=0` every draw uses the current weights.
-    `BackgroundPool.importance` always uses the weights at the time of the call.
+    first one. The weights of a draw are therefore at most this many steps old when the batch is used; see
+    `max_staleness`. With `num_workers=0` every draw uses the current weights. `BackgroundPool.importance` always uses
+    the weights at the time of the call.
 
     The dataset should return the index of an example along with it, because `BackgroundPool.ascend` needs the indices
     of the losses.
@@ -104,12 +104,14 @@ class BackgroundPoolSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         self._warn_of_other_processes()
         if not self.replacement:
+            # Drawn as a whole: a batch drawn later would have to exclude the examples of all batches before it.
             epoch, _ = self.pool.sample(self.num_samples, generator=self.generator, replacement=False)
             for batch in torch.split(epoch, self.batch_size):
                 yield batch.tolist()
             return
         for begin in range(0, self.num_samples, self.batch_size):
             count = min(self.batch_size, self.num_samples - begin)
+            # One draw per batch and not per epoch, so that ascent steps between two batches take effect.
             yield self.pool.sample(count, generator=self.generator)[0].tolist()
 
     @staticmethod

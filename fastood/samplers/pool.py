@@ -37,8 +37,8 @@ class BackgroundPool(PoolQueries):
     Ambiguities and differences, and how they are resolved:
         - The paper starts at `w = 1`, its code at `ω = 0` (`w = log 2`). Objectives and draws depend only on ratios of
           weights, but the size of a step does not. The paper's start is the default (`initial_weight`).
-        - The paper ascends the gradient of `l_out`, its code the gradient of `α l_out`, with the same step size 100.
-          Here it is the paper's; pass `lr=alpha * 100` for the code's.
+        - The paper ascends the gradient of `l_out`, its code the gradient of `α l_out`, both with step size 100. This
+          class follows the paper; pass `lr=alpha * 100` for the step of the code.
         - Algorithm 1 takes the step in `w`, section C in `ω`. Here it is in `ω`, with the momentum of the code (0.9),
           which the paper does not mention. `momentum=0` is plain ascent.
         - The authors draw a whole epoch ahead with the weights at its start; here every draw uses the current weights.
@@ -46,10 +46,10 @@ class BackgroundPool(PoolQueries):
 
     Args:
         num_examples: N >= 1, the size of the pool.
-        epsilon: ε in [0, 1], the share of a weight that determines the draw (supplementary eq. 11); the rest goes into
-            the importance (eq. 12). At ε = 1 draws follow the weights themselves, which then have no gradient.
+        epsilon: ε in [0, 1]: examples are drawn in proportion to w^ε (supplementary eq. 11), and the importance is
+            proportional to w^(1-ε) (eq. 12). At ε = 1 draws follow the weights themselves, which then have no gradient.
         momentum: Momentum of the ascent, in [0, 1).
-        initial_weight: Initial `w` of every example, in [1e-30, 1e6].
+        initial_weight: Initial w of every example, in [1e-30, 1e6].
         device: Device of the weights and of the drawn indices.
 
     Attributes:
@@ -94,10 +94,11 @@ class BackgroundPool(PoolQueries):
     ) -> BackgroundPool:
         """Return a pool with these initial weights, as `torch.utils.data.WeightedRandomSampler` takes them.
 
-        Draws and importance depend only on ratios of weights. So weights of any scale are accepted, as long as the
-        smallest above 0 is at least 1e-36 of the largest: if one is outside [1e-30, 1e6], all are multiplied by the
-        same power of two, which changes no ratio. The property `weights` returns the multiplied values, and `ascend` at
-        ε < 1 starts from them. Each weight is stored with a relative error of at most 5e-6, because ω is float32.
+        Draws and importance depend only on ratios of weights. Weights of any scale are therefore accepted, as long as
+        the smallest above 0 is at least 1e-36 times the largest: if one is outside [1e-30, 1e6], all are multiplied by
+        the same power of two, which changes no ratio. The property `weights` returns the multiplied values, and
+        `ascend` at ε < 1 starts from them. Each weight is stored with a relative error of at most 5e-6, because ω is
+        float32.
 
         Args:
             weights: `[N]`, finite and >= 0: a tensor of any real dtype, an array or a list, such as class counts. An
@@ -119,13 +120,14 @@ class BackgroundPool(PoolQueries):
         initial = pool_checks.checked_weights(weights)
         device = initial.device if device is None else device
         pool = cls(initial.numel(), epsilon=epsilon, momentum=momentum, device=device)
+        # Computed in float64 and rounded once: the parameters of a pool are float32.
         omega = inverse_softplus_of(initial).float()
         pool._state = pool._state.take(omega, None, pool.epsilon)
         return pool
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, device: torch.device | str = "cpu") -> BackgroundPool:
-        """Return the pool that `save` wrote; its draws and steps continue bit for bit.
+        """Return the pool that `save` wrote; its draws and steps continue with identical bits.
 
         The file is mapped into memory, not read as a whole.
 
@@ -166,7 +168,7 @@ class BackgroundPool(PoolQueries):
     def sample(
         self, batch_size: int, *, generator: torch.Generator, replacement: bool = True, stratified: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Draw examples with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
+        """Draw a batch of examples with probability `w_i^ε / Σ w^ε` (supplementary eq. 11).
 
         Each draw uses one 53-bit uniform number: float32 numbers cannot reach every example of a pool beyond 2^24.
         Probabilities are those of the float32 weights, rounded to 2^-47 or less; their sums are exact.
@@ -200,6 +202,7 @@ class BackgroundPool(PoolQueries):
             uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
         if not stratified:
             return ops.pool_draw(state.omega, state.masses, state.stats, uniform, self.epsilon)  # type: ignore[no-any-return]
+        # (b + u) / B of an ascending b: the draws are sorted, and each stratum of mass 1/B has exactly one.
         strata = torch.arange(batch_size, dtype=torch.float64, device=self.device)
         index = state.find((strata + uniform) / batch_size, self.epsilon)
         return index, self.importance(index)
@@ -216,6 +219,7 @@ class BackgroundPool(PoolQueries):
             )
         index = draw_distinct(
             lambda count: self.sample(count, generator=generator)[0],
+            # An example without weight has w^0 = 1 at ε = 0, and must still have no mass.
             lambda: self.weights.pow(self.epsilon).masked_fill_(self._state.omega == -torch.inf, 0.0),
             batch_size,
             generator=generator,
@@ -276,7 +280,7 @@ class BackgroundPool(PoolQueries):
         self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
 
     def shard(self, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None) -> ShardedBackgroundPool:
-        """Return the slice of this pool that this process owns; the pool itself is not needed any more.
+        """Return the slice of this pool that this process owns; the pool can be deleted afterwards.
 
         Every process of the group must call it with an equal pool.
 
@@ -306,8 +310,8 @@ class BackgroundPool(PoolQueries):
         """Load the state of a pool of the same size.
 
         Args:
-            state: As `state_dict` returns it. Without `scale` new rounding units are chosen: equal weights, but sums
-                that may differ in the last bits.
+            state: Tensors that `state_dict` returned. Without `scale` new rounding units are chosen: the weights are
+                equal, but sums may differ in the last bits.
 
         Raises:
             KeyError: If `omega` or `velocity` is missing.

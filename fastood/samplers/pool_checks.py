@@ -189,6 +189,7 @@ def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> No
 
 def check_losses(index: Tensor, loss: Tensor) -> None:
     """Raise ValueError unless every loss is finite and >= 0. Waits for the device."""
+    # The negated comparison also selects NaN.
     bad = ~((loss >= 0) & (loss < math.inf))
     if bool(bad.any()):
         raise_for_status(ops.BAD_LOSS, int(bad.nonzero()[0]), index, loss, 0.0, 0)
@@ -215,13 +216,14 @@ def checked_weights(weights: Values) -> Tensor:
     try:
         numbers = as_tensor("weights", weights)
     except TypeError:
-        # Python integers may exceed int64, where as_tensor fails.
+        # as_tensor fails for Python integers beyond int64, which are valid weights.
         if not isinstance(weights, (list, tuple)) or not any(type(w) is int and abs(w) >= 2**63 for w in weights):
             raise
         numbers = torch.tensor([as_real("weights", weight) for weight in weights], dtype=torch.float64)
     if numbers.dim() != 1 or numbers.numel() == 0:
         raise ValueError(f"weights must be [N] with N >= 1, got shape {tuple(numbers.shape)}")
     exact = numbers.double()
+    # The negated comparison also selects NaN.
     wrong = ~((exact >= 0) & (exact < math.inf))
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
@@ -289,6 +291,7 @@ def check_scale(scale: Tensor, sums: Tensor) -> None:
     quanta, bound = scale.tolist()[:3], float(scale[3])
     totals = sums.tolist()
     for quantum, total in zip(quanta, totals, strict=True):
+        # A power of two (mantissa 0.5), and a sum of 2^45 … 2^53 quanta: 53-bit additions of multiples are then exact.
         fits = 0 < quantum < math.inf and math.frexp(quantum)[0] == 0.5 and 2**45 <= total / quantum <= 2**53
         if not fits or not 0 <= bound < math.inf:
             raise ValueError(f"state['scale'] does not belong to these weights: got {scale.tolist()} for sums {totals}")

@@ -15,7 +15,7 @@ __all__ = ["PoolQueries"]
 
 
 class PoolQueries:
-    """Base class of `BackgroundPool` with all that leaves the weights unchanged but draws."""
+    """Base class of `BackgroundPool` with the read-only methods: weights, selection and statistics."""
 
     epsilon: float
     momentum: float
@@ -45,8 +45,8 @@ class PoolQueries:
         Args:
             rate: γ in (0, 1]. The expected size is at most `γ N`; it is smaller if a probability is clamped to one.
             generator: Source of the draws, on the device of the pool.
-            calibrated: Replace `γ N / Σ w` by the larger constant for which the expected size is `γ N` in spite of the
-                clamping. Selects all examples with weight if there are fewer.
+            calibrated: Whether to replace `γ N / Σ w` by the larger constant for which the expected size is `γ N`
+                despite the clamping. Selects all examples with weight if there are fewer.
 
         Returns:
             Indices, int64 `[M]`, ascending.
@@ -60,6 +60,8 @@ class PoolQueries:
         expected = rate * len(self)
         factor = expected / float(self._state.stats[ops.WEIGHT_TOTAL])
         if calibrated:
+            # The expected size cannot exceed the number of examples with weight: without the minimum there is no
+            # solution.
             factor = selection.calibrated_factor(self._state.omega, min(expected, self._state.drawable), start=factor)
         return selection.bernoulli(self._state.omega, factor, generator=generator)
 

@@ -43,6 +43,7 @@ def bernoulli(
     chosen = [torch.empty(0, dtype=torch.int64, device=omega.device)]
     for begin in range(0, size, CHUNK):
         end = min(begin + CHUNK, size)
+        # Drawn for all chunks, also those outside the slice: every slice then sees the same numbers per example.
         uniform = torch.rand(end - begin, dtype=torch.float64, device=omega.device, generator=generator)
         low, high = max(begin, first), min(end, first + omega.numel())
         if low < high:
@@ -78,7 +79,7 @@ def calibrated_factor(omega: Tensor, expected: float, *, start: float) -> float:
         if rest == 0:
             return factor
         following = (expected - certain) / rest
-        # Rounding may keep the last steps above 0: stop where they no longer change the factor.
+        # Rounding may keep the last steps above 0: stop at steps that no longer change the factor.
         if following <= factor * (1 + 1e-15):
             return factor
         factor = following
@@ -91,7 +92,7 @@ def heaviest(omega: Tensor, count: int) -> Tensor:
         >>> heaviest(torch.tensor([1.0, 3.0, 3.0, 2.0]), 3).tolist()
         [1, 2, 3]
     """
-    # topk leaves open which of several equal values it takes, so that it only determines the threshold here.
+    # The order of topk among equal values is unspecified, so that it only determines the threshold here.
     threshold = omega.topk(count, sorted=False).values.min()
     above = (omega > threshold).nonzero().flatten()
     level = (omega == threshold).nonzero().flatten()[: count - above.numel()]

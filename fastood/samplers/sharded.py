@@ -112,6 +112,7 @@ class ShardedBackgroundPool:
             pool_checks.check_generator(generator, state.omega.device)
             alike.update({"batch_size": batch_size, "generator": _digest(generator.get_state().numpy().tobytes())})
         uniform = torch.rand(batch_size, dtype=torch.float64, device=state.omega.device, generator=generator)
+        # Exact: targets, totals and the mass before the slice are multiples of one quantum, the same on every process.
         target = state.target(uniform, self._totals[0]) - self._mass_before
         own = target[(target >= 0) & (target < state.stats[ops.MASS_TOTAL])]
         index = ops.pool_find(state.omega, state.masses, state.stats, own, self.epsilon)
@@ -182,6 +183,7 @@ class ShardedBackgroundPool:
         weighted_loss, batch = torch.stack(parts)[:, 1:3].sum(0).tolist()
         if not batch:
             raise ValueError("index must have at least one example on some process")
+        # Every process steps with the totals and the loss of all processes, because the gradient depends on them.
         shared = torch.cat([self._totals[:2], self._totals.new_tensor([weighted_loss / batch, batch])])
         self._state.ascend(local, loss, self.epsilon, self.momentum, rate, sparse=sparse, shared=shared)
         self._gather_totals()
@@ -191,6 +193,7 @@ class ShardedBackgroundPool:
         """Choose new quanta, equal on every process, if a total has left the range of its quantum."""
         quanta = self._state.stats[ops.MASS_QUANTUM : ops.BOUND]
         if not ops.has_room(self._totals, quanta):
+            # Not the totals, which may have left the range in which they are exact.
             sums = ops.pool_sums(self._state.omega, self.epsilon)
             dist.all_reduce(sums, group=self._group)
             self._state.sum_up(self.epsilon, quanta=ops.choose_quanta(sums))
@@ -233,7 +236,7 @@ class ShardedBackgroundPool:
             yield alike
         except Exception as error:  # of any type, because the other processes wait for the exchange below
             trouble = error
-        # Usually one number is exchanged, a digest; the values themselves only after a difference.
+        # Usually only a digest is exchanged, one integer; the values follow only if digests differ.
         number = -1 if trouble is not None else int(_digest(repr(alike).encode()), 16)
         own = torch.tensor([number], device=self._state.omega.device)
         numbers = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
@@ -257,7 +260,7 @@ class ShardedBackgroundPool:
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the tensors of the slice; see `BackgroundPool.state_dict`.
 
-        ω and velocity of all slices, concatenated in the order of the ranks, are those of the whole pool.
+        ω and velocity of all slices, concatenated in the order of the ranks, equal ω and velocity of the whole pool.
         """
         return {name: tensor.clone() for name, tensor in self._state.leaves().items()}
 

@@ -30,6 +30,7 @@ def softplus(x: Tensor) -> Tensor:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float64, float32, bfloat16 or float16, got {kind}")
     check_tensor("x", x)
+    # At these thresholds log(1 + exp(x)) already rounds to x, and exp(x) does not overflow yet.
     return F.softplus(x, threshold=700 if x.dtype == torch.float64 else 80)
 
 

@@ -49,12 +49,13 @@ class PoolState:
         mass, below = one.stats[ops.MASS_TOTAL], 1
         for offset, nodes in ops.levels(num_examples):
             below *= ops.FAN_OUT
+            # Every node of a level has the same number of examples below it, except for the last, which may have fewer.
             state.masses[offset : offset + nodes - 1] = mass * below
             state.masses[offset + nodes - 1] = mass * (num_examples - (nodes - 1) * below)
         return state
 
     def take(self, omega: Tensor, velocity: Tensor | None, epsilon: float, *, scale: Tensor | None = None) -> PoolState:
-        """Copy ω and velocity of another pool into the memory of this one and compute the sums.
+        """Copy ω and velocity of another pool into the tensors of this one and compute the sums.
 
         Does not allocate a second pool.
 
@@ -65,7 +66,7 @@ class PoolState:
             scale: Quanta and bound of an earlier state, float64 `[4]`; None to choose new ones.
 
         Returns:
-            A state with the memory of this one, to be used in its place.
+            A state that shares the tensors of this one and replaces it.
 
         Raises:
             ValueError: If no example has weight, or `scale` does not fit. The state is then unchanged.
@@ -82,6 +83,7 @@ class PoolState:
         sums = ops.pool_sums(omega, epsilon)
         if scale is not None:
             pool_checks.check_scale(scale, sums)
+        # Written after all checks, so that an error leaves the state unchanged.
         self.omega.copy_(omega)
         if velocity is None:
             self.velocity.zero_()
@@ -89,6 +91,7 @@ class PoolState:
             self.velocity.copy_(velocity)
         self.sum_up(epsilon, quanta=ops.choose_quanta(sums) if scale is None else scale[:3])
         if scale is not None:
+            # Draws by rejection depend on the bound: with the saved one a restored pool makes the same draws.
             self.stats[ops.BOUND] = torch.maximum(self.stats[ops.BOUND], scale[3].to(self.stats.device))
         return replace(self, drawable=self.omega.numel() - removed)
 
@@ -102,7 +105,7 @@ class PoolState:
             stats=torch.zeros(ops.STATS, dtype=torch.float64, device=device),
             drawable=num_examples,
         )
-        # Not by torch.full: the op's first write to the memory asks for huge pages.
+        # Not by torch.full: the op requests huge pages before its first write to the memory.
         ops.pool_fill(state.omega, omega)
         ops.pool_fill(state.velocity, 0.0)
         ops.pool_fill(state.masses, 0.0)
@@ -126,6 +129,8 @@ class PoolState:
         Mirrors `draw_target` of csrc/background_pool/math.h.
         """
         quantum = self.stats[ops.MASS_QUANTUM]
+        # Whole quanta keep all comparisons with partial sums exact; the minimum keeps a product that rounds up below
+        # the total.
         return torch.minimum((uniform * (total / quantum)).floor_() * quantum, total - quantum)
 
     def part(self, begin: int, end: int, epsilon: float) -> PoolState:
@@ -168,10 +173,11 @@ class PoolState:
             self.omega, self.velocity, self.masses, self.stats, index, loss, shared, epsilon, momentum, lr, sparse
         )
         if status.is_cuda and torch.cuda.is_current_stream_capturing():
-            # A graph cannot wait for the status. Bad batches change nothing, and the next step outside the graph
-            # renews the sums.
+            # A CUDA graph cannot synchronise to read the status. The op ignores invalid batches, and the next step
+            # outside of the graph recomputes sums that have left their range.
             return
         code, position = status.tolist()
+        # A slice does not rebuild by itself: all processes must choose the same quanta (`_renew_quanta`).
         if code == ops.NEEDS_BUILD and shared is None:
             self.sum_up(epsilon)
         elif code not in (ops.DONE, ops.NEEDS_BUILD):

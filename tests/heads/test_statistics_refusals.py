@@ -110,7 +110,7 @@ def test_two_passes_need_a_loader_that_gives_them(generator: torch.Generator) ->
         MultiLayerMahalanobisDetector(nn.Sequential(nn.Linear(4, 4)), ["0"], shrinkage="ledoit_wolf"),
     )
     for detector in detectors:
-        with pytest.raises(ValueError, match=r"loader must be one that can be gone through twice .* got generator"):
+        with pytest.raises(ValueError, match=r"loader must allow two passes .* got the iterator generator"):
             detector.fit(batch for batch in batches)
         detector.fit(batches)
 
