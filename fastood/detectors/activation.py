@@ -56,6 +56,7 @@ class ShapedFeatures(FunctionHeadDetector):
     _inputs_checked = False
 
     def _score(self, rows: Tensor) -> Tensor:
+        # Checked for the first rows only: the check reads values, which synchronises with a GPU.
         if self.non_negative and not self._inputs_checked and len(rows) > 0:
             self._inputs_checked = True
             warn_unless_non_negative(type(self).__name__, rows)
@@ -69,17 +70,17 @@ class ShapedFeatures(FunctionHeadDetector):
 class ReAct(ShapedFeatures):
     """Energy of features clipped from above, `s(z) = min(z, c)` (ReAct, Sun et al. 2021, eq. 2).
 
-    https://arxiv.org/abs/2111.12797. c is a quantile of all features of all training rows, computed exactly in two
-    passes over the data that store counts only, where pytorch-ood stores every feature. If the passes differ, for
-    example by random augmentation, c is within 1 % of the quantile of the first pass.
+    https://arxiv.org/abs/2111.12797. c is a quantile of all features of all training rows. It is computed exactly, in
+    two passes over the data that store counts only; pytorch-ood stores every feature. If the passes differ, for example
+    by random augmentation, c is within 1 % of the quantile of the first pass.
 
     Args:
         model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
         feature_layer: Name of the layer whose output is the features; None for the input of the head.
         head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
             `nn.Linear` of `model`.
-        percentile: Quantile that is c, at least 0 and below 1; 0.9 in the paper.
-        threshold: c itself, which makes `fit` optional; None for the quantile.
+        percentile: Level of the quantile c, at least 0 and below 1; 0.9 in the paper.
+        threshold: Value of c, with which `fit` is not needed; None for the quantile.
         detector: Function from the logits `[N, K]` of clipped features to scores `[N]`; None for their energy.
 
     Raises:
@@ -139,8 +140,8 @@ class ReAct(ShapedFeatures):
 class ASH(ShapedFeatures):
     """Energy of the largest features of each row, with the others set to 0 (ASH, Djurisic et al. 2023, section 3).
 
-    https://arxiv.org/abs/2209.09858. The smallest share `percentile` of a row's features becomes 0. With `s1` the sum
-    of all features and `s2` the sum of the k kept ones, the variants are
+    https://arxiv.org/abs/2209.09858. In each row the fraction `percentile` of smallest features is set to 0. With `s1`
+    the sum of all features and `s2` the sum of the k kept ones, the variants are
 
         "s"  kept features times exp(s1 / s2)
         "p"  kept features unchanged
@@ -154,7 +155,7 @@ class ASH(ShapedFeatures):
         head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
             `nn.Linear` of `model`.
         variant: "s", "p" or "b", or pytorch-ood's names "ash-s", "ash-p", "ash-b".
-        percentile: Share of features that becomes 0, at least 0 and below 1; 0.9 in the paper for "s" on ImageNet with
+        percentile: Fraction of features set to 0, at least 0 and below 1; 0.9 in the paper for "s" on ImageNet with
             2048 features. pytorch-ood's default is 0.65.
         detector: Function from the logits `[N, K]` of s(z) to scores `[N]`; None for their energy.
 
@@ -203,15 +204,15 @@ class ASH(ShapedFeatures):
 class SCALE(ShapedFeatures):
     """Energy of features times `exp(s1 / s2)`, s1 the sum of all, s2 of the largest (SCALE, Xu et al. 2024, eq. 6-7).
 
-    https://arxiv.org/abs/2310.00227. It differs from ASH-S in that no feature becomes 0. Features must be non-negative,
-    as after a ReLU; otherwise s1 / s2 is unbounded, and the first score warns.
+    https://arxiv.org/abs/2310.00227. Unlike ASH-S it sets no feature to 0. Features must be non-negative, as after a
+    ReLU; otherwise s1 / s2 is unbounded, and the first score warns.
 
     Args:
         model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
         feature_layer: Name of the layer whose output is the features; None for the input of the head.
         head: An `nn.Linear`, another module or a function from features to logits `[N, K]`; None for the last
             `nn.Linear` of `model`.
-        percentile: Share of each row's features that s2 leaves out, at least 0 and below 1; 0.85 in the paper for
+        percentile: Fraction of each row's features that s2 omits, at least 0 and below 1; 0.85 in the paper for
             ResNet-50 on ImageNet. pytorch-ood's default is 0.65.
         detector: Function from the logits `[N, K]` of scaled features to scores `[N]`; None for their energy.
 
@@ -251,6 +252,7 @@ class SCALE(ShapedFeatures):
 def _largest(rows: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
     """Return values and indices `[n, k]` of each row's largest features, at least one."""
     width = rows.shape[1]
+    # At least one feature, so that s2 and k are not 0 at high percentiles.
     values, index = rows.topk(max(1, width - round(width * percentile)), dim=1)
     return values, index
 
@@ -258,5 +260,5 @@ def _largest(rows: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
 def _ratio(rows: Tensor, kept: Tensor) -> Tensor:
     """Return s1 / s2 of each row `[n, 1]`."""
     total, of_kept = rows.sum(1, keepdim=True), kept.sum(1, keepdim=True)
-    # A row of zeros has 0 / 0; any finite ratio does, because the factor multiplies zeros.
+    # A row of zeros gives 0 / 0. Any finite ratio is correct there, because it scales zeros.
     return torch.where(of_kept == 0, 0.0, total / of_kept)

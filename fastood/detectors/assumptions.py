@@ -19,11 +19,11 @@ __all__ = [
 ]
 
 FEW_ROWS = 2
-"""Least rows from which logits are checked."""
+"""Minimum number of rows for the check of logits."""
 ENOUGH_ROWS = 100
-"""Least rows from which the sign of logits is checked."""
+"""Minimum number of rows for the check of the sign of logits."""
 NEGATIVE_SHARE = 0.01
-"""Share of the absolute sum of features that negative ones may have: leaky ReLUs stay below it."""
+"""Largest fraction of the absolute sum of features that may be negative; leaky ReLUs stay below it."""
 
 Reading = Literal["softmax", "energy", "largest"]
 """Quantity of the logits that a detector scores: the softmax, the logsumexp or the largest logit."""
@@ -72,6 +72,7 @@ def warn_if_sign_is_wrong(detector: str, logits: Tensor, labels: Tensor) -> None
         return
     rows, classes = logits[inside], labels[inside]
     least, largest = ((index == classes).double().mean() for index in (rows.argmin(1), rows.argmax(1)))
+    # Thresholds that neither chance nor a poor classifier reaches.
     if least > 2 / 3 and largest < least / 2:
         warn(
             detector,

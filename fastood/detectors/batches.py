@@ -13,8 +13,8 @@ __all__ = ["labelled_batches"]
 
 _EXPECTED = "loader must give batches (inputs, labels, ...) or mappings with labels"
 _REMEDY = (
-    "labels are int64 [N], below zero for rows to skip; where there are none, "
-    "((x, torch.zeros(len(x), dtype=torch.int64)) for x in loader) takes all rows as of one class"
+    "labels are int64 [N], below zero for rows to skip; without labels pass "
+    "((x, torch.zeros(len(x), dtype=torch.int64)) for x in loader), which treats all rows as one class"
 )
 
 

@@ -29,8 +29,8 @@ class DICE(HeadDetector):
         model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.
         feature_layer: Name of the layer whose output is the features; None for the input of the head.
         head: The `nn.Linear` from features to logits; None for the last one of `model`.
-        sparsity: Share p of the weights that become 0, at least 0 and below 1; in the paper 0.9 for CIFAR and 0.7 for
-            ImageNet.
+        sparsity: Fraction p of the weights that become 0, at least 0 and below 1; in the paper 0.9 for CIFAR and 0.7
+            for ImageNet.
         detector: Function from the logits `[N, K]` of the sparse head to scores `[N]`; None for their energy.
 
     Raises:
@@ -70,7 +70,8 @@ class DICE(HeadDetector):
             total += rows.sum(0)
             count += len(rows)
         contribution = weight * (total / count)
-        # No contribution lies between the interpolated quantile and the order statistic below it: both keep the same.
+        # kthvalue and not torch.quantile, which refuses large tensors. No contribution is between the interpolated
+        # quantile and the order statistic below it, so that both keep the same weights.
         rank = math.floor(self.sparsity * (weight.numel() - 1)) + 1
         threshold = contribution.flatten().kthvalue(rank).values
         kept = contribution > threshold

@@ -28,8 +28,7 @@ class FeatureExtractor:
 
     The model runs in evaluation mode; afterwards every module has its previous mode, and no hooks remain. Outputs
     `[N, C, H, W]` become their spatial mean `[N, C]` (Lee et al. 2018, https://arxiv.org/abs/1807.03888). Inputs are
-    moved to the model's
-    device and cast to the dtype of its parameters; a mapping becomes its keyword arguments.
+    moved to the model's device and cast to the dtype of its parameters; a mapping becomes its keyword arguments.
 
     Args:
         model: A function from a batch of inputs to a tensor: a module, a method of a module such as `model.features`,
@@ -110,8 +109,8 @@ class FeatureExtractor:
 def as_features(output: object, whose: str, *, pooled: bool = True) -> Tensor:
     """Return the output of a layer as `[N, d]`: unchanged or, if pooled, the spatial mean of `[N, C, H, W]`.
 
-    From a tuple of one tensor that tensor is taken, from an object or mapping its "logits" or, if pooled, its
-    "pooler_output".
+    A tuple of one tensor is unpacked; of an object or mapping the entry "logits" or, if pooled, "pooler_output" is
+    returned.
     """
     tensor = tensor_in(output, whose, "pooler_output" if pooled else "logits")
     if tensor.dim() == 4 and pooled:

@@ -74,6 +74,7 @@ class GaussianClasses:
         if self.factors.dim() == 2:
             distances = -mahalanobis_logits(features, self.means, self.factors)
         else:
+            # Class by class: the whitened rows of all classes at once would be C times as large.
             pairs = zip(self.means, self.factors, strict=True)
             distances = torch.cat([_deviance(features, mean, factor) for mean, factor in pairs], 1)
         if self.marginal is None:

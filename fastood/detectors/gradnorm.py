@@ -27,8 +27,8 @@ class GradNorm(HeadDetector):
         feature_layer: Name of the layer whose output is the features; None for the input of the head.
         head: The `nn.Linear` from features to logits; None for the last one of `model`.
         temperature: T, above 0.
-        param_filter: Function from a parameter's name to whether its gradient counts, as in pytorch-ood, where the
-            default is all parameters. It must select the weights of the head alone; None selects them.
+        param_filter: Function from a parameter's name to whether its gradient is part of the norm, as in pytorch-ood,
+            where the default is all parameters. It must select the weights of the head alone; None selects them.
 
     Raises:
         ValueError: If `temperature` is out of range, or `param_filter` selects other parameters than the head's
@@ -78,4 +78,5 @@ class GradNorm(HeadDetector):
         if not self._inputs_checked:
             self._inputs_checked = warn_unless_logits("GradNorm", logits, "softmax")
         p = (logits / self.temperature).softmax(1)
+        # The L1 norm of an outer product is the product of the L1 norms.
         return -rows.abs().sum(1) * (p - 1 / p.shape[1]).abs().sum(1) / self.temperature

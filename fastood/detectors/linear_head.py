@@ -81,14 +81,15 @@ class LinearHeadModel:
 
         Raises:
             TypeError: If `x` is neither a tensor nor a mapping, or the model does not return a tensor.
-            ValueError: If the head's input is not `[N, d]`, or the head was not calls and the model's output is not
-                the output of its last `nn.Linear`.
+            ValueError: If the head's input is not `[N, d]`, or if `head` was None and the model's output is not the
+                output of its last `nn.Linear`.
         """
         if self._extract.layers is not None:
             return self._apply_head(self._extract.single(x))
         module = module_of(self.model)
         with nullcontext() if module is None else eager(module), recorded_calls(self.head) as calls:
             output = call(self.model, x)
+        # The last nn.Linear in the order of modules need not compute the logits: its output must be that of the model.
         if self._is_last_linear and (not calls or tensor_in(output, "the model", "logits") is not calls[-1][1]):
             raise ValueError(
                 f"the last nn.Linear of the model, {_name(self.model, self.head)!r}, does not return the output of "
@@ -154,7 +155,7 @@ def check_head(head: Model) -> nn.Linear:
 
 
 def head_logits(head: nn.Linear, features: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return logits float64 `[N, K]` of features float64 `[N, d]`, with `weight` in place of the head's if calls."""
+    """Return logits float64 `[N, K]` of features float64 `[N, d]`; `weight` replaces the weight of the head."""
     weight = (head.weight if weight is None else weight).detach().double()
     bias = None if head.bias is None else head.bias.detach().double()
     return F.linear(features, weight, bias)

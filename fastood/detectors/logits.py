@@ -214,9 +214,9 @@ class GEN(LogitsDetector):
 class KLMatching(LogitsDetector):
     """Distance to the nearest typical softmax, `min_k KL(p || d_k)` (Hendrycks et al. 2022, section 4).
 
-    `d_k` is the mean softmax of the training rows that the model predicts as class k, whatever their label; a class
-    without a predicted row has no template. A positive p has a very large, finite divergence from a template of 0.
-    Fitting warns if the labels match the smallest logits rather than the largest.
+    `d_k` is the mean softmax of the training rows that the model predicts as class k, regardless of their label; a
+    class that is never predicted has no template. Where p is positive and the template 0, the divergence is very large,
+    but finite. Fitting warns if the labels match the smallest logits rather than the largest.
 
     Args:
         model: Function from inputs to logits; None for `fit_features` and `predict_features` only.

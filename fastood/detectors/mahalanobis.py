@@ -115,6 +115,7 @@ class MahalanobisDetector(Detector):
         changed = [f"{name}={value!r}" for name, value in asdict(self.settings).items() if value != defaults[name]]
         return f"MahalanobisDetector({', '.join([*changed, repr(self.statistics or 'not fitted')])})"
 
+    # Tensors made in inference mode cannot be saved for a backward pass, which `perturbed` takes through them.
     @torch.inference_mode(False)
     @torch.no_grad()
     def fit(self, loader: Iterable[Any]) -> MahalanobisDetector:
@@ -176,7 +177,7 @@ class MahalanobisDetector(Detector):
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> MahalanobisDetector:
         """Sum the statistics that all processes have fitted with `partial_fit`; call it once.
 
-        A process without data adds nothing, and afterwards has the statistics of the others.
+        A process without data only receives the statistics of the others.
 
         Raises:
             ValueError: If the shrinkage is "ledoit_wolf", or the processes differ in a setting or in the width of the
@@ -299,5 +300,6 @@ class MahalanobisDetector(Detector):
         """Return distances of one chunk to the classes with rows, NaN for rows that are not finite; differentiable."""
         fitted = self._state.classes()
         distances = fitted.distances(self.settings.prepared(features).to(fitted.means.device))
+        # An infinite feature would give NaN or infinity, by the signs in the factor: such rows are NaN for every class.
         finite = features.isfinite().all(1, keepdim=True).to(distances.device)
         return distances.masked_fill(~finite, torch.nan)

@@ -100,6 +100,7 @@ class Fitting:
         assert self.statistics is not None
         for rows, of_rows in self._chunks(features, labels_on_device_of(labels, features)):
             within = self.statistics.fourth_moment(rows, of_rows)
+            # Both moments in the one extra pass; the marginal one is read only for relative distances.
             marginal = self.statistics.fourth_moment(rows, of_rows, marginal=True)
             if self.fourth is not None:
                 within, marginal = within + self.fourth.within, marginal + self.fourth.marginal

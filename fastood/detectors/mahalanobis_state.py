@@ -129,4 +129,4 @@ class MahalanobisState:
 
     def _require_one_pass(self, call: str) -> None:
         if self.settings.two_passes:
-            raise ValueError(f'{call} does not go with shrinkage="ledoit_wolf", which takes two passes; "oas" does')
+            raise ValueError(f'{call} must not be used with shrinkage="ledoit_wolf", which takes two passes; use "oas"')

@@ -31,13 +31,13 @@ EXACT_NUMBERS = 1 << 22
 KEPT_NUMBERS = 1 << 26
 """Largest bank whose centred float32 copy is cached, 256 MiB; a larger bank is centred at each call."""
 ROWS_AT_ONCE = 64
-"""Queries that are measured against the same number of candidates at a time."""
+"""Queries measured at a time, all with the same number of candidates."""
 DOUBTFUL_ROWS = 128
 """Queries compared to the whole bank in float64 at a time."""
 MIN_LENGTH = 1e-12
 """Least divisor of rows, that of `torch.nn.functional.normalize`."""
 SETTLED = 1e-10
-"""Tolerance, as a share of the squared distance, by which a row that was not measured may be nearer."""
+"""Relative tolerance of squared distances: a row that may be nearer by less than this is not measured."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class NeighbourSearch:
     """Search for the Euclidean distance to the k-th nearest row of a bank, correct to ten digits for any features.
 
     Matrix products compute `|q|² - 2 q·c + |c|²` of all pairs fast, but with an error of the order of `|q| |c|` times
-    the rounding of float32: rows that are much nearer to each other than to the origin get a wrong order. Therefore
+    the rounding of float32, which can reverse the order of rows that are much nearer to each other than to the origin.
+    Therefore
 
     - the mean of the bank is subtracted first, in float64, which removes a common offset or a narrow cone before any
       product;
@@ -164,6 +165,7 @@ class NeighbourSearch:
 
     def _searched(self, rows: Tensor, query: Tensor, squares: Tensor, k: int) -> Tensor:
         """Return squared distances `[n]` to the k-th nearest bank row, given that k rows are as near as `squares`."""
+        # float64 products have error bounds, too, which are so small that few rows pass the limit.
         share, length = _error_share(query.shape[1], torch.float64), query.norm(dim=1, keepdim=True)
         limit = squares[:, None] * (1 + SETTLED)
         of_query, exact = [], []

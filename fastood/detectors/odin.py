@@ -129,6 +129,7 @@ class ODIN(Detector):
         if len(candidates) == 0:
             raise ValueError("candidates must hold at least one step, got none")
         candidates = [check_perturbation(candidate, self.input_std)[0] for candidate in candidates]
+        # max returns the first of equal candidates; sorted, that is the smallest step.
         self.epsilon = max(sorted(candidates), key=lambda candidate: self._merit(loader, candidate))
         return self.epsilon
 

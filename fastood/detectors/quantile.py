@@ -17,7 +17,7 @@ _BINS = 1 << 16
 def float32_quantile(parts: Callable[[], Iterable[Tensor]], share: float) -> float:
     """Return the quantile of numbers rounded to float32, with linear interpolation between neighbours.
 
-    Two passes count the upper and the lower 16 bits of the numbers: the result is exact, in memory for 65 536 counts.
+    Two passes count the upper and the lower 16 bits of the numbers: the result is exact, with memory for 65 536 counts.
 
     Args:
         parts: Function that returns an iterable over all numbers at each call; at least one number, none NaN. If the
@@ -36,6 +36,7 @@ def float32_quantile(parts: Callable[[], Iterable[Tensor]], share: float) -> flo
     position = share * (count - 1)
     ranks = sorted({math.floor(position), math.ceil(position)})
     before = upper.cumsum(0) - upper
+    # The last non-empty bin that starts at or before a rank contains it.
     bins = [int((before <= rank).nonzero()[upper[before <= rank] > 0][-1]) for rank in ranks]
     lower = {
         chosen: _counts(keys[(keys >> 16) == chosen] & (_BINS - 1) for keys in map(_keys, parts()))
@@ -44,6 +45,7 @@ def float32_quantile(parts: Callable[[], Iterable[Tensor]], share: float) -> flo
     found = []
     for rank, chosen in zip(ranks, bins, strict=True):
         inside = lower[chosen].cumsum(0)
+        # The minimum below matters only if the second pass yields other numbers, so that the rank is beyond the bin.
         low = int((inside <= rank - int(before[chosen])).sum())
         found.append(_number((chosen << 16) | min(low, _BINS - 1)))
     return found[0] + (found[-1] - found[0]) * (position - ranks[0])

@@ -144,7 +144,7 @@ class RowDetector(Detector):
         return None
 
     def _width_to_fit(self) -> int | None:
-        """Return the width that rows to fit must have, whatever the previous fit; None for any."""
+        """Return the width that rows to fit must have, independent of the previous fit; None for any."""
         return None
 
     def _home(self, rows: Tensor) -> torch.device:
@@ -177,6 +177,7 @@ class RowDetector(Detector):
                 is_labelled = of_some >= 0
                 count += int(is_labelled.sum())
                 home = self._home(some)
+                # float64: fits sum over all training rows, and squares of a common offset lose digits in float32.
                 yield some[is_labelled].to(home).double(), of_some[is_labelled].to(home)
         if count == 0:
             raise ValueError("there must be at least one row with a label of 0 or above to fit to, got none")

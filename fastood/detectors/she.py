@@ -59,6 +59,7 @@ class SHE(FunctionHeadDetector):
             seen = f"{empty} of {len(counts)} classes have no correctly classified row, and features are negative"
             remedy = "Pass correctly classified rows of every class, or features after a ReLU"
             warn("SHE", seen + ": the score 0 of rows predicted as those classes need not be high", remedy)
+        # The clamp avoids 0 / 0 of a class without correct rows, which has the pattern 0.
         return {"patterns": total / counts.clamp_min(1)[:, None]}
 
     def _score(self, rows: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class DetectorSuite:
             if detector.reads == "inputs" and not isinstance(detector, ODIN):
                 raise ValueError(f"detectors must read logits or features, or be an ODIN; {name!r} reads inputs")
             if isinstance(detector, MahalanobisDetector) and detector.settings.epsilon > 0:
-                raise ValueError(f"detectors must not perturb inputs, but for ODIN; {name!r} has an epsilon above 0")
+                raise ValueError(f"detectors other than ODIN must not perturb inputs; {name!r} has an epsilon above 0")
         self.model = model
         self.detectors = dict(detectors)
         self.failed: dict[str, Exception] = {}

@@ -19,10 +19,11 @@ from fastood.scores import energy_score
 __all__ = ["FAR", "LEAST_SHARE", "MOST_SHARE", "ViM"]
 
 LEAST_SHARE = 0.25
-"""Least mean of the largest logit, as a share of its mean height above the mean logit, for the paper's α. The share is
-about 1 after training with cross-entropy, whose gradient does not change the mean logit, from weights around 0."""
+"""Smallest ratio of the mean largest logit to its mean distance from the mean logit for which the paper's α is used.
+The ratio is about 1 after training with cross-entropy, whose gradient does not change the mean logit, from weights
+around 0."""
 MOST_SHARE = 10.0
-"""Largest such share for the paper's α."""
+"""Largest such ratio without a warning."""
 FAR = 1e4
 """Largest ratio of the squared offset of the mean from the origin to the variance of the features, up to which the
 eigenvectors of the sum of both keep the digits of the variance."""
@@ -38,7 +39,7 @@ class ViM(HeadDetector):
     α assumes logits around 0, which softmax cross-entropy yields because it does not change their mean over the
     classes. Other networks (binary cross-entropy, negative distances as logits, a log-softmax in the head) may have
     largest logits near or below 0; α would then be tiny, or negative and reverse the ranking. If the mean largest logit
-    is below a quarter of its mean height above the row mean, fitting warns and subtracts the means over the classes
+    is below a quarter of its mean distance from the row mean, fitting warns and subtracts the means over the classes
     from W and b, to which the softmax is invariant.
 
     Fitting sums one d × d matrix in float64 and computes its eigenvectors by `eigh` (OpenOOD calls `eig` for
@@ -112,10 +113,11 @@ class ViM(HeadDetector):
         return state
 
     def _fitted_with(self, batches: Batches, *, centred: bool) -> tuple[State, float, float]:
-        """Return the state, the mean of the largest logits, and its height above the mean of all logits."""
+        """Return the state, the mean of the largest logits, and its distance from the mean of all logits."""
         weight, bias = self._weights(centred)
         width, origin = self._width(), _origin(weight, bias)
         directions, span = _directions(batches, origin)
+        # Eigenvectors ascend with their eigenvalues: the first columns have the least variance.
         residual = directions[:, : width - self.principal].contiguous()
         largest, everything, norms, lengths = (origin.new_zeros(()) for _ in range(4))
         count = 0
@@ -167,16 +169,20 @@ def _directions(batches: Batches, origin: Tensor) -> tuple[Tensor, int]:
         moment.addmm_(away.mT, away)
         total += away.sum(0)
         count += len(rows)
+    # Σ (x - a)(x - a)^T minus n times the outer product of the mean's offset from a: moments about the mean.
     moment.addr_(total, total, alpha=-1 / count)
     offset = (anchor + total / count - origin) * math.sqrt(count)
+    # The paper's directions are about the origin of the logits: moments about the mean plus this outer product.
     is_near = bool(offset.square().sum() <= FAR * moment.diagonal().sum())
     variances, axes = torch.linalg.eigh(moment.addr_(offset, offset) if is_near else moment)
+    # Eigenvalues below d · eps of the largest are rounding errors of 0.
     span = int((variances > variances[-1] * width * torch.finfo(torch.float64).eps).sum())
     # A far offset would round the variances away in the sum. The SVD of the square root with the offset as one more row
     # has the same right singular vectors and squares nothing.
     if is_near:
         return axes, span
     factor = torch.cat([variances.clamp_min(0).sqrt()[:, None] * axes.mT, offset[None]])
+    # svd sorts in descending order, eigh in ascending.
     return torch.linalg.svd(factor).Vh.flip(0).mT, min(span + 1, width)
 
 

@@ -135,7 +135,7 @@ def test_partial_fit_adds_up() -> None:
     again = parts.fit_features(features[:100], labels[:100])
     want = MahalanobisDetector(relative=True, normalize=True).fit_features(features[:100], labels[:100])
     assert torch.equal(again.predict_features(features), want.predict_features(features))
-    with pytest.raises(ValueError, match='partial_fit does not go with shrinkage="ledoit_wolf"'):
+    with pytest.raises(ValueError, match='partial_fit must not be used with shrinkage="ledoit_wolf"'):
         MahalanobisDetector(shrinkage="ledoit_wolf").partial_fit(features, labels)
 
 
@@ -258,7 +258,7 @@ def test_what_it_cannot_fit_or_score() -> None:
     for call in (empty.state_dict, empty.all_reduce):
         with pytest.raises(RuntimeError, match="not been fitted"):
             call()
-    with pytest.raises(ValueError, match='all_reduce does not go with shrinkage="ledoit_wolf"'):
+    with pytest.raises(ValueError, match='all_reduce must not be used with shrinkage="ledoit_wolf"'):
         MahalanobisDetector(shrinkage="ledoit_wolf").all_reduce()
     with pytest.raises(ValueError, match="the detector has no model: pass one, or use fit_features"):
         empty.fit([(features, labels)])

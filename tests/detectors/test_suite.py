@@ -140,7 +140,9 @@ def test_suites_that_cannot_be() -> None:
         DetectorSuite(split, {})
     with pytest.raises(ValueError, match="or be an ODIN; 'mine' reads inputs"):
         DetectorSuite(split, {"mine": Pixels()})
-    with pytest.raises(ValueError, match="must not perturb inputs, but for ODIN; 'moved' has an epsilon above 0"):
+    with pytest.raises(
+        ValueError, match="detectors other than ODIN must not perturb inputs; 'moved' has an epsilon above 0"
+    ):
         DetectorSuite(split, {"moved": MahalanobisDetector(split.features, epsilon=0.1)})
     with pytest.raises(ValueError, match="at least one batch to fit to, got none"):
         DetectorSuite(split, build_detectors(split, ["msp"])).fit([])

@@ -1,7 +1,7 @@
 """Boundary aware learning, BAL: a conditional GAN on the features of a frozen network.
 
-Pei et al. 2022 (https://arxiv.org/abs/2112.11648). In this package `generator_network` is the generator G
-of the GAN, and `generator` a `torch.Generator`.
+Pei et al. 2022 (https://arxiv.org/abs/2112.11648). In this package `generator_network` is the generator G of the GAN,
+and `generator` a `torch.Generator`.
 """
 
 from fastood.detectors.bal.detector import BoundaryAwareDetector

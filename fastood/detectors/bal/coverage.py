@@ -15,14 +15,14 @@ __all__ = ["GeneratorCoverage", "generator_coverage"]
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorCoverage:
-    """Means over the classes; training features themselves have 1."""
+    """Coverage and spread of generated features, means over the classes; about 1 for features like the bank's."""
 
     coverage: float
-    """Share of training features with a generated one nearer than their k-th nearest of the class, in [0, 1]
-    (Naeem et al. 2020, eq. 6)."""
+    """Fraction of training features with a generated feature within the distance to their k-th nearest training feature
+    of the class, in [0, 1] (Naeem et al. 2020, eq. 6)."""
     spread: float
-    """Mean distance between two generated features over that between two training features; near 0 if the output no
-    longer depends on the noise."""
+    """Mean distance between two generated features, divided by the mean distance between two training features; near 0
+    if the output no longer depends on the noise."""
 
 
 @torch.no_grad()
@@ -66,9 +66,11 @@ def generator_coverage(
             real = bank.standardized(bank.features[rows])
             generated = bank.standardized(generator_network(noise, torch.full_like(rows, label)))
             among = torch.cdist(real, real, p=1)
-            # The first of the sorted distances is that of a feature to itself.
+            # The first of the sorted distances is 0, the distance of a feature to itself; the k-th nearest is at index
+            # k.
             radius = among.sort(dim=1).values[:, min(nearest, len(rows) - 1)]
             covered.append((torch.cdist(real, generated, p=1).amin(1) <= radius).double().mean())
+            # The zeros of the diagonal are in the sum and not in the count: a mean over pairs of different features.
             spreads.append(_mean_distance(generated) / among.sum().div(len(rows) * (len(rows) - 1)).clamp_min(1e-12))
     if not covered:
         raise ValueError("bank must have a class with at least two features, got none")

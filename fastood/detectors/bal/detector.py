@@ -77,11 +77,13 @@ class BoundaryAwareDetector(HeadDetector):
 
     def _fitted(self, batches: Batches) -> State:
         bank = FeatureBank.collect(batches()).to(self.head.weight.device)
+        # `fit` disables gradients for the model; the networks of the GAN need them.
         with torch.enable_grad(), _full_precision(bank.features.device):
             return self._trained(bank)
 
     def _trained(self, bank: FeatureBank) -> State:
         settings = BoundarySettings(**self.boundary)
+        # One generator on the CPU for weights and draws, so that a seed gives the same ones on every device.
         rng = torch.Generator().manual_seed(self.seed)
         discriminator, generator_network = build_gan(
             self.head.in_features, self.head.out_features, settings, generator=rng
@@ -95,6 +97,7 @@ class BoundaryAwareDetector(HeadDetector):
         )
         while training.steps < training.total_steps:
             training.step()
+        # The generator network serves the training only; a score needs the discriminator.
         return discriminator.state_dict()
 
     def _score(self, rows: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ class FeatureBank:
     (background) are left out.
 
     Args:
-        features: `[N, d]`, any floating dtype, finite where the label is not below 0; kept as float32. Tensors over a
-            memory-mapped file stay there if none of their labels is below 0.
+        features: `[N, d]`, any floating dtype, finite where the label is not below 0; kept as float32. A float32
+            tensor, such as a memory-mapped one, is not copied if all labels are at least 0.
         labels: int64 `[N]` on the device of `features`.
 
     Attributes:
@@ -131,6 +131,7 @@ def _narrowed(features: Tensor) -> Tensor:
         return narrow
     mean = features.mean(0)
     spread, lost = (features - mean).square().mean(0).sqrt(), (narrow.double() - features).abs().amax(0)
+    # A feature with a deviation below 1e-13 of its mean is constant up to float64 rounding, and loses nothing.
     coarse = ((lost > COARSE * spread) & (spread > 1e-13 * mean.abs())).nonzero().flatten().tolist()
     if coarse:
         warnings.warn(
@@ -146,10 +147,11 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every column in float64, by chunks of rows."""
     mean, squares = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
     for chunk in torch.split(features, CHUNK):
+        # float64: sums over a million rows lose digits in float32.
         mean += chunk.double().sum(0) / len(features)
     # A second pass about the mean: sums of squares minus squared sums would cancel for a large mean.
     for chunk in torch.split(features, CHUNK):
         squares += (chunk.double() - mean).square().sum(0)
-    # Rounding gives a constant column a deviation of about 1e-16 of its value, which must not become a divisor.
+    # Rounding gives a constant column a deviation of about 1e-16 of its value: a divisor that would amplify noise.
     scale = (squares / len(features)).sqrt()
     return mean, torch.where(scale > 1e-7 * mean.abs(), scale, 0.0)

@@ -23,8 +23,8 @@ class FeatureFrame(nn.Module):
 
     In the 512-dimensional features of a ResNet-18, 17 directions hold 95 per cent of the variance, and every feature is
     a mixture of them. A box along the features is therefore almost everywhere far from the data, and the narrow
-    directions, in which out-of-distribution images differ, vanish. Along the principal axes of the covariance within
-    classes, narrow and wide directions have the same width.
+    directions, along which out-of-distribution images differ, are negligible in it. Along the principal axes of the
+    covariance within classes, narrow and wide directions have the same width.
 
     Args:
         num_features: Width d of the features, at least 1.
@@ -75,6 +75,7 @@ class FeatureFrame(nn.Module):
         chosen = torch.eye(len(self.mean), dtype=torch.float64, device=bank.features.device)
         if axes == "principal":
             chosen = torch.linalg.eigh(statistics.covariance())[1]
+        # diag(A^T Σ A). The axes are those within classes; the scale is that of all rows, which the box encloses.
         variance = (chosen * (statistics.marginal_covariance() @ chosen)).sum(0)
         # A floor instead of a division by rounding errors; the scale of constant features is 1.
         least = NARROWEST * variance.mean()

@@ -27,7 +27,7 @@ class ConditionalDiscriminator(nn.Module):
     - "projection": `w·φ(f) + e_c·φ(f) + b` (Miyato & Koyama 2018).
     - "concatenation": `w·φ([f, c]) + b` with a one-hot label.
 
-    The logits of the last two forms grow without bound along some directions, which lead away from the data.
+    The logits of the last two forms grow without bound along some directions, also far from all data.
 
     Args:
         num_features: Width d of the features, at least 1.
@@ -64,6 +64,8 @@ class ConditionalDiscriminator(nn.Module):
         self.num_features, self.num_classes = num_features, num_classes
         self.conditioning = conditioning
         concatenated = num_classes if conditioning == "concatenation" else 0
+        # nn.Linear draws from the global generator before `initialize` replaces its weights: fork that generator, so
+        # that a call with `generator` leaves its state unchanged.
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             self.frame = FeatureFrame(num_features)
             self.body = nn.Sequential(
@@ -82,13 +84,14 @@ class ConditionalDiscriminator(nn.Module):
             self.bias = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return logits `[N]` of D for features `[N, d]` under labels int64 `[N]`, each 0…K-1."""
+        """Return logits `[N]` of D for features `[N, d]` under labels int64 `[N]`, each in `0 … K - 1`."""
         x = self.frame.enter(features)
         if self.conditioning == "concatenation":
             x = torch.cat([x, nn.functional.one_hot(labels, self.num_classes).to(x.dtype)], dim=1)
         hidden = self.body(x)
         if self.conditioning == "distance":
             away = (self.output(hidden) - self.centres[labels]).square().sum(1)
+            # The exponential keeps the scale a above 0 without a constraint.
             nearness: Tensor = self.bias - self.log_scale.exp() * away
             return nearness
         logits: Tensor = self.output(hidden).squeeze(1)
@@ -144,7 +147,7 @@ class ConditionalGenerator(nn.Module):
             initialize(self, generator)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Return features `[N, d]` for noise `[N, noise_dim]` and labels int64 `[N]`, each 0…K-1."""
+        """Return features `[N, d]` for noise `[N, noise_dim]` and labels int64 `[N]`, each in `0 … K - 1`."""
         condition = nn.functional.one_hot(labels, self.num_classes).to(noise.dtype)
         return self.frame.leave(self.body(torch.cat([noise, condition], dim=1)))
 

@@ -17,21 +17,22 @@ GeneratorForm = Literal["saturating", "non-saturating"]
 
 
 def positive_loss(logits: Tensor) -> Tensor:
-    """Compute `-E log D` of positive pairs, whose logits are `[N]`, at least one."""
+    """Compute the loss `-E log D` of positive pairs from their logits `[N]`, at least one."""
+    # -log sigmoid(s), without the overflow of exp(-s).
     return F.softplus(-logits).mean()
 
 
 def negative_loss(logits: Tensor, *, form: NegativeForm = "log-one-minus-d", floor: float = 10.0) -> Tensor:
     """Compute the loss of D on the negative pairs of equations 8 and 9, shuffled and synthetic ones.
 
-    As printed, both minimise `E log D`, which has no lower bound: for a logit s → -∞ its gradient tends to 1 instead of
-    0, and for s → +∞, where D is wrong, to 0.
+    Both equations of the paper minimise `E log D`, which has no lower bound: for a logit s → -∞ its gradient tends to 1
+    instead of 0, and for s → +∞, where D is wrong, to 0.
 
     Args:
         logits: Logits `[N]` of D, at least one.
-        form: "log-d": as printed, but bounded: `E max(log D, -floor)`, so that pairs with D below `exp(-floor)` have no
-            gradient. "log-one-minus-d": `-E log(1 - D)`, the negative term of equation 10, bounded below by 0 and
-            steepest where D is wrong.
+        form: "log-d": the form of the paper, but bounded: `E max(log D, -floor)`, so that pairs with D below
+            `exp(-floor)` have no gradient. "log-one-minus-d": `-E log(1 - D)`, the negative term of equation 10,
+            bounded below by 0 and steepest where D is wrong.
         floor: Bound for "log-d", above 0.
 
     Raises:
@@ -89,6 +90,7 @@ def mode_seeking_loss(noise: tuple[Tensor, Tensor], generated: tuple[Tensor, Ten
         >>> mode_seeking_loss((zeros, ones), (zeros, 0.5 * ones))
         tensor(1.9960)
     """
+    # Means and not norms, so that the ratio does not depend on the widths of noise and features.
     apart = (noise[0] - noise[1]).abs().mean(1)
     distance = (generated[0] - generated[1]).abs().mean(1)
     return (apart / (distance + 1e-3)).mean()

@@ -20,12 +20,12 @@ def mismatched_labels(labels: Tensor, num_classes: int, *, generator: torch.Gene
     """Draw another label for each label, all others with equal probability: T(c) of equation 8.
 
     Args:
-        labels: int64 `[N]`, each 0…K-1, on the CPU.
+        labels: int64 `[N]`, each in `0 … K - 1`, on the CPU.
         num_classes: K, at least 2.
         generator: RNG of the draws.
 
     Raises:
-        ValueError: If there is only one class, and so no other label.
+        ValueError: If there is only one class.
 
     Example:
         >>> import torch
@@ -58,6 +58,7 @@ def uniform_in_box(features: Tensor, count: int, *, generator: torch.Generator) 
         (True, tensor([5.]))
     """
     low, high = features.amin(0), features.amax(0)
+    # Drawn on the CPU, so that a seed gives the same draws on every device.
     drawn = torch.rand(count, features.shape[1], generator=generator).to(features.device)
     return low + drawn * (high - low)
 
@@ -90,7 +91,8 @@ class LowDensityGaussian:
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
         self.candidates = candidates
-        # Features that no image of a class activates are constant; shrinkage gives them a variance, unless all are.
+        # Units that no image activates give constant features. Shrinkage gives them a variance, unless all are
+        # constant.
         if not bool(statistics.covariance().diagonal().any()):
             raise ValueError(
                 "sampling 'gaussian' needs features that vary within a class, got none: use sampling 'uniform'"
@@ -128,6 +130,7 @@ def step_down(x: Tensor, discriminate: Callable[[Tensor], Tensor], epsilon: Tens
         tensor([[0.5000, 1.5000]])
     """
     with torch.enable_grad():
+        # The gradient of x alone: the parameters of both networks must not accumulate one.
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminate(x).sum(), x)
     return x.detach() - epsilon * gradient.sign()
@@ -152,6 +155,7 @@ def hard_features(
     Returns:
         `[N, d]`, without gradient.
     """
+    # The paper steps in features (equation 6) and in noise (equation 7), and states no proportion.
     half, frame = len(noise) // 2, generator_network.frame
     with torch.no_grad():
         direct = frame.enter(generator_network(noise[:half], labels[:half]))

@@ -11,7 +11,7 @@ __all__ = ["boundary_score"]
 
 
 def boundary_score(logits: Tensor, discriminator_logits: Tensor) -> Tensor:
-    """Compute `-log(p₁ p₂)`: p₁ the largest softmax, p₂ = D(f; ĉ) for its class ĉ.
+    """Compute `-log(p₁ p₂)` with p₁ the largest softmax probability, of class ĉ, and p₂ = D(f; ĉ).
 
     Pei et al. 2022, equation 2 (https://arxiv.org/abs/2112.11648). Both logarithms come from log-odds,
     `-log p = log(1 + exp(-odds))`, so that rows with a p₁ or p₂ that rounds to 1 stay distinct. The ranking is that of
@@ -33,4 +33,5 @@ def boundary_score(logits: Tensor, discriminator_logits: Tensor) -> Tensor:
         tensor([4.], dtype=torch.float64)
     """
     log_odds = max_softmax_score(logits)
+    # max_softmax_score is log((1 - p₁) / p₁), the discriminator's logit log(p₂ / (1 - p₂)): hence the two signs.
     return -F.logsigmoid(-log_odds) - F.logsigmoid(discriminator_logits.double())

@@ -21,7 +21,7 @@ class BoundarySettings:
 
     The paper gives the weights λ and λ_c only; architecture, optimiser, length, step ε and conditioning are choices of
     this implementation. Two settings deviate from the paper, `mode_seeking_weight` and `axes`; `as_printed()` returns
-    the paper's. docs/results.md compares them.
+    those of the paper. docs/results.md compares them.
 
     Example:
         >>> BoundarySettings.as_printed().axes, BoundarySettings.as_printed().mode_seeking_weight
@@ -35,20 +35,20 @@ class BoundarySettings:
     steps: int = 800
     """Batches, each drawn from the feature bank with replacement."""
     batch_size: int = 64
-    """Features in a batch, and negative pairs of each kind."""
+    """Features per batch, and negative pairs of each kind per batch."""
     shuffle: bool = True
     """Whether the discriminator has the shuffle loss (equation 8). With one class there is no label to mismatch, and
     the term is left out."""
     uniform: bool = True
     """Whether the discriminator has the uniform loss (equation 9), with trivial and hard features."""
     sampling: Sampling = "uniform"
-    """Trivial features. uniform: in the bounding box of a batch, as in the paper. gaussian: draws of low density from
-    Gaussians (table 3)."""
+    """Distribution of trivial features. uniform: in the bounding box of a batch, as in the paper. gaussian: draws of
+    low density from Gaussians (table 3)."""
     axes: Axes = "principal"
     """Coordinates of the box, of RSM's steps and of the networks' inputs, standardised along each: the features
     themselves, as in the paper, or the principal axes of their covariance within classes; see `FeatureFrame`."""
     uniform_weight: float = 0.7
-    """Weight λ_c of trivial features (equation 9, table 2); the paper's."""
+    """Weight λ_c of trivial features (equation 9, table 2); 0.7 in the paper."""
     hard_weight: float = 1.0
     """Weight of hard features in the uniform loss. The paper includes them in its negative pairs and states that they
     cause no conflicts, which λ_c is meant to reduce."""
@@ -58,14 +58,14 @@ class BoundarySettings:
     negative_form: NegativeForm = "log-one-minus-d"
     """Loss of shuffled and synthetic pairs; see `fastood.detectors.bal.losses.negative_loss`."""
     floor: float = 10.0
-    """Bound of equations 8 and 9 for "log-d", which have none."""
+    """Bound of the loss for "log-d": equations 8 and 9 are unbounded below."""
     generator_form: GeneratorForm = "saturating"
     """Form of the generator's adversarial loss; "saturating" is equation 12."""
     nearest_weight: float = 0.01
-    """Weight λ of the L1 distance to the nearest feature of the class (equation 12); the paper's."""
+    """Weight λ of the L1 distance to the nearest feature of the class (equation 12); 0.01 in the paper."""
     mode_seeking_weight: float = 3.0
     """Weight of the mode-seeking loss (`fastood.detectors.bal.losses`). At 0, as in the paper, equation 12 collapses
-    the generated features of a class to one, from which all steps of RSM start."""
+    the generated features of a class to one point, from which all steps of RSM start."""
     conditioning: Conditioning = "distance"
     """How labels enter the discriminator; see `ConditionalDiscriminator`."""
     hidden: int = 256

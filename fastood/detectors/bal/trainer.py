@@ -40,7 +40,7 @@ class BoundaryTraining:
         bank: Features of the training images, on the device of the networks.
         discriminator: D, with the bank's width and the classifier's number of classes; trained in place, with a frame
             fitted to the bank.
-        generator_network: G, as wide and with as many classes as the discriminator; trained in place, with the
+        generator_network: G, with the width and the number of classes of the discriminator; trained in place, with the
             discriminator's frame.
         settings: Hyper-parameters.
         generator: RNG of all draws, on the CPU; the training advances it.
@@ -70,11 +70,12 @@ class BoundaryTraining:
         self.bank, self.settings, self.generator = bank, settings, generator
         self.discriminator, self.generator_network = discriminator, generator_network
         discriminator.frame.fit(bank, settings.axes)
-        # One frame for both networks: the discriminator reads generated features in the coordinates they come from.
+        # One frame for both networks: D reads generated features in the coordinates in which G produced them.
         generator_network.frame.load_state_dict(discriminator.frame.state_dict())
         self._gaussian: LowDensityGaussian | None = None
         if settings.uniform and settings.sampling == "gaussian":
             self._gaussian = LowDensityGaussian(bank.statistics)
+        # Keys are sorted by class once, because the bank is constant.
         self._nearest = ClassL1Index(bank.features, bank.labels)
         self._of_discriminator = torch.optim.Adam(discriminator.parameters(), lr=settings.learning_rate, betas=_BETAS)
         self._of_generator = torch.optim.Adam(generator_network.parameters(), lr=settings.learning_rate, betas=_BETAS)
@@ -86,8 +87,8 @@ class BoundaryTraining:
         """Train on one batch: update the discriminator, then the generator.
 
         Raises:
-            FloatingPointError: If a loss is NaN or infinite. Neither network has been updated if it is the
-                discriminator's loss; the discriminator has if it is the generator's.
+            FloatingPointError: If a loss is NaN or infinite. If it is the discriminator's loss, neither network has
+                been updated; if it is the generator's, only the discriminator has.
         """
         index = torch.randint(len(self.bank), (self.batch_size,), generator=self.generator).to(self.bank.labels.device)
         of_discriminator = self.discriminator_loss(self.bank.features[index], self.bank.labels[index])
@@ -137,6 +138,7 @@ class BoundaryTraining:
         if self._gaussian is not None:
             labels = self._random_labels(count)
             return self._gaussian.sample(labels, generator=self.generator), labels
+        # Of all classes, not only those with features: a trivial feature is a negative under any label.
         labels = torch.randint(self.discriminator.num_classes, (count,), generator=self.generator).to(features.device)
         frame = self.discriminator.frame
         box = uniform_in_box(frame.enter(features), count, generator=self.generator)
@@ -145,6 +147,7 @@ class BoundaryTraining:
     def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
         """Generate hard features of RSM, moved towards lower D, with the labels that they were generated under."""
         noise, labels = self._noise(count)
+        # The paper's Gaussian ε is negative in half of the cases, which would raise D; its absolute value is taken.
         epsilon = self._random(count, 1).abs() * self.settings.epsilon
         return hard_features(self.discriminator, self.generator_network, noise, labels, epsilon), labels
 
@@ -158,13 +161,14 @@ class BoundaryTraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a `state_dict`; bank and weights of the networks must be those of its step."""
+        """Restore a `state_dict`; the caller restores bank and network weights of the same step."""
         self.steps = state["steps"]
         self.generator.set_state(state["draws"])
         self._of_discriminator.load_state_dict(state["of_discriminator"])
         self._of_generator.load_state_dict(state["of_generator"])
 
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, name: str) -> float:
+        # Read before the backward pass, so that no parameter becomes NaN; the error leaves the networks usable.
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value}")
