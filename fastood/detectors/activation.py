@@ -132,7 +132,7 @@ class ReAct(ShapedFeatures):
         return rows.minimum(self._state["threshold"].to(rows.device))
 
     def _zeros(self, batches: Batches) -> float:
-        """Return the share of training features at 0 or below."""
+        """Return the fraction of training features at 0 or below."""
         counts = [(int((rows <= 0).sum()), rows.numel()) for rows, _ in batches()]
         return sum(zeros for zeros, _ in counts) / sum(count for _, count in counts)
 

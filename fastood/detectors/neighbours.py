@@ -227,11 +227,11 @@ def products_are_ieee(device: torch.device) -> bool:
 
 
 def _error_share(width: int, dtype: torch.dtype) -> float:
-    """Return the error bound of `|c|² - 2 q·c` by a product in this dtype, as a share of `|c|² + 2 |q| |c|`.
+    """Return the error bound of `|c|² - 2 q·c` by a product in this dtype, as a fraction of `|c|² + 2 |q| |c|`.
 
     The d + 1 products and their sum in any order, the addition, and the rounding of factors and squares are fewer than
-    d + 16 roundings. The factor 1.1 covers their compounding up to a share of 0.03; beyond that the bound is 1, which
-    excludes nothing.
+    d + 16 roundings. The factor 1.1 covers their compounding up to a fraction of 0.03; beyond that the bound is 1,
+    which excludes nothing.
     """
     share = (width + 16) * torch.finfo(dtype).eps / 2
     return 1.1 * share if share < 0.03 else 1.0

@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 Shrinkage: TypeAlias = float | Literal["oas", "ledoit_wolf"] | None
-"""Share of the covariance to replace by `tr(Σ)/d · I`, in [0, 1], or the estimator that chooses it; None for 0."""
+"""Fraction of the covariance to replace by `tr(Σ)/d · I`, in [0, 1], or the estimator that chooses it; None for 0."""
 
-# Below this unexplained share of its variance a feature is, in float64, a linear combination of the features before it:
-# for an exact combination rounding leaves a share of up to d · 2e-16.
+# Below this unexplained fraction of its variance a feature is, in float64, a linear combination of the features before
+# it: for an exact combination rounding leaves a fraction of up to d · 2e-16.
 MIN_UNEXPLAINED = 1e-12
-# A feature computed in 32 bits or less that deviates by less than this share of its own mean, or of the root mean
+# A feature computed in 32 bits or less that deviates by less than this fraction of its own mean, or of the root mean
 # square deviation of all features, is a constant plus float32 rounding: a network computes all features together.
 DUST = torch.finfo(torch.float32).eps
-# A float64 feature that deviates by less than this share of its mean is constant up to the rounding of the mean.
+# A float64 feature that deviates by less than this fraction of its mean is constant up to the rounding of the mean.
 CONSTANT_SPREAD = 1e-13
 # Width of the blocks of X^T X; only blocks on and below the diagonal are computed. This is 1.4 times as fast as the
 # whole product at 2048 features and 1.2 times at 512; blocks of half the width gain less.
@@ -41,7 +41,7 @@ BLOCK_COLUMNS = 256
 
 
 def resolution_of(dtype: torch.dtype) -> float:
-    """Return the share of its mean below which the deviation of a feature of this dtype is rounding."""
+    """Return the fraction of its mean below which the deviation of a feature of this dtype is rounding."""
     return CONSTANT_SPREAD if dtype == torch.float64 else DUST
 
 
@@ -144,7 +144,7 @@ def cholesky_factor(covariance: Tensor, *, name: str = "covariance", shrinkage: 
     factor: Tensor
     # cholesky_ex: the position of a failure names the feature, which the exception of cholesky does not.
     factor, info = torch.linalg.cholesky_ex(covariance / deviation / deviation[:, None])
-    # With unit variances L_jj² is the share of the variance of feature j that the features before it do not explain.
+    # With unit variances L_jj² is the fraction of the variance of feature j that the features before it do not explain.
     unexplained = factor.diagonal().square()
     dependent = (~(unexplained > MIN_UNEXPLAINED)).nonzero().flatten().tolist()
     if int(info) > 0 or dependent:
@@ -168,7 +168,7 @@ def check_no_dust(
 
     Args:
         covariance: Σ, float64 `[d, d]`.
-        resolution: Share of the root mean square deviation below which a deviation is rounding.
+        resolution: Fraction of the root mean square deviation below which a deviation is rounding.
         name: Name of Σ in an error.
         shrinkage: Shrinkage that Σ has undergone, so that the error advises another one.
 

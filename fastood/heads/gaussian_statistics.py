@@ -28,7 +28,7 @@ class GaussianStatistics(ClassSums):
 
     A feature that deviates within the classes by less than its rounding error (1.2e-7 of its mean for features in
     float32 or less, 1e-13 in float64) is treated as constant: its covariances are 0. `cholesky` refuses a feature that
-    deviates by less than this share of the root mean square deviation of all features.
+    deviates by less than this fraction of the root mean square deviation of all features.
 
     Args:
         num_features: Width d of the features.
@@ -41,7 +41,7 @@ class GaussianStatistics(ClassSums):
     Attributes:
         counts: Number of rows of each class, int64 `[K]`.
         means: Class means, float64 `[K, d]`.
-        resolution: Share of a feature's mean, or of the root mean square deviation of all features, below which a
+        resolution: Fraction of a feature's mean, or of the root mean square deviation of all features, below which a
             deviation is rounding: 1.2e-7 or 1e-13, by the coarsest dtype of the rows so far.
 
     Raises:
@@ -64,7 +64,8 @@ class GaussianStatistics(ClassSums):
 
         Args:
             shrinkage: None; "oas" (Chen et al. 2010); "ledoit_wolf" (Ledoit & Wolf 2004), which needs `fourth_moment`;
-                or the share of `tr(Σ)/d · I` in the result, in [0, 1]. Equal to `sklearn.covariance` on centred rows.
+                or the fraction of `tr(Σ)/d · I` in the result, in [0, 1]. Equal to `sklearn.covariance` on centred
+                rows.
             fourth_moment: Result of the method `fourth_moment`, `[K]`, or its sum; added over batches and processes.
 
         Returns:

@@ -84,13 +84,13 @@ def parameters_of(
     eigenvalues, axes = torch.linalg.eigh(matrix / deviation / deviation[:, None])
     noise = eigenvalues[: len(deviation) - rank].mean() if rank < len(deviation) else eigenvalues[0]
     loadings = axes[:, -rank:] * (eigenvalues[-rank:] - noise).clamp_min(0).sqrt()
-    # Share of the variance that the axes leave to the feature; at 0 the feature would be a function of the others.
+    # Fraction of the variance that the axes leave to the feature; at 0 the feature would be a function of the others.
     scale = deviation * (1 - loadings.square().sum(1)).clamp_min(MIN_UNIQUE).sqrt()
     return _log_scale(scale, min_scale), loadings * (deviation / scale)[:, None]
 
 
 MIN_UNIQUE = 1e-3
-"""Least share of its variance that "low_rank" leaves to a feature alone."""
+"""Least fraction of its variance that "low_rank" leaves to a feature alone."""
 
 
 def _log_scale(scale: Tensor, min_scale: float) -> Tensor:

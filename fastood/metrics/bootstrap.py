@@ -58,13 +58,13 @@ def bootstrap_metrics(
 ) -> BootstrapResult[Interval]:
     """Compute bootstrap intervals for the metrics of one detector.
 
-    ID and OOD images are resampled separately, as counts over the scores, which are sorted once. The intervals cover
-    the choice of test images. They do not cover training: train with several seeds for that.
+    ID and OOD images are resampled separately, as counts over the scores, which are sorted once. The intervals describe
+    the variation over test images. They do not include the variation over trainings: train with several seeds for that.
 
-    "bca" (Efron 1987) corrects the quantiles for bias, the share of replicates below the estimate, and for
+    "bca" (Efron 1987) corrects the quantiles for bias, the fraction of replicates below the estimate, and for
     acceleration, estimated by an exact jackknife of both classes in one pass. It is the default of
-    `scipy.stats.bootstrap`; percentiles do not correct for the skew of metrics near 0 or 1. The acceleration of an
-    FPR, which is read at a quantile, is not a consistent estimate: take "percentile" for FPRs.
+    `scipy.stats.bootstrap`; percentiles do not correct for the skew of metrics near 0 or 1. The acceleration of an FPR,
+    which is read at a quantile, is not a consistent estimate: use "percentile" for FPRs.
 
     Args:
         id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
@@ -80,12 +80,12 @@ def bootstrap_metrics(
             ratio M / N of the scores. Must be None for "bca".
 
     Returns:
-        Fractions, float64. Where a metric is the same in every replicate, as for perfectly separated scores, its
-        interval is a single point; that does not mean that the error of other images is 0.
+        Fractions, float64. If a metric has one value in all replicates, as for perfectly separated scores, its interval
+        is a single point, although other images may have errors.
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype, or `generator` is not a `torch.Generator`.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, another argument is out of
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, another argument is out of
             range, or a Poisson replicate has no image of a class.
 
     Example:
@@ -215,6 +215,7 @@ class _Resample:
             ood_repeats=ood_repeats,
             tpr=(self.tpr,),
         )
+        # NaN marks replicates without an image of a class.
         empty = int(drawn.auroc.isnan().sum())
         if empty:
             raise ValueError(
@@ -265,6 +266,7 @@ def _accelerations(id_scores: Tensor, ood_scores: Tensor, tpr: float, positive: 
         "fpr_at_tpr": (lambda counts: fpr_without(counts, tpr), of_class),
         "detection_error": (detection_error_without, ood),
     }
+    # Each metric from the counts with its own positive class; AUROC and detection error do not depend on it.
     return {name: acceleration(without(counts), counts) for name, (without, counts) in left_out.items()}
 
 
@@ -288,6 +290,7 @@ def _repeats(ood_per_id: float | None, id_count: int, ood_count: int) -> tuple[i
 
 
 def _seed_from(generator: torch.Generator) -> int:
+    # A seed, not the generator: a replicate is a function of seed and number, the same on every device.
     return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
 
 
@@ -295,6 +298,7 @@ def _checked_settings(
     replicates: int, level: float, method: IntervalMethod, resampling: Resampling, tpr: float, positive: Positive
 ) -> tuple[int, float, float]:
     """Check the settings and return replicates, level and TPR as plain numbers."""
+    # Two checks, so that the error states the limit that is violated.
     replicates = as_integer("replicates", replicates, 2, wanted="at least 2")
     replicates = as_integer("replicates", replicates, 2, 2**32 - 1, wanted="below 2^32")
     level = checked_between("level", level)

@@ -1,4 +1,4 @@
-"""Thresholds for deployment, with a guaranteed rate of flagged in-distribution images from held-out ones."""
+"""Thresholds for deployment: held-out images guarantee the rate at which in-distribution images are flagged."""
 
 from dataclasses import dataclass
 from math import ceil, exp, floor, inf, lgamma, log, log1p
@@ -22,7 +22,7 @@ def threshold_at_tpr(scores: Values, *, tpr: float = 0.95, positive: Positive = 
 
     Args:
         scores: `[N]` scores of the positive class, higher = more OOD; bool, integer or floating point.
-        tpr: Share of these scores to accept or flag, in (0, 1].
+        tpr: Fraction of these scores to accept or flag, in (0, 1].
         positive: "id": scores ≤ the threshold are accepted as in-distribution, for held-out ID scores. "ood": scores ≥
             it are flagged, for OOD scores.
 
@@ -51,8 +51,8 @@ class ScoreCalibration:
 
     If a new ID image and the N held-out ones are exchangeable – drawn alike, none of them trained on – then the p-value
     of the new one is at most α with a probability of at most α, for every N and every detector (Vovk et al. 2005; Bates
-    et al. 2023). The guarantee holds on average over held-out sets; `threshold` with `confidence` gives one for the set
-    at hand.
+    et al. 2023). The guarantee holds on average over held-out sets; `threshold` with `confidence` gives a guarantee for
+    the given set.
 
     Example:
         >>> calibration = ScoreCalibration(torch.arange(99))
@@ -89,15 +89,16 @@ class ScoreCalibration:
             raise ValueError(f"scores must be on {self.id_scores.device} like id_scores, got {values.device}")
         if values.is_floating_point() and values.isnan().any():
             raise ValueError("scores must not hold NaN: it has no p-value")
+        # Held-out scores equal to the score count as ≥ it, the conservative side.
         below = torch.searchsorted(self.id_scores, values.to(self.id_scores.device).double().contiguous())
         count = len(self.id_scores)
         return (1 + count - below).double() / (count + 1)
 
     def threshold(self, fpr: float, *, confidence: float | None = None) -> float:
-        """Return the threshold above which at most a given share of ID images is flagged.
+        """Return the threshold above which at most a given fraction of ID images is flagged.
 
         Args:
-            fpr: Share of ID images that may be flagged, in (0, 1).
+            fpr: Fraction of ID images that may be flagged, in (0, 1).
             confidence: With None, `fpr` holds on average over held-out sets: images with a p-value ≤ `fpr` are flagged.
                 A number in (0, 1), such as 0.95, gives a larger threshold, at which `fpr` holds for this held-out set
                 with that probability (Wilks 1941).
@@ -150,7 +151,7 @@ def _tolerance_rank(count: int, fpr: float, confidence: float) -> int:
     """
     tail = 0.0
     for k in range(count + 1):
-        # In logarithms: binomial coefficients of 10⁴ scores overflow a float.
+        # In logarithms: binomial coefficients of 10⁴ scores overflow float64.
         choose = lgamma(count + 1) - lgamma(k + 1) - lgamma(count - k + 1)
         tail += exp(choose + k * log(fpr) + (count - k) * log1p(-fpr))
         if tail > 1 - confidence:

@@ -52,7 +52,7 @@ def roc_curve(id_scores: Values, ood_scores: Values, *, positive: Positive = "oo
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `positive` is unknown.
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, or `positive` is unknown.
 
     Example:
         >>> curve = roc_curve(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
@@ -86,7 +86,7 @@ def pr_curve(
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `positive` or `ood_per_id` is
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, or `positive` or `ood_per_id` is
             out of range.
 
     Example:
@@ -100,6 +100,7 @@ def pr_curve(
     true_positives = counts.true_positives.to(torch.float64)
     false_positives = counts.false_positives.to(torch.float64)
     if ood_per_id is not None:
+        # False positives are reweighted, so that the classes have the requested ratio without resampling.
         positive_per_negative = ood_per_id if positive == "ood" else 1 / ood_per_id
         false_positives *= counts.positives / (positive_per_negative * counts.negatives)
     return PrCurve(

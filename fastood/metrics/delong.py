@@ -36,7 +36,7 @@ class DelongTest:
 def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
     """Compute the AUROC and its standard error (DeLong et al. 1988).
 
-    The placement of a score is the share of the other set that it is ranked correctly against, ties counting ½. The
+    The placement of a score is the fraction of the other set that it is ranked correctly against, ties counting ½. The
     AUROC is the mean placement of either set, and its variance var(ID placements) / N + var(OOD placements) / M.
     Placements come from sorted scores in O(n log n), as in Sun & Xu 2014.
 
@@ -46,7 +46,7 @@ def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype.
-        ValueError: If a class has fewer than two scores, or scores are not 1-D, hold NaN or lie on different devices.
+        ValueError: If a class has fewer than two scores, or scores are not 1-D, hold NaN or are on different devices.
 
     Example:
         >>> estimate = delong_estimate(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.5, 3.0]))
@@ -54,6 +54,7 @@ def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
         (0.8333, 0.2357)
     """
     placements = _placements(*checked_pair(id_scores, ood_scores))
+    # var divides by n - 1, as DeLong's estimator does.
     variance = sum(float(part.var()) / len(part) for part in placements)
     return DelongEstimate(auroc=float(placements[1].mean()), std=sqrt(variance))
 
@@ -114,7 +115,7 @@ def checked_pairs(
 
 
 def _placements(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the shares of OOD scores above each ID score `[N]` and of ID scores below each OOD score `[M]`."""
+    """Return the fractions of OOD scores above each ID score `[N]` and of ID scores below each OOD score `[M]`."""
     pair = ranked(id_scores, ood_scores)
     for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
         if len(scores) < 2:

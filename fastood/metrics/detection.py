@@ -29,9 +29,9 @@ class DetectionMetrics:
     auroc: float | Tensor
     """Area under the ROC curve: P(OOD score > ID score) + ½ P(equal). It does not depend on the positive class."""
     aupr_in: float | Tensor
-    """AUPR with ID as the positive class. It rises with the share of ID images."""
+    """AUPR with ID as the positive class. It rises with the fraction of ID images."""
     aupr_out: float | Tensor
-    """AUPR with OOD as the positive class. It rises with the share of OOD images."""
+    """AUPR with OOD as the positive class. It rises with the fraction of OOD images."""
     fpr_at_tpr: float | Tensor
     """FPR at the TPR `tpr` of the positive class, by the rule `rule`."""
     threshold: float | Tensor
@@ -77,15 +77,15 @@ def detection_metrics(
 ) -> DetectionMetrics:
     """Compute AUROC, AUPR and FPR at a TPR of out-of-distribution scores.
 
-    All images with the same score are flagged together (tie groups). AUROC is the mid-rank (Mann–Whitney)
-    statistic, AUPR the average precision Σ (Rₙ − Rₙ₋₁) Pₙ, and FPR95 the false-positive rate at the
-    strictest threshold with TP ≥ ⌈tpr · P⌉. Counts are integers and divided once at the end, so results
-    depend on the ranking alone, not on the scale of the scores or on rounding.
+    All images with the same score are flagged together (tie groups). AUROC is the mid-rank (Mann–Whitney) statistic,
+    AUPR the average precision Σ (Rₙ − Rₙ₋₁) Pₙ, and FPR95 the false-positive rate at the strictest threshold with TP ≥
+    ⌈tpr · P⌉. Counts are integers and divided once at the end, so that results depend on the ranking alone, not on the
+    scale of the scores or on rounding.
 
     Args:
-        id_scores: `[..., N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf
-            allowed; a tensor, an array or a list, as everywhere in this package. Leading dimensions broadcast
-            against those of `ood_scores`; ID scores shared by many OOD sets are sorted once.
+        id_scores: `[..., N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed;
+            a tensor, an array or a list. Leading dimensions broadcast against those of `ood_scores`; ID scores shared
+            by many OOD sets are sorted once.
         ood_scores: `[..., M]` OOD scores, same dtype and device.
         tpr: True-positive rate for `fpr_at_tpr`, in (0, 1].
         positive: The positive class. "ood": Li & Vasconcelos 2020, Hendrycks 2019, OpenOOD v1.5.
@@ -98,7 +98,7 @@ def detection_metrics(
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype, or `tpr` is not a number.
-        ValueError: If scores are empty, do not broadcast, hold NaN or lie on different devices, `tpr`, `positive`,
+        ValueError: If scores are empty, do not broadcast, hold NaN or are on different devices, `tpr`, `positive`,
             `rule` or `aupr_kind` is out of range, or no threshold satisfies the rule.
 
     Example:
@@ -209,6 +209,7 @@ def _ranking(pair: RankedPair, shape: tuple[int, ...], tpr: float) -> RankingSta
         torch.arange(prod(leading), device=device).view(leading).expand(shape).reshape(-1)
         for leading in (id_scores.shape[:-1], ood_scores.shape[:-1])
     )
+    # OOD rows are copied only if they broadcast; ID rows are addressed by `id_row`.
     if len(ood_keys) != len(ood_row):
         ood_keys = ood_keys[ood_row]
     return ranking_statistics(id_keys, ood_keys, id_row=id_row, tpr=(tpr,))
@@ -220,6 +221,7 @@ def _points(
     """Return FPR and threshold `[B]` by a rule, for `[B, N]` and `[B, M]` scores."""
     points = []
     for id_row, ood_row in zip(id_scores, ood_scores, strict=True):
+        # Set by set: the number of distinct scores, and so the length of the counts, differs between sets.
         counts = count_at_thresholds(id_row, ood_row, positive=positive)
         ascending = (ood_row if positive == "ood" else id_row).sort().values
         points.append(operating_point(counts, tpr, rule, ascending))

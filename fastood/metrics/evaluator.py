@@ -36,7 +36,7 @@ class DetectionEvaluator:
           some tenths of a per cent higher.
         - AUTC depends on the scale of the scores, the other metrics do not. `MaxSoftmax` returns log-odds here and a
           probability in pytorch-ood: compare AUTC within one library only.
-        - ACC is over all ID rows, and OSCR comes with it.
+        - ACC is over all ID rows, and OSCR is reported with it.
         - Scores keep their dtype; labels may be floats; arrays and lists are accepted.
 
     Args:
@@ -122,8 +122,8 @@ class DetectionEvaluator:
             TypeError: If scores are complex or of another dtype than before, labels or predictions are not numeric, or
                 not exactly one of `y` and `labels` is passed.
             ValueError: If the shapes differ, a score is NaN, labels or predictions are not whole numbers, predictions
-                are passed with some batches only, or, with mode "segmentation", an image lacks one class. Nothing is
-                added then.
+                are passed with some batches only, or, with mode "segmentation", an image lacks one class. The evaluator
+                is then unchanged.
         """
         if (y is None) == (labels is None):
             raise TypeError("y or labels, its name in pytorch-ood, must be passed, and not both")
@@ -163,13 +163,14 @@ class DetectionEvaluator:
         return self
 
     def merge(self, other: "DetectionEvaluator") -> Self:
-        """Add the scores of another evaluator; the order in which shards are merged does not change the metrics.
+        """Add the scores of another evaluator; metrics do not depend on the order of merges.
 
-        An evaluator without a batch adds nothing. An evaluator merged with itself has every score twice.
+        Merging an evaluator without a batch has no effect. An evaluator merged with itself has every score twice.
 
         Raises:
             TypeError: If `other` is not a DetectionEvaluator, or its scores have another dtype.
-            ValueError: If only one of the evaluators has predictions, or the modes differ. Nothing is added then.
+            ValueError: If only one of the evaluators has predictions, or the modes differ. The evaluator is then
+                unchanged.
         """
         if not isinstance(other, DetectionEvaluator):
             raise TypeError(f"other must be a DetectionEvaluator, got {type(other).__name__}")
@@ -188,15 +189,15 @@ class DetectionEvaluator:
             (self._ood_scores, other._ood_scores),
             (self._correct, other._correct),
         ):
-            # The list is built before it is appended: `other` may be this evaluator.
+            # The list is complete before `own` grows: `other` may be this evaluator.
             own.extend([part.to(device) for part in parts])
         return self
 
     def gather(self, group: dist.ProcessGroup | None = None) -> Self:
         """Exchange scores, after which every process has the scores of all processes in the order of their ranks.
 
-        A process without a batch adds nothing. Call it once, after the last batch of every process: a second call would
-        count every score again.
+        A process without a batch only receives the scores of the others. Call it once, after the last batch of every
+        process: a second call would count every score again.
 
         Args:
             group: The process group; None for all processes. Without an initialised group the call does nothing.
@@ -208,6 +209,7 @@ class DetectionEvaluator:
         if not dist.is_initialized():
             return self
         device = self.device or (self._id_scores[0].device if self._id_scores else None)
+        # Summaries first, so that every process raises the same error before scores are exchanged.
         check_shards(exchange(ShardSummary(self._dtype, bool(self._correct), self.mode), group, device=device))
         # Shards are pickled from the CPU and merged in rank order, so that every process has the same order.
         on_cpu, total = DetectionEvaluator(mode=self.mode).merge(self), DetectionEvaluator(mode=self.mode)

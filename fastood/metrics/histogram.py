@@ -33,7 +33,8 @@ class HistogramMetrics:
     """Metrics as fractions with bounds, and the settings that they depend on."""
 
     auroc: Bounded
-    """Scores of one bin count as ties; at most half of the pairs that share a bin from the exact value."""
+    """The estimate treats scores of one bin as ties. Its error is at most half of the pairs that share a bin, divided
+    by all pairs."""
     aupr_in: Bounded
     aupr_out: Bounded
     fpr_at_tpr: Bounded
@@ -56,8 +57,8 @@ class HistogramEvaluator:
     A bin holds the float32 numbers that share their leading `bits` bits: the sign, 8 bits of the exponent and `bits` -
     9 of the mantissa. The relative width of a bin is thus 2^(9 - bits), 1/2,048 with 20 bits. There is no range to
     choose, ±inf are valid scores, and float64 scores are rounded to float32. Memory is 16 bytes per bin, 16 MiB with 20
-    bits. Every result has exact bounds of the error by binning. Transform scores that crowd near a number other than 0,
-    such as the largest softmax near 1, into a distance from it or into log-odds.
+    bits. Every result has exact bounds of the error by binning. Scores that concentrate near a number other than 0,
+    such as the largest softmax near 1, should be transformed to the distance from that number or to log-odds.
 
     Args:
         bits: Leading bits, 10 to 24.
@@ -101,7 +102,8 @@ class HistogramEvaluator:
 
         Raises:
             TypeError: If scores are not floating point, or labels are not numeric.
-            ValueError: If the shapes differ, a score is NaN, or a label is not a whole number. Nothing is counted then.
+            ValueError: If the shapes differ, a score is NaN, or a label is not a whole number. The counts are then
+                unchanged.
         """
         scores, y = as_scores("scores", scores), as_labels("y", y)
         if not scores.is_floating_point():

@@ -43,7 +43,7 @@ class Difference(Interval):
     """Difference of a metric between two detectors, first minus second."""
 
     p_value: float
-    """Two-sided p-value: twice the smaller share of replicates (and the observed one) on a side of 0; at most 1."""
+    """Two-sided p-value: twice the smaller fraction of replicates (and the observed one) on a side of 0; at most 1."""
 
 
 AnyInterval = TypeVar("AnyInterval", bound=Interval)

@@ -55,8 +55,10 @@ def acceleration(values: LeftOut, counts: ThresholdCounts) -> float:
 def auroc_without(counts: ThresholdCounts) -> LeftOut:
     """Compute the AUROC without each score."""
     true_positives, false_positives, true_gains, false_gains = _floats(counts)
+    # Positives that are stricter than the negatives of each tie group; ties count ½.
     stricter = true_positives - true_gains / 2
     pairs = (false_gains * stricter).sum()
+    # Negatives that are looser than the positives of each tie group; ties count ½.
     looser = counts.negatives - false_positives + false_gains / 2
     return LeftOut(
         positive=(pairs - looser) / ((counts.positives - 1) * counts.negatives),

@@ -74,9 +74,11 @@ def evaluate_detectors(
         if needed is None:
             drawn[name] = scores[:, None]
         else:
+            # One draw for all detectors of a set, in the order of the sets: the images of `evaluate_protocol`.
             index = draw_index(scores.shape[1], needed, protocol.repeats, generator)
             drawn[name] = scores[:, index.to(scores.device)]
     by_set: dict[str, DetectionMetrics] = {}
+    # Sets with equal numbers of images are stacked: their ID scores are sorted once.
     for count in dict.fromkeys(scores.shape[-1] for scores in drawn.values()):
         names = [name for name, scores in drawn.items() if scores.shape[-1] == count]
         metrics = detection_metrics(

@@ -15,10 +15,10 @@ _WIDE = 1e290
 def oscr(id_scores: Values, ood_scores: Values, *, correct: Values) -> float:
     """Compute the area under the open-set classification rate curve, OSCR.
 
-    The curve of Dhamija et al. 2018 (https://arxiv.org/abs/1811.04110) is the share of ID images that are accepted and
-    classified correctly over the share of OOD images accepted, for all thresholds. Its area is P(an ID image is correct
-    and scores below an OOD image) + ½ P(correct and equal): the accuracy times the AUROC of the correctly classified
-    images. The best value is 1; random scores give half the accuracy.
+    The curve of Dhamija et al. 2018 (https://arxiv.org/abs/1811.04110) is the fraction of ID images that are accepted
+    and classified correctly over the fraction of OOD images accepted, for all thresholds. Its area is P(an ID image is
+    correct and scores below an OOD image) + ½ P(correct and equal): the accuracy times the AUROC of the correctly
+    classified images. The best value is 1; random scores give half the accuracy.
 
     Args:
         id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
@@ -30,7 +30,7 @@ def oscr(id_scores: Values, ood_scores: Values, *, correct: Values) -> float:
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype, or `correct` is not bool.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `correct` has another shape.
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, or `correct` has another shape.
 
     Example:
         >>> import torch
@@ -56,12 +56,12 @@ def autc(id_scores: Values, ood_scores: Values) -> float:
         ood_scores: `[M]` OOD scores, same dtype and device.
 
     Returns:
-        The area, in [0, 1]; NaN, with a warning, if all scores are equal or one is infinite, which cannot be
+        The area, in [0, 1]; NaN, with a warning, if all scores are equal or one is infinite: such scores cannot be
         scaled.
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices.
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices.
 
     Example:
         >>> import torch

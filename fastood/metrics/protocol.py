@@ -40,7 +40,7 @@ __all__ = [
 ProtocolName = Literal["li2020", "oe2019", "energy2020", "odin", "openood_v15", "wu2023"]
 
 MAX_REPEATS = 1_000_000
-"""Most draws of a protocol; each draw permutes an OOD set."""
+"""Largest number of draws of a protocol; each draw permutes an OOD set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class Protocol:
     times, with OOD as the positive class; AUPR depends on that ratio. The code of the paper (test_ood.py,
     https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html)
     does the same: int(0.2 · N) images by `np.random.choice(replace=False)`, one trained model, mean and `np.std` over
-    the 5 draws, and a row "all sets" with equal weights of the sets. The spread is that of the draws, not of training.
-    One detail differs: the code reads FPR95 at an interpolated quantile between two neighbouring OOD scores (rule
-    "quantile"), this protocol at the stricter of the two.
+    the 5 draws, and a row "all sets" with equal weights of the sets. The standard deviation is over the draws, not over
+    trainings. One detail differs: the code reads FPR95 at an interpolated quantile between two neighbouring OOD scores
+    (rule "quantile"), this protocol at the stricter of the two.
     """
 
     name: str = "li2020"
@@ -107,6 +107,7 @@ class Protocol:
         if self.ood_fraction is None:
             return None
         id_count = as_integer("id_count", id_count, 0)
+        # In decimal arithmetic: 0.29 of 100 is 29, but 0.29 * 100 is 28.999… in binary.
         count = floor(decimal_fraction(self.ood_fraction) * id_count)
         if count < 1:
             raise ValueError(f"ood_fraction {self.ood_fraction} of {id_count} ID images leaves no OOD image")
@@ -202,7 +203,7 @@ def evaluate_protocol(
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype, `ood_scores` is not a mapping, or
             `generator` is not a `torch.Generator`.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, there is no OOD set, an OOD set
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, there is no OOD set, an OOD set
             is smaller than the protocol needs, or the protocol is unknown.
 
     Example:
@@ -280,6 +281,7 @@ def checked_sets(
 
 def draw_index(size: int, count: int, repeats: int, generator: torch.Generator) -> Tensor:
     """Draw the indices of images for every repeat, int64 `[repeats, count]`, without replacement within a repeat."""
+    # On the generator's device, so that the drawn images do not depend on the device of the scores.
     orders = [torch.randperm(size, generator=generator, device=generator.device) for _ in range(repeats)]
     return torch.stack([order[:count] for order in orders])
 
@@ -289,6 +291,7 @@ def summarise(draws: DetectionMetrics, protocol: Protocol) -> ProtocolResult:
 
     def spread(values: float | Tensor) -> MeanStd:
         each = torch.as_tensor(values).tolist()
+        # fmean and pstdev of Python sum exactly: the result does not depend on the order of the repeats.
         return MeanStd(mean=fmean(each), std=pstdev(each))
 
     return ProtocolResult(

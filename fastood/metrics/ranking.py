@@ -39,7 +39,7 @@ def ranked_pair(id_scores: Values, ood_scores: Values, *, batched: bool = False)
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype.
-        ValueError: If scores are empty, of a wrong shape, hold NaN or lie on different devices.
+        ValueError: If scores are empty, of a wrong shape, hold NaN or are on different devices.
     """
     return ranked(*checked_pair(id_scores, ood_scores, batched=batched))
 

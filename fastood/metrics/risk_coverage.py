@@ -1,4 +1,4 @@
-"""Selective classification: the error among the images that are accepted, against how many are."""
+"""Selective classification: error among accepted images as a function of the fraction accepted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ __all__ = ["RiskCoverageCurve", "risk_coverage_curve"]
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCoverageCurve:
-    """Shares of accepted images and of errors among them at every threshold, strictest first."""
+    """Fractions of accepted images and of errors among them at every threshold, strictest first."""
 
     coverage: Tensor
-    """float64 `[T]`, share of the ID images accepted, non-decreasing to 1."""
+    """float64 `[T]`, fraction of the ID images accepted, non-decreasing to 1."""
     risk: Tensor
-    """float64 `[T]`, share of all accepted images that are wrong: misclassified ID images, and OOD images."""
+    """float64 `[T]`, fraction of all accepted images that are wrong: misclassified ID images, and OOD images."""
     ood_accepted: Tensor
-    """float64 `[T]`, share of the OOD images accepted, non-decreasing; 0 where there are none. It is one minus the TPR
-    of OOD detection."""
+    """float64 `[T]`, fraction of the OOD images accepted, non-decreasing; 0 where there are none. It is one minus the
+    TPR of OOD detection."""
     thresholds: Tensor
     """float64 `[T]`, ascending: an image is accepted when its score is at most the threshold."""
 
@@ -48,15 +48,15 @@ def risk_coverage_curve(
     """Compute risk and coverage of a classifier that rejects images with a score above a threshold.
 
     With OOD images mixed in, this is figure 2 of Mohseni et al. 2020
-    (https://ojs.aaai.org/index.php/AAAI/article/view/5966), whose mix has as many OOD as ID images and as many of each
-    OOD set (`ood_per_id=1`); without OOD images it is figure 3.
+    (https://ojs.aaai.org/index.php/AAAI/article/view/5966), with as many OOD as ID images in total and equal numbers
+    from each OOD set (`ood_per_id=1`); without OOD images it is figure 3.
 
     Args:
         id_scores: `[N]` in-distribution scores, higher = more OOD; bool, integer or floating point, ±inf allowed.
         correct: bool `[N]`, whether each ID image was classified correctly.
         ood_scores: OOD sets mixed in, each `[M]`, same dtype and device.
-        ood_per_id: OOD images per ID image for which the risk is stated, each set with the same total weight whatever
-            its size; by default each image counts once.
+        ood_per_id: OOD images per ID image for which the risk is stated; each set has the same total weight regardless
+            of its size. By default each image counts once.
 
     Returns:
         A point for each distinct score, float64, on the device of the scores.
@@ -64,7 +64,7 @@ def risk_coverage_curve(
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype, `correct` is not bool, or `ood_scores` is
             not a list or tuple of sets.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, `correct` has another shape, or
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, `correct` has another shape, or
             `ood_per_id` is not finite and above 0 or is passed without OOD scores.
 
     Example:

@@ -23,8 +23,8 @@ FprRule = Literal["first", "corner", "nearest", "quantile", "floor", "odin"]
     quantile  the interpolated (1 - tpr) quantile of the positive scores (code of Li & Vasconcelos 2020); not invariant
               under monotone maps of the scores
     floor     the ⌊tpr · P⌋-th strictest positive score, which is not flagged itself (OpenOOD before v1.5)
-    odin      the mean over thresholds with |TPR - tpr| ≤ 0.0005 (Liang 2018, whose thresholds are a grid of 100,000
-              values of the softmax, ours the distinct scores)
+    odin      the mean over thresholds with |TPR - tpr| ≤ 0.0005 (Liang 2018 with a grid of 100,000 softmax values as
+              thresholds; here the distinct scores)
 """
 
 AuprKind = Literal["average_precision", "trapezoid", "balanced"]
@@ -86,7 +86,7 @@ def area_under_pr(counts: ThresholdCounts, kind: AuprKind) -> float:
     if kind == "balanced":
         recall = true_positives / counts.positives
         precision = recall / (recall + counts.false_positives.double() / counts.negatives)
-        # The first step has the precision of its own threshold, each later step that of its stricter end.
+        # The first step uses the precision at its threshold, each later step the precision at its stricter end.
         return float(recall[0] * precision[0] + (recall.diff() * precision[:-1]).sum())
     precision = true_positives / (counts.true_positives + counts.false_positives)
     if kind == "trapezoid":

@@ -49,7 +49,7 @@ def count_at_thresholds(id_scores: Values, ood_scores: Values, *, positive: Posi
 
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype.
-        ValueError: If scores are empty, not 1-D, hold NaN or lie on different devices, or `positive` is unknown.
+        ValueError: If scores are empty, not 1-D, hold NaN or are on different devices, or `positive` is unknown.
 
     Example:
         >>> counts = count_at_thresholds(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))

@@ -46,7 +46,7 @@ def checked_pair(
     Raises:
         TypeError: If scores are not numeric, are complex or differ in dtype: a number rounded to two precisions would
             no longer tie with itself.
-        ValueError: If scores are empty, of a wrong shape, hold NaN or lie on different devices.
+        ValueError: If scores are empty, of a wrong shape, hold NaN or are on different devices.
     """
     one, other = (
         checked_scores(name, values, batched=batched)

@@ -16,7 +16,7 @@ from fastood.ops._features import check_features, check_finite_rows, check_label
 __all__ = ["CHUNK", "COARSE", "FeatureBank"]
 
 COARSE = 0.01
-"""Largest error of rounding to float32, as a share of a feature's standard deviation, without a warning."""
+"""Largest error of rounding to float32, as a fraction of a feature's standard deviation, without a warning."""
 CHUNK = 8192
 """Rows read at a time: a bank in a file may be larger than memory."""
 

@@ -15,7 +15,7 @@ __all__ = ["NARROWEST", "Axes", "FeatureFrame"]
 Axes = Literal["principal", "features"]
 
 NARROWEST = 1e-4
-"""Least variance of an axis, as a share of the mean variance; narrower axes hold rounding errors."""
+"""Least variance of an axis, as a fraction of the mean variance; narrower axes hold rounding errors."""
 
 
 class FeatureFrame(nn.Module):
