@@ -26,7 +26,7 @@ def as_integer(name: str, value: object, low: int | None = None, high: int | Non
         wanted: Requirement as the error states it; by default the range.
 
     Raises:
-        TypeError: If `value` is no integer.
+        TypeError: If `value` is not an integer.
         ValueError: If `value` is out of range.
 
     Example:
@@ -68,7 +68,7 @@ def as_real(name: str, value: object, *, wanted: str = "a real number") -> float
         The number; infinity for an integer beyond the floats.
 
     Raises:
-        TypeError: If `value` is no number.
+        TypeError: If `value` is not a number.
 
     Example:
         >>> import numpy as np
@@ -148,7 +148,7 @@ def check_generator(generator: torch.Generator, device: torch.device | None = No
 
 
 class allocating:  # noqa: N801  a context manager; contextlib's would cost as much as a small draw
-    """Context manager that turns an out-of-memory error into a MemoryError that names the argument at fault.
+    """Context manager that converts an out-of-memory error to a MemoryError that names the argument.
 
     Args:
         what: The argument and its value, such as "batch_size 10".
@@ -165,7 +165,7 @@ class allocating:  # noqa: N801  a context manager; contextlib's would cost as m
             return  # torch.OutOfMemoryError is one; the CPU's allocator raises no type of its own
         words = str(error)
         if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in _NO_MEMORY):
-            raise MemoryError(f"{self.what} needs more memory than there is") from error
+            raise MemoryError(f"{self.what} needs more memory than is available") from error
 
 
 def is_bool(value: object) -> bool:

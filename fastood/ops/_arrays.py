@@ -35,7 +35,7 @@ def as_tensor(name: str, values: Values) -> Tensor:
         values: Bool, integer or floating-point numbers of any shape.
 
     Raises:
-        TypeError: If `values` is no tensor, array or list of numbers, or is complex, sparse, nested or quantised.
+        TypeError: If `values` is not a tensor, an array or list of numbers, or is complex, sparse, nested or quantised.
         ValueError: If `values` holds no data (a meta tensor), has masked entries or rows of unequal length.
     """
     tensor = values if isinstance(values, Tensor) else from_array_like(name, values)
@@ -60,7 +60,7 @@ def from_array_like(name: str, values: object) -> Tensor:
         values: An array or a list; not a tensor.
 
     Raises:
-        TypeError: If `values` is no array or list of real numbers.
+        TypeError: If `values` is not an array or list of real numbers.
         ValueError: If `values` has masked entries or rows of unequal length.
 
     Example:
@@ -81,7 +81,7 @@ def from_array_like(name: str, values: object) -> Tensor:
         array = np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{wanted} in rows of one length, got {shown(values)}") from error
-    except Exception as error:  # whatever a foreign type's __array__ raises
+    except Exception as error:  # __array__ of a foreign type may raise any exception
         raise TypeError(f"{wanted}, got {type(values).__name__}") from error
     if array.dtype.kind == "c":
         raise TypeError(f"{name} must be real, got {array.dtype}")

@@ -120,6 +120,7 @@ def as_sample_weight(
         check_finite_weight(weight, name)
     if not weight.is_floating_point():
         weight = weight.to(torch.float64)
+    # Only float64 weights can leave the range of float32. A common factor changes no mean that divides by their sum.
     if weight.dtype == torch.float64 != dtype and by_weight and weight.numel() > 0:
         weight = _rescaled(weight, torch.ones_like(weight, dtype=torch.bool) if targets is None else targets < 0)
     return weight.to(dtype).contiguous()
@@ -127,6 +128,7 @@ def as_sample_weight(
 
 def _rescaled(weight: Tensor, background: Tensor) -> Tensor:
     """Return float64 weights divided by a power of two per kind of row, so that they are at most 1 and fit float32."""
+    # Detached: the divisor is a constant, which the mean cancels. Per kind of row, because each kind has its mean.
     size = weight.detach().abs()
     largest = torch.where(
         background, torch.where(background, size, 0.0).amax(), torch.where(background, 0.0, size).amax()
@@ -139,6 +141,7 @@ def _rescaled(weight: Tensor, background: Tensor) -> Tensor:
 def _as_tensor(name: str, value: object, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         return check_tensor(name, value)
+    # np.asarray would silently drop the mask.
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain array, got a masked one: fill it, or leave its rows out")
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):

@@ -42,10 +42,10 @@ def check_tensor(
         name: The argument's name, for the message.
         value: The argument.
         dtypes: The allowed dtypes; None for all.
-        values: Raise for tensors on the meta device as well, for functions whose checks or results need the values.
+        values: Whether to raise for tensors on the meta device as well, because the caller reads the values.
 
     Raises:
-        TypeError: If `value` is no tensor, or is sparse, nested, quantised or of another dtype.
+        TypeError: If `value` is not a tensor, or is sparse, nested, quantised or of another dtype.
         ValueError: If `values` is set and `value` is on the meta device.
 
     Example:
@@ -99,12 +99,12 @@ def check_number(
         value: A number of Python or NumPy, or a tensor or array without dimensions; no bool.
         low: The least value that is allowed.
         high: The largest value that is allowed.
-        above_low: Refuse `low` itself.
-        below_high: Refuse `high` itself.
+        above_low: Whether `low` itself is out of range.
+        below_high: Whether `high` itself is out of range.
 
     Raises:
-        TypeError: `value` is no real number.
-        ValueError: It is NaN, infinite, beyond float64 or out of range.
+        TypeError: If `value` is not a real number.
+        ValueError: If `value` is NaN, infinite, beyond float64 or out of range.
 
     Example:
         >>> check_number("epsilon", 1, 0, 1)
@@ -132,7 +132,7 @@ def check_integer(name: str, value: object, low: int | None = None, high: int | 
         high: The largest value that is allowed; None for any.
 
     Raises:
-        TypeError: If `value` is no integer.
+        TypeError: If `value` is not an integer.
         ValueError: If `value` is out of range.
 
     Example:

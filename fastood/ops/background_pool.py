@@ -3,9 +3,9 @@
 State and layout are in csrc/background_pool/layout.h, the maths of one example in math.h next to it. `omega` float32
 `[N]` gives the weights `w = softplus(ω)` and masses `p = w^ε`; `masses` float64 holds the sums of a tree of 64 children
 per node; `stats` float64 `[7]` the totals `Z = Σ p`, `S = Σ w`, `Q = Σ w²`, the quantum each of them is rounded to, and
-a bound on every mass. These functions trust that masses and stats belong to omega, as `fastood.samplers.BackgroundPool`
-ensures. With wrong masses a draw may leave the pool, which raises RuntimeError on the CPU and returns the last example
-on CUDA.
+a bound on every mass. These functions assume that masses and stats belong to omega, as
+`fastood.samplers.BackgroundPool` ensures. With wrong masses a draw may leave the pool, which raises RuntimeError on the
+CPU and returns the last example on CUDA.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def choose_quanta(sums: Tensor) -> Tensor:
     """Return powers of two such that each sum is between 2^49 and 2^50 of them: 53-bit additions then stay exact.
 
     Args:
-        sums: float64 `[3]`, finite and >= 0, as `pool_sums` returns them. Synchronises with the device.
+        sums: float64 `[3]`, finite and >= 0, from `pool_sums`. Synchronises with the device.
 
     Returns:
         float64 `[3]` on the same device; 1 where the sum is 0.

@@ -2,8 +2,8 @@
 
     distance_m = min_n ‖q_m - k_n‖₁  over keys n with the label of query m           Pei et al. 2022, eq. 12
 
-The regulariser that keeps generated features next to real ones. `torch.cdist(p=1)`, a mask and a minimum compute every
-class, keep an `[M, N]` matrix, and differentiate all of it.
+This regulariser keeps generated features close to real ones. `torch.cdist(p=1)` with a mask and a minimum would compute
+distances to all classes, store an `[M, N]` matrix, and differentiate all of it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def by_class(labels: Tensor) -> tuple[Tensor, Tensor]:
 class ClassL1Index:
     """Keys sorted by class once, for loops with constant keys.
 
-    The keys are not copied and may lie over a memory-mapped file. A call reads the keys of the classes of its queries,
-    once per 32 queries of a class.
+    The keys are not copied and may be memory-mapped. A call reads the keys of the classes of its queries, once per 32
+    queries of a class.
 
     Args:
         keys: k `[N, d]`, N >= 0, d >= 1, float64, float32, bfloat16 or float16. Rows may be strided.
@@ -118,9 +118,9 @@ class ClassL1Index:
 def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labels: Tensor) -> tuple[Tensor, Tensor]:
     r"""Compute the L1 distance of every query to the nearest key of its class, and the index of that key.
 
-    Differentiable in the query, to any order: the gradient is that of the distance to the nearest key,
-    sign(q - k), 0 where they are equal. Keys are constants. Work and memory are those of the pairs of a class: M N/K
-    differences for K classes of equal size, and O(M + N) numbers beyond the arguments and, for the gradient, O(M d).
+    Differentiable in the query, to any order: the gradient is that of the distance to the nearest key, sign(q - k), 0
+    where they are equal. Keys are constants. The work is M N/K differences for K classes of equal size; the memory
+    beyond the arguments is O(M + N) and, for the gradient, O(M d).
 
     On the CPU a distance is summed in blocks of 512 features in the dtype of the computation, then over blocks in
     float64; on CUDA by 32 lanes. It depends neither on the rest of the batch nor on the number of threads.
@@ -133,7 +133,7 @@ def class_l1_nearest(query: Tensor, query_labels: Tensor, keys: Tensor, key_labe
         key_labels: Integers `[N]`. Sorted at each call; `ClassL1Index` sorts once.
 
     Returns:
-        distance `[M]`, float64 for float64 keys, else float32, and index `[M]`, int64, of the nearest key, the first of
+        distance `[M]`, float64 for float64 keys, else float32, and index int64 `[M]` of the nearest key, the first of
         equally near ones. A class without a key, and a label below 0: distance infinity, index -1, gradient 0. A key at
         an infinite or NaN distance is never the nearest; a query with a NaN has, where its class has keys, distance
         NaN, index -1 and gradient 0.

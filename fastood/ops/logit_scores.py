@@ -110,8 +110,8 @@ def logit_scores(
         single class scores -inf by `msp`.
 
     Raises:
-        TypeError: If `logits` is not a dense tensor of the dtypes above, `scores` is no sequence of names, or a
-            setting is no number.
+        TypeError: If `logits` is not a dense tensor of the dtypes above, `scores` is not a sequence of names, or a
+            setting is not a number.
         ValueError: If an argument has the wrong shape or value.
 
     Example:

@@ -53,7 +53,7 @@ class _MahalanobisLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, means: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
         logits, residual, whitened_means, nearest = _forward(features, means, scale_tril)
-        # Features and means serve second derivatives; saving them copies nothing.
+        # Features and means are needed for second derivatives; saved tensors are not copied.
         ctx.save_for_backward(residual, whitened_means, nearest, scale_tril, features, means)
         ctx.mark_non_differentiable(nearest)
         ctx.set_materialize_grads(False)
@@ -90,7 +90,7 @@ def _differentiable_backward(
         solved: Tensor = torch.linalg.solve_triangular(scale.tril(), rows.T, upper=False)
         return solved.T
 
-    # The result does not depend on mu; detached, it adds nothing to the graph.
+    # The result does not depend on mu, the mean of the means: detached, it is not differentiated.
     residual, whitened_means = whiten(z - m[nearest]), whiten(m - m.detach().mean(0))
     gradients = reference.mahalanobis_logits_backward(grad, residual, whitened_means, nearest, scale)
     return tuple(x.to(features.dtype) for x in gradients)
@@ -104,23 +104,24 @@ def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> T
 
     Precision: the vectors are whitened in float64 for any dtype, around the mean of the means. A pair whose
     distance is small relative to the vectors, and the nearest class always, is computed from the difference of the
-    whitened vectors; so `max(1)` is as good as a float64 computation rounded to the dtype, also of a feature 10⁻⁴
-    away from a mean of norm 10³, and never positive. Other pairs are accurate to a few units in the last place. The
-    gradient keeps the same digits for the nearest class; that of other classes has an error of the last place of
-    |c_i|, whitened and centred. float32 matrix products ignore `torch.set_float32_matmul_precision`.
+    whitened vectors; `max(1)` is therefore as accurate as a float64 computation rounded to the dtype, even for a
+    feature at distance 10⁻⁴ from a mean of norm 10³, and never positive. Other pairs are accurate to a few units in the
+    last place. The gradient is as accurate for the nearest class; for other classes its error is a unit in the last
+    place of |c_i|, the norm of the whitened and centred mean. float32 matrix products ignore
+    `torch.set_float32_matmul_precision`.
 
     Args:
         features: z `[N, d]`, N >= 0, d >= 1. float64, float32, bfloat16 or float16; the last two are computed in
             float32, also under autocast.
         means: m `[K, d]`, K >= 1, float32, or float64 for float64 features; bfloat16 and float16 are computed in
-            float32, and get a gradient in their own dtype.
+            float32, with a gradient in their own dtype.
         scale_tril: L, in the dtype that `means` are computed in, or in 16 bits with float32 means: `[d, d]`
             lower-triangular with a diagonal above 0, of which the strict upper triangle is not read and has gradient 0;
             or `[d]`, the diagonal of a diagonal L.
 
     Returns:
-        logits h `[N, K]`, at most 0, in the dtype that `means` are computed in. A NaN feature makes its own row NaN, an
-        infinite one too or, where L is `[d]`, -inf. A NaN or infinite mean makes all of them NaN.
+        logits h `[N, K]`, at most 0, in the dtype that `means` are computed in. A NaN feature makes its row NaN; an
+        infinite feature makes it NaN or, for L `[d]`, -inf. A NaN or infinite mean makes all logits NaN.
 
     Raises:
         TypeError: If an argument is not a tensor of these dtypes.
@@ -136,7 +137,7 @@ def mahalanobis_logits(features: Tensor, means: Tensor, scale_tril: Tensor) -> T
         tensor([[-0.2500, -2.2500]])
         >>> torch.distributions.MultivariateNormal(means[0], scale_tril=scale_tril).log_prob(means[0] + 1) - (
         ...     0.5 * mahalanobis_logits(means[:1] + 1, means, scale_tril)[0, 0]
-        ... )  # its constant: the density's exponent has a half that h has not
+        ... )  # a constant: h is twice the exponent of the density
         tensor(-2.5310)
     """
     return mahalanobis_logits_and_nearest(features, means, scale_tril)[0]

@@ -105,7 +105,8 @@ class _OutlierLoss(torch.autograd.Function):
         settings: LossSettings,
     ) -> tuple[Tensor, Tensor]:
         loss, per_sample, row_stats, factors = forward(logits, targets, weight, uniform01, *settings)
-        # The last four serve the gradient of the weights and second derivatives; saving them copies nothing.
+        # The last four are needed for the gradient of the weights and for second derivatives; saved tensors are not
+        # copied.
         ctx.save_for_backward(logits, row_stats, factors, targets, weight, uniform01, per_sample)
         ctx.settings = settings
         ctx.mark_non_differentiable(per_sample)
@@ -143,7 +144,7 @@ def _weight_gradient(
         factor = torch.where(background, factor_background, factor_id)
         mean = torch.where(background, mean_background, mean_id)
     deviation = per_sample - mean if settings.by_weight else per_sample.double()
-    # Both are zero if no row of the kind counts; a zero factor with a NaN mean comes from an infinite weight.
+    # Both are zero if no row of the kind has weight; a zero factor with a NaN mean is due to an infinite weight.
     nothing = (factor == 0) & (mean == 0)
     return (grad_loss * torch.where(nothing, 0.0, factor * deviation)).to(per_sample.dtype)
 
@@ -184,10 +185,10 @@ def outlier_loss(logits: Tensor, rows: RowArguments, settings: LossSettings) -> 
     Args:
         logits: `[N, K]`, float64, float32, bfloat16 or float16; rows may be strided.
         rows: Targets, weights and draws of the rows.
-        settings: Which loss, and its settings.
+        settings: Kind of the loss, and its settings.
 
     Raises:
-        RuntimeError: If an argument has the wrong dtype, shape or device; nothing is converted.
+        RuntimeError: If an argument has the wrong dtype, shape or device; arguments are not converted.
 
     Example:
         >>> rows = RowArguments(torch.tensor([3, -1]))
@@ -209,10 +210,10 @@ def outlier_loss_value_and_grad(
     Args:
         logits: `[N, K]`, float64, float32, bfloat16 or float16; rows may be strided.
         rows: Targets, weights and draws of the rows.
-        settings: Which loss, and its settings.
+        settings: Kind of the loss, and its settings.
 
     Raises:
-        RuntimeError: If an argument has the wrong dtype, shape or device; nothing is converted.
+        RuntimeError: If an argument has the wrong dtype, shape or device; arguments are not converted.
     """
     # detach() instead of no_grad(), which costs a fifth of the call at small batches.
     weight = None if rows.weight is None else rows.weight.detach()

@@ -26,11 +26,13 @@ from fastood.ops.outlier_loss import (
 from fastood.ops.reference import outlier_loss as reference
 
 _NOT_WEIGHTED = (LossKind.UNIFORMITY, LossKind.ENTROPY)
-"""Losses whose `extra` column is no factor of the gradient of a background row: `has_target_term` of row.h is false."""
+"""Losses whose `extra` column is not a factor of the gradient of a background row: `has_target_term` of row.h is
+false."""
 
 
 def _forward(logits: Tensor, rows: RowArguments, settings: LossSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return terms `[N]`, per_sample `[N]`, the row statistics and the factor `[N]` of each row's loss."""
+    # Without weights: the means of the op are not used, and `factor` applies weights and λ to each row.
     _, per_sample, row_stats, _ = forward(logits, rows.targets, None, rows.uniform01, *settings)
     weight = None if rows.weight is None else rows.weight.detach()
     factor = reference.row_factors(logits, rows.targets, weight, settings.weight, per_sample.dtype)
@@ -47,6 +49,7 @@ def _gradient(upstream: Tensor, logits: Tensor, targets: Tensor | None, row_stat
         background = torch.ones_like(upstream, dtype=torch.bool) if targets is None else targets < 0
         weighted = torch.where(background, row_stats[:, EXTRA], weighted)
     row_stats[:, EXTRA] = weighted
+    # Factors of 1, because `upstream` already includes the factors of the rows.
     ones = torch.ones(FACTORS, dtype=torch.float64, device=logits.device)
     gradient: Tensor = backward(row_stats.new_ones(()), logits, row_stats, ones, kind)
     return gradient
@@ -131,7 +134,7 @@ def reduced_value_and_grad(
     """Return the loss `[]`, the losses of the rows `[N]` and the gradient of the logits, without autograd.
 
     Raises:
-        ValueError: If `reduction` is `"none"`, which leaves no single loss to differentiate.
+        ValueError: If `reduction` is `"none"`, for which there is no scalar loss to differentiate.
     """
     if reduction == "weighted_mean" or reduction == "mean":
         return outlier_loss_value_and_grad(logits, rows, settings)

@@ -1,8 +1,8 @@
 """Exact detection statistics of sorted scores, for many pairs of sets in one call.
 
-Scores are sorted once, as integer keys of the same order, in-distribution (ID) and out-of-distribution (OOD) apart;
-every statistic is then a count over the two sorted rows. A higher score is more OOD. With P scores of the positive
-class and N of the other, TP and FP of them at a threshold (scores >= it with OOD positive, <= it with ID positive):
+In-distribution (ID) and out-of-distribution (OOD) scores are each sorted once, as integer keys of the same order; every
+statistic is then a count over the two sorted rows. A higher score is more OOD. With P scores of the positive class and
+N of the other, TP and FP of them at a threshold (scores >= it with OOD positive, <= it with ID positive):
 
     auroc             (Σ over ID of the OOD scores above + ½ of those equal) / (P N), the same for either class
     aupr              Σ (TPₙ - TPₙ₋₁) / P · TPₙ / (TPₙ + FPₙ), strictest threshold first: average precision
@@ -10,7 +10,7 @@ class and N of the other, TP and FP of them at a threshold (scores >= it with OO
     detection_error   min over thresholds of (FPR + 1 - TPR) / 2 (Liang et al. 2018)
 
 Equal scores share a threshold. All counts are 64-bit integers; the two average precisions are float64 sums in an order
-that depends on the keys alone. Results have therefore the same bits for any number of threads and instruction set.
+that depends on the keys alone. Results therefore have the same bits for any number of threads and any instruction set.
 csrc/detection_metrics/math.h has the formulas, `fastood.ops.reference.detection_metrics` the plain PyTorch.
 """
 
@@ -108,11 +108,11 @@ def ranking_statistics(
         tpr: T true-positive rates in (0, 1]. TP / P >= tpr is compared in float64, as in sklearn: 0.95 of 20 is 19.
 
     Returns:
-        Statistics `[B]` and `[B, T]` on the same device. On CUDA nothing synchronises: a NaN score, or an `id_row` or
-        count out of range, makes the statistics of its pairs NaN.
+        Statistics `[B]` and `[B, T]` on the same device. On CUDA the call does not synchronise: a NaN score, or an
+        `id_row` or count out of range, makes the statistics of its pairs NaN.
 
     Raises:
-        TypeError: If keys are no int32 or int64 tensors, or differ in dtype.
+        TypeError: If keys are not int32 or int64 tensors, or differ in dtype.
         ValueError: If an argument has the wrong shape, device or range.
         RuntimeError: On the CPU, if a row of keys does not ascend.
 
@@ -148,7 +148,7 @@ def roc_counts(id_keys: Tensor, ood_keys: Tensor) -> RocCounts:
         ood_keys: `[M]` of `sort_scores`, same dtype and device.
 
     Raises:
-        TypeError: If keys are no int32 or int64 tensors, or differ in dtype.
+        TypeError: If keys are not int32 or int64 tensors, or differ in dtype.
         ValueError: If keys have the wrong shape or are on different devices.
 
     Example:

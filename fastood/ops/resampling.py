@@ -1,7 +1,7 @@
 """Resampled detection statistics: error bars and repeated subsampling from scores that are sorted once.
 
-A resampled set holds each of its samples a whole number of times, none included. The statistics of a replicate are then
-those of the sorted rows with these numbers for weights: no new scores, no new sort, one weighted pass.
+A replicate counts each sample an integer number of times, possibly 0. Its statistics are those of the sorted rows with
+these counts as weights: one weighted pass, without another sort.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Scheme = Literal["multinomial", "poisson", "subset"]
 """How sets are resampled; see `resampling_counts`."""
 
 _SCHEMES = {"multinomial": 0, "poisson": 1, "subset": 2}  # Resampling of csrc/detection_metrics/random.h
-# Counts of a chunk of replicates, in bytes: on the CPU, for each thread, so few that the C library hands out the same
-# memory again, where it maps larger pieces anew and faults on every page; on CUDA so many that launches do not matter.
+# Bytes of the counts of a chunk of replicates. On the CPU, per thread, few enough for the C library to reuse memory:
+# larger allocations are mapped for each chunk, with a fault for every page. On CUDA enough to hide the launches.
 _THREAD_CHUNK_BYTES = 2 << 20
 _CUDA_CHUNK_BYTES = 16 << 20
 
@@ -66,7 +66,7 @@ def resampled_statistics(
     """Compute the statistics of R resampled pairs; `resampling_counts` gives how often each score counts.
 
     The rows stay sorted: a replicate costs its draws and one weighted pass. Both classes are resampled independently.
-    "subset" with ID kept whole (no `id_size`) and OOD drawn down to a fifth of it is the protocol of Hendrycks et al.
+    "subset" with all ID scores (no `id_size`) and a fifth as many OOD scores is the protocol of Hendrycks et al.
     2019 and Li & Vasconcelos 2020.
 
     Args:
@@ -87,11 +87,11 @@ def resampled_statistics(
         tpr: T true-positive rates in (0, 1].
 
     Returns:
-        Statistics `[R]` and `[R, T]`. A replicate that draws nothing of a class ("poisson", few scores) has NaN for
-        all of them.
+        Statistics `[R]` and `[R, T]`. A replicate without a sample of a class ("poisson", few scores) has NaN for all
+        of them.
 
     Raises:
-        TypeError: If keys are no int32 or int64 tensors or differ in dtype, or a number is no integer.
+        TypeError: If keys are not int32 or int64 tensors or differ in dtype, or a number is not an integer.
         ValueError: If an argument has the wrong shape, device or range.
         RuntimeError: On the CPU, if a row of keys does not ascend.
 
@@ -108,7 +108,7 @@ def resampled_statistics(
     rates = checked_rates(tpr)
     _check_scheme(scheme)
     if scheme == "subset" and id_size is None and ood_size is None:
-        raise ValueError('id_size or ood_size must be given with scheme "subset": without them nothing is drawn')
+        raise ValueError('id_size or ood_size must be given with scheme "subset": by default no sample is left out')
     id_size = _checked_size(scheme, id_size, len(id_keys), "id_size")
     ood_size = _checked_size(scheme, ood_size, len(ood_keys), "ood_size")
     id_repeats = _checked_repeats(id_repeats, len(id_keys), "id_repeats")
@@ -157,7 +157,7 @@ def resampling_counts(
     Args:
         count: Number of samples, below 2^31.
         seed: Any int64.
-        stream: Which of the independent draws of a seed, in [0, 2^32): 0 for ID, 1 for OOD samples.
+        stream: Number of the independent stream of a seed, in [0, 2^32): 0 for ID, 1 for OOD samples.
         replicates: Number of replicates R.
         scheme: One of the schemes above.
         size: Number of samples that "subset" keeps.
@@ -168,7 +168,7 @@ def resampling_counts(
         int32 `[R, count]`.
 
     Raises:
-        TypeError: If a number is no integer; NumPy integers and tensors of one element are accepted.
+        TypeError: If a number is not an integer; NumPy integers and tensors of one element are accepted.
         ValueError: If an argument is out of range.
 
     Example:
@@ -210,6 +210,7 @@ class _Samples:
 
     def draw(self, seed: int, first: int, replicates: int, device: torch.device) -> Tensor | None:
         """Return the weights `[R, count]` of the sorted keys; None if each counts once."""
+        # Every count is 1: null weights save the op a pass over them.
         if self.scheme == "subset" and self.size is None and self.repeats == 1:
             return None
         counts = resampling_counts(

@@ -40,7 +40,7 @@ def sort_scores(scores: Tensor, counts: Tensor | None = None) -> Tensor:
         `[..., N]`, int64 for float64, int32 for all others.
 
     Raises:
-        TypeError: If `scores` or `counts` is no tensor of the dtypes above.
+        TypeError: If `scores` or `counts` is not a tensor of the dtypes above.
         ValueError: If a score is NaN (on the CPU; on CUDA, where a check would synchronise, all statistics of its row
             are NaN instead), or if `counts` has the wrong shape, device or range.
 

@@ -6,9 +6,9 @@ For background logits `v_i` with softmax `f_i` and weights `w_i >= 0`,
     L = Σ_i w_i l_i / Σ_i w_i                                                                        (eq. 14)
     ∂L/∂v_ik = w_i (f_ik - 1/K) / Σ_j w_j,      ∂L/∂w_i = (l_i - L) / Σ_j w_j
 
-Trained networks have `l_i` near zero, where the difference of `logsumexp` and `mean` keeps no digit in float32.
-The kernels use an identity without cancellation (csrc/common/uniformity.h): relative error below 1e-5 down to a
-spread of 1e-4, also where the logits lie 100 away from zero.
+Trained networks have `l_i` near zero, where the difference of `logsumexp` and `mean` loses all digits in float32. The
+kernels use an identity without cancellation (csrc/common/uniformity.h): relative error below 1e-5 down to a spread of
+1e-4, even for logits near 100 or -100.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def weighted_uniformity(
     Args:
         logits: `[N, K]`, float64, float32, bfloat16 or float16, on the CPU or a CUDA device. Rows may be strided (a
             slice of a bigger batch). A logit of -inf makes its row's loss +inf; NaN or +inf makes it NaN.
-        weight: `[N]` numbers >= 0, as a tensor, an array or a list; None for all ones. Rows of weight zero add nothing,
-            even if they hold NaN. float64 weights, arrays and lists may have any scale where only their ratios matter.
+        weight: `[N]` numbers >= 0, as a tensor, an array or a list; None for all ones. Rows of weight zero do not
+            contribute, even if they hold NaN. For `"weighted_mean"` float64 weights, arrays and lists may have any
+            scale, because only their ratios matter.
         reduction: `"weighted_mean"` divides by the sum of weights (Li & Vasconcelos 2020, eq. 14); `"mean"` divides by
             N, as the importance weights of a background pool require (supplementary eq. 10 and 12); `"sum"` does not
             divide, and `"none"` returns the terms.
@@ -102,7 +103,7 @@ def weighted_uniformity_value_and_grad(
     Args:
         logits: `[N, K]`, float64, float32, bfloat16 or float16; not differentiated through.
         weight: `[N]` numbers >= 0; None for all ones.
-        reduction: `"weighted_mean"`, `"mean"` or `"sum"`; `"none"` leaves no single loss to differentiate.
+        reduction: `"weighted_mean"`, `"mean"` or `"sum"`; `"none"` has no scalar loss to differentiate.
         check_finite: Raise `ValueError` on a NaN or infinite logit or weight and on a negative weight. Synchronises
             with a CUDA device.
 

@@ -193,7 +193,7 @@ def test_sizes_are_numpy_integers_and_no_allocator_answers() -> None:
         for size in (10**18, 10**400):
             with pytest.raises(ValueError, match=f"{message} must be at most"):
                 call(size)
-        with pytest.raises(MemoryError, match=f"{message} 1000000000000 needs more memory than there is"):
+        with pytest.raises(MemoryError, match=f"{message} 1000000000000 needs more memory than is available"):
             call(10**12)
 
 
