@@ -1,9 +1,9 @@
 // A step of ascent on CUDA: check and weigh the batch, move the undrawn examples (exact mode), then the drawn ones.
 //
-// No host decision lies between the kernels: the plan says on the device whether the batch is valid, so that a step can be
-// captured in a graph. Sums are moved by atomic additions of multiples of a quantum, which are exact: their order changes
-// no bit. Duplicates are found by comparing all pairs of the batch, B^2 comparisons spread over the GPU: at B = 4096, 128
-// for each of 132 * 1024 threads.
+// The host decides nothing between the kernels: the plan on the device records whether the batch is valid, so that a
+// step can be captured in a graph. Sums are updated by atomic additions of multiples of a quantum, which are exact in
+// any order. Duplicates are found by comparing all pairs of the batch, B^2 comparisons spread over the GPU: at
+// B = 4096, 128 for each of 132 * 1024 threads.
 #include <cmath>
 
 #include "cuda_device.h"

@@ -148,7 +148,7 @@ void step_drawn(const State& state, const PoolBatch& batch, Drawn* drawn, const 
   state.stats[kBound] = bound;
 }
 
-// Draws and sparse steps touch a large pool at random: with 4 KiB pages most of their time would go into address
+// Draws and sparse steps touch a large pool at random: with 4 KiB pages most of their time would be spent on address
 // translation. Huge pages must be advised before the first write.
 template <typename T>
 void fill_pages(const Tensor& state, double value) {

@@ -1,4 +1,4 @@
-// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace, and so without an include guard.
 
 // Sums of `count` examples from the first of a leaf block on, rounded by `magic`, or not rounded where that is zero.
 void pool_build(const float* omega, int64_t count, PoolPower power, const PoolMagic& magic,

@@ -36,7 +36,7 @@ __device__ int64_t descend(const PoolParams& pool, double target, double magic) 
   for (int level = pool.layout.num_levels - 1; level >= 0; --level) {
     const double* children = pool.masses + pool.layout.offset[level] + node * kFanOut;
     node = node * kFanOut + find_child(children[2 * lane], children[2 * lane + 1], &target);
-    // Masses that are not those of omega could lead into the padding, which has no children.
+    // Masses that do not belong to omega could lead into the padding, which has no children.
     const int64_t last = pool.layout.num_nodes(level) - 1;
     node = node < last ? node : last;
   }

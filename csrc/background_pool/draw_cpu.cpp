@@ -33,7 +33,7 @@ void prefetch_block(const void* block, int64_t bytes) {
 }
 
 // The child that holds `target`, which becomes the target within it. All sums are exact, so that target < total leads to a
-// child of positive mass: the running sum passes target at that child, hence grows there.
+// child of positive mass: the running sum passes target at that child, and so grows there.
 int64_t find_child(const double* children, double* target) {
   std::array<double, 8> groups{};
   for (int64_t g = 0; g < 8; ++g) {
@@ -71,9 +71,9 @@ int64_t find_in_leaf(const PoolView& pool, int64_t leaf, double target) {
   return begin + find_child(rounded, &target);
 }
 
-// The examples at `target` of the running sum of masses, for up to kTile targets. Level by level over the batch, the next
-// level's children on their way while the other draws go down this one. False where a draw left the pool and was held
-// back at its end: only masses that are not those of omega lead there.
+// The examples at `target` of the running sum of masses, for up to kTile targets. Level by level over the batch: the
+// children of the next level are prefetched while the other draws descend this one. False if a draw left the pool and
+// was clamped to its end, which happens only for masses that do not belong to omega.
 bool find(const PoolView& pool, const double* targets, int64_t count, int64_t* index) {
   std::array<double, kTile> rest;
   std::copy_n(targets, count, rest.begin());

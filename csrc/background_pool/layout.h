@@ -1,4 +1,4 @@
-// How a background pool lies in memory, on the CPU and on CUDA alike.
+// Memory layout of a background pool, equal on the CPU and on CUDA.
 //
 //     stats  [7]   Z = sum of masses, S = sum w, Q = sum w^2, their quanta, bound >= every mass         float64
 //                        Z
@@ -12,18 +12,18 @@
 //     velocity [N]                                                                                      float32
 //
 // Bytes per example: 4 + 4 + 8/64 + 8/4096 + ... = 8.13; 10^9 examples are 8.1 GB and five levels. Masses of examples are
-// not stored: they are computed from omega where they are needed, 64 at a time, for about the time of the cache miss
-// that brings them.
+// not stored: they are computed from omega when they are needed, 64 at a time, which takes about as long as the cache
+// miss that loads omega.
 //
-// Why these: 64 children are 8 cache lines of sums, or a warp with two each; and sums that are exact (below) are moved by
-// adding differences, so that a step on B examples costs B * levels additions whatever N is.
+// Design: 64 children are 8 cache lines of sums, or two per lane of a warp. Exact sums (below) are updated by adding
+// differences, so that a step on B examples takes B * levels additions, independent of N.
 //
 // Fixed point in float64. Every number that is summed over the pool is first rounded to a multiple of a quantum, a power
 // of two about 2^-50 of the total. float64 adds multiples of a quantum exactly while the total stays below 2^53 quanta, so
 // that sums do not depend on the order of their terms: the same for any number of threads, for any order of atomics, on
-// CPU and GPU, for a tree kept up to date by differences and one built anew. A draw by a 53-bit uniform resolves 2^-53 of
-// the total, whatever the structure: of that a few bits are given up. The quanta are chosen at build and again when a
-// total leaves kLowTotal ... kHighTotal quanta.
+// CPU and GPU, for a tree updated by differences and one built from scratch. A draw by a 53-bit uniform resolves 2^-53
+// of the total with any data structure; the quanta give up a few of these bits. The quanta are chosen at build and
+// again when a total leaves kLowTotal ... kHighTotal quanta.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ namespace fastood::background_pool {
 
 constexpr int64_t kFanOut = 64;
 constexpr int kFanOutBits = 6;
-// 64^7 = 2^42 examples: beyond any memory.
+// 64^7 = 2^42 examples, more than fit into any memory.
 constexpr int kMaxLevels = 7;
 
 // Indices into stats.

@@ -21,7 +21,7 @@
 
 namespace fastood::background_pool {
 
-// softplus(-80) = 2e-35 is a normal float32: no weight becomes zero for good. 10^6 leaves float32 room for a step.
+// softplus(-80) = 2e-35 is a normal float32: no weight becomes permanently zero. 10^6 leaves float32 room for a step.
 constexpr float kOmegaMin = -80.0f;
 constexpr float kOmegaMax = 1e6f;
 
@@ -144,7 +144,7 @@ template <PowerKind kPower>
 FASTOOD_HD Moved move_drawn(float omega, float velocity, float loss, float epsilon, const PoolStep& step) {
   const PoolExample e = evaluate<kPower>(omega, epsilon);
   const float normalisers = multiply_add(-step.weight_loss, e.weight, step.mass_gain * e.mass);
-  // Where all weights are tiny, drawn_gain is huge and leaves float32 before the tiny `rest` brings it back.
+  // If all weights are tiny, drawn_gain exceeds float32, although its product with the tiny `rest` does not.
   const float gain = step.drawn_gain * loss;
   const double wide = static_cast<double>(step.drawn_gain) * loss * e.rest;
   const float sum = gain < INFINITY ? multiply_add(gain, e.rest, normalisers) : static_cast<float>(wide) + normalisers;

@@ -1,4 +1,4 @@
-// torch.ops.fastood.background_pool_* on CUDA: checks, allocation, device, stream. No call waits for the device.
+// torch.ops.fastood.background_pool_* on CUDA: checks, allocation, device, stream. No call synchronises.
 #include <tuple>
 
 #include "../common/cuda_stream.h"

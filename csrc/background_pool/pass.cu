@@ -2,7 +2,7 @@
 //
 // Traffic of an exact step: read and write omega and velocity, 16 N bytes, and 1/8 N of level 1. A warp takes a leaf block
 // of 64 examples, two neighbours per lane; a block of threads takes 64 leaves, one node of level 2. Sums of rounded values
-// are exact in any order (layout.h); the plain sums from which quanta are chosen go in a fixed order all the same.
+// are exact in any order (layout.h); the unrounded sums from which quanta are chosen have a fixed order.
 #include "cuda_device.h"
 
 namespace fastood::background_pool {

@@ -4,9 +4,9 @@
 //     log(1 + t) = t g(t)
 // q and g are least-maximum polynomials, fitted to a relative error of 3e-9 and 5e-9 before rounding.
 //
-// Multiply-adds are written out: they round alike in every loop that the compiler makes of them, which the pool's sums
-// need (math.h). Where the hardware has none, double stands in: the same to all but the rarest last bit, and consistent
-// within that machine.
+// Multiply-adds are explicit, so that they round alike in every loop that the compiler generates, as the pool's sums
+// require (math.h). Without hardware multiply-adds they are computed in double: equal except for rare last bits, and
+// consistent on one machine.
 #pragma once
 
 #include "../common/exp.h"

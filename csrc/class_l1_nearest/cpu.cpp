@@ -1,8 +1,8 @@
 // The nearest key of a class on the CPU. Compiled once per instruction set: see common/cpu_capability.h.
 //
-// Operations of M queries, N keys, K classes and d features: M N/K d times a subtraction, a sign cleared and an addition,
-// the first and the last of which processors do two vectors of a cycle; bytes: every key of a class that has queries, once
-// per kGroupQueries of them. A key has to serve about a dozen queries before arithmetic takes longer than fetching it.
+// Operations of M queries, N keys, K classes and d features: M N/K d times a subtraction, an absolute value and an
+// addition; processors do two vector additions or subtractions per cycle. Bytes: every key of a class that has queries,
+// once per kGroupQueries of them. Arithmetic takes longer than loading a key only if about a dozen queries use it.
 //
 // A tile of kTileQueries x kTileKeys pairs keeps its sums in registers, a vector for each. Within a block of features lane l
 // of a pair's vector sums features l, l + lanes, …; the lanes are then added pairwise, and blocks in float64. The order does
@@ -32,9 +32,9 @@ constexpr int kTileKeys = 2;
 #endif
 constexpr int kTileQueries = 4;
 
-// Features that are summed in the type of the queries; keys of fewer bits are converted so many at a time. After each block a
-// tile is given up if none of its pairs can win. Looking twice as often cost a tenth where keys are about as far as each other,
-// and won as much where the nearest was three times nearer than most.
+// Features per block, which are summed in the type of the queries; keys of fewer bits are converted block by block.
+// After each block a tile is abandoned if none of its pairs can be the nearest. Checking twice as often was a tenth
+// slower for keys at similar distances, and a tenth faster if the nearest key was three times nearer than most.
 constexpr int64_t kFeatureBlock = 512;
 
 template <typename T>
@@ -55,7 +55,7 @@ FASTOOD_HD Vector<T> load(const T* from) {
   return *reinterpret_cast<const Vector<T>*>(from);
 }
 
-// The first `count` lanes; zeros in the others, which add nothing to a distance.
+// The first `count` lanes; zeros in the others, which do not change a distance.
 template <typename T>
 FASTOOD_HD Vector<T> load_some(const T* from, int64_t count) {
   alignas(kVectorBytes) T lanes[kVectorLanes<T>] = {};
@@ -91,8 +91,9 @@ FASTOOD_HD void sum_lanes(Vector<T>* vectors, T* sums) {
   *reinterpret_cast<Vector<T>*>(sums) = vectors[0];
 }
 
-// Rows of the keys that come next. Each tile of queries asks for its share of them, a line at a time between its sums: asked
-// for at once they would be more than a core can have under way. From memory, keys scattered, that takes a third off the time.
+// Rows of the next keys, to prefetch. Each tile of queries prefetches a part of them, one cache line at a time between
+// its sums: all at once would exceed the loads that a core can have in flight. For scattered keys in memory this saves
+// a third of the time.
 template <typename Key>
 struct Ahead {
   const Key* rows[kTileKeys];
@@ -160,7 +161,7 @@ struct KeyTile {
   }
 };
 
-// Columns of a tile of keys as the queries have them: where they lie, or converted.
+// Columns of a tile of keys in the type of the queries: in place, or converted.
 template <typename Key, typename T = Compute<Key>>
 struct KeyColumns {
   const T* rows[kTileKeys];

@@ -1,4 +1,4 @@
-// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace, and so without an include guard.
 
 // Updates nearest [num_queries], the nearest keys so far.
 template <typename Key>

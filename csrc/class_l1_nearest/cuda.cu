@@ -1,9 +1,9 @@
 // The nearest key of a class on CUDA: one launch to compare, one to merge the results of the shares of the keys.
 //
-// Operations: two a pair and feature, M N/K d pairs and features of K classes of equal size; with tiles of eight queries a class's
-// last one is not full. Bytes: the keys of the classes asked for, once per eight queries, from memory or the level-2 cache;
-// partial results are 16 bytes a query and share. The order of sums is fixed and nothing is atomic: results repeat bit for
-// bit, whatever the number of shares.
+// Operations: two per pair and feature, with M N/K pairs for K classes of equal size; the last tile of eight queries of
+// a class may be partial. Bytes: the keys of the queried classes, once per eight queries, from memory or the level-2
+// cache; partial results are 16 bytes per query and part of the keys. The order of sums is fixed and there are no
+// atomics: results have the same bits for any number of parts.
 #include "cuda.h"
 #include "cuda_search.h"
 
@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kLanes;
-// Warps that keep the largest GPU busy: keys are shared out among so many in all.
+// Warps that keep the largest GPU busy, over which the keys are distributed.
 constexpr int64_t kWantedWarps = 1 << 13;
 // Fewest keys of a share, if all were of one class.
 constexpr int64_t kMinShare = 64;

@@ -2,7 +2,7 @@
 //
 //     distance_m = min_n |q_m - k_n|_1  over the keys n of the class of query m
 //
-// Queries and keys come sorted by class, in each class in their own order: a class is a range of positions, and the smaller
+// Queries and keys are sorted by class, and within a class by index: a class is a range of positions, and the smaller
 // position of two keys is the smaller index.
 #pragma once
 
@@ -13,8 +13,8 @@
 
 namespace fastood::class_l1_nearest {
 
-// The nearest key of a query so far. An infinite or NaN distance never wins; of equal distances the first wins. The result
-// does not depend on how the keys are split, if parts are compared and merged in order.
+// The nearest key of a query so far. An infinite or NaN distance is never the nearest; of equal distances the first is.
+// The result does not depend on how the keys are split, if parts are compared and merged in order.
 template <typename T>
 struct Nearest {
   T distance;
@@ -30,7 +30,7 @@ struct Nearest {
   }
 };
 
-// The distance of a query whose class has keys; NaN if the query has a NaN, which never wins and would go unnoticed.
+// The distance of a query with keys in its class; NaN if the query has a NaN, which comparisons would not detect.
 template <typename T>
 FASTOOD_HD T distance_or_nan(const Nearest<T>& nearest, const T* query, int64_t dim) {
   T distance = nearest.distance;

@@ -50,7 +50,7 @@ struct ClassL1NearestInput {
     check_positions(key_classes, "key_classes", num_keys);
     check_positions(key_order, "key_order", num_keys);
     query = torch::stable::contiguous(query);
-    // Rows may lie any distance apart: keys are too large to copy.
+    // Rows may have any stride: keys are too large to copy.
     if (dim > 1 && keys.stride(1) != 1) {
       keys = torch::stable::contiguous(keys);
     }

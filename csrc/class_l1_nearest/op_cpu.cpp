@@ -1,8 +1,8 @@
 // torch.ops.fastood.class_l1_nearest on the CPU: the work of each thread.
 //
-// Queries of a class go through its keys in groups. Groups one after another, each with its keys in their order, make one
-// line of work, which is cut into as many stretches of the same length as there are threads. Only the group that a cut goes
-// through is found in two places; memory beyond inputs and outputs is O(M + threads).
+// Queries of a class are compared with its keys in groups. All groups in order, each with its keys in order, form one
+// sequence of work, which is divided into stretches of equal length, one per thread. Only a group at a boundary is
+// split between two threads; memory beyond inputs and outputs is O(M + threads).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -18,7 +18,7 @@ namespace {
 
 // Below this many differences a second thread costs more than it saves.
 constexpr int64_t kDifferences = int64_t{1} << 19;
-// What fetching a key costs, in queries that it is compared to.
+// Cost of loading a key, in comparisons with a query.
 constexpr int64_t kFetch = 8;
 
 struct QueryGroup {
@@ -29,7 +29,7 @@ struct QueryGroup {
 
   int64_t cost() const { return count + kFetch; }
   int64_t work_after() const { return work_before + (keys.end - keys.begin) * cost(); }
-  // The first key that is `work` or further down the line.
+  // The first key at or after `work` in the sequence.
   int64_t key_at(int64_t work) const {
     return std::clamp(keys.begin + (work - work_before + cost() - 1) / cost(), keys.begin, keys.end);
   }

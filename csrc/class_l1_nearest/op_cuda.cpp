@@ -1,5 +1,5 @@
-// torch.ops.fastood.class_l1_nearest on CUDA: checks, allocation, device, stream. Nothing waits for the device,
-// so the orders, which come from a sort, are not checked to be in range.
+// torch.ops.fastood.class_l1_nearest on CUDA: checks, allocation, device, stream. No call synchronises with the device,
+// so that the orders, which are results of a sort, are not checked to be in range.
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cuda_op.h"

@@ -1,6 +1,6 @@
 // Declares the kernels of one header once per instruction set: the copies that FASTOOD_CPU_DISPATCH chooses from.
 //
-// Included inside the namespace of a subject, hence no include guard, after
+// Included inside the namespace of a subject, and so without an include guard, after
 //     #define FASTOOD_CPU_KERNELS "../subject/cpu_kernels.h"
 // which is relative to this folder.
 namespace baseline {

@@ -2,12 +2,12 @@
 //
 //     C[m, n] = alpha * sum_k A[m, k] B[k, n]  (+ C[m, n])
 //
-// Why not the BLAS that PyTorch brings: a call through the dispatcher costs as much as a small product, its precision
-// follows torch.set_float32_matmul_precision, and on AMD processors MKL leaves AVX-512 unused. Panels are packed and padded
-// with zeros, so that one micro-kernel of kTileRows x kTileColumns accumulators does everything. Each element of C is
-// summed in ascending k, in blocks of kDepth: the same bits however the rows of C are split between threads.
+// The BLAS of PyTorch is not used: a call through the dispatcher costs as much as a small product, its precision
+// follows torch.set_float32_matmul_precision, and on AMD processors MKL leaves AVX-512 unused. Panels are packed and
+// padded with zeros, so that one micro-kernel of kTileRows x kTileColumns accumulators handles all sizes. Each element
+// of C is summed in ascending k, in blocks of kDepth: the same bits however the rows of C are split between threads.
 //
-// Included by kernel sources inside the anonymous namespace of their instruction set: hence no include guard.
+// Included by kernel sources inside the anonymous namespace of their instruction set, and so without an include guard.
 
 #if defined(__AVX512F__)
 constexpr int64_t kVectorBytes = 64;

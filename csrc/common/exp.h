@@ -36,9 +36,9 @@ struct ExpTraits<float> {
   // ln 2 in two parts: n * kLn2High is exact for |n| < 2^9, as its last 9 bits are zero.
   static constexpr float kLn2High = 0.693359375f;
   static constexpr float kLn2Low = -2.12194440e-4f;
-  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+  // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
   static constexpr float kRound = 12582912.0f;
-  // Beyond, 2^n would leave the normal numbers; exp(-87) = 1.6e-38 stands for 0.
+  // Beyond these limits 2^n is not a normal number; exp(-87) = 1.6e-38 replaces 0.
   static constexpr float kMin = -87.0f;
   static constexpr float kMax = 88.0f;
   // Taylor coefficients 1/(j + 2)!, enough for the last bit on |r| <= ln 2 / 2.

@@ -1,8 +1,8 @@
 // Huge pages for large outputs on the CPU.
 //
-// The C library maps large allocations anew, every one above 32 MiB and some below, so that a kernel writing one takes a page
-// fault per 4 KiB: on a 64 MiB gradient this costs more than computing it. If advised before the first write, the system
-// maps 2 MiB at once.
+// The C library maps allocations above 32 MiB, and some smaller ones, directly from the system, so that the first write
+// takes a page fault per 4 KiB: for a 64 MiB gradient this takes longer than computing it. If advised before the first
+// write, the system maps 2 MiB at once.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size
   }
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHugePage - 1);
-  // Only advice: without free huge pages nothing changes.
+  // Advice only: without free huge pages it has no effect.
   (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }

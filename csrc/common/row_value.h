@@ -7,7 +7,8 @@
 
 namespace fastood {
 
-// Unused fields stay as they are here. x_k = (v_k - anchor) - lambda is log f_k, or log(K f_k) near the uniform point.
+// Unused fields keep these initial values. x_k = (v_k - anchor) - lambda is log f_k, or log(K f_k) near the uniform
+// point.
 template <typename T>
 struct RowValue {
   T anchor = 0;               // subtracted from every logit first; the largest one except near uniform

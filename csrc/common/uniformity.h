@@ -6,11 +6,11 @@
 //
 //     lambda = log mean exp(d) = log1p(q + delta),   l = lambda - delta,   f_k - 1/K = expm1(d_k - lambda) / K
 //
-// hold exactly. log_softmax computes l as a difference of numbers near log K and loses every digit of it near the
-// uniform point, which is where a trained network puts its background rows; here q is a sum of positive terms.
+// hold exactly. log_softmax computes l as a difference of numbers near log K and loses all its digits near uniform
+// predictions, to which training moves background rows; here q is a sum of positive terms.
 //
 // The statistics take one of two forms of x_k = v_k - anchor - lambda: x = log(K f) and uniform = 1 for rows near uniform,
-// x = log f and uniform = 1/K for rows where one logit stands out. Each keeps the digits of the f_k that matter there, and
+// x = log f and uniform = 1/K for rows with one dominant logit. Each form is accurate for the f_k of its rows, and
 // f_k - 1/K = (exp(x_k) - uniform) / (K uniform) in both.
 #pragma once
 
@@ -26,14 +26,14 @@ FASTOOD_HD T row_anchor(T mean, T largest) {
 }
 
 // Whether sums of exp(d_k) must be shifted by their largest term: they would overflow (e^60 * 2^30 < 2^127), or the mean
-// did, or some d_k is -inf, where q would be +inf and delta -inf. Such rows are never near uniform, so nothing
-// cancels.
+// did, or some d_k is -inf, where q would be +inf and delta -inf. Such rows are not near uniform, so that the
+// difference does not cancel.
 template <typename T>
 FASTOOD_HD bool needs_shift(T mean, T largest) {
   return !(mean - mean == T(0) && largest - mean <= T(60));
 }
 
-// One logit's share of the sums; kShift where needs_shift.
+// The contribution of one logit to the sums; kShift where needs_shift.
 template <bool kShift, typename T>
 FASTOOD_HD void add_uniformity(T logit, T anchor, T largest, RowSums<T>& sums) {
   const T d = logit - anchor;
@@ -41,8 +41,8 @@ FASTOOD_HD void add_uniformity(T logit, T anchor, T largest, RowSums<T>& sums) {
   sums.exponential += kShift ? exp_fast(logit - largest) : expm1_minus_x(d);
 }
 
-// The row in x = log(K f) or, where it stands out, x = log f; chosen without a branch, so that the compiler can take many
-// rows at once. lambda is log mean exp(d).
+// The row in x = log(K f) or, for a dominant logit, x = log f; chosen without a branch, so that the compiler can
+// vectorise over rows. lambda is log mean exp(d).
 template <typename T>
 FASTOOD_HD RowValue<T> row_in_either_form(T anchor, T largest, double lambda, double value, T num_classes) {
   const double log_classes = log_fast(static_cast<double>(num_classes));

@@ -111,9 +111,10 @@ FASTOOD_HD void load_keys(const Key* row, int64_t count, int64_t begin, int64_t 
   keys[end - begin] = end < count ? row[end] : kNanKey<Key>;
 }
 
-// below and other: how much of the other class comes before each score in merged order. Each step writes to the next score
-// of both classes, and moves on from the one it was for: by an addition, as compilers make branches, often mispredicted, of
-// a choice between two. A step waits for the one before; merges of several parts of the tile wait for their own only.
+// below and other: the number of scores of the other class before each score in merged order. Each step writes to the
+// next score of both classes and advances past the smaller one by an addition, because compilers turn a choice into a
+// branch, which is often mispredicted. A step depends on the previous one; merges of several parts of the tile are
+// independent.
 template <typename Key>
 FASTOOD_HD void merge(MergePoint begin, Tile<Key>& tile) {
   const int32_t first_id = static_cast<int32_t>(begin.id);
@@ -139,7 +140,7 @@ FASTOOD_HD void merge(MergePoint begin, Tile<Key>& tile) {
   for (int64_t place = kMerges * part; place < keys.size(); ++place) {
     step(place, id[kMerges - 1]);
   }
-  // Where a merge ended it has also written to the first score that the next one was for.
+  // At its end a merge has also written to the first score of the next merge.
   for (int64_t m = 0; m + 1 < kMerges; ++m) {
     const int64_t i = id[m];
     const int64_t j = (m + 1) * part - i;

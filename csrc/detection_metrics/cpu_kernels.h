@@ -1,4 +1,4 @@
-// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace, and so without an include guard.
 
 template <typename Key>
 bool is_ascending(const Key* keys, int64_t count);

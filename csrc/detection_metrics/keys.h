@@ -1,7 +1,8 @@
-// Scores as integers of the same order: they sort, merge and compare without a rule for signs.
+// Scores as integers of the same order, which sort, merge and compare without special cases for signs.
 //
-// The bits of floats of one sign are ordered like the floats; negative ones the other way round, hence their flip. -0.0 gets
-// the key of +0.0. NaN gets the largest key, which no number has (that of +inf is below); it also pads rows.
+// The bits of non-negative floats are ordered like the floats, those of negative floats in reverse, so that they are
+// flipped. -0.0 gets the key of +0.0. NaN gets the largest key, which no number has (the key of +inf is smaller); it
+// also pads rows.
 #pragma once
 
 #include <cstdint>

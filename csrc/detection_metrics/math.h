@@ -49,7 +49,7 @@ FASTOOD_HD int64_t num_tiles(int64_t size) {
   return (size + kTile - 1) / kTile;
 }
 
-// The share of a tile in the statistics of its pair.
+// The contribution of a tile to the statistics of its pair.
 struct RankSums {
   uint64_t twice_u;  // of AUROC
   int64_t cost;      // the smallest, of the detection error
@@ -82,7 +82,7 @@ FASTOOD_HD int64_t count_below(const Key* keys, int64_t low, int64_t high, Key k
   return low;
 }
 
-// A place in the merged order of both classes: so many of each come before it.
+// A position in the merged order of both classes: the number of scores of each class before it.
 struct MergePoint {
   int64_t id;
   int64_t ood;
@@ -103,7 +103,8 @@ FASTOOD_HD MergePoint merge_point(const ScorePair<Key>& pair, int64_t size) {
   return {low, size - low};
 }
 
-// The fewest of `count` whose share is at least `rate`: as divisions in float64 see it, which is how users write 0.95.
+// The smallest number of `count` elements that is at least `rate` of them, as computed by a division in float64, in
+// which users write 0.95.
 FASTOOD_HD int64_t required_count(double rate, int64_t count) {
   const double share = static_cast<double>(count);
   int64_t required = static_cast<int64_t>(ceil(rate * share));

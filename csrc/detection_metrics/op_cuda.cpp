@@ -1,5 +1,5 @@
 // torch.ops.fastood.sort_scores, ranking_statistics, weighted_ranking_statistics and resampling_counts on CUDA: checks,
-// allocation, device, stream. No call waits for the device, and all can be captured in a graph.
+// allocation, device, stream. No call synchronises with the device, and all can be captured in a graph.
 #include "../common/cuda_op.h"
 #include "cuda.h"
 #include "op.h"
@@ -39,7 +39,7 @@ Tensor sort_scores_cuda(const Tensor& scores, const std::optional<Tensor>& count
   params.unsorted = unsorted.mutable_data_ptr();
   params.keys = keys.mutable_data_ptr();
   check_launch(sort_scores_work_bytes(params, &params.work_bytes), "sort_scores");
-  // At least one: CUB takes null for a question.
+  // At least one: CUB interprets null as a query for the size.
   const Scratch<char> work(scores, static_cast<int64_t>(params.work_bytes) + 1);
   params.work = work.get();
   check_launch(launch_sort_scores(params, stream_of(scores)), "sort_scores");

@@ -1,5 +1,5 @@
-// The random numbers of the resampling: a function of (seed, stream, replicate, position), hence the same on every device,
-// number of threads and chunk of replicates.
+// The random numbers of the resampling: a function of (seed, stream, replicate, position), and so the same on every
+// device, number of threads and chunk of replicates.
 #pragma once
 
 #include <cstdint>
@@ -78,10 +78,10 @@ struct SubsetBound {
   static constexpr int kDigitBits = 11;
   static constexpr int kBins = 1 << kDigitBits;
 
-  // Numbers with u >> shift == prefix are in question (at first all), smaller ones are in the subset. Of those in question
-  // the subset takes `missing`; once there is nothing left to narrow, the first by position.
+  // Numbers with u >> shift == prefix are in question (initially all), smaller ones are in the subset. `missing` of
+  // those in question are still to be taken; after the last digit, the first by position.
   int64_t missing;
-  int64_t num_in_question;  // once there is nothing left to narrow
+  int64_t num_in_question;  // after the last digit
   uint64_t prefix;
   int shift;
   bool is_open;

@@ -123,7 +123,8 @@ __device__ __forceinline__ void for_ranks(const ScorePair<Key>& pair, int64_t ti
     shared.end_of_run = shared.has_next ? count_below<true>(pair.id, end.id, pair.num_id, pair.id[end.id]) : end.id;
   }
   __syncthreads();
-  // 3) ranks; ID scores up to a key of the tile, of which `local` lie in it, go on where the run does
+  // 3) ranks; `local` ID scores of the tile are at most `key`, and more after it if a run of equal scores crosses its
+  // end
   const auto id_upto = [&](int64_t local, Key key) {
     const bool crosses = local == num_id && shared.has_next && shared.next == key;
     return static_cast<int32_t>(crosses ? shared.end_of_run : begin.id + local);

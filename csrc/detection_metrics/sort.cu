@@ -1,4 +1,4 @@
-// Keys of scores on CUDA, sorted by CUB. Nothing waits for the device: no DeviceSegmentedSort, which does.
+// Keys of scores on CUDA, sorted by CUB. No call synchronises with the device: DeviceSegmentedSort would.
 //
 // Bytes of a float32 score: 8 to make its key; then a radix sort of 8 bits a pass, one kernel over a long row (8 bytes for
 // each of four passes and 4 for the histograms: 36) or one block per short row. Keys of 16-bit scores differ in their upper
@@ -62,7 +62,7 @@ struct RowOffset {
   __host__ __device__ int64_t operator()(int64_t row) const { return row * columns; }
 };
 
-// Both questions that CUB answers by one call: how much scratch (work == null), and the sort itself.
+// Both calls of CUB: the query for the size of the scratch (work == null), and the sort.
 template <typename Key>
 cudaError_t sort_rows(const SortParams& p, void* work, size_t* work_bytes, cudaStream_t stream) {
   const int begin_bit = first_bit(p.type);

@@ -17,9 +17,9 @@ namespace {
 
 constexpr int kDigitBits = 11;
 constexpr int64_t kBins = 1 << kDigitBits;
-// Up to here a comparison sort is done before the bins are cleared.
+// Up to this size a comparison sort takes less time than clearing the bins.
 constexpr int64_t kFewKeys = 400;
-// Keys of a row that make a chunk for a thread of its own; fewer do not pay for its bins.
+// Fewest keys of a chunk that is sorted by another thread: for fewer, the time for its bins exceeds the gain.
 constexpr int64_t kChunk = 1 << 17;
 constexpr int64_t kMaxChunks = 32;
 // From here on 16-bit scores are counted by value.
@@ -132,7 +132,7 @@ class RadixSort {
     }
   }
 
-  // From how many keys have each digit to where they go: by digit, then by chunk. False where all have the same.
+  // Turns the counts of each digit into positions, by digit, then by chunk. False if all keys have the same digit.
   bool find_places(Bins* of_chunk) const {
     uint32_t place = 0;
     for (int64_t bin = 0; bin < num_bins(); ++bin) {

@@ -2,7 +2,8 @@
 //
 // Ranks do not depend on the weights: they are found once, 20 bytes a pair of scores. A replicate then reads its weights and
 // writes their running sums (a block per replicate and class), and a block per tile of positions gathers these at the ranks:
-// about 40 bytes per score and replicate, most of them from the level-2 cache. Atomics: none; the CPU's order, hence its bits.
+// about 40 bytes per score and replicate, most of them from the level-2 cache. No atomics: the sums have the CPU's
+// order and bits.
 #include <cub/block/block_scan.cuh>
 
 #include "rank_tile.cuh"

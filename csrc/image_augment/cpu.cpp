@@ -2,9 +2,9 @@
 //
 // Bytes: one read of every image drawn, one write of the results, for float32 five bytes a pixel together. Rows are copied
 // between margins of zeros, backwards where mirrored; then every crop is a row of `width` bytes from some offset on, and
-// normalising knows neither edges nor mirrors. Of small images drawn from a pool beyond the caches most of the time goes to
-// fetching them: they are first copied whole, which has more reads under way at a time than cropping row by row, and did
-// better than asking for the next image ahead.
+// normalisation handles neither edges nor mirroring. For small images of a pool larger than the caches most of the time
+// is spent loading them: they are first copied whole, which keeps more reads in flight than cropping row by row, and
+// was faster than prefetching the next image.
 #include "cpu.h"
 
 #ifndef FASTOOD_CPU_CAPABILITY

@@ -1,4 +1,4 @@
-// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace, and so without an include guard.
 
 // Images begin…end of the batch. Indices and offsets are in range.
 template <typename Out>

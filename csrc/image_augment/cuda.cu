@@ -1,9 +1,10 @@
 // Augmentation of images on CUDA: the CPU's numbers (math.h), bit for bit.
 //
 // Bytes: one read of every image drawn, one write of the results, for float32 five bytes a pixel together; an RGB image of
-// 32 x 32 takes 15 KiB, so that the 4.3 TB/s of a copy on an H200 would be 280 million images a second. A thread makes kRun
-// results that lie side by side and stores them at once: its place among channels, rows and columns is found by division
-// once, then counted on. Reads of a run are single bytes out of a line or two, from the level-1 cache after the first.
+// 32 x 32 takes 15 KiB, so that the 4.3 TB/s of a copy on an H200 would be 280 million images a second. A thread
+// computes kRun adjacent results and stores them at once: channel, row and column of the first are found by division,
+// those of the others by increments. A run reads single bytes of one or two cache lines, from the level-1 cache after
+// the first.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -50,7 +51,8 @@ __global__ void __launch_bounds__(kThreads)
        j += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t b = j / num_runs;
     const int64_t first = (j - b * num_runs) * kRun;
-    // Checking indices on the host would wait for the device. An index out of range is never dereferenced.
+    // A check of the indices on the host would synchronise with the device. An index out of range is never
+    // dereferenced.
     const bool exists = p.index[b] >= 0 && p.index[b] < p.num_images;
     const Crop crop(p, b);
     Place<kChannelsLast> place(p, static_cast<uint32_t>(first));

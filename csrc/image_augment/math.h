@@ -22,8 +22,9 @@ struct PixelScale {
   float std;
 
   FASTOOD_HD float operator()(uint8_t byte) const {
-    // byte/255 rounded to nearest without a division: the first product is exact, the second adds 2^-8 of a last place of
-    // accuracy, and no byte/255 lies that close to where rounding changes. Contraction to a multiply-add changes nothing.
+    // byte/255 rounded to nearest without a division: the first product is exact, the second adds accuracy of 2^-8 of a
+    // unit in the last place, and no byte/255 is that close to a rounding boundary. Contraction to a multiply-add does
+    // not change the result.
     constexpr float kHigh = 0x1.01p-8f;
     constexpr float kLow = 0x1.010102p-24f;
     const auto x = static_cast<float>(static_cast<int32_t>(byte));
@@ -52,7 +53,7 @@ struct AugmentParams {
   int64_t padding;
   int64_t num_scales;  // 1 or channels
   PixelScale scales[kMaxScales];
-  bool channels_last;  // results lie as [batch, height, width, channels], else as [batch, channels, height, width]
+  bool channels_last;  // layout of the results: [batch, height, width, channels], else [batch, channels, height, width]
 
   FASTOOD_HD const PixelScale& scale(int64_t channel) const { return scales[num_scales == 1 ? 0 : channel]; }
   FASTOOD_HD int64_t image_size() const { return channels * height * width; }

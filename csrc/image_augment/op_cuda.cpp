@@ -1,4 +1,4 @@
-// torch.ops.fastood.augment_images on CUDA: checks, allocation, device, stream. Nothing waits for the device.
+// torch.ops.fastood.augment_images on CUDA: checks, allocation, device, stream. No call synchronises with the device.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -13,7 +13,7 @@ Tensor augment_images_cuda(const Tensor& images, const Tensor& index, const Tens
                            const Tensor& flip, int64_t padding, std::vector<double> mean, std::vector<double> std,
                            ScalarType dtype, bool channels_last) {
   const AugmentImagesInput in(images, index, rows, columns, flip, padding, mean, std, dtype, channels_last);
-  // Places within an image are counted in 32 bits, a run of results past its end included.
+  // Positions within an image are 32-bit integers, including a run of results past its end.
   STD_TORCH_CHECK(in.params.image_size() < int64_t{1} << 31, "images must have fewer than 2^31 pixels each, got ",
                   in.params.image_size());
   const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());

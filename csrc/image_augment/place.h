@@ -1,11 +1,11 @@
-// Where the results of an image lie, one after another, for kernels that count through them.
+// Positions of the results of an image in memory order, for kernels that iterate over them.
 #pragma once
 
 #include "math.h"
 
 namespace fastood::image_augment {
 
-// A place in an augmented image, counted on in the order in which results lie.
+// A position in an augmented image, advanced in memory order.
 template <bool kChannelsLast>
 struct Place {
   uint32_t channel;

@@ -194,7 +194,7 @@ void score_rows(const Classes<Element, kOneRow>& classes, const Classes<Element,
   }
 }
 
-// Deals out the two halves of kLanes x kLanes numbers in turn: the eight bits of every index rotate by one.
+// Interleaves the two halves of kLanes x kLanes numbers: the eight bits of every index rotate by one.
 template <typename T>
 void interleave(const T* from, T* to) {
   constexpr int64_t kHalf = kLanes * kLanes / 2;

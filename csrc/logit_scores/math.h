@@ -14,9 +14,9 @@
 //     gen         sum over the largest f_k of (f_k (1 - f_k))^gamma                    Liu 2023, eq. 3
 //     reject      log(sum_reject exp v / sum_rest exp v)                               Mohseni 2020
 //
-// hold exactly. Nothing but log K is subtracted from anything of its own size, so that a confident row keeps the digits of
-// how confident it is; near the uniform point kl_uniform takes the form of common/uniformity.h instead.
-// Sums run over all k with v_k capped at s: k* adds exp(0) = 1 to R, and nothing to P and D.
+// hold exactly. No term but log K is subtracted from another of its size, so that the scores of confident rows keep
+// their digits; near the uniform point kl_uniform takes the form of common/uniformity.h instead. Sums run over all k
+// with v_k capped at s: k* adds exp(0) = 1 to R, and 0 to P and D.
 #pragma once
 
 #include <cmath>
@@ -27,7 +27,7 @@
 
 namespace fastood::logit_scores {
 
-// In the order of the op's results; bit j of a mask stands for score j. fastood/ops/logit_scores.py has the same list.
+// In the order of the op's results; bit j of a mask selects score j. fastood/ops/logit_scores.py has the same list.
 enum class Score { kMsp, kMaxLogit, kEnergy, kEntropy, kKlUniform, kGen, kReject };
 constexpr int kNumScores = 7;
 

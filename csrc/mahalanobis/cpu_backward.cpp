@@ -78,7 +78,7 @@ void mahalanobis_grad_classes(const MahalanobisBackward<T>& op, int64_t begin, i
   T* const first = op.solved_means + begin * dim;
   multiply(end - begin, dim, op.num_features, T(2), MatrixView<T>{op.rest + begin, 1, op.num_classes},
            MatrixView<T>{op.whitened, dim, 1}, false, first, dim, static_cast<T*>(workspace));
-  // The sums of a few columns at a time: a row of R is read where it lies.
+  // The sums of a few columns at a time: a row of R is read in place.
   constexpr int64_t kSums = 64;
   for (int64_t column = begin; column < end; column += kSums) {
     const int64_t count = end - column < kSums ? end - column : kSums;

@@ -23,8 +23,8 @@ static_assert(kGemmWorkspace<double> + kScaleBlock * kScaleBlock / 4 <= kMahalan
 // Below this size products would mostly pack.
 constexpr int64_t kInvertedByRows = 16;
 
-// |y|^2 + |c|^2 - 2 y.c is kept if it is at least this share of |y|^2 + |c|^2, where it has lost two bits. Nearer pairs are
-// computed from the difference of the float64 vectors.
+// |y|^2 + |c|^2 - 2 y.c is kept if it is at least this fraction of |y|^2 + |c|^2, for which it loses at most two bits.
+// Nearer pairs are computed from the difference of the float64 vectors.
 constexpr double kNear = 0.25;
 
 double squared_norm(const double* vector, int64_t dim) {
@@ -177,7 +177,7 @@ int64_t largest(const T* logits, int64_t count) {
   return 0;
 }
 
-// The nearest class of a feature, whose logit always comes from the difference.
+// The nearest class of a feature; its logit is always computed from the difference.
 template <typename T>
 int64_t nearest_class(const MahalanobisForward<T>& op, const double* y, T* logits) {
   const int64_t dim = op.scale.dim;

@@ -1,4 +1,4 @@
-// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace, and so without an include guard.
 // Each works on a range of rows, classes or blocks; the ranges of one function may run in parallel, and the results
 // do not depend on how they are split.
 

@@ -6,10 +6,10 @@
 // out, 4 (N + K) d of results for backward; beside that the workspace, 8 (N + K) d written and read from cache.
 // Floor at N = 4096, K = 1000, d = 2048 on an H200 (34 TFLOP/s float64, 67 float32, both without tensor cores): 0.63 ms of
 // float64 and 0.25 ms of float32. At N = 384, K = 100, d = 128 it is the launches.
-// float64, because the losses depend on the logits near zero: on data-centre GPUs it runs at half the float32
-// rate, and buys what a second, float32 whitening of the differences would. Where the rate is 1/64 the whitening takes the
-// time: 6 us at the small shape above on 640 G multiply-adds/s, but 17 ms at the large one. The programs take any type that
-// has + - * and / in its place.
+// float64, because the losses depend on the logits near zero: on data-centre GPUs it runs at half the float32 rate, and
+// saves a second whitening, of the differences in float32. Where the rate is 1/64 the whitening takes the time: 6 us at
+// the small shape above on 640 G multiply-adds/s, but 17 ms at the large one. The programs take any type that has + - *
+// and / in its place.
 #include "cuda.h"
 #include "cuda_forward.h"
 #include "cuda_launch.cuh"

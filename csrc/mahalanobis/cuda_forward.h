@@ -5,8 +5,8 @@
 //   pairs    h_ni = -(|y_n|^2 + |c_i|^2 - 2 y_n . c_i) in T
 //   finish   by direct difference of the float64 rows: pairs that are near, then the nearest; its residual
 //
-// The expansion's error is some roundings of |y|^2 + |c|^2. A pair with D below a quarter of that is near and made anew;
-// of all others h keeps T's digits but two bits. A positive h cannot be.
+// The expansion's error is some roundings of |y|^2 + |c|^2. A pair with D below a quarter of that is near and is
+// recomputed; for all others h loses at most two bits of T. h is never positive.
 #pragma once
 
 #include "cuda_substitution.h"
@@ -127,7 +127,7 @@ struct CentredRows {
   FASTOOD_HD void store_norm(int64_t row, double norm) const { p.norms[row] = static_cast<T>(norm); }
 };
 
-// D from the expansion, and whether it has to be made anew. `not (>=)`: also where the expansion overflowed.
+// D from the expansion, and whether it must be recomputed. `not (>=)`: also where the expansion overflowed.
 template <typename T>
 FASTOOD_HD T expanded_distance(T norm_y, T norm_c, T product) {
   const T distance = norm_y + norm_c - 2 * product;

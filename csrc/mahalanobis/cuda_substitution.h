@@ -70,7 +70,7 @@ struct Substitution {
                                             : factor[row * size + column];
   }
 
-  // Where element e of a thread's share of a chunk of L stands; neighbouring threads follow memory.
+  // Position of element e of a thread's part of a chunk of L; neighbouring threads read neighbouring memory.
   static FASTOOD_HD void place(int thread, int e, int& column, int& k) {
     const int i = thread + e * kSubstitutionThreads;
     column = kFactor == Factor::kLowerFlipped ? i % kBlockColumns : i / kChunk;

@@ -1,9 +1,9 @@
 // One tile of a matrix product C[m, n] = sum_k A(m, k) B(n, k) by a block: plain multiply-adds in T. Not tensor cores, and no
 // library that may use TF32 (torch.set_float32_matmul_precision): the logits must not depend on it.
 //
-// 256 threads as 16 x 16, each with F x F outputs, F = tile / 16. A chunk of `depth` columns k of A and B lies in shared memory;
-// the next one is on its way to registers meanwhile. Per k a thread reads 2 F numbers for F^2 multiply-adds: F = 4 keeps the
-// float32 units busy; F = 2 makes more blocks of a small problem.
+// 256 threads as 16 x 16, each with F x F outputs, F = tile / 16. A chunk of `depth` columns k of A and B is in shared
+// memory, while the next one is loaded to registers. Per k a thread reads 2 F numbers for F^2 multiply-adds: F = 4
+// keeps the float32 units busy; F = 2 makes more blocks of a small problem.
 // Bytes from cache: tile (M N K) (1/tile + 1/tile) sizeof(T). Past the edges operands count as 0.
 #pragma once
 
@@ -46,7 +46,7 @@ struct TileProduct {
     T next_b[kFetch];
   };
 
-  // Where the element e of thread's share of a chunk stands.
+  // Position of element e of the thread's part of a chunk.
   template <Adjacent kAdjacent>
   static FASTOOD_HD void place(int thread, int e, int& line, int& depth) {
     const int i = thread + e * kTileThreads;

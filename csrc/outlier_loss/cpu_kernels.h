@@ -1,4 +1,4 @@
-// Included by common/cpu_copies.h once per instruction set, inside its namespace: hence no include guard.
+// Included by common/cpu_copies.h once per instruction set, inside its namespace, and so without an include guard.
 
 template <typename Logit>
 void outlier_loss_forward(const LossRows<Logit>& rows, const LossSettings& settings,

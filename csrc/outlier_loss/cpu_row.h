@@ -1,8 +1,8 @@
 // The passes along one row of logits, for the CPU. Part of cpu.cpp: everything here is compiled once per instruction set.
 //
-// Each loop is a function of its own over a stretch of logits: whole vectors, and once more a padded rest. Left to itself,
-// the compiler takes up to fifteen logits one by one, which at 100 classes costs as much as the others.
-// Loops whose sums are captured by a lambda do not vectorise.
+// Each loop is a function of its own over a stretch of logits: whole vectors, and once more a padded rest. Otherwise
+// the compiler processes up to fifteen logits one by one, which at 100 classes takes as long as all others. Loops whose
+// sums are captured by a lambda do not vectorise.
 #pragma once
 
 #include <algorithm>
@@ -140,7 +140,7 @@ void add_uniformity_of(const Logit* logits, int64_t count, T anchor, T largest, 
 template <bool kShift, typename Logit, typename T = Compute<Logit>>
 RowSums<double> uniformity_sums(const Logit* logits, int64_t num_classes, T anchor, T largest) {
   RowSums<double> sums{0, 0, 0};
-  // A logit at the anchor adds nothing, unless shifted.
+  // A logit at the anchor does not contribute, unless shifted.
   const Rest<Logit> rest(logits, num_classes, anchor);
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_uniformity_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), anchor, largest, sums);
@@ -179,7 +179,7 @@ void add_entropy_of(const Logit* logits, int64_t count, T base, RowSums<double>&
 template <bool kShift, typename Logit, typename T = Compute<Logit>>
 RowSums<double> entropy_sums(const Logit* logits, int64_t num_classes, T base) {
   RowSums<double> sums{0, 0, 0};
-  // A value that adds nothing to any of the sums.
+  // A value that does not change any of the sums.
   const Rest<Logit> rest(logits, num_classes, kShift ? T(-INFINITY) : base);
   for (int64_t begin = 0; begin < rest.begin; begin += kChunk) {
     add_entropy_of<kShift>(logits + begin, std::min(kChunk, rest.begin - begin), base, sums);
@@ -229,7 +229,7 @@ void backward_part_of(const Logit* logits, int64_t count, RowGradient<T> gradien
   }
 }
 
-// The last vector overlaps the one before: the same gradients twice cost less than a rest of single ones.
+// The last vector overlaps the one before: computing some gradients twice costs less than a scalar remainder.
 template <RowTerm kTerm, typename Logit, typename T = Compute<Logit>>
 void backward_row_of(const Logit* logits, int64_t num_classes, const RowGradient<T>& gradient, Logit* grad) {
   if (num_classes < kLanes) {

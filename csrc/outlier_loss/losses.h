@@ -94,7 +94,7 @@ constexpr int64_t kMaxClasses = (int64_t{1} << 24) - 1;
 
 // Results over rows that backward and the gradient of the weights need, float64: the factor of a row's gradient
 // (1 / divisor of its mean, times lambda for background) and the two means. Both are zero if no row of the kind counts;
-// a zero factor with a NaN mean comes from an infinite divisor.
+// a zero factor with a NaN mean is due to an infinite divisor.
 enum FactorColumn { kFactorId, kFactorBackground, kMeanId, kMeanBackground, kNumFactors };
 
 // Sums over the rows of one kind; in float64 and in a fixed order, so that results repeat bit for bit.

@@ -37,7 +37,7 @@ void check_targets(const OutlierLossInput& in) {
   STD_TORCH_CHECK(largest < limit, "targets must be below K = ", limit, " (or negative: background), got ", largest);
 }
 
-// On one thread, so that nothing depends on their number. Without per_sample, the divisors alone.
+// On one thread, so that results do not depend on the number of threads. Without per_sample, the divisors alone.
 template <typename Logit>
 void sum_rows(const LossRows<Logit>& rows, const LossSettings& settings, const Compute<Logit>* per_sample,
               double* factors) {
