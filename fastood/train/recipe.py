@@ -42,6 +42,7 @@ def find_recipe(recipe: Path) -> tuple[Path, str | None]:
 
     Raises:
         FileNotFoundError: If there is neither such a file nor such a recipe.
+        ValueError: If two variants are named, as in FILE-VARIANT:VARIANT.
 
     Example:
         >>> path, variant = find_recipe(Path("li2020-table3a:wrn28-native-1"))
@@ -50,9 +51,13 @@ def find_recipe(recipe: Path) -> tuple[Path, str | None]:
     """
     if recipe.exists():
         return recipe, None
-    file, colon, variant = str(recipe).rpartition(":")
-    if colon:
-        return find_recipe(Path(file))[0], variant
+    file, _, variant = str(recipe).rpartition(":")
+    # The name of a folder may contain a colon, too.
+    if file and "/" not in variant:
+        path, other = find_recipe(Path(file))
+        if other is not None:
+            raise ValueError(f"{recipe}: only one variant must be chosen, got {other} and {variant}")
+        return path, variant
     recipes, name = packaged_recipes(), recipe.name.removesuffix(".yaml")
     if recipe.parent in (Path(), Path("recipes")):
         if name in recipes:
@@ -75,7 +80,7 @@ def recipe_name(recipe: Path) -> str:
         ('li2020-table3a-wrn28-native-1', 'tables-small')
     """
     file, _, variant = recipe.name.partition(":")
-    return "-".join(filter(None, (file.removesuffix(".yaml"), variant)))
+    return "-".join(filter(None, (file.removesuffix(".yaml").removesuffix(".yml"), variant)))
 
 
 def read_recipe(recipe: Path, *, preset: PresetName = "paper") -> RunConfig:
@@ -135,9 +140,11 @@ def _with_variant(values: Mapping[str, Any], variant: str | None) -> dict[str, A
     variants = values["variants"]
     if not isinstance(variants, Mapping) or not all(isinstance(changes, Mapping) for changes in variants.values()):
         raise ValueError(f"variants must map names to fields of a run, got {shown(variants)}")
+    # YAML reads names such as 1 and 0.3 as numbers.
+    variants = {str(name): changes for name, changes in variants.items()}
     if variant not in variants:
         problem = "one of the variants must be chosen, as in FILE:VARIANT" if variant is None else "no such variant"
-        raise ValueError(f"{problem}; there are {', '.join(map(str, variants))}")
+        raise ValueError(f"{problem}; there are {', '.join(variants)}")
     return merge(fields, variants[variant])
 
 

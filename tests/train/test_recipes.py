@@ -181,6 +181,26 @@ def test_a_file_without_variants_has_none_to_choose(tmp_path: Path):
         read_recipe(tmp_path / "mine.yaml:small")
 
 
+def test_variants_may_be_numbers_and_a_folder_may_have_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a:b")
+    folder.mkdir()
+    (folder / "mine.yml").write_text("method: {name: oe}\nvariants: {1: {seed: 1}, 0.3: {seed: 3}}")
+    assert [read_recipe(folder / f"mine.yml:{variant}").seed for variant in ("1", "0.3")] == [1, 3]
+    assert recipe_name(folder / "mine.yml:0.3") == "mine-0.3"
+    with pytest.raises(ValueError, match=r"mine.yml:2: no such variant; there are 1, 0.3"):
+        read_recipe(folder / "mine.yml:2")
+    for absent in ("a:b/other.yaml", ":small", "other.yaml"):
+        with pytest.raises(FileNotFoundError, match=f"^{absent}: there is no such file"):
+            read_recipe(Path(absent))
+
+
+@pytest.mark.parametrize("recipe", ["mohseni2020-table1-mnist:svhn", "mohseni2020-table1:mnist:svhn"])
+def test_only_one_variant_can_be_chosen(recipe: str):
+    with pytest.raises(ValueError, match=f"^{recipe}: only one variant must be chosen, got mnist and svhn"):
+        read_recipe(Path(recipe))
+
+
 def test_recipes_are_read_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "installed.yaml").write_text("method: {name: oe}")
     monkeypatch.setattr("fastood.train.recipe.FOLDER", tmp_path)
