@@ -35,6 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: Sequence[str], held: ExitStack) -> int:
     """Run the command line; `held` closes the run after errors have been printed."""
     started = time.monotonic()
+    command = None
     try:
         command = complete_command(parse_command(args))
         # Imported late: help and wrong options do not wait for it.
@@ -45,7 +46,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         command_line = shlex.join(["python", "-m", "fastood.train", *args])
         run = held.enter_context(Run.open(command.config, command.path, resume=command.resume, command=command_line))
     except (OSError, TypeError, ValueError) as error:
-        return _report(error)
+        return _report(error, command)
     except KeyboardInterrupt:
         print("stopped before training began", file=sys.stderr)
         return 130
@@ -73,9 +74,13 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
     return SOME_FAILED if "failed" in evaluation.metrics else 0
 
 
-def _report(error: Exception, command: Command | None = None) -> int:
-    """Print an error, and on a full disk how to resume; return the exit code."""
+def _report(error: Exception, command: Command | None) -> int:
+    """Print an error, and on a full disk how to resume a run that has begun; return the exit code."""
     print(f"error: {printable_lines(str(error))}", file=sys.stderr)
     if command is not None and isinstance(error, OSError) and error.errno in NO_ROOM:
-        print(f"make room, then resume with: {command.to_resume()}", file=sys.stderr)
+        from fastood.train.run_folder import RunFolder
+
+        # Without a config, --resume would begin a run with the defaults.
+        if RunFolder(command.path).config.exists():
+            print(f"make room, then resume with: {command.to_resume()}", file=sys.stderr)
     return 1

@@ -106,12 +106,12 @@ class Command:
 
     def to_resume(self) -> str:
         """Return the command that resumes the run, to be pasted into the shell that gave this one."""
-        options = ["-m", "fastood.train", "--name", str(self.name)]
+        options = _option("name", str(self.name))
         if self.out != Command.out:
-            options += ["--out", str(self.out)]
+            options += _option("out", str(self.out))
         if self.checkpoint_every != Command.checkpoint_every:
-            options += ["--checkpoint-every", str(self.checkpoint_every)]
-        return shlex.join([*launcher(), *options, "--resume"])
+            options += _option("checkpoint-every", str(self.checkpoint_every))
+        return shlex.join([*launcher(), "-m", "fastood.train", *options, "--resume"])
 
 
 def parse_command(args: Sequence[str]) -> Command:
@@ -197,6 +197,11 @@ def _run_to_resume(args: Sequence[str]) -> RunFolder | None:
         return None
     folder = RunFolder(expanded(Path(_value_of("out", args) or Command.out)) / name)
     return folder if folder.config.exists() else None
+
+
+def _option(name: str, value: str) -> list[str]:
+    """Return the words of an option; a value that looks like an option is joined to the name of its own."""
+    return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

@@ -1,7 +1,9 @@
 """Starting and going on with a run: one writer, its own configuration, and what is refused before any work."""
 
+import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,21 @@ def test_the_command_to_go_on_with_works_as_pasted(
         told.replace("fastood.train", "fastood.train --bad"), shell=True, capture_output=True, text=True
     )
     assert "Unrecognized options: --bad" in done.stderr, "the program was found"
+
+
+def test_a_name_like_an_option_is_resumed_as_printed(
+    tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(run: ImageStageRun) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageStageRun, "train_step", interrupted)
+        assert train.main([*tiny_args(tmp_path), "--name=-x", "--out=-my runs"]) == 130
+    resuming = shlex.split(capsys.readouterr().err.splitlines()[-1].removeprefix("resume with: "))
+    assert train.main(resuming[resuming.index("fastood.train") + 1 :]) == 0
+    assert (tmp_path / "-my runs" / "-x" / "metrics.json").exists()
 
 
 def test_python_is_named_as_it_is_found_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -186,3 +203,17 @@ def test_a_full_disk_says_how_to_go_on(tmp_path: Path, no_report: None, capsys: 
     assert not [path for path in run.rglob(".*")]
     assert train.main(["--name", "run", "--out", str(tmp_path / "runs"), "--resume"]) == 0
     assert len(json.loads((run / "metrics.json").read_text())["arms"]) == 4
+
+
+def test_a_disk_that_is_full_before_training_says_how_to_resume_what_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    for function, begun in (("load_task", False), ("begin_session", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fastood.train.run.{function}", full)
+            assert train.main([*tiny_args(tmp_path)]) == 1
+        assert ("make room, then resume with: " in capsys.readouterr().err) is begun
+        assert (tmp_path / "runs").exists() is begun
