@@ -131,9 +131,7 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         if command.protocol is not None:
             config = replace(config, protocol=PROTOCOLS[command.protocol])
         stored = folder.read_metrics()
-        if command.device is not None:
-            config = replace(config, device=command.device)
-        run = held.enter_context(Run.load(config, folder))
+        run = held.enter_context(Run.load(config, folder, device=command.device))
         if command.detectors:
             return evaluate_detectors(run, command)
         evaluation = run.evaluate()

@@ -31,15 +31,24 @@ def check_config(config: RunConfig) -> None:
 folder:PATH, the name of a data set or noise
     """
     require_compiler(config.compile)
+    require_background(config)
+    processes = launched_processes()
+    for field in fields(config.method):
+        if field.name.endswith("batch_size"):
+            require_equal_shares(f"method.{field.name}", getattr(config.method, field.name), processes)
+
+
+def require_background(config: RunConfig) -> None:
+    """Check that background images are named if the method trains with some.
+
+    Raises:
+        ValueError: If the method needs background images and none are named.
+    """
     if config.method.needs_background and config.data.background_spec.kind == "none":
         raise ValueError(
             f"data.background must name the images that {config.method.name} trains with, got none: "
             "give --data.background folder:PATH, the name of a data set or noise"
         )
-    processes = launched_processes()
-    for field in fields(config.method):
-        if field.name.endswith("batch_size"):
-            require_equal_shares(f"method.{field.name}", getattr(config.method, field.name), processes)
 
 
 def require_enough_ood(task: DetectionTask, protocol: Protocol) -> None:

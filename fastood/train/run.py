@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +18,7 @@ from fastood.data import DetectionTask, ImageSet, load_task
 from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
 from fastood.data.summary import data_summary, summary_lines
 from fastood.train.arm import Arm
-from fastood.train.config import RunConfig, to_dict
+from fastood.train.config import Device, RunConfig, to_dict
 from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailedError, StageFailure
 from fastood.train.engine.processes import (
@@ -32,7 +33,7 @@ from fastood.train.environment import begin_session, end_session, read_sessions
 from fastood.train.failed_stages import failed_arms, learnt_pool_of
 from fastood.train.method import Method
 from fastood.train.report import LearntWeights, write_report
-from fastood.train.requirements import check_config, require_enough_ood, small_backgrounds
+from fastood.train.requirements import check_config, require_background, require_enough_ood, small_backgrounds
 from fastood.train.resolved_config import config_to_run, resolve, resolve_device
 from fastood.train.results.metrics_document import metrics_document
 from fastood.train.results.run_warnings import run_warnings
@@ -83,7 +84,6 @@ class Run:
         self.task = task
         self.method = method
         self.fabric = fabric
-        self.loading = _plan_loading(config, task, fabric)
         self._held = ExitStack()
         self._in_session = False
 
@@ -111,6 +111,7 @@ class Run:
             held.enter_context(folder.lock(exist_ok=resume))
             return config_to_run(asked, folder, resume=resume, threads=config.threads)
 
+        held.callback(torch.set_num_threads, torch.get_num_threads())
         held.callback(close_group)
         try:
             fabric = open_fabric(resolve_device(asked.device), precision=config.precision)
@@ -127,27 +128,33 @@ class Run:
         except BaseException:
             held.close()
             raise
-        run._held, run._in_session = held, True
+        run._held, run._in_session = held, command is not None
         return run
 
     @classmethod
-    def load(cls, config: RunConfig, folder: RunFolder) -> Self:
+    def load(cls, config: RunConfig, folder: RunFolder, *, device: Device | None = None) -> Self:
         """Open a finished run to evaluate it again, in this process alone.
 
+        What only training needs, a compiler or the run's loader, need not be there.
+
         Args:
-            config: The run's config, `folder.read_config()`; device and protocol may be others.
+            config: The run's config, `folder.read_config()`; the protocol may be another.
             folder: The run's folder.
+            device: Device to compute on; None for that of the config.
 
         Raises:
             FileNotFoundError: If images, or the record of the run's images, are missing.
             ValueError: If the images are not those of the run, or the config does not fit this machine.
         """
-        check_config(config)
-        device = resolve_device(config.device)
-        parts = _load_parts(config)
-        run = cls(config, folder, **parts, fabric=open_fabric(device, precision=config.precision))
-        run._held.callback(close_group)
-        folder.require_same_data(fingerprint(run.task))
+        require_background(config)
+        accelerator = resolve_device(config.device if device is None else device)
+        with ExitStack() as held:
+            held.callback(torch.set_num_threads, torch.get_num_threads())
+            parts = _load_parts(config)
+            folder.require_same_data(fingerprint(parts["task"]))
+            held.callback(close_group)
+            run = cls(config, folder, **parts, fabric=open_fabric(accelerator, precision=config.precision))
+            run._held = held.pop_all()
         return run
 
     def __enter__(self) -> Self:
@@ -159,13 +166,29 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder and end the group of processes."""
+        """Unlock the folder, end the group of processes, and restore PyTorch's number of threads."""
         self._held.close()
 
     @property
     def is_first(self) -> bool:
         """Whether this process is the first of its group: it alone evaluates and writes."""
         return self.fabric.is_global_zero
+
+    @cached_property
+    def loading(self) -> LoaderPlan:
+        """How training images get to the device.
+
+        Raises:
+            ValueError: If DALI is asked for and not installed, or resident for images that are decoded on use.
+        """
+        data, images = self.config.data, (self.task.id_train.images, self.task.background.images)
+        return plan_loader(
+            data.loader,
+            data.prefetch_depth,
+            image_bytes=sum(part.nbytes for part in images),
+            device=self.fabric.device,
+            encoded=any(isinstance(part, EncodedImages) for part in images),
+        )
 
     def train(self, *, checkpoint_every: int = 200) -> None:
         """Train every stage, each from its checkpoint if there is one, and store the arms' weights and the pool.
@@ -247,6 +270,8 @@ class Run:
         folder, metrics, scores = self.folder, evaluation.metrics, evaluation.scores
         if self._in_session:
             end_session(folder.environment)
+            # Results may be written again: the session ended with the first ones.
+            self._in_session = False
         folder.write_scores(scores)
         learnt = self.method.learnt_pool if "pool" in metrics else None
         pool = None
@@ -318,19 +343,3 @@ def _load_parts(config: RunConfig) -> dict[str, Any]:
     task = load_task(config.data, seed=config.seed)
     require_enough_ood(task, config.protocol)
     return {"task": task, "method": config.method.build(config.model, task=task, seed=config.seed)}
-
-
-def _plan_loading(config: RunConfig, task: DetectionTask, fabric: Fabric) -> LoaderPlan:
-    """Choose how training images get to the device.
-
-    Raises:
-        ValueError: If DALI is asked for and not installed, or resident for images that are decoded on use.
-    """
-    images = (task.id_train.images, task.background.images)
-    return plan_loader(
-        config.data.loader,
-        config.data.prefetch_depth,
-        image_bytes=sum(part.nbytes for part in images),
-        device=fabric.device,
-        encoded=any(isinstance(part, EncodedImages) for part in images),
-    )
