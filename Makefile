@@ -14,10 +14,12 @@ PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 .PHONY: help setup build demo test check ctest benchmark clean
 
 help:
+	@echo "make build      set up, build the extension"
 	@echo "make demo       set up, build, run background resampling on embedded real data (minutes), write a report"
 	@echo "make test       set up, build, run the tests"
 	@echo "make check      format, lint, types, style of docstrings"
 	@echo "make ctest      host tests of the shared C++ maths, with the address and undefined-behaviour sanitizers"
+	@echo "make clean      remove the environment and what was built"
 	@echo "make benchmark  throughput of every op beside its peers, as ratios"
 
 # The stamp comes first: whatever stops a set-up, the next one knows the folder for its own. An environment that was moved

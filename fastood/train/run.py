@@ -69,7 +69,9 @@ class Run:
     Example:
         Train and evaluate a method from Python:
 
+        >>> from pathlib import Path
         >>> from fastood.train.config import PRESETS
+        >>> from fastood.train.run import Run
         >>> with Run.open(PRESETS["msp", "embedded"], Path("runs/mine")) as run:  # doctest: +SKIP
         ...     run.train()
         ...     evaluation = run.evaluate()
