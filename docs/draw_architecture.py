@@ -1,16 +1,18 @@
 """Draw the import graph into docs/architecture.md: `python docs/draw_architecture.py` after a change of imports.
 
 A room is a package of fastood/, csrc/, or a folder of scripts. An arrow is an import of one room by another, wherever
-it stands in a file: on top, in a function or under TYPE_CHECKING. `fastood/__init__.py` is no room, since Python runs
-it before every other module. The rules that the graph keeps are in tests/test_architecture.py.
+it stands in a file: on top, in a function or under TYPE_CHECKING; as a statement, by `import_module("…")` with a
+literal, or as an attribute of `fastood`, which imports its packages on first use. `fastood/__init__.py` is no room,
+since Python runs it before every other module. The rules that the graph keeps are in tests/test_architecture.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from graphlib import TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,9 @@ PAGE = ROOT / "docs/architecture.md"
 BEGIN, END = "<!-- drawn by docs/draw_architecture.py: begin -->", "<!-- end -->"
 SCRIPTS = ("benchmarks", "experiments", "examples")
 """Folders of scripts, which import one another by file name."""
+
+EXTENSION = "fastood._C"
+"""Module that csrc/ is built into; a binary file."""
 
 Graph = dict[str, set[str]]
 """Names of the rooms (or modules) that each room (or module) imports."""
@@ -39,28 +44,56 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
+def imported_names(node: ast.AST, package: str, known: Container[str]) -> list[str]:
+    """Return the absolute names of the modules that a node of a syntax tree imports.
+
+    Args:
+        node: Any node; an import statement, a call of `import_module` or `__import__`, or an attribute of `fastood`.
+        package: Package of the module that holds the node, which relative names start from.
+        known: Names of the repository's modules: `from package import name` imports a module or a name of it.
+    """
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        names = [f"{base}.{alias.name}" for alias in node.names]
+        return [name if name in known or name == EXTENSION else base for name in names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        function, name = node.func, node.args[0].value
+        called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+        if called in ("import_module", "__import__") and isinstance(name, str):
+            return [resolve_name(name, package)]
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fastood":
+        return [name for name in [f"fastood.{node.attr}"] if name in known]
+    return []
+
+
+def statements(root: Path = ROOT) -> Iterator[tuple[str, list[str], str]]:
+    """Yield importer, imported names, and file and line of every import, of whatever package."""
+    paths = modules(root)
+    for importer, path in paths.items():
+        package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        named = [(getattr(node, "lineno", 0), imported_names(node, package, paths)) for node in nodes]
+        for line, names in sorted(named):
+            if names:
+                yield importer, names, f"{path.relative_to(root)}:{line}"
+
+
 def imports(root: Path = ROOT) -> list[Import]:
     """Return every import between modules of the repository, in the order of files and lines."""
     paths = modules(root)
-    known = {name: name for name in paths} | {
-        name.split(".")[1]: name for name in paths if not name.startswith("fasto")
-    }
+    known = (
+        {name: name for name in paths}
+        | {EXTENSION: "csrc"}
+        | {name.split(".")[1]: name for name in paths if not name.startswith("fasto")}
+    )
     arrows = []
-    for importer, path in paths.items():
-        package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            targets = []
-            if isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-                base = ".".join([*above, *([node.module] if node.module else [])])
-                # `from package import module` imports the module; any other name comes from the package itself.
-                targets = [name if (name := f"{base}.{alias.name}") in known else base for alias in node.names]
-                targets = ["csrc" if name.name == "_C" else t for name, t in zip(node.names, targets, strict=True)]
-            for target in dict.fromkeys(targets):
-                if (imported := known.get(target, target)) in (*paths, "csrc") and imported != importer:
-                    arrows.append(Import(importer, imported, f"{path.relative_to(root)}:{node.lineno}"))
+    for importer, names, place in statements(root):
+        for name in dict.fromkeys(names):
+            if (imported := known.get(name, name)) in (*paths, "csrc") and imported != importer:
+                arrows.append(Import(importer, imported, place))
     return arrows
 
 

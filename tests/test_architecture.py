@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import itertools
 import re
@@ -55,6 +56,13 @@ STOREYS: dict[str, tuple[bool, tuple[str, ...]]] = {
 }
 DROP_IN = {"common", "ops", "losses", "samplers", "heads", "metrics", "detectors", "scores"}
 """Work in a loop of the user's own, with torch and NumPy alone."""
+OPTIONAL = {
+    "fastood/common/files.py": {"safetensors"},
+    "fastood/detectors/multi_layer.py": {"sklearn"},
+    "fastood/detectors/storage.py": {"safetensors"},
+    "fastood/heads/class_sums.py": {"safetensors"},
+}
+"""Other packages that a file of the drop-in layer imports, inside a function: what needs them is optional."""
 REPORT_READS = {"fastood.train.engine", "fastood.train.methods"}
 """The report draws what a run has written, and imports neither."""
 
@@ -102,6 +110,38 @@ def test_the_drop_in_layer_imports_nothing_of_the_trainer() -> None:
                 f"{arrow.place}: {arrow.importer} imports {arrow.imported}, but the drop-in layer "
                 f"({', '.join(sorted(DROP_IN))}) imports nothing above it: use a Protocol, or move what you need down"
             )
+
+
+def test_the_package_imports_no_script() -> None:
+    for arrow in IMPORTS:
+        if arrow.importer.startswith("fastood"):
+            assert draw.room(arrow.imported) not in draw.SCRIPTS, f"{arrow.place}: imports {arrow.imported}, a script"
+
+
+def outside(names: list[str]) -> set[str]:
+    """Return the top-level packages among imported names that are neither Python's nor the repository's."""
+    tops = {name.partition(".")[0] for name in names}
+    return tops - sys.stdlib_module_names - {"fastood"}
+
+
+def test_the_drop_in_layer_needs_torch_and_numpy_alone() -> None:
+    """Wherever the import stands; tests/test_imports.py imports the modules without other packages."""
+    for importer, names, place in draw.statements(ROOT):
+        if draw.room(importer) in DROP_IN:
+            path = place.rpartition(":")[0]
+            others = outside(names) - {"torch", "numpy"} - OPTIONAL.get(path, set())
+            assert not others, (
+                f"{place}: {importer} imports {', '.join(sorted(others))}, but the drop-in layer needs torch and numpy "
+                f"alone; an optional package goes into a function, and into OPTIONAL of {__file__}"
+            )
+
+
+def test_optional_packages_are_imported_in_functions() -> None:
+    for path, packages in OPTIONAL.items():
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        for packages_of, nodes in (("top", tree.body), ("any", ast.walk(tree))):
+            imported = set().union(*(outside(draw.imported_names(node, "", ())) for node in nodes))
+            assert (packages <= imported) == (packages_of == "any"), f"{path} imports {packages}, see OPTIONAL"
 
 
 def test_the_report_imports_neither_engine_nor_methods() -> None:
@@ -175,6 +215,17 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
         "fastood/high/__init__.py": "",
         "fastood/high/two.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fastood.low import one\n",
         "fastood/high/three.py": "import math\nfrom . import two\n",
+        "fastood/high/four.py": "from .. import low\nfrom ..low.one import f\n",
+        "fastood/low/five.py": (
+            "import importlib\n"
+            "importlib.import_module('fastood.high.two')\n"
+            "importlib.import_module('.one', __package__)\n"
+            "__import__('fastood.high')\n"
+            "import fastood\n"
+            "fastood.high.two\n"
+            "importlib.import_module(f'fastood.{1}')\n"
+            "from fastood._C import info\n"
+        ),
         "benchmarks/harness.py": "",
         "benchmarks/test_speed.py": "from harness import run\n",
     }
@@ -183,9 +234,17 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     found = [tuple(arrow) for arrow in draw.imports(tmp_path)]
     assert found == [
+        ("fastood.high.four", "fastood.low", "fastood/high/four.py:1"),
+        ("fastood.high.four", "fastood.low.one", "fastood/high/four.py:2"),
         ("fastood.high.three", "fastood.high.two", "fastood/high/three.py:2"),
         ("fastood.high.two", "fastood.low.one", "fastood/high/two.py:3"),
         ("fastood.low", "csrc", "fastood/low/__init__.py:1"),
+        ("fastood.low.five", "fastood.high.two", "fastood/low/five.py:2"),
+        ("fastood.low.five", "fastood.low.one", "fastood/low/five.py:3"),
+        ("fastood.low.five", "fastood.high", "fastood/low/five.py:4"),
+        ("fastood.low.five", "fastood", "fastood/low/five.py:5"),
+        ("fastood.low.five", "fastood.high", "fastood/low/five.py:6"),
+        ("fastood.low.five", "csrc", "fastood/low/five.py:8"),
         ("fastood.low.one", "fastood.high.two", "fastood/low/one.py:2"),
         ("benchmarks.test_speed", "benchmarks.harness", "benchmarks/test_speed.py:1"),
     ]
