@@ -23,10 +23,9 @@ __all__ = ["MixedBatchLoss"]
 class MixedBatchLoss(nn.Module, ABC):
     r"""Mean over in-distribution rows + `weight` · mean over background rows, with fused forward and backward kernels.
 
-    Base class of `OutlierExposureLoss`, `EntropyMaximizationLoss`, `EnergyRegularizedLoss`, `EnergyLoss`,
-    `RejectClassLoss`, `ICELoss` and `SigmoidLikelihoodLoss`, which differ in the loss of a row. Rows with a target
-    below zero are background. Each kind of row has its own mean, so that the trade-off does not depend on the mix of
-    the batch, as it would with one mean over all rows.
+    Base class of the losses of mixed batches, which differ in the loss of a row. Rows with a target below zero are
+    background. Each kind of row has its own mean, so that the trade-off does not depend on the mix of the batch, as it
+    would with one mean over all rows.
 
     Args:
         weight: λ, the factor of the background term; finite and >= 0.

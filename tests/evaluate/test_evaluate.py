@@ -10,7 +10,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from fastood.data import Augment
-from fastood.detectors import DETECTORS
+from fastood.detectors import DETECTORS, LinearHeadModel, build_detectors
+from fastood.detectors.head_detector import HeadDetector
 from fastood.evaluate import cli as evaluate
 from fastood.evaluate.arm_network import ArmNetwork
 from fastood.evaluate.detector_scores import DetectorScores, fitted_detectors
@@ -135,7 +136,12 @@ def small(num_classes: int) -> nn.Module:
     return build_model("small-cnn", num_classes=num_classes, in_channels=1, image_size=8)
 
 
-WITH_HEAD = ("vim", "react", "ash", "scale", "dice", "she", "gradnorm")
+OF_ANY_MODEL = build_detectors(LinearHeadModel(nn.Linear(2, 2)))
+WITH_HEAD = [name for name, detector in OF_ANY_MODEL.items() if isinstance(detector, HeadDetector)]
+
+
+def test_detectors_that_need_a_linear_head_are_those_of_its_base_class() -> None:
+    assert {"vim", "react", "ash", "scale", "dice", "she", "gradnorm"} <= set(WITH_HEAD)
 
 
 def test_reject_classes_are_left_out() -> None:

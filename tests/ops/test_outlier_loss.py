@@ -376,7 +376,7 @@ def test_the_last_of_most_classes_has_its_own_gradient() -> None:
         ({"targets": torch.tensor([0])}, {}, "targets must have 2 rows, got 1"),
         ({"targets": torch.tensor([0, 1], dtype=torch.int32)}, {}, "targets must be Long, got Int"),
         ({"weight": torch.ones(2, dtype=torch.float64)}, {}, "weight must be Float, got Double"),
-        ({}, {"kind": 9}, "loss must be in 0 ... 8, got 9"),
+        ({}, {"kind": len(KINDS)}, f"loss must be in 0 ... {len(KINDS) - 1}, got {len(KINDS)}"),
         ({}, {"num_reject": 1}, "num_reject must be 0 for this loss, got 1"),
         ({}, {"kind": LossKind.REJECT_CLASS, "num_reject": 5}, "num_reject must be at least 1 and below .* got 5"),
         ({}, {"kind": LossKind.REJECT_CLASS, "num_reject": 2}, "uniform01 is for the reject-class loss, and needed"),
