@@ -45,8 +45,8 @@ class Command:
     detectors: tuple[str, ...] = ()
     """Evaluate detectors instead of the run's own scores: "all" that need no training, or some by name, such as
     msp knn bal (an unknown name prints the list; bal trains a GAN per arm, for half a minute or more). Each image
-    passes a network once for all of them; logits and features of training and test images are cached in the run's folder. The
-    step of ODIN is chosen on training and background images."""
+    passes a network once for all of them; logits and features of training and test images are cached in the run's
+    folder. The step of ODIN is chosen on training and background images."""
     write: bool = False
     """Replace metrics.json, scores and report or, with --detectors, detectors.json and its figure; by default no result
     is written."""
