@@ -12,6 +12,7 @@ import torch
 from fastood.common import openmp
 from fastood.train import cli as train
 from fastood.train.config import PRESETS, from_dict, to_dict
+from fastood.train.environment import read_sessions
 from fastood.train.resolved_config import default_threads, resolve, threads_to_resume
 from fastood.train.run_folder import RunFolder
 from tests.support.tiny_run import tiny_args
@@ -59,15 +60,22 @@ def test_the_command_line_keeps_and_resumes_it(
 ):
     monkeypatch.setattr("fastood.train.run.write_report", lambda *args, **kwargs: None)
     args = tiny_args(tmp_path)
-    assert train.main([*args, "--threads", "2"]) == 0
     folder = RunFolder(tmp_path / "runs" / "run")
-    assert folder.read_config().threads == torch.get_num_threads() == 2
+
+    def used() -> list[int]:
+        return [session["threads"] for session in read_sessions(folder.environment)]
+
+    before = torch.get_num_threads()
+    assert train.main([*args, "--threads", "2"]) == 0
+    assert [folder.read_config().threads] == used() == [2]
     assert train.main([*args, "--resume"]) == 0
-    assert folder.read_config().threads == torch.get_num_threads() == 2
+    assert folder.read_config().threads == 2
+    assert used() == [2, 2]
     assert "began with" not in capsys.readouterr().err
     assert train.main([*args, "--threads", "1", "--resume"]) == 0
     assert "began with threads=2 and is resumed with threads=1" in capsys.readouterr().err
-    assert torch.get_num_threads() == 1
+    assert used() == [2, 2, 1]
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
