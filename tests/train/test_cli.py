@@ -257,7 +257,7 @@ def test_evaluate_prints_the_table_of_any_protocol(
 
 def test_evaluate_says_why_a_protocol_does_not_fit(finished: Path, capsys: pytest.CaptureFixture[str]):
     assert evaluate.main([str(finished), "--protocol", "odin"]) == 1
-    assert 'rule "odin" takes the mean over thresholds of TPR in [0.9495, 0.9505]' in capsys.readouterr().err
+    assert 'rule "odin" needs a threshold with a TPR in [0.9495, 0.9505], got none' in capsys.readouterr().err
 
 
 def test_the_protocol_names_are_those_of_the_table():
