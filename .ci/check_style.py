@@ -46,6 +46,20 @@ PHRASES = {
     r"of the moment": "current",
     r"what is to be": "say what it is",
     r"to be looked at": "to inspect",
+    r"whatever": "any, regardless of, independent of",
+    r"in place of": "instead of, that replaces",
+    r"from time to time": "periodically, every N steps",
+    r"once and for all": "once",
+    r"at hand": "given, available",
+    r"of its own(?=[.,;:]|$)": "separate, its",
+    r"(?:add|cost|contribute|say|mean)s? nothing": "does not contribute, is 0, has no meaning",
+    r"nothing is (?:added|counted|converted) then": "… is then unchanged",
+    r"(?:go|goes|going) together|(?:go|goes) with(?= [`\w]+=)": "is compatible with, fits",
+    r"lies? on different": "are on different",
+    r"wants": "needs, requires",
+    r"(?:is|are) no (?:integer|number|tensor|array|mapping|multiple|field|factor)(?! of its)": "is not a …",
+    r"(?:minute|hour|second|day)s? or so": "about a minute",
+    r"(?<=\. )So": "therefore; or begin with the consequence",
 }
 """Phrases anywhere in a docstring, and what the field writes."""
 

@@ -1,9 +1,9 @@
 """Draw the import graph into docs/architecture.md: `python docs/draw_architecture.py` after a change of imports.
 
-A room is a package of fastood/, csrc/, or a folder of scripts. An arrow is an import of one room by another, wherever
-it stands in a file: on top, in a function or under TYPE_CHECKING; as a statement, by `import_module("…")` with a
-literal, or as an attribute of `fastood`, which imports its packages on first use. `fastood/__init__.py` is no room,
-since Python runs it before every other module. The rules that the graph keeps are in tests/test_architecture.py.
+A node (a room, in the code) is a package of fastood/, csrc/, or a folder of scripts. An arrow is an import of one node
+by another anywhere in a file: at the top, in a function or under TYPE_CHECKING; as a statement, by `import_module("…")`
+with a literal, or as an attribute of `fastood`, which imports its packages on first use. `fastood/__init__.py` is not a
+node, because Python runs it before every other module. tests/test_architecture.py has the rules of the graph.
 """
 
 from __future__ import annotations
@@ -144,16 +144,16 @@ def section(root: Path = ROOT) -> str:
     stories = [sorted(name for name in below if level[name] == floor) for floor in range(count)]
     arrows = sum(map(len, below.values()))
     lines = [
-        f"{len(below)} rooms on {count} floors, {arrows} arrows; none leads upward.",
-        "The drawing leaves out an arrow that a longer way implies; the table has them all.",
+        f"{len(below)} packages and folders in {count} layers, {arrows} imports between them; none leads upward.",
+        "The graph omits imports that a longer path implies; the table has all of them.",
         "",
         "```mermaid",
         "flowchart TB",
     ]
     for floor in reversed(range(count)):
-        lines += [f'  subgraph floor{floor}["floor {floor}"]', *(f"    {name}" for name in stories[floor]), "  end"]
+        lines += [f'  subgraph layer{floor}["layer {floor}"]', *(f"    {name}" for name in stories[floor]), "  end"]
     lines += [f"  {name} --> {lower}" for name, lowers in sorted(direct(below).items()) for lower in sorted(lowers)]
-    lines += ["```", "", "| floor | room | imports |", "|---|---|---|"]
+    lines += ["```", "", "| layer | package | imports |", "|---|---|---|"]
     for floor in reversed(range(count)):
         for name in stories[floor]:
             lines.append(f"| {floor} | `{name}` | {', '.join(f'`{lower}`' for lower in sorted(below[name])) or '–'} |")

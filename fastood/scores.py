@@ -32,8 +32,8 @@ def max_softmax_score(logits: Tensor) -> Tensor:
 
     The maximum softmax probability (Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136; the score of Li &
     Vasconcelos 2020, section 5.1) rounds to exactly 1 for many confident rows, which turns a ranking into ties. Its
-    log-odds have the same ranking and keep confident rows distinct whatever their margin. `fastood.ops.logit_scores`
-    computes this score together with others, in float32.
+    log-odds have the same ranking and keep confident rows distinct at any margin. `fastood.ops.logit_scores` computes
+    this score together with others, in float32.
 
     Args:
         logits: `[N, K]`, any floating dtype; K of at least 1. Logits of -inf are masked classes.
@@ -153,7 +153,7 @@ def reject_weighted_score(logits: Tensor, num_reject: int, weights: Tensor) -> T
     """Compute the weighted sum `s = Σ_j w_j f_j` over the reject classes in log-odds (Mohseni et al. 2020, table 2).
 
     The weights are divided by the largest one, which keeps the ranking and makes s a probability. With equal weights
-    this is `reject_sum_score`, whose errors it raises.
+    this is `reject_sum_score`; the errors are the same.
 
     Args:
         logits: `[N, K + k]`, any floating dtype; the last k are reject classes.
@@ -252,6 +252,7 @@ def reject_combined_score(logits: Tensor, num_reject: int, weights: Tensor) -> T
 def _float64(logits: Tensor) -> Tensor:
     """Return logits in float64, with rows of NaN where a row has a NaN or +inf."""
     v = logits.to(torch.float64)
+    # -inf is a masked class, with probability 0. A logit of +inf has no softmax.
     return v.masked_fill((v.isnan() | (v == torch.inf)).any(dim=1, keepdim=True), torch.nan)
 
 

@@ -80,6 +80,14 @@ def test_plain_prose_code_and_comments_pass(tmp_path: Path) -> None:
         "Draw the values anew.",
         "Weights of the moment.",
         "The pool is told the loss.",
+        "A score for networks of whatever size.",
+        "A dict in place of a list.",
+        "Rows of weight zero add nothing.",
+        "The kernel wants float32.",
+        "If `value` is no integer.",
+        "It has a default of its own.",
+        "It takes a minute or so.",
+        "Ratios matter. So any scale is accepted.",
     ],
 )
 def test_idioms_are_found_anywhere_in_a_docstring(tmp_path: Path, phrase: str) -> None:

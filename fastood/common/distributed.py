@@ -19,7 +19,7 @@ def exchange(value: T, group: dist.ProcessGroup | None = None, *, device: torch.
     Args:
         value: Any object that can be pickled.
         group: Process group; None for the default group.
-        device: Device of the data of this process; NCCL communicates through it in place of the current device.
+        device: Device of the data of this process; NCCL communicates through it instead of the current device.
 
     Raises:
         RuntimeError: If there is no process group.

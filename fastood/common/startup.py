@@ -1,4 +1,4 @@
-"""Ctrl-C during the imports of a command: one line in place of a traceback."""
+"""Handling of Ctrl-C during the imports of a command: one line instead of a traceback."""
 
 import sys
 from types import TracebackType

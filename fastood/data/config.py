@@ -60,7 +60,7 @@ class DataConfig:
     outliers more similar to the in-distribution images. Mohseni et al. 2020 use 0.1 for ImageNet and CIFAR. None: no
     blending. Not for packed pools and other images that stay in their files."""
     test_fraction: float = 1 / 3
-    """Share of every class held out for testing if in_dist has no test set."""
+    """Fraction of every class held out for testing if in_dist has no test set."""
     image_size: int | None = None
     """Rows and columns; the shorter edge is resized to this, then the centre is cropped, once before training.
     Default: 16 for the embedded digits, else 32."""

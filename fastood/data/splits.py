@@ -9,7 +9,7 @@ def stratified_split(labels: Tensor, fraction: float, *, generator: torch.Genera
 
     Args:
         labels: int64 `[N]`, 0 or larger.
-        fraction: Share of the held-out images, in (0, 1).
+        fraction: Fraction of the held-out images, in (0, 1).
         generator: RNG of the split.
 
     Returns:

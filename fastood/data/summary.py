@@ -48,7 +48,7 @@ def data_summary(config: DataConfig, task: DetectionTask) -> dict[str, Any]:
 
 
 def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Put a summary into lines for the terminal, one for each role and one for what was left out of it.
+    """Format a summary as lines for the terminal, one for each role and one for the files left out of it.
 
     Args:
         summary: Return value of `data_summary`.

@@ -62,6 +62,7 @@ class KNN(RowDetector):
         self._search: NeighbourSearch | None = None
 
     def _fitted(self, batches: Batches) -> State:
+        # cat promotes all rows to float64 if float32 would round those of one chunk.
         bank = torch.cat([_narrowed(rows) for rows, _ in batches()])
         if len(bank) < self.k:
             raise ValueError(

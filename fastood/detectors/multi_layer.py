@@ -135,6 +135,7 @@ class MultiLayerMahalanobisDetector:
         if self._settings.epsilon == 0:
             features = self.extract(x)
         else:
+            # The step of a layer depends on its own score, so that each layer needs its own forward pass.
             features = [self.extract(self._perturbed(x, i))[i] for i in range(len(self._layers))]
         pairs = zip(self._layers, features, strict=True)
         return torch.stack([layer.predict_features(of_layer) for layer, of_layer in pairs], 1)

@@ -175,5 +175,6 @@ class ODIN(Detector):
             raise ValueError("loader must give at least one row with a label of 0 or above, got none")
         id_scores, ood_scores = torch.cat(inliers), torch.cat(outliers)
         if len(ood_scores) == 0:
+            # Scores are log-odds against the largest class: the sigmoid of the negative is the maximum softmax.
             return float(torch.sigmoid(-id_scores).mean())
         return float(detection_metrics(id_scores, ood_scores).auroc)

@@ -86,6 +86,7 @@ def leaf(x: object) -> Tensor:
             "that does not move inputs, or pass embeddings and the part of the model that takes them"
         )
     check_inputs(x)
+    # Inference tensors cannot require gradients; a clone outside of inference mode can.
     return (x.detach().clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
@@ -115,8 +116,10 @@ def step_against(
             "(a detached, quantised or rounded input, or no_grad inside the model): use a detector that does not move "
             "inputs"
         )
+    # The sign alone: its steps have one length in every coordinate, regardless of the scale of the score.
     step = gradient.sign() * epsilon
     if input_std is not None:
+        # Inputs were divided by input_std, and so is a step in their original units.
         if x.dim() < 2 or x.shape[1] != len(input_std):
             raise ValueError(f"input_std must have one value per channel of {tuple(x.shape)}, got {len(input_std)}")
         step /= torch.tensor(input_std, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 2))

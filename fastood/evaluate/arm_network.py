@@ -18,7 +18,7 @@ GRADIENT_ROWS = 64
 class ArmNetwork:
     """Classifier that returns features, and logits of the K in-distribution classes only.
 
-    Reject classes, whose logits come last, are left out.
+    Reject classes, the last logits, are left out.
 
     Args:
         network: Trained network of the arm.

@@ -111,6 +111,7 @@ def risk_coverage_curve(
 
 def _rankable(scores: Tensor) -> Tensor:
     """Return scores in a dtype that can be sorted: int64 for signed integers, else float64."""
+    # float64 would tie different integers beyond 2^53.
     return scores.long() if scores.dtype.is_signed and not scores.is_floating_point() else scores.double()
 
 

@@ -22,7 +22,7 @@ class ModelFamily:
     """Networks with names that differ in a few parts, such as the depth."""
 
     name: str
-    """Name for users; words in capitals stand for the parts."""
+    """Name for users; words in capitals are placeholders for the parts."""
     example: str
     """Name of one network of the family."""
     what: str
@@ -123,7 +123,7 @@ MODEL_FAMILIES = (
 """Families of all networks that `build_model` builds."""
 
 MODEL_NAMES = tuple(family.name for family in MODEL_FAMILIES)
-"""Names that `build_model` accepts; words in capitals stand for numbers or a torchvision name."""
+"""Names that `build_model` accepts; words in capitals are placeholders for numbers or a torchvision name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def build_model(
     """Build a freshly initialised network.
 
     Args:
-        name: One of `MODEL_NAMES`, with numbers in place of the words in capitals; `MODEL_FAMILIES` describes them.
+        name: One of `MODEL_NAMES`, with numbers instead of the words in capitals; `MODEL_FAMILIES` describes them.
         num_classes: Number of classes K, at least 2.
         in_channels: Image channels C, at least 1; 3 for torchvision networks.
         image_size: Height and width of the images, at least the `min_image_size` of the family.

@@ -162,7 +162,7 @@ class allocating:  # noqa: N801  a context manager; contextlib's would cost as m
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, RuntimeError):
-            return  # torch.OutOfMemoryError is one; the CPU's allocator raises no type of its own
+            return  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain RuntimeError
         words = str(error)
         if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in _NO_MEMORY):
             raise MemoryError(f"{self.what} needs more memory than is available") from error

@@ -103,6 +103,7 @@ def augment_images(
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         for (name, tensor, _), largest in zip(per_image, (images.shape[0] - 1, 2 * padding, 2 * padding), strict=True):
             _check_range(tensor, name, largest)
+    # The op takes equal numbers of means and deviations: one for all channels, or one per channel.
     scales = max(len(means), len(stds))
     result: Tensor = _augment_images(
         images,

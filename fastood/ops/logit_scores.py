@@ -12,9 +12,9 @@ For logits `v` of K classes with softmax `f`, largest logit `v_m` and largest pr
 
 Each score ranks rows as its paper's score does, in a form that keeps digits for the rows of a trained network. `msp` is
 1 - p in log-odds: p itself rounds to 1 for many confident rows, which turns a ranking into ties; log-odds separate rows
-of different margins at any margin. `reject` is the summed probability of the reject classes in log-odds. `entropy`
-and `gen` keep the digits of a confident row, `kl_uniform` those of a row near uniform (the entropy itself cannot: there
-it is log K less something below the last digit of log K).
+of different margins at any margin. `reject` is the summed probability of the reject classes in log-odds. `entropy` and
+`gen` keep the digits of a confident row, `kl_uniform` those of a row near uniform (the entropy cannot: near uniform it
+differs from log K by less than a unit in the last place).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def _fake(logits: Tensor, scores: int, num_reject: int, gen_gamma: float, gen_to
 def _vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *settings: float) -> tuple[Tensor, int]:
     """Return the scores of the rows of all batches, `[S, B, N]`, and the position of the batch dimension."""
     assert in_dims[0] is not None
+    # Scores of a row do not depend on other rows: the rows of all batches are one call of the op.
     batches = logits.movedim(in_dims[0], 0)
     scores: Tensor = _logit_scores(batches.flatten(0, 1), *settings)
     return scores.reshape(-1, *batches.shape[:2]), 1
@@ -92,22 +93,22 @@ def logit_scores(
 
     Args:
         logits: `[N, K + num_reject]`, float64, float32, bfloat16 or float16, on the CPU or a CUDA device. Rows may be
-            strided. Logits of -inf are masked classes: they change no score except `kl_uniform`,
-            which is -inf. A NaN or +inf logit makes every score that reads it NaN, and so do logits that are all -inf.
+            strided. Logits of -inf are masked classes: they change no score except `kl_uniform`, which is -inf. A NaN
+            or +inf logit makes every score that reads it NaN, and so do logits that are all -inf.
         num_reject: Number of reject classes, the last columns (Mohseni et al. 2020,
             https://ojs.aaai.org/index.php/AAAI/article/view/5966). As in the paper one softmax over all logits gives
-            `reject`; all other scores use the K classes alone, so that they compare with those of a network without
-            reject classes.
+            `reject`; all other scores use the K classes alone, so that they are comparable with those of a network
+            without reject classes.
         gen_gamma: γ of `gen`, above 0.
-        gen_top: Number of the largest probabilities that `gen` sums (the paper takes 100 of ImageNet's 1000); None, or
+        gen_top: Number of the largest probabilities that `gen` sums (the paper uses 100 of ImageNet's 1000); None, or
             more than K, for all.
         scores: Names of the scores to compute, of `msp`, `max_logit`, `energy`, `entropy`, `kl_uniform`, `gen` and,
             with reject classes, `reject`; None for all. `gen` costs more than all others together.
 
     Returns:
         Name to `[N]`, in the order above; float64 for float64 logits, float32 for all others, without gradient, also
-        under torch.func, where `vmap` works and `grad` finds zeros. Higher means more out-of-distribution for each. A
-        single class scores -inf by `msp`.
+        under torch.func: `vmap` is supported, and `grad` returns zeros. Higher means more out-of-distribution for each.
+        `msp` of a single class is -inf.
 
     Raises:
         TypeError: If `logits` is not a dense tensor of the dtypes above, `scores` is not a sequence of names, or a

@@ -71,6 +71,7 @@ def keys_to_scores(keys: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         tensor([-1.,  2.], dtype=torch.bfloat16)
     """
     _check_keys(keys, "keys")
+    # Negative floats have their lower bits flipped, so that keys ascend with the scores; the flip is its own inverse.
     bits = torch.where(keys < 0, keys ^ torch.iinfo(keys.dtype).max, keys)
     scores = bits.contiguous().view(torch.float64 if keys.dtype == torch.int64 else torch.float32)
     return scores if dtype is None else scores.to(dtype)

@@ -34,7 +34,7 @@ def compile_in_place(model: nn.Module, mode: CompileMode) -> None:
     if mode == "none":
         return
     if isinstance(model, Classifier):
-        # An instance attribute shadows the method, and is no module, so that the state_dict does not change.
+        # An instance attribute shadows the method, and is not a module, so that the state_dict does not change.
         model.features = torch.compile(model.features, mode=mode)  # type: ignore[method-assign]
     else:
         model.compile(mode=mode)

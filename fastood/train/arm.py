@@ -17,7 +17,7 @@ class Prediction:
     scores: Tensor
     """Scores `[N]`; higher means more out-of-distribution."""
     classes: Tensor
-    """The most likely in-distribution class, int64 `[N]`, whatever the score."""
+    """The most likely in-distribution class, int64 `[N]`, independent of the score."""
 
 
 Predict = Callable[[ImageSet], Prediction]

@@ -78,7 +78,7 @@ class Command:
     ] = "resample"
     recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """A recipe, as FILE or FILE:VARIANT, or config.yaml of a run. Its fields replace the defaults; options given here
-    replace its fields. Fields that it does not set come from the preset paper, unless --preset is given."""
+    replace its fields. Fields that it does not set have the values of the preset paper, unless --preset is given."""
     name: str | None = None
     """Name of the run; by default the name of the recipe, or of the method and the preset, and the time."""
     out: Path = Path("runs")
@@ -86,8 +86,8 @@ class Command:
     checkpoint_every: int = 200
     """Training steps between two checkpoints; every stage ends with one."""
     resume: bool = False
-    """Resume the run of this name, wherever it was stopped; its result is that of a run that was not stopped.
-    A run that does not exist yet is begun, so that one command can be repeated until it is finished."""
+    """Resume the run of this name from where it was stopped; its result equals that of an uninterrupted run. A run that
+    does not exist yet is started, so that one command can be repeated until the run is finished."""
     preset: PresetName = "embedded"
     """Source of the defaults shown here.
     embedded: images that need no download, a small network, the paper's schedule.
@@ -167,7 +167,7 @@ def complete_command(command: Command) -> Command:
 
 
 def _default_command(args: Sequence[str], method: str | None) -> Command:
-    """Return the command that holds wherever `args` say nothing.
+    """Return the command whose values apply where `args` has none.
 
     In order of precedence: a recipe (--config), the config of the run to resume, the preset.
     """

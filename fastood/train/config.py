@@ -48,7 +48,7 @@ class RunConfig:
     rounding."""
     compile: CompileMode = "none"
     """Mode of torch.compile for networks that train; results agree to rounding. default: fuse what can be fused;
-    reduce-overhead: on a GPU also replay each step's kernels as one CUDA graph. Compiling takes a minute or so."""
+    reduce-overhead: on a GPU also replay each step's kernels as one CUDA graph. Compiling takes about a minute."""
     ema_decay: float | None = None
     """Decay per step, in (0, 1), of an exponential running average of the weights. Each stage then ends with this
     average, which is evaluated and stored. None, as in the papers, for the weights themselves."""
@@ -102,7 +102,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
         path: Names of the fields that lead to the dataclass, joined with dots, for errors.
 
     Raises:
-        ValueError: If a name is no field of `kind`, or a value is of another type or out of range.
+        ValueError: If a name is not a field of `kind`, or a value is of another type or out of range.
 
     Example:
         >>> from_dict(ModelConfig, {"name": "wrn-16-2", "depth": 16})
@@ -123,7 +123,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, path: str = "") -> T:
     try:
         return kind(**rebuilt)
     except ValueError as error:
-        # Of a field within a field it must be said which; some parts say it themselves.
+        # The error must name a nested field by its path; some parts already do.
         told = not path or str(error).startswith(f"{path}.")
         raise ValueError(str(error) if told else f"{path}: {error}") from None
 

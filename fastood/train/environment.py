@@ -1,6 +1,6 @@
 """Provenance of a run: versions, device, threads, command and time, in environment.json.
 
-metrics.json of a run is the same on every machine; environment.json is not, and tells why results may differ.
+metrics.json of a run is the same on every machine; environment.json is not, and records the causes of differences.
 """
 
 import json
@@ -72,7 +72,7 @@ def _is_session(session: Any) -> bool:
 
     Raises:
         KeyError: If a field is missing.
-        TypeError: If it is no mapping.
+        TypeError: If it is not a mapping.
         ValueError: If its date is none.
     """
     datetime.fromisoformat(session["began"]).astimezone(UTC)
@@ -124,7 +124,7 @@ def _shown(path: str) -> str:
         home = Path.home()
     except RuntimeError:  # a user without one
         home = Path("/")
-    # Not of a root or a folder that holds homes: what is under it would name the user.
+    # Not relative to a root or a folder of home folders: the rest of the path would name the user.
     if absolute.is_relative_to(here) and (here == home or not home.is_relative_to(here)):
         return str(absolute.relative_to(here))
     if home != Path("/") and absolute.is_relative_to(home):

@@ -1,4 +1,4 @@
-"""Base classes of training methods: a config of hyper-parameters, and the stages and arms that they amount to."""
+"""Base classes of training methods: a config of hyper-parameters, and the stages and arms that it defines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PresetName = Literal["embedded", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A starting point for the command line: a method's hyper-parameters, and the images and network to go with it."""
+    """Defaults of the command line: a method's hyper-parameters, with images and a network for it."""
 
     method: MethodConfig
     data: DataConfig = field(default_factory=DataConfig)
@@ -57,7 +57,7 @@ class MethodConfig(ABC):
             seed: Seed of the run.
 
         Raises:
-            ValueError: If network, images and hyper-parameters do not go together.
+            ValueError: If network, images and hyper-parameters do not fit together.
         """
 
     @classmethod
@@ -67,7 +67,7 @@ class MethodConfig(ABC):
 
     @classmethod
     def presets(cls) -> dict[PresetName, Preset]:
-        """Return embedded, a minute or so on two CPU cores, and paper, the paper's network and image size."""
+        """Return the presets: embedded, about a minute on two CPU cores, and paper, with its network and image size."""
         return {
             "embedded": Preset(method=cls.embedded(), model=ModelConfig(name="small-cnn")),
             "paper": Preset(method=cls(), data=DataConfig(image_size=32), augment=Augment(flip=True)),
@@ -81,16 +81,16 @@ class LearntPool:
     pool: BackgroundPool
     """Final once every stage has run."""
     arm: str
-    """Arm that trains on what the pool selects."""
+    """Arm that trains on the images that the pool selects."""
     effective_sample_sizes: Tensor
-    """Effective sample size of the pool after each of the T steps that moved it so far, float64 `[T]`."""
+    """Effective sample size of the pool after each of its T ascent steps so far, float64 `[T]`."""
 
 
 class Method(ABC):
-    """A way of training and scoring; loop, checkpoints and evaluation are the same for all methods.
+    """Base class of ways to train and score; loop, checkpoints and evaluation are the same for all methods.
 
-    A subclass says what is trained (`build_stages`) and what is evaluated (`build_arms`), and overrides what differs
-    from the defaults: `setup`, `baseline`, `learnt_pool`, `background_index`.
+    A subclass defines the stages to train (`build_stages`) and the arms to evaluate (`build_arms`). It may override
+    `setup`, `baseline`, `learnt_pool` and `background_index`.
 
     Args:
         config: Hyper-parameters.
@@ -107,7 +107,7 @@ class Method(ABC):
         stages: Parts of the training, in the order in which they run.
 
     Raises:
-        ValueError: If the network is unknown, or network, images and hyper-parameters do not go together.
+        ValueError: If the network is unknown, or network, images and hyper-parameters do not fit together.
     """
 
     def __init__(self, config: MethodConfig, *, model: ModelConfig, task: DetectionTask, seed: int) -> None:
@@ -123,7 +123,7 @@ class Method(ABC):
             stage.build_model()
 
     def setup(self) -> None:  # noqa: B027 - a hook that most methods do without
-        """Check the images and prepare what arms and stages share; called before either is built."""
+        """Check the images and prepare shared parts of arms and stages; called before either is built."""
 
     @abstractmethod
     def build_arms(self) -> Sequence[Arm]:

@@ -149,7 +149,7 @@ def _with_variant(values: Mapping[str, Any], variant: str | None) -> dict[str, A
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested fields, those of `changes` in place of those of `base`.
+    """Return the nested fields of `base`, replaced by those of `changes`.
 
     Example:
         >>> merge({"seed": 0, "model": {"name": "small-cnn", "dropout": 0.0}}, {"model": {"dropout": 0.3}})

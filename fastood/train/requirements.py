@@ -15,11 +15,11 @@ from fastood.train.methods import MethodConfig
 
 
 def check_config(config: RunConfig) -> None:
-    """Check what can be checked before images are loaded.
+    """Check the config as far as possible before images are loaded.
 
     Raises:
         ValueError: If the method needs background images and none are named, if `torch.compile` has no compiler here,
-            or if a batch size is no multiple of the number of processes.
+            or if a batch size is not a multiple of the number of processes.
 
     Example:
         >>> from fastood.data import DataConfig
@@ -67,7 +67,7 @@ def require_enough_ood(task: DetectionTask, protocol: Protocol) -> None:
 
 
 def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig) -> list[str]:
-    """Return warnings of batches that will be smaller than the config says, for lack of images.
+    """Return warnings of batches that will be smaller than configured, because there are too few images.
 
     Args:
         method: The method.

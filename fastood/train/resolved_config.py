@@ -39,7 +39,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """Return the device that "auto" stands for on this machine.
+    """Return the device that "auto" selects on this machine.
 
     Raises:
         ValueError: If `device` is "cuda" and PyTorch finds no GPU.
@@ -51,7 +51,7 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 
 
 def default_threads(*, device: str, network: str, image_size: int | None) -> int:
-    """Return the number of threads of a run that names none, from what it computes and never from the machine's load.
+    """Return the default number of threads of a run, from its computation and never from the machine's load.
 
     The number is part of the config since sums depend on how threads share them.
 
@@ -72,7 +72,7 @@ def default_threads(*, device: str, network: str, image_size: int | None) -> int
 
 
 def absolute_paths(data: DataConfig) -> DataConfig:
-    """Return the data config with absolute paths, and with the background that "auto" stands for.
+    """Return the data config with absolute paths, and with the background that "auto" selects.
 
     Example:
         >>> absolute_paths(DataConfig(in_dist="folder:/data/cats", background="gaussian", ood=("x=npy:/x.npy",))).ood

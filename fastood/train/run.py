@@ -103,8 +103,8 @@ class Run:
             BlockingIOError: If another process is writing the run.
             FileExistsError: If the folder exists and `resume` is false, or it holds files but no run to resume.
             FileNotFoundError: If images are missing.
-            ValueError: If the config is out of range, asks for what this machine lacks, or it or the images are not
-                those of the run to resume.
+            ValueError: If the config is out of range, requires something that this machine lacks, or it or the images
+                are not those of the run to resume.
         """
         check_config(config)
         asked, folder, held = resolve(config), RunFolder(path), ExitStack()
@@ -120,7 +120,7 @@ class Run:
             # The first process alone reads and writes the folder.
             resolved = from_first_process(enter, fabric)
             run = cls(resolved, folder, **_load_parts(resolved), fabric=fabric)
-            # How far ahead batches are drawn is part of the result, and each loader has a default of its own.
+            # The number of batches drawn ahead is part of the result, and its default differs between loaders.
             depth = run.loading.prefetch_depth
             run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=depth))
             run._write_beginning()
@@ -195,7 +195,7 @@ class Run:
     def train(self, *, checkpoint_every: int = 200) -> None:
         """Train every stage, each from its checkpoint if there is one, and store the arms' weights and the pool.
 
-        A stage that fails costs the arms that depend on it, and no others; they are named under "failed" in
+        A failed stage excludes the arms that depend on it, and no others; they are named under "failed" in
         metrics.json. After training the group of processes is closed: the first process evaluates alone.
 
         Args:

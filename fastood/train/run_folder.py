@@ -26,7 +26,7 @@ _LARGEST_TEXT = 1 << 28
 
 
 def fingerprint(task: DetectionTask) -> dict[str, str]:
-    """SHA-256 of every set's images, labels and sources, by the set's name, as `ImageSet.sha256` tells.
+    """SHA-256 of every set's images, labels and sources, by the set's name, from `ImageSet.sha256`.
 
     Example:
         >>> from fastood.data import DataConfig, load_task
@@ -112,7 +112,7 @@ class RunFolder:
         return None
 
     def write_beginning(self, config: RunConfig, *, digests: dict[str, str], data_summary: dict[str, Any]) -> None:
-        """Write config.yaml, data.json and data_summary.json, and remove what a killed process left half-written.
+        """Write config.yaml, data.json and data_summary.json, and remove partial files of a killed process.
 
         The images of a resumed run must be those that it began with.
 
@@ -138,7 +138,7 @@ class RunFolder:
         write_atomically(self.config, text.encode())
 
     def read_config(self) -> RunConfig:
-        """Return the config that the run was begun with.
+        """Return the config with which the run was started.
 
         Raises:
             FileNotFoundError: If there is no config.yaml.
@@ -227,7 +227,7 @@ class RunFolder:
 
         Args:
             state: Tensors by name.
-            background: SHA-256 of the images that the weights are of, as `ImageSet.sha256` tells.
+            background: SHA-256 of the images that the weights belong to, from `ImageSet.sha256`.
         """
         save_tensors(self.pool, state, {BACKGROUND_KEY: background})
 

@@ -1,4 +1,4 @@
-"""Training of a run's stages in order; a stage that fails costs the arms that depend on it, and no others."""
+"""Training of a run's stages in order; a failed stage excludes the arms that depend on it, and no others."""
 
 import sys
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def _train_or_fail(
             try:
                 stage.take_over(model, weights, embed)
             except (LinAlgError, ValueError) as error:
-                # What the stage begins with is computed from what the base has learnt.
+                # The initial weights of the stage are computed from those that its base has learnt.
                 raise StageFailedError(f"it cannot begin with the weights of stage {base!r}: {error}") from error
         started = stage.begin(model, context)
         steps = started.total_steps
@@ -96,7 +96,7 @@ def _train_or_fail(
             step=step,
             steps=steps,
         )
-        _warn(context.fabric, f"failed: {failure.describe()}; the arms that do not need it go on")
+        _warn(context.fabric, f"failed: {failure.describe()}; the arms that do not need it continue")
         return failure
     return None
 

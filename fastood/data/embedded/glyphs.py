@@ -1,6 +1,6 @@
 """Typeset letters and symbols in the format of the embedded scans: near OOD for handwritten digits.
 
-The scans come from NIST's form reader (NISTIR 5469, named in scikit-learn's description of the set), which normalised
+The scans are from NIST's form reader (NISTIR 5469, named in scikit-learn's description of the set), which normalised
 each of the 1,797 bitmaps: the character fills all 32 rows, is at most about 20 columns wide and centred, and its
 strokes are thickened or thinned until about 31 % of the pixels are ink. Glyphs are normalised to the same box and the
 same ink; otherwise these features alone would separate them from the digits.
@@ -44,7 +44,7 @@ SYMBOLS = "#$%&@*+=<>?{}§¶†‡€£¥±÷≠≤≥≈≡∞∂√∇∈∃�
 BOX_WIDTH = 20
 """Largest width of a scanned character, in pixels of its bitmap."""
 INK_MEAN, INK_STD, INK_RANGE = 0.306, 0.035, (0.2, 0.42)
-"""Share of ink pixels over the 1,797 scans: mean, standard deviation, and about the 0.1 and 99.9 percentiles."""
+"""Fraction of ink pixels over the 1,797 scans: mean, standard deviation, and about the 0.1 and 99.9 percentiles."""
 
 _FINE = 2  # An outline's pixels per bitmap pixel.
 _MARGIN = 6 * _FINE  # Room for strokes to thicken.
@@ -123,8 +123,9 @@ def glyph_scans(
 ) -> tuple[Tensor, Tensor]:
     """Draw glyphs of several font families and scan them.
 
-    Each family has an equal share of the images, and its styles and characters are equally likely. A glyph is slightly
-    rotated, slanted and bent at random, stretched to the box of the scans, and its strokes get a random share of ink.
+    Each family has an equal fraction of the images, and its styles and characters are equally likely. A glyph is
+    slightly rotated, slanted and bent at random, stretched to the box of the scans, and its strokes get a random share
+    of ink.
 
     Args:
         characters: Characters to draw; a font is used for those that it has.
@@ -188,7 +189,7 @@ def _draw(distance: Tensor, points: Tensor, generator: torch.Generator) -> Tenso
     grid = position * _FINE / torch.tensor([(width - 1) / 2, (height - 1) / 2])
     level = F.grid_sample(distance[:, None], grid, padding_mode="border", align_corners=True).flatten(1)
 
-    # The threshold is the quantile of the levels that gives each glyph its drawn share of ink.
+    # The threshold is the quantile of the levels that gives each glyph its drawn fraction of ink.
     ink = (INK_MEAN + INK_STD * torch.randn(n, generator=generator)).clamp(*INK_RANGE)
     rank = (ink * BITMAP_SIZE**2).long()
     threshold = level.sort(dim=1, descending=True).values.gather(1, rank[:, None])

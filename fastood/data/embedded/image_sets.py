@@ -43,7 +43,7 @@ class EmbeddedConfig:
     pool_size: int = 50_000
     """Images in the background pool; the photographs have about 130,000 different crops."""
     near_fraction: float = 0.02
-    """Share of letters in the background pool; the others are crops of photographs."""
+    """Fraction of letters in the background pool; the others are crops of photographs."""
     photo_scales: tuple[int, ...] = (1, 2, 4)
     """Pixels of a photograph per pixel of a crop."""
     ood_size: int = 1000
@@ -71,7 +71,7 @@ def embedded_digits(
 
     Args:
         config: Held-out digits.
-        test_fraction: Share of each class for testing, in (0, 1).
+        test_fraction: Fraction of each class for testing, in (0, 1).
         size: Rows and columns of the images.
         channels: 1 (grey) or 3 (RGB).
         seed: Seed of the split.

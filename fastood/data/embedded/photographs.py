@@ -1,6 +1,6 @@
 """Crops of scikit-learn's two photographs in the format of the embedded scans: far OOD for handwritten digits.
 
-A photograph is divided into a grid of tiles, of which every fourth is held out. Crops of the background pool lie in the
+A photograph is divided into a grid of tiles, of which every fourth is held out. Crops of the background pool are in the
 other tiles and test crops in the held-out ones, so that they share no pixel.
 """
 

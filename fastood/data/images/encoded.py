@@ -40,7 +40,7 @@ class EncodedImages:
     channels: int
     """1 (grey) or 3 (RGB)."""
     place: str = "memory"
-    """Place that the contents come from, named in errors."""
+    """Source of the contents, named in errors."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

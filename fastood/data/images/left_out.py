@@ -1,4 +1,4 @@
-"""Counts of files and folders that lie among images and are not read."""
+"""Counts of files and folders that are among images and are not read."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class LeftOut:
     reason: str
     """Reason, as a noun in the singular: "hidden file", "file of an unread type, .gif", …"""
     count: int
-    """Number of files or folders; a folder counts as one, whatever it holds."""
+    """Number of files or folders; a folder counts as one, regardless of its contents."""
     examples: tuple[str, ...]
     """Printable names of the first ones, relative to the opened folder."""
 

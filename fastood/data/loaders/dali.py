@@ -94,7 +94,7 @@ class DaliLoader:
         refused = self._refused(index)
         self._waiting.append(index if refused is None else refused)
         if len(index) == 0 or refused is not None:
-            # DALI has no empty batches; with a sharded pool the share of one process may be empty.
+            # DALI has no empty batches; with a sharded pool the part of one process may be empty.
             return
         corner = torch.stack([draws.rows, draws.columns], dim=1).cpu() - self._padding
         self._pipeline.feed_input("image", self._pixels_or_files(index.cpu()))
@@ -110,7 +110,7 @@ class DaliLoader:
         return [np.frombuffer(os.fsencode(file) if isinstance(file, str) else file, np.uint8) for file in files]
 
     def _refused(self, index: Tensor) -> ValueError | None:
-        """Say what is wrong with the first file that the other loaders refuse or DALI cannot read, each asked once."""
+        """Return the error of the first file that the other loaders refuse or DALI cannot read; each is read once."""
         if isinstance(self._images, Tensor):
             return None
         for chosen in index.tolist():
@@ -217,7 +217,7 @@ def _graph(*, kind: str, shape: tuple[int, int, int], normalized: list[float], g
             images = fn.io.file.read(images)
         images = _decode_and_fit(images, size=height, channels=channels, gpu=gpu)
         images = fn.transpose(images, perm=[2, 0, 1], output_layout="CHW")
-    # The crop may lie partly outside the image, where the zeros of the padding are.
+    # The crop may extend beyond the image, into the zeros of the padding.
     images = fn.slice(
         images, start=corner, shape=(height, width), axis_names="HW", out_of_bounds_policy="pad", fill_values=0
     )

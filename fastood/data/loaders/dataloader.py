@@ -26,7 +26,7 @@ _PARENT_CHECK_S = 2.0
 class WorkerLoader:
     """Loader of images that worker processes read ahead of time.
 
-    Workers return uint8 images of one size; the device crops, flips and normalises them by `Augment.apply`. So only a
+    Workers return uint8 images of one size; the device crops, flips and normalises them by `Augment.apply`. Only a
     quarter of the bytes pass between processes, and batches equal those of `ResidentLoader` bit for bit.
 
     Args:

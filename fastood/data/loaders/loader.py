@@ -10,8 +10,8 @@ from fastood.data.images.augment import AugmentDraws
 class ImageLoader(Protocol):
     """Loader of augmented batches of one image set.
 
-    A loader has no RNG: its caller chooses images and augmentations. So all loaders return the same batches, and a run
-    is resumed by submitting the uncollected batches again.
+    A loader has no RNG: its caller chooses images and augmentations. Therefore all loaders return the same batches, and
+    a run is resumed by submitting the uncollected batches again.
     """
 
     name: str

@@ -75,8 +75,8 @@ def list_folder(path: Path, *, option: str, labelled: bool) -> FolderListing:
     Args:
         path: The folder; links in it are followed.
         option: Option of the folder, named in errors.
-        labelled: Whether every image needs a class, which is the folder that it lies in: PATH/CLASS/…/IMAGE. Otherwise
-            images may also lie in the folder itself; next to class folders they make a group with the folder's name.
+        labelled: Whether every image needs a class, given by its folder: PATH/CLASS/…/IMAGE. Otherwise images may also
+            be in the folder itself; next to class folders they make a group with the folder's name.
 
     Returns:
         The listed images.

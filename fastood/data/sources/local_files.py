@@ -19,7 +19,8 @@ def open_folder(path: Path, *, field: str, labelled: bool = True) -> ImageSource
     Args:
         path: The folder.
         field: Option of the source, named in errors.
-        labelled: Whether every image needs a class. Otherwise class folders may be empty, and images may lie in `path`.
+        labelled: Whether every image needs a class. Otherwise class folders may be empty, and images may be in `path`
+            itself.
 
     Returns:
         The source, without labels if there is no class folder; nothing is decoded yet.

@@ -35,7 +35,7 @@ def open_source(
         part: Part of a data set that has several.
         root: Folder of the named data sets.
         download: Whether torchvision fetches missing data sets.
-        labelled: Whether the images of a folder need classes, which are the folders that they lie in.
+        labelled: Whether the images of a folder need classes, which are given by their folders.
         list_root: Base folder of relative paths of a list if the first is not in the folder of the list; None for the
             working folder.
 

@@ -201,5 +201,5 @@ def row_factors(
     of_kind = torch.full((logits.shape[0],), background_weight, dtype=torch.float64, device=logits.device).to(dtype)
     if targets is not None:
         of_kind = torch.where(targets < 0, of_kind, 1.0)
-    # Avoid 0 * inf: with λ = 0 a background row adds nothing, even with an infinite weight.
+    # Avoid 0 * inf: with λ = 0 a background row does not contribute, even with an infinite weight.
     return of_kind if weight is None else torch.where(of_kind == 0, 0.0, of_kind * weight.to(dtype))

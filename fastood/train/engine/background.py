@@ -69,7 +69,7 @@ class SubsetBackground:
         """Ignore the losses: the subset is fixed."""
 
     def scalars(self) -> dict[str, float]:
-        """Return no values: nothing changes while the subset is used."""
+        """Return no values: a fixed subset has no state that changes."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

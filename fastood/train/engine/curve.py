@@ -14,7 +14,7 @@ PARTS = 20
 """Number of entries of a stage without epochs."""
 
 Entry = dict[str, float | None]
-"""epoch (from 1; None without epochs), step (the last one), loss (mean over its steps), accuracy (share of the
+"""epoch (from 1; None without epochs), step (the last one), loss (mean over its steps), accuracy (fraction of the
 in-distribution images of its batches that were classified correctly at their step; None if nothing is classified)
 and learning_rate (at its end; None if there is no single one)."""
 
@@ -112,7 +112,7 @@ def _is_entry(entry: Any) -> bool:
 
     Raises:
         KeyError: If a field is missing.
-        TypeError: If it is no mapping.
+        TypeError: If it is not a mapping.
     """
     optional = ("epoch", "accuracy", "learning_rate")
     numbers = (entry["step"], entry["loss"], *(entry[name] for name in optional if entry[name] is not None))

@@ -98,14 +98,14 @@ class ImageStageRun:
         compile_in_place(self.model, context.compile)
         self.id_index = torch.arange(len(task.id_train)) if stage.id_index is None else stage.id_index
         self.order = EpochStream(len(self.id_index), stage.batch_size, named_generator(seed, stage.rng_name, "order"))
-        # A generator each: stages with the same rng_name see the same pixels, whatever their background.
+        # Separate generators: stages with the same rng_name see the same pixels, regardless of their background.
         self.background = stage.background() if stage.background is not None else None
 
         def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
             try:
                 require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
             except ValueError as error:
-                # The size of what learnt weights select is the one that cannot be checked before training.
+                # Only the number of images that learnt weights select cannot be checked before training.
                 raise StageFailedError(str(error)) from None
             share = batch_size // fabric.world_size
             return PrefetchedBatches(

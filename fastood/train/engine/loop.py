@@ -80,7 +80,7 @@ def _resume(run: StageRun, saved: dict[str, Any], path: Path) -> None:
     """Load a checkpoint into a stage.
 
     Raises:
-        ValueError: If it is no state of this stage; the error names the file.
+        ValueError: If it is not a state of this stage; the error names the file.
     """
     try:
         run.load_state_dict(saved)

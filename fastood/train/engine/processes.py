@@ -1,6 +1,6 @@
-"""Distributed training: processes that take each step together, with a share of the batch and the same weights each.
+"""Distributed training: processes that take each step together, each with a part of the batch and the same weights.
 
-Every process draws the same batches from the same generators and takes a contiguous share of each. Losses are means, so
+Every process draws the same batches from the same generators and takes a contiguous part of each. Losses are means, so
 that the mean of the shares' gradients, which DistributedDataParallel forms, is the gradient of the whole batch; shares
 are of one size for this. BatchNorm that learns its statistics uses the whole batch, too (`sync_batch_norm`).
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""Environment variables in which launchers other than torchrun put the number of processes."""
+"""Environment variables that launchers other than torchrun set to the number of processes."""
 
 
 def launched_processes() -> int:
@@ -31,10 +31,10 @@ def launched_processes() -> int:
 
 
 def require_known_launcher() -> None:
-    """Check that no launcher but torchrun has begun several processes: each would train the whole run.
+    """Check that no launcher except torchrun has started several processes: each would train the whole run.
 
     Raises:
-        ValueError: If srun, mpirun or the like has begun several processes and torchrun has not.
+        ValueError: If a launcher such as srun or mpirun has started several processes and torchrun has not.
     """
     if dist.is_torchelastic_launched():
         return
@@ -111,7 +111,7 @@ def without_group(fabric: Fabric, *, precision: Any) -> Fabric:
 
 
 def share_of(values: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's share of the values of the whole batch, along the first axis."""
+    """Return this process's part of the values of the whole batch, along the first axis."""
     size = len(values) // fabric.world_size
     return values[fabric.global_rank * size : (fabric.global_rank + 1) * size]
 
@@ -120,7 +120,7 @@ def require_equal_shares(name: str, batch_size: int, processes: int) -> None:
     """Check that a batch can be divided among the processes.
 
     Raises:
-        ValueError: If its size is no multiple of the number of processes.
+        ValueError: If its size is not a multiple of the number of processes.
     """
     if batch_size % processes:
         raise ValueError(f"{name} must be a multiple of the {processes} processes, got {batch_size}")

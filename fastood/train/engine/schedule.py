@@ -38,13 +38,13 @@ class Schedule:
     """sgd: with momentum; adam: with PyTorch's β of 0.9 and 0.999."""
     decay: Decay = "step"
     """How the learning rate decays: "step", by a factor every `decay_every` epochs; "milestones", by that factor at
-    shares of the training; "cosine", at every step, along half a period down to `final_learning_rate`."""
+    fractions of the training; "cosine", at every step, along half a period down to `final_learning_rate`."""
     decay_every: int | None = 30
     """For "step": epochs between two decays by `decay_factor`; None keeps the learning rate constant."""
     decay_factor: float = 0.1
     """For "step" and "milestones": factor of each decay, in (0, 1]."""
     milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
-    """For "milestones": shares of the epochs after which the learning rate decays, ascending, in (0, 1)."""
+    """For "milestones": fractions of the epochs after which the learning rate decays, ascending, in (0, 1)."""
     final_learning_rate: float = 1e-6
     """For "cosine": learning rate at the end; the value of Hendrycks et al. 2019, which others have adopted."""
     momentum: float = 0.9

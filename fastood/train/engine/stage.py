@@ -1,4 +1,4 @@
-"""Stages of a training: what a method gives the loop to run, and what the loop gives them."""
+"""Stages of a training: the interface between methods and the training loop."""
 
 from __future__ import annotations
 

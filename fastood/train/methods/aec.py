@@ -53,7 +53,8 @@ class AECConfig(MethodConfig):
             epochs=100, learning_rate=0.001, optimizer="adam", decay="cosine", weight_decay=0.0
         )
     )
-    """Schedule of the autoencoder. Those of the papers are not known here: network and schedule are ours."""
+    """Schedule of the autoencoder. Network and schedule are choices of this library, because those of the papers are
+    not available."""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "latent_dim", "batch_size")
@@ -77,10 +78,10 @@ class AEC(Method):
 
         D(E(x)) / σ_D · α + ‖x - x̂‖² / σ_e,        D(z) = ((z - μ)ᵀ Σ⁻¹ (z - μ))^½,
 
-    with mean μ and covariance Σ of the latent vectors E(x) of all training images, whatever their class, and σ the
+    with mean μ and covariance Σ of the latent vectors E(x) of all training images, regardless of their class, and σ the
     standard deviations over them. The classifier alone predicts the class, so that all arms have its accuracy.
 
-    The network of the last stage is no `Classifier`: detectors that need logits and features take its `classifier`.
+    The network of the last stage is not a `Classifier`: detectors that need logits and features take its `classifier`.
 
     Raises:
         ValueError: If the network is unknown.

@@ -48,7 +48,7 @@ class DeepSVDDConfig(MethodConfig):
     """hard: the mean distance to the centre (eq. 4), the authors' One-Class Deep SVDD; soft: a sphere that may leave a
     share ν of the images outside (eq. 3), its radius computed on every batch."""
     nu: float = 0.1
-    """soft: share ν of the training images that may lie outside, in (0, 1]."""
+    """soft: largest fraction ν of training images outside the sphere, in (0, 1]."""
     widths: tuple[int, ...] = (8, 4)
     """Channels of the 5×5 convolutions. The authors use 8, 4 for MNIST and 32, 64, 128 for CIFAR-10."""
     feature_dim: int = 32
@@ -98,8 +98,8 @@ class DeepSVDD(Method):
     """A network and an arm for each class, trained on its images alone and evaluated on the test images of all.
 
     An arm's in-distribution images are those of its class, its only OOD set is the test images of the other classes;
-    the run's own OOD sets and background are not used. The "accuracy" of an arm is 1 and means nothing, as there is one
-    class. Papers report the mean of the AUROC over the arms.
+    the run's own OOD sets and background are not used. The "accuracy" of an arm is 1 and has no meaning, because there
+    is one class. Papers report the mean of the AUROC over the arms.
 
     Ambiguities and their resolution:
         - The centre is the mean of the features that the initial network, in evaluation mode, gives the training

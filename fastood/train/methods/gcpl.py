@@ -29,7 +29,7 @@ from fastood.train.trained_network import TrainedNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class GCPLConfig(MethodConfig):
-    """A network with prototypes in place of a linear head, next to one with a linear head.
+    """A network with prototypes instead of a linear head, next to one with a linear head.
 
     Example:
         >>> GCPLConfig(gamma=0)
@@ -69,7 +69,7 @@ class GCPLConfig(MethodConfig):
 
     @classmethod
     def embedded(cls) -> "GCPLConfig":
-        """Return fewer, larger steps: distances say nothing before features are close to their prototypes."""
+        """Return fewer, larger steps: distances are uninformative until features are close to their prototypes."""
         return cls(training=Schedule(epochs=50, learning_rate=0.01, optimizer="adam", decay="cosine", weight_decay=0.0))
 
 

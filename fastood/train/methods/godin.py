@@ -63,7 +63,7 @@ class GODINConfig(MethodConfig):
     """Steps ε to choose from, in units of a pixel range of [0, 1]: the one at which the confidence of held-out
     in-distribution images is highest on average. A single value is used as it is, 0 for no step."""
     validation_fraction: float = 0.1
-    """Share of every class that no arm trains on if there is an ε to choose, in (0, 1)."""
+    """Fraction of every class that no arm trains on if there is an ε to choose, in (0, 1)."""
     batch_size: int = 128
     """Images in a batch."""
     training: Schedule = field(

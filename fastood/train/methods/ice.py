@@ -151,7 +151,7 @@ RECIPES: dict[ArmName, ArmRecipe] = {
         loss=lambda config: EnergyRegularizedLoss(config.energy_weight, config.margin_id, config.margin_background),
         score=energy_score,
     ),
-    # exp(max h) is the paper's confidence; -max h ranks alike, and tells apart values that exp rounds to 0.
+    # exp(max h) is the paper's confidence; -max h has the same ranking, and distinguishes values that exp rounds to 0.
     "ice": ArmRecipe(
         label="ICE",
         loss=lambda config: ICELoss(config.likelihood_weight),

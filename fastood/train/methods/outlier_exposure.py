@@ -38,7 +38,7 @@ class ExposureConfig(MethodConfig):
     """Parts of the background to train with, an arm each. none: no background image, for as many steps; random: each
     image with probability γ; resampled: by learnt weights, from the file `pool_weights`; full: all."""
     sample_rate: float = 0.1
-    """Sample rate γ: share of the background that the random and the resampled arm keep, in (0, 1].
+    """Sample rate γ: fraction of the background that the random and the resampled arm keep, in (0, 1].
     Li & Vasconcelos 2020 use 0.1 in their tables, and 0.01 as well in section 5.4."""
     pool_weights: Path | None = None
     """Learnt weights: pool.safetensors of a run of `resample` on the same background in the same order, to transfer to
@@ -146,7 +146,7 @@ class Exposure(Method):
             "full": "Full, γ = 100 %",
         }
         if not {"random", "resampled"} & set(self.config.backgrounds):
-            # Without shares to tell apart, γ says nothing in a label.
+            # Labels need γ only if the arms differ in it.
             labels |= {"none": "No background", "full": "All background"}
         return tuple(
             Arm(name=part, label=labels[part], stage=f"finetune-{part}", scorer=self.config.loss.scorer())

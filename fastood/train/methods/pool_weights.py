@@ -14,7 +14,7 @@ def require_same_background(path: Path, background: str) -> None:
     """Check that weights were learnt on the images of a run's background.
 
     Files that hold no SHA-256 are identified by data.json next to them; if that is missing, too, a warning says that
-    nothing could be compared.
+    the images could not be compared.
 
     Args:
         path: pool.safetensors of a run.

@@ -53,12 +53,12 @@ class ResampleConfig(ExposureConfig):
     share γ by learnt weights; full: all."""
     outlier_weight: float = 0.5
     """Weight α of the outlier loss of the reweighting, which is the cross-entropy to the uniform distribution (eq. 5),
-    whatever the loss of the fine-tuning."""
+    independent of the loss of the fine-tuning."""
     reweight: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=0.001, decay_every=None))
     """Adversarial reweighting. The paper does not state its length; 50 epochs is the command in the authors' readme.
     The learning rate η_θ is the paper's, held constant; the authors' script decays from 0.1 every 30 epochs."""
     epsilon: float = 0.5
-    """Share ε of the weights' effect that goes into the sampler, the rest going into the loss, in [0, 1)."""
+    """Exponent ε in [0, 1): images are drawn in proportion to w^ε, and their losses have the weights w^(1-ε)."""
     initial_weight: float = 1.0
     """Weight of every background image at the start: the paper's 1, not the log 2 of the authors' code (ω = 0).
     Draws and losses depend on ratios of weights alone; a larger start makes the steps relatively smaller."""

@@ -65,7 +65,7 @@ def _spread(of_detector: Mapping[str, Any], metric: Metric, end: float) -> tuple
 
 
 def _half_an_image(arms: Mapping[str, Any]) -> float:
-    """Return half the share of one image in a rate: only a rate of 0 is lower."""
+    """Return half the fraction of one image in a rate: only a rate of 0 is lower."""
     first = next(iter(next(iter(arms.values()))["detectors"].values()))
     of_set = next(iter(first["ood"].values()))
     return 0.5 / float(max(of_set["id_count"], of_set["ood_count"]))

@@ -21,7 +21,7 @@ TICKS = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 def error_bars(metrics: Mapping[str, Any]) -> Figure:
     """Draw estimates and intervals in per cent: one panel per metric, one row per OOD set, arms below one another.
 
-    Axes are logit, because good detectors differ near 0 and 100 %. The ends of an FPR axis stand for 0 and 100, those
+    Axes are logit, because good detectors differ near 0 and 100 %. The ends of an FPR axis represent 0 and 100, those
     of an AUROC or AUPR axis for everything within 0.001 per cent of them.
 
     Args:
@@ -38,7 +38,7 @@ def error_bars(metrics: Mapping[str, Any]) -> Figure:
     figure, axes = new_figure(1, len(reported), size=(3.4 * len(reported), height))
     step = SPREAD / len(arms)
     for ax, metric in zip(axes[0], reported, strict=True):
-        # Half the share of one image: only a rate of 0 is lower.
+        # Half the fraction of one image: only a rate of 0 is lower.
         end = 0.5 / metrics["in_distribution"]["test"] if metric.key == "fpr95" else AREA_END
         for position, arm in enumerate(arms):
             intervals = [arms[arm]["ood"][name]["interval"][metric.key] for name in names]

@@ -85,7 +85,7 @@ def write_report(
         ValueError: If the arms, OOD sets, sources or counts of the arguments differ from those of `metrics`.
     """
     if not run_dir.is_dir():
-        raise FileNotFoundError(f"run_dir {run_dir} is no folder")
+        raise FileNotFoundError(f"run_dir {run_dir} is not a folder")
     check_metrics(metrics)
     _check_scores(metrics, scores)
     protocol = metrics["protocol"]

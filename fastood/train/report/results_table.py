@@ -67,9 +67,9 @@ def metrics_tables(metrics: Mapping[str, Any], *, width: int = 100) -> list[Tabl
 def metrics_table(metrics: Mapping[str, Any], *, width: int = 100) -> Table:
     """Lay out a run's results in per cent: FPR95 ↓, AUROC ↑ and AUPR ↑ per OOD set and mean, and accuracy.
 
-    Arms are columns as in the supplementary Table 2 of Li & Vasconcelos 2020, one block of rows per metric, so that
-    any number of OOD sets reads well. The best arm of each row is bold. Where the columns do not fit (80 columns, or
-    more than four or so arms) the spread is left out.
+    Arms are columns as in the supplementary Table 2 of Li & Vasconcelos 2020, one block of rows per metric, so that any
+    number of OOD sets reads well. The best arm of each row is bold. Where the columns do not fit (80 columns, or more
+    than about four arms) the spread is left out.
 
     Args:
         metrics: Contents of a run's metrics.json (fractions).

@@ -107,7 +107,7 @@ def score_histograms(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Fi
 def roc_curves(arms: Mapping[str, ArmScores], point: OperatingPoint) -> Figure:
     """Draw ROC curves of all arms, one panel per OOD set, with a dot at the operating point.
 
-    The FPR axis is logarithmic, because good detectors differ at small rates; its left end stands for an FPR of 0.
+    The FPR axis is logarithmic, because good detectors differ at small rates; its left end represents an FPR of 0.
 
     Args:
         arms: Scores of each arm by its name; all arms have the same OOD sets.

@@ -67,7 +67,7 @@ def _chain(name: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
 def _losses(chain: Iterator[Stage], curves: Mapping[str, Sequence[Entry]]) -> Iterator[tuple[str, list[float]]]:
     """Yield name and loss of every epoch of the stages that train a network from random weights.
 
-    The loss of a stage that starts from trained weights may have nothing left to gain, and in a stage without epochs a
+    The loss of a stage that starts from trained weights may already be at its minimum, and in a stage without epochs a
     generator and a discriminator train against each other.
     """
     for stage in chain:

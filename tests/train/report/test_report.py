@@ -339,7 +339,7 @@ def test_parts_that_do_not_belong_together_are_refused_before_writing(run, tmp_p
 
 
 def test_missing_run_folder_is_an_error(run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         write_report(tmp_path / "absent", **run)
 
 

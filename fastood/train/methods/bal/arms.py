@@ -36,7 +36,7 @@ ARMS: dict[str, ArmRow] = {
     # Table 3: trivial features.
     "bal-uniform": ArmRow("BAL, uniform", {"sampling": "uniform"}),
     "bal-gaussian": ArmRow("BAL, Gaussian", {"sampling": "gaussian"}),
-    # Choices of this library against what the paper prints.
+    # Choices of this library, compared with the forms printed in the paper.
     "bal-log-d": ArmRow("BAL, log D", {"negative_form": "log-d"}),
     "bal-printed": ArmRow("BAL as printed", {"axes": "features", "mode_seeking_weight": 0.0}),
     "bal-features": ArmRow("BAL, box and steps along the features", {"axes": "features"}),

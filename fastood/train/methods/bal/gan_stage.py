@@ -49,7 +49,7 @@ class BoundaryStage:
 
 
 class BoundaryStageRun:
-    """A `BoundaryStage` in progress; the GAN computes in float32 whatever the run's precision.
+    """A `BoundaryStage` in progress; the GAN computes in float32, regardless of the run's precision.
 
     Each of several processes takes every step, from the same draws, and the networks of the first one are kept: a step
     of some 64 features takes less time than an exchange of its gradients.
@@ -145,7 +145,7 @@ class BoundaryStageRun:
             self.training.load_state_dict(state["training"])
 
     def close(self) -> None:
-        """End nothing: the stage loads no images."""
+        """Do nothing: the stage loads no images."""
 
     def _describe(self, problem: str) -> str:
         return f"stage {self.name!r}, step {self.step} of {self.total_steps}: {problem}"

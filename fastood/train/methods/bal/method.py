@@ -58,8 +58,9 @@ class BALConfig(MethodConfig):
     mode seeking; bal-features, bal-no-seeking: without the one or the other. bal-projection: a discriminator with
     unbounded logits."""
     boundary: BoundarySettings = field(default_factory=BoundarySettings)
-    """Settings of the GAN and its losses. Three are ours in every preset, paper included: principal axes, mode seeking,
-    and -log(1 - D) for the log D of equations 8 and 9 as printed. Arm bal-printed has neither of the first two."""
+    """Settings of the GAN and its losses. Three are choices of this library in every preset, paper included: principal
+    axes, mode seeking, and -log(1 - D) for the log D of equations 8 and 9 as printed. Arm bal-printed has neither of
+    the first two."""
     batch_size: int = 128
     """Images in a batch of the classifier's training."""
     pretrain: Schedule = field(

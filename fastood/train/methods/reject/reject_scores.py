@@ -77,8 +77,8 @@ def reject_scorer(name: RejectScoreName, num_reject: int, *, num_classes: int, s
 def greedy_weights(fitness: Callable[[Tensor], float], count: int) -> Tensor:
     """Search weights of a score greedily: from all 1, apply the best change of any one weight while it improves.
 
-    Table 2 has two rows of weighted scores. The paper says "greedy search", and neither what it changes nor on which
-    images.
+    Table 2 has two rows of weighted scores. The paper names "greedy search" without the changes that it tries or the
+    images that it uses.
 
     Args:
         fitness: Function to maximise of weights float64 `[count]` that are at least 0 and not all 0.
