@@ -16,11 +16,11 @@ __all__ = ["GradNorm"]
 
 
 class GradNorm(HeadDetector):
-    r"""`-|∂KL(u || softmax(v / T)) / ∂W|_1`, u uniform over K classes, W the head's weights (Huang et al. 2021, eq. 6).
+    r"""Gradient norm at the head, `-|∂KL(u || softmax(v / T)) / ∂W|_1` (Huang et al. 2021, eq. 6).
 
-    The gradient is the outer product of `(p - 1/K) / T` and the features z. Its norm is therefore
-    `|z|_1 Σ_k |p_k - 1/K| / T` (section 5.3), which needs no backward pass. The paper's code sums the cross-entropies
-    of the classes instead of averaging them, a factor of K.
+    u is the uniform distribution over K classes, W the weights of the head. The gradient is the outer product of
+    `(p - 1/K) / T` and the features z. Its norm is therefore `|z|_1 Σ_k |p_k - 1/K| / T` (section 5.3), which needs no
+    backward pass. The paper's code sums the cross-entropies of the classes instead of averaging them, a factor of K.
 
     Args:
         model: The network, or a function from inputs to features; None for `fit_features` and `predict_features` only.

@@ -37,7 +37,7 @@ SIGN_CHECK_ROWS = 1024
 
 
 class LogitsDetector(RowDetector):
-    """Detector of logits.
+    """Base class of detectors of logits.
 
     The first score warns if the rows are probabilities, or have a single logit and the softmax is scored.
 
@@ -212,7 +212,7 @@ class GEN(LogitsDetector):
 
 
 class KLMatching(LogitsDetector):
-    """Distance to the nearest typical softmax, `min_k KL(p || d_k)` (Hendrycks et al. 2022, section 4).
+    """KL matching: distance to the nearest class template, `min_k KL(p || d_k)` (Hendrycks et al. 2022, section 4).
 
     `d_k` is the mean softmax of the training rows that the model predicts as class k, regardless of their label; a
     class that is never predicted has no template. Where p is positive and the template 0, the divergence is very large,

@@ -29,7 +29,7 @@ EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.0028, 0.0032, 0.0038, 0
 
 
 class ODIN(Detector):
-    """Maximum softmax of `v(x̃) / T` of inputs moved by `ε sign(∂ log max softmax(v(x) / T) / ∂x)`.
+    """Maximum softmax of `v(x̃) / T` for inputs x̃ moved by `ε sign(∂ log max softmax(v(x) / T) / ∂x)`.
 
     Liang et al. 2018, equations 1 and 2.
 
@@ -77,11 +77,11 @@ class ODIN(Detector):
         return f"ODIN(temperature={self.temperature!r}, epsilon={self.epsilon!r}, input_std={self.input_std!r})"
 
     def fit(self, loader: Iterable[Any]) -> Self:
-        """Return the detector: there is nothing to fit."""
+        """Return the detector unchanged, because it has no fitted state."""
         return self
 
     def fit_features(self, features: Tensor, labels: Tensor) -> Self:
-        """Return the detector: there is nothing to fit."""
+        """Return the detector unchanged, because it has no fitted state."""
         return self
 
     def predict(self, x: Inputs) -> Tensor:

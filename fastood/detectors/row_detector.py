@@ -113,7 +113,7 @@ class RowDetector(Detector):
     @classmethod
     @torch.inference_mode(False)
     def load(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
-        """Read a file written by `save`; the model is passed as to the constructor.
+        """Read a file written by `save`; pass the model as to the constructor.
 
         The layer is read from the file, unless one is named.
 

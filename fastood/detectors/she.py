@@ -13,7 +13,7 @@ __all__ = ["SHE"]
 
 
 class SHE(FunctionHeadDetector):
-    """`-z · S_k` of features z that the head predicts as class k (Zhang et al. 2023, eq. 6).
+    """Simplified Hopfield energy, `-z · S_k` of features z predicted as class k (Zhang et al. 2023, eq. 6).
 
     `S_k` is the mean feature of the training rows of class k that the head classifies correctly. A class without such a
     row has the pattern 0, and rows predicted as that class the score 0, which is the highest possible score of

@@ -30,7 +30,7 @@ eigenvectors of the sum of both keep the digits of the variance."""
 
 
 class ViM(HeadDetector):
-    r"""`α |R^T (z - o)| - logsumexp(W z + b)` of features z (Wang et al. 2022, eq. 6-8).
+    r"""Virtual-logit matching, `α |R^T (z - o)| - logsumexp(W z + b)` of features z (Wang et al. 2022, eq. 6-8).
 
     The origin is `o = -W^+ b`. R spans the directions outside of the D principal directions of the training features
     about o, and `α = Σ max_k v_k / Σ |R^T (z - o)|` scales the residual to the logits. The score is the log-odds of the

@@ -58,7 +58,7 @@ class ClassSums:
 
     @property
     def count(self) -> int:
-        """Number of rows of all classes. Waits for the device."""
+        """Number of rows of all classes. Synchronises with the device."""
         return int(self.counts.sum())
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class ClassSums:
         return f"GaussianStatistics({self.count} rows, d={self.num_features}, K={self.num_classes}, {kind})"
 
     def partial_fit(self, features: Tensor, labels: Tensor) -> Self:
-        """Add rows.
+        """Add labelled rows to the statistics.
 
         Args:
             features: `[N, d]`, float64, float32, bfloat16 or float16; finite in rows with a label of at least zero.

@@ -41,7 +41,7 @@ BLOCK_COLUMNS = 256
 
 
 def resolution_of(dtype: torch.dtype) -> float:
-    """Return the fraction of its mean below which the deviation of a feature of this dtype is rounding."""
+    """Return the ratio of deviation to mean below which a feature of this dtype is constant up to rounding."""
     return CONSTANT_SPREAD if dtype == torch.float64 else DUST
 
 

@@ -125,7 +125,7 @@ class LearntCovariance(nn.Module):
 
     @torch.no_grad()
     def condition_number(self) -> float:
-        """Return the ratio of the largest to the smallest eigenvalue of Σ. O(d³); waits for the device."""
+        """Return the ratio of the largest to the smallest eigenvalue of Σ. O(d³); synchronises with the device."""
         factor = self.scale_tril_in_double()
         # Singular values of L rather than eigenvalues of Σ: half as many digits are lost.
         values = factor if factor.dim() == 1 else torch.linalg.svdvals(factor)

@@ -163,7 +163,7 @@ class CholeskyMahalanobisHead(nn.Module):
         return self.covariance.log_det()
 
     def condition_number(self) -> float:
-        """Return the ratio of the largest to the smallest eigenvalue of Σ. O(d³); waits for the device."""
+        """Return the ratio of the largest to the smallest eigenvalue of Σ. O(d³); synchronises with the device."""
         return self.covariance.condition_number()
 
     def limit_condition_(self, maximum: float = 1e6) -> float:

@@ -44,7 +44,8 @@ def scale_tril_of(covariance: Covariance, min_scale: float | Tensor, log_scale: 
         return scale
     if covariance == "full":
         return off.tril(-1) * scale[:, None] + scale.diag()
-    # cholesky_ex without its check, which waits for the device: only NaN can make it fail, and NaN reaches the logits.
+    # cholesky_ex without its check, which synchronises with the device: only NaN can make it fail, and NaN reaches the
+    # logits.
     gram = off @ off.mT + torch.eye(off.shape[0], dtype=off.dtype, device=off.device)
     factor: Tensor = torch.linalg.cholesky_ex(gram).L
     return factor * scale[:, None]

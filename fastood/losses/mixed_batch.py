@@ -48,7 +48,7 @@ class MixedBatchLoss(nn.Module, ABC):
           float32, bfloat16 or float16, on the CPU or a CUDA device. Rows may be strided (a slice of a larger batch).
         - targets: `[N]` or `[N, ...]`, a class in `0 … K - 1`, or below zero for background. PyTorch's -100 is
           background, too: it does not mean "ignore" here. int64 needs no conversion; smaller integers, arrays and
-          lists are converted, and so are float32 or float64 whole numbers, which waits for the device.
+          lists are converted, and so are float32 or float64 whole numbers, which synchronises with the device.
         - sample_weight: numbers >= 0 in the shape of the targets, or None for all ones. Rows of weight zero do not
           contribute, even if their logits are NaN; a NaN or infinite weight makes the loss and the gradient of its row
           NaN. For "weighted_mean" float64 weights, arrays and lists may have any scale, because only their ratios

@@ -94,7 +94,7 @@ class HistogramEvaluator:
         return self._counts[1]
 
     def update(self, scores: Values, y: Values) -> Self:
-        """Count a batch.
+        """Count the scores of a batch.
 
         Args:
             scores: Floating-point scores of any shape, higher = more OOD; a tensor, an array or a list.

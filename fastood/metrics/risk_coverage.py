@@ -29,7 +29,7 @@ class RiskCoverageCurve:
 
     @property
     def aurc(self) -> float:
-        """Area under risk over coverage: the mean, over ID images, of the risk where an image is just accepted.
+        """Area under risk over coverage: the mean risk over ID images, each at the strictest threshold that accepts it.
 
         Without OOD images it is the AURC of Geifman et al. 2019. Lower is better; images of equal score are accepted
         together.

@@ -11,7 +11,7 @@ __all__ = ["ShardSummary", "check_shards"]
 
 
 class ShardSummary(NamedTuple):
-    """Properties of one process's scores that have to agree with the other processes'."""
+    """Properties of the scores of one process, which must agree between processes."""
 
     dtype: torch.dtype | None
     """Dtype of the scores; None for a process without a batch, which agrees with any other."""

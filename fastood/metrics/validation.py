@@ -133,7 +133,7 @@ def checked_correct(correct: Values, id_scores: Tensor) -> Tensor:
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
-    """Raise ValueError unless the value is one of a `Literal`'s."""
+    """Raise ValueError unless the value is one of those of a `Literal`."""
     allowed = get_args(choices)
     if not isinstance(value, str) or value not in allowed:
         words = [f'"{choice}"' for choice in allowed]
@@ -151,7 +151,7 @@ def checked_tpr(tpr: float) -> float:
 
 
 def checked_between(name: str, value: object, *, high_allowed: bool = False) -> float:
-    """Return a share as a float; raise TypeError unless it is a number, ValueError unless in (0, 1), or (0, 1]."""
+    """Return a fraction as a float; raise TypeError unless it is a number, ValueError unless in (0, 1), or (0, 1]."""
     interval = "(0, 1]" if high_allowed else "(0, 1)"
     number = as_real(name, value, wanted=f"a number in {interval}")
     if not (0 < number < 1 or (high_allowed and number == 1)):

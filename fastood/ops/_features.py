@@ -76,7 +76,7 @@ def check_labels(labels: Tensor, features: Tensor) -> None:
 
 
 def check_finite_rows(features: Tensor, rows: Tensor) -> None:
-    """Raise if a feature of the rows selected by the mask `rows` `[N]` is NaN or infinite. Waits for the device."""
+    """Raise if a feature in the mask `rows` `[N]` is NaN or infinite. Synchronises with the device."""
     # A sum is finite only if every term is, so that one pass clears almost all rows. It may also overflow: the
     # elements of the suspect rows decide.
     suspect = (~features.sum(1).isfinite() & rows).nonzero().flatten()

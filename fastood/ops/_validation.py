@@ -170,7 +170,7 @@ def check_logits(logits: Tensor) -> None:
 
 
 def check_reduction(reduction: object) -> Reduction:
-    """Return `reduction`, or raise if it is no `Reduction`; None means "none", as in pytorch-ood."""
+    """Return `reduction`, or raise unless it is a `Reduction`; None means "none", as in pytorch-ood."""
     if reduction is None:
         return "none"
     for known in REDUCTIONS:

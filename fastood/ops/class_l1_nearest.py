@@ -66,7 +66,7 @@ def by_class(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ClassL1Index:
-    """Keys sorted by class once, for loops with constant keys.
+    """Index of constant keys, sorted by class once, for repeated searches of the nearest key.
 
     The keys are not copied and may be memory-mapped. A call reads the keys of the classes of its queries, once per 32
     queries of a class.

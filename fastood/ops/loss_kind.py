@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class LossKind(IntEnum):
-    """A loss of the family; `OutlierLoss` of csrc/outlier_loss/losses.h, which has the formulas."""
+    """Kind of a fused loss: `OutlierLoss` of csrc/outlier_loss/losses.h, which has the formulas."""
 
     UNIFORMITY = 0
     ENTROPY = 1

@@ -26,7 +26,7 @@ __all__ = ["BackgroundPool"]
 
 
 class BackgroundPool(PoolQueries):
-    r"""A weight for each background example, learnt adversarially, and draws that follow the weights.
+    r"""Pool of background examples with weights that are learnt adversarially and determine the draws.
 
     Weights are `w_i = softplus(ω_i) > 0` (Li & Vasconcelos 2020, supplementary section C,
     https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html).
@@ -177,8 +177,8 @@ class BackgroundPool(PoolQueries):
             batch_size: B >= 1.
             generator: Source of the draws, on the device of the pool; there is no default.
             replacement: False draws distinct examples by successive sampling: each in proportion to `w^ε` among the
-                examples not drawn yet. Waits for the device. `importance` is computed as with replacement, so that the
-                mean loss is no longer unbiased.
+                examples not drawn yet. Synchronises with the device. `importance` is computed as with replacement, so
+                that the mean loss is no longer unbiased.
             stratified: Take the uniform number of draw b from `[b/B, (b+1)/B)`: equal expectations, and a variance
                 never above that of independent draws. The indices are in ascending order.
 
@@ -239,7 +239,7 @@ class BackgroundPool(PoolQueries):
 
         Raises:
             TypeError: If `index` is not an int64 tensor.
-            ValueError: If an index is out of range. Waits for the device.
+            ValueError: If an index is out of range. Synchronises with the device.
 
         Example:
             >>> BackgroundPool(num_examples=5).importance(torch.tensor([0, 3]))

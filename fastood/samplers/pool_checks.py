@@ -171,7 +171,7 @@ def check_learns(epsilon: float) -> None:
 
 
 def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> None:
-    """Raise ValueError unless every index is in `0 … N - 1`. Waits for the device.
+    """Raise ValueError unless every index is in `0 … N - 1`. Synchronises with the device.
 
     Args:
         index: int64 `[B]`, relative to `begin`.
@@ -188,7 +188,7 @@ def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> No
 
 
 def check_losses(index: Tensor, loss: Tensor) -> None:
-    """Raise ValueError unless every loss is finite and >= 0. Waits for the device."""
+    """Raise ValueError unless every loss is finite and >= 0. Synchronises with the device."""
     # The negated comparison also selects NaN.
     bad = ~((loss >= 0) & (loss < math.inf))
     if bool(bad.any()):

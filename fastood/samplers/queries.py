@@ -90,6 +90,6 @@ class PoolQueries:
             return selection.log_histogram(self._state.omega, bins)
 
     def effective_sample_size(self) -> float:
-        """Return `(Σ w)² / Σ w²`, from 1 (one example has all weight) to N (all are equal). Waits for the device."""
+        """Return `(Σ w)² / Σ w²`, from 1 (a single example) to N (equal weights). Synchronises with the device."""
         _, total, squares, *_ = self._state.stats.tolist()
         return float(total * total / squares)

@@ -90,7 +90,7 @@ class ShardedBackgroundPool:
         self._mass_before = every[: dist.get_rank(self._group), 0].sum()
 
     def sample(self, batch_size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw one batch from the whole pool with replacement (supplementary eq. 11); return the part of this slice.
+        """Draw a batch from the whole pool with replacement (supplementary eq. 11); return the part of this slice.
 
         Args:
             batch_size: B >= 1, the batch size over all processes.

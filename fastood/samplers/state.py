@@ -112,7 +112,7 @@ class PoolState:
         return state
 
     def sum_up(self, epsilon: float, *, quanta: Tensor | None = None) -> None:
-        """Compute all sums, rounded to multiples of `quanta` or of newly chosen ones. Waits for the device."""
+        """Compute all sums, rounded to multiples of `quanta` or of newly chosen ones. Synchronises with the device."""
         if quanta is None:
             quanta = ops.choose_quanta(ops.pool_sums(self.omega, epsilon))
         self.stats[ops.MASS_QUANTUM : ops.BOUND] = quanta

@@ -24,7 +24,9 @@ __all__ = ["BoundaryAwareDetector"]
 
 
 class BoundaryAwareDetector(HeadDetector):
-    """`-log(p₁ p₂)`: softmax confidence times the output of a discriminator that `fit` trains on features.
+    """Boundary aware learning, `-log(p₁ p₂)`: softmax confidence times the output of a discriminator of features.
+
+    `fit` trains a conditional GAN on features of the training images (Pei et al. 2022); scores use its discriminator.
 
     The model runs in evaluation mode without gradients; its weights and statistics do not change. Training features are
     kept in memory as float32 during the fit only.

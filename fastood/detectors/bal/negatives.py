@@ -101,7 +101,7 @@ class LowDensityGaussian:
         self._means = statistics.means.float()
 
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Draw one feature `[N, d]` per label int64 `[N]`, which must be of classes that had rows."""
+        """Draw one feature for each label: `[N, d]` for int64 `[N]`, all of classes that have rows."""
         noise = torch.randn(len(labels), self.candidates, len(self._factor), generator=generator)
         # In whitened coordinates the density depends on the length alone, so the longest draw has the least density.
         farthest = noise.square().sum(2).argmax(1)

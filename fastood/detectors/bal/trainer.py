@@ -145,14 +145,14 @@ class BoundaryTraining:
         return frame.leave(box), labels
 
     def hard_features(self, count: int) -> tuple[Tensor, Tensor]:
-        """Generate hard features of RSM, moved towards lower D, with the labels that they were generated under."""
+        """Generate hard features of RSM, moved towards lower D; return them with their labels."""
         noise, labels = self._noise(count)
         # The paper's Gaussian ε is negative in half of the cases, which would raise D; its absolute value is taken.
         epsilon = self._random(count, 1).abs() * self.settings.epsilon
         return hard_features(self.discriminator, self.generator_network, noise, labels, epsilon), labels
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state to resume from exactly, without the weights of the networks."""
+        """Return the state from which training resumes exactly, without the weights of the networks."""
         return {
             "steps": self.steps,
             "draws": self.generator.get_state(),
