@@ -200,7 +200,7 @@ def _run_to_resume(args: Sequence[str]) -> RunFolder | None:
 
 
 def _option(name: str, value: str) -> list[str]:
-    """Return the words of an option; a value that looks like an option is joined to the name of its own."""
+    """Return the words of an option; a value that looks like an option is joined to the name by =."""
     return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 

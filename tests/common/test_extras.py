@@ -63,7 +63,7 @@ def test_without_torch_a_command_says_how_to_get_it(names: list[str], tmp_path: 
     done = run_without(names, tmp_path, "-m", "fastood.train")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: fastood needs torch, which {sys.executable} has not: ")
+    assert line.startswith(f"error: fastood needs torch, which is not installed for {sys.executable}: ")
     assert re.search(r"(pip install 'torch>=2.11'|bin/activate)$", line)
     done = run_without(names, tmp_path, "-c", "import fastood.ops")
     assert done.stderr.splitlines()[-1].startswith("ImportError: fastood needs torch")
