@@ -8,7 +8,10 @@ import pytest
 SCRIPT = """
 import importlib, pkgutil, sys
 
-BLOCKED = {"sklearn", "scipy", "matplotlib", "lightning", "rich", "safetensors", "tqdm", "tyro", "yaml"}
+BLOCKED = {
+    "sklearn", "scipy", "jinja2", "matplotlib", "tensorboard", "lightning", "rich", "safetensors", "tqdm", "tyro",
+    "yaml",
+}
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
