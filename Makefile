@@ -49,7 +49,7 @@ setup:
 build: setup
 	@echo "Building the extension: 1 to 5 minutes on two free cores the first time, most of it for CUDA kernels if there is an nvcc (FASTOOD_CUDA=0 leaves them out); afterwards what changed"
 	@$(PIP) --no-build-isolation --no-deps --editable .
-	@"$(BIN)/python" -c 'import fastood; i = fastood.build_info(); print("fastood", i["version"], "with" if i["cuda"] else "without", "CUDA kernels", i["cuda_architectures"], "-", i["cuda_reason"])'
+	@"$(BIN)/python" -c 'import fastood; i = fastood.build_info(); print("fastood", i["version"], "with" if i["cuda"] else "without", "CUDA kernels", *filter(None, [i["cuda_architectures"]]), "(" + i["cuda_reason"] + ")")'
 
 demo: build
 	"$(BIN)/python" -m fastood.train --name demo-$$(date +%Y%m%d-%H%M%S)

@@ -65,7 +65,7 @@ def find_recipe(recipe: Path) -> tuple[Path, str | None]:
         if (FOLDER / f"{name}.yaml").is_file():
             return FOLDER / f"{name}.yaml", None
     close = get_close_matches(name, recipes, n=3, cutoff=0.5)
-    hint = f"; near it: {', '.join(close)}" if close else ""
+    hint = f"; near it: {', '.join(close)}" if close else f"; recipes are in {FOLDER}"
     raise FileNotFoundError(f"{recipe}: there is no such file, and no recipe of that name{hint}")
 
 

@@ -130,7 +130,7 @@ def config_to_run(config: RunConfig, folder: RunFolder, *, resume: bool, threads
         _require_same(begun, resumed, folder.path)
         return resumed
     if resume:
-        print(f"there is no run to resume in {folder.path}: it is begun", file=sys.stderr, flush=True)
+        print(f"there is no run to resume in {folder.path}: a new one begins", file=sys.stderr, flush=True)
     if "list" in config.data.kinds and config.data.list_root is None:
         return replace(config, data=replace(config.data, list_root=Path.cwd()))
     return config

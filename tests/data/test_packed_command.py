@@ -24,7 +24,7 @@ def test_pack_info_verify(tree, capsys):
     for row in ("packed from │ folder:tree", "images │ 25", "pixels, 1×16×16", "exact duplicates │ 1", "classes │ 2"):
         assert row in shown
     assert main(["verify", "pool"]) == 0
-    assert capsys.readouterr().out == "pool: whole\n"
+    assert capsys.readouterr().out == "pool: 25 images, all intact\n"
     flip_byte(Path("pool/images.npy"), 128)
     assert main(["verify", "pool"]) == 1
     shown = capsys.readouterr().out

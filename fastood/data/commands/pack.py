@@ -145,7 +145,7 @@ class VerifyCommand:
             print(f"damaged: {printable(message)}")
         if len(damaged) > _LISTED:
             print(f"and {len(damaged) - _LISTED:,} more")
-        state = f"{counted(len(pool), 'image')}, {len(damaged):,} damaged" if damaged else "whole"
+        state = f"{counted(len(pool), 'image')}, {f'{len(damaged):,} damaged' if damaged else 'all intact'}"
         print(f"{printable(str(self.pool))}: {state}")
         return 1 if damaged else 0
 
