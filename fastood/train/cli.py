@@ -78,9 +78,9 @@ def _report(error: Exception, command: Command | None) -> int:
     """Print an error, and on a full disk how to resume a run that has begun; return the exit code."""
     print(f"error: {printable_lines(str(error))}", file=sys.stderr)
     if command is not None and isinstance(error, OSError) and error.errno in NO_ROOM:
-        from fastood.train.run_folder import RunFolder
+        from fastood.train.run_folder import CONFIG_NAME
 
         # Without a config, --resume would begin a run with the defaults.
-        if RunFolder(command.path).config.exists():
+        if (command.path / CONFIG_NAME).exists():
             print(f"make room, then resume with: {command.to_resume()}", file=sys.stderr)
     return 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import Annotated, cast, get_args
 
 import tyro
 
@@ -19,10 +19,6 @@ from fastood.train.config import PRESETS, RunConfig
 from fastood.train.engine.processes import launched_processes, require_known_launcher
 from fastood.train.methods import METHODS, PresetName
 from fastood.train.recipe import read_recipe, recipe_name
-
-if TYPE_CHECKING:
-    # Imported where they are needed: help and wrong options do not wait for them.
-    from fastood.train.run_folder import RunFolder
 
 EXAMPLES = """
 
@@ -180,7 +176,10 @@ def _default_command(args: Sequence[str], method: str | None) -> Command:
     if recipe is not None:
         config, source = read_recipe(expanded(Path(recipe)), preset=name), f"the recipe {recipe}"
     elif preset is None and (begun := _run_to_resume(args)) is not None:
-        config, source = begun.read_config(), f"the run in {begun.path}"
+        # Imported here: help and wrong options do not wait for it.
+        from fastood.train.run_folder import RunFolder
+
+        config, source = RunFolder(begun).read_config(), f"the run in {begun}"
     else:
         config, source = PRESETS[method or "resample", name], "the preset"
     if method not in (None, config.method.name):
@@ -188,15 +187,15 @@ def _default_command(args: Sequence[str], method: str | None) -> Command:
     return Command(config=config, method=config.method.name, preset=name)
 
 
-def _run_to_resume(args: Sequence[str]) -> RunFolder | None:
+def _run_to_resume(args: Sequence[str]) -> Path | None:
     """Return the folder of the run that --resume and --name refer to, or None if it has not begun."""
-    from fastood.train.run_folder import RunFolder
-
-    name = _value_of("name", args)
+    name, out = _value_of("name", args), _value_of("out", args)
     if name is None or "--resume" not in args:
         return None
-    folder = RunFolder(expanded(Path(_value_of("out", args) or Command.out)) / name)
-    return folder if folder.config.exists() else None
+    from fastood.train.run_folder import CONFIG_NAME
+
+    path = expanded(Path(out or Command.out)) / name
+    return path if (path / CONFIG_NAME).exists() else None
 
 
 def _option(name: str, value: str) -> list[str]:

@@ -30,12 +30,12 @@ def check_config(config: RunConfig) -> None:
         ValueError: data.background must name the images that oe trains with, got none: give --data.background \
 folder:PATH, the name of a data set or noise
     """
-    require_compiler(config.compile)
     require_background(config)
     processes = launched_processes()
     for field in fields(config.method):
         if field.name.endswith("batch_size"):
             require_equal_shares(f"method.{field.name}", getattr(config.method, field.name), processes)
+    require_compiler(config.compile)
 
 
 def require_background(config: RunConfig) -> None:

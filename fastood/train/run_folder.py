@@ -21,6 +21,8 @@ from fastood.train.engine.failure import StageFailure
 from fastood.train.methods.pool_weights import BACKGROUND_KEY
 from fastood.train.results.scoring import ArmScores
 
+CONFIG_NAME = "config.yaml"
+"""First file of a run: a folder that has it holds a run."""
 _LARGEST_TEXT = 1 << 28
 """Bytes of a file of text that is still read."""
 
@@ -52,7 +54,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = path / "config.yaml"
+        self.config = path / CONFIG_NAME
         self.data = path / "data.json"
         self.data_summary = path / "data_summary.json"
         self.metrics = path / "metrics.json"
