@@ -92,7 +92,8 @@ class DataConfig:
     auto: dataloader if a set is decoded on use, resident if all sets fit into half of the memory, else dali if
     installed, else dataloader."""
     prefetch_depth: int | None = None
-    """Training batches that dataloader and dali prepare ahead. The sampler's weights lag by up to this many steps.
+    """Training batches that dataloader and dali prepare ahead. The sampler's weights lag by this many steps, at the
+    beginning by fewer.
     Default: 0 for resident, 2 for the others."""
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The embedded digits, letters and photographs."""
@@ -219,8 +220,9 @@ class DataConfig:
         ):
             if spec is not None and spec.kind == "embedded":
                 raise ValueError(
-                    f"data.{name}: 'embedded' belongs to data.in_dist='embedded', which it is made to match; "
-                    f"with data.in_dist={self.in_dist!r} name another source"
+                    f"data.{name}: 'embedded' belongs to data.in_dist='embedded' alone; with "
+                    f"data.in_dist={self.in_dist!r} give --data.{name.replace('_', '-')} "
+                    f"{'NAME=folder:PATH' if name == 'ood' else 'folder:PATH'} or another source"
                 )
 
     def _check_overlap(self) -> None:

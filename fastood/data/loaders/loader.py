@@ -18,7 +18,7 @@ class ImageLoader(Protocol):
     """"resident", "dataloader" or "dali"."""
     prefetch_depth: int
     """Batches that may be submitted in addition to the one that is collected next; 0 decodes on collect.
-    The sampler's weights lag by up to this many batches."""
+    The sampler's weights lag by this many batches, at the beginning by fewer."""
 
     def submit(self, index: Tensor, draws: AugmentDraws) -> None:
         """Submit a batch.

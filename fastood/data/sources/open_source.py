@@ -91,7 +91,9 @@ def _open_set(name: str, field: str, part: Part, root: Path) -> ImageSource:
     """Open a named set that torchvision does not have."""
     named = NAMED_SETS[name]
     if not root.is_dir():
-        raise FileNotFoundError(f"data.{field}: {name} needs data.root, but there is no folder {root}")
+        raise FileNotFoundError(
+            f"data.{field}: {name} needs data.root, but there is no folder {root}: give --data.root PATH"
+        )
     try:
         if name == "notmnist":
             prefix = "train" if part == "train" else "t10k"

@@ -110,7 +110,10 @@ def open_torchvision(name: str, *, part: Part, root: Path, download: bool, field
         "ood": torchvision_set.ood or (torchvision_set.test,),
     }[part]
     if not download and not root.is_dir():
-        raise FileNotFoundError(f"data.{field}: torchvision:{name} needs data.root, but there is no folder {root}")
+        raise FileNotFoundError(
+            f"data.{field}: torchvision:{name} needs data.root, but there is no folder {root}: give --data.root PATH, "
+            "or --data.download to make and fill it"
+        )
     datasets = [_construct(name, of_part, root=root, download=download, field=field) for of_part in arguments]
     dataset: ConcatDataset[Any] = ConcatDataset(datasets)
     labels = torch.cat([_labels(one) for one in datasets]) - torchvision_set.first_label
