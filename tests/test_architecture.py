@@ -200,7 +200,7 @@ def test_the_stops_of_the_walks_are_there() -> None:
 
 
 def test_the_files_that_the_map_names_are_there() -> None:
-    """Those of the guides to a change, too; `<name>` stands for a file that is to be written."""
+    """Check the guides, too; `<name>` stands for a file that is to be written."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = {path for path in re.findall(r"`([\w.]+/[\w./-]+)`", text)}
     gone = sorted(path for path in paths if not (ROOT / path).exists())

@@ -19,7 +19,6 @@ from fastood.evaluate import cli as evaluate
 from fastood.metrics import PROTOCOLS
 from fastood.metrics.protocol import ProtocolName
 from fastood.train import cli as train
-from fastood.train.command import parse_command
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.run import Run
 from fastood.train.run_folder import RunFolder
@@ -184,54 +183,6 @@ def test_an_existing_run_folder_is_refused_before_any_work(
     monkeypatch.setattr("fastood.train.run.load_task", lambda *args, **kwargs: pytest.fail("worked"))
     assert train.main(tiny_args(finished.parents[1])) == 1
     assert "exists: resume it with --resume, or choose another --name" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seed", "-1"], "seed must be 0 or larger, got -1"),
-        (["--name", "../run"], "name must be a plain folder name inside --out, got '../run'"),
-        (["--name", ".."], "name must be a plain folder name"),
-        (["--name", ""], "name must be a plain folder name"),
-        (["--preset", "paper", "--data.in-dist", "embedded", "--data.background", "embedded"], "preset paper needs"),
-        (["--method.sample-rate", "0.01"], "of 80 background images is less than one image"),
-        (["--data.noise-size", "5"], "OOD set 'noise' must have the 6 images"),
-        (["--data.background", "npy:absent.npy"], "absent.npy"),
-        pytest.param(
-            ["--device", "cuda"],
-            "device is cuda, but this PyTorch finds no GPU",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-    ],
-)
-def test_bad_input_is_refused_and_leaves_no_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-):
-    assert train.main([*tiny_args(tmp_path), *options]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--method.sample-rate", "1.5"],
-        ["--method.pretrain.epochs", "0"],
-        ["--checkpoint-every", "0"],
-        ["--model.dropout", "1"],
-    ],
-)
-def test_values_out_of_range_are_refused_while_parsing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
-):
-    with pytest.raises(SystemExit):
-        train.main([*tiny_args(tmp_path), *options])
-    assert "must be" in capsys.readouterr().err
-
-
-def test_resume_wants_a_name(capsys: pytest.CaptureFixture[str]):
-    assert train.main(["--resume"]) == 1
-    assert "resume needs the name of a run" in capsys.readouterr().err
 
 
 def test_evaluate_repeats_the_table_and_writes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]):
@@ -403,20 +354,3 @@ def test_loading_ends_without_a_traceback(
         assert message in said.err
         assert len(said.err.splitlines()) == 1
         assert "run folder" not in said.out
-
-
-def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    text = capsys.readouterr().out
-    for words in ("--method.sample-rate", "Sample rate γ", "--data.background", "--resume", "--preset"):
-        assert words in text
-    for hidden in ("--method.reweight.momentum", "--protocol", "--channels-last"):
-        assert hidden not in text
-    with pytest.raises(SystemExit):
-        train.main(["--help-all"])
-    text_of_all = capsys.readouterr().out
-    for words in ("--method.sample-rate", "--protocol.repeats", "--channels-last", "--method.reweight.optimizer"):
-        assert words in text_of_all
-    assert text_of_all.count("\n") > 2 * text.count("\n")
-    assert parse_command(["--data.noise-size", "40"]).config.data.noise_size == 40, "hidden, not gone"
