@@ -107,15 +107,15 @@ class Run:
                 are not those of the run to resume.
         """
         check_config(config)
-        asked, folder, held = resolve(config), RunFolder(path), ExitStack()
+        asked, folder = resolve(config), RunFolder(path)
+        with ExitStack() as held:
+            held.callback(torch.set_num_threads, torch.get_num_threads())
+            held.callback(close_group)
 
-        def enter() -> RunConfig:
-            held.enter_context(folder.lock(exist_ok=resume))
-            return config_to_run(asked, folder, resume=resume, threads=config.threads)
+            def enter() -> RunConfig:
+                held.enter_context(folder.lock(exist_ok=resume))
+                return config_to_run(asked, folder, resume=resume, threads=config.threads)
 
-        held.callback(torch.set_num_threads, torch.get_num_threads())
-        held.callback(close_group)
-        try:
             fabric = open_fabric(resolve_device(asked.device), precision=config.precision)
             # The first process alone reads and writes the folder.
             resolved = from_first_process(enter, fabric)
@@ -127,17 +127,14 @@ class Run:
             if command is not None and run.is_first:
                 device, processes = fabric.device.type, fabric.world_size
                 begin_session(folder.environment, command=command, device=device, processes=processes)
-        except BaseException:
-            held.close()
-            raise
-        run._held, run._in_session = held, command is not None
+            run._held, run._in_session = held.pop_all(), command is not None
         return run
 
     @classmethod
     def load(cls, config: RunConfig, folder: RunFolder, *, device: Device | None = None) -> Self:
         """Open a finished run to evaluate it again, in this process alone.
 
-        What only training needs, a compiler or the run's loader, need not be there.
+        A compiler and the run's loader serve training alone, and may be missing.
 
         Args:
             config: The run's config, `folder.read_config()`; the protocol may be another.
