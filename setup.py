@@ -1,6 +1,7 @@
 """Builds fastood._C with CMake and ninja; CMakeLists.txt is the only list of sources.
 
-Environment: FASTOOD_CUDA=auto|0|1, CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS (extra -D options).
+Environment: FASTOOD_CUDA=auto|0|1, CUDA_HOME, TORCH_CUDA_ARCH_LIST (native, all, or torch's form), MAX_JOBS, CMAKE_ARGS
+(extra -D options).
 """
 
 import importlib

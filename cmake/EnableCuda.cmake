@@ -1,11 +1,11 @@
-# Enables the CUDA language with FASTOOD_CUDA_ROOT's nvcc and FASTOOD_CUDART's folder, for CMAKE_CUDA_ARCHITECTURES.
+# Enables the CUDA language with FASTOOD_NVCC and FASTOOD_CUDART's folder, for CMAKE_CUDA_ARCHITECTURES.
 #
 # A file of its own because it is run twice: in cmake/cuda_probe, where it may fail, and then in the build.
 
 # The pip toolkit has no lib64, where nvcc would have CMake's test programs look for their libraries.
 get_filename_component(_fastood_library_dir "${FASTOOD_CUDART}" DIRECTORY)
 set(ENV{LIBRARY_PATH} "${_fastood_library_dir}:$ENV{LIBRARY_PATH}")
-set(CMAKE_CUDA_COMPILER "${FASTOOD_CUDA_ROOT}/bin/nvcc")
+set(CMAKE_CUDA_COMPILER "${FASTOOD_NVCC}")
 set(_fastood_try_compile "${CMAKE_TRY_COMPILE_TARGET_TYPE}")
 set(_fastood_platform_variables "${CMAKE_TRY_COMPILE_PLATFORM_VARIABLES}")
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)

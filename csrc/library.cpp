@@ -118,6 +118,7 @@ py::dict build_info() {
   info["cuda"] = static_cast<bool>(FASTOOD_WITH_CUDA);
   info["cuda_architectures"] = FASTOOD_CUDA_ARCHITECTURES;
   info["cuda_compiler"] = FASTOOD_CUDA_COMPILER;
+  info["cuda_driver"] = FASTOOD_CUDA_DRIVER;
   info["cuda_reason"] = FASTOOD_CUDA_REASON;
   info["compiler"] = FASTOOD_CXX_COMPILER;
   info["target_torch"] = FASTOOD_TARGET_TORCH;
@@ -129,5 +130,5 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of fastood. Importing it registers torch.ops.fastood.";
-  m.def("build_info", &build_info, "Return how this build was made: version, cuda, architectures, compilers, torch.");
+  m.def("build_info", &build_info, "Return how this build was made: version, CUDA, compilers, torch.");
 }

@@ -1,6 +1,9 @@
+// One kernel, and the headers that a toolkit may lack: CUB comes with a package of its own.
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <concepts>
+#include <cub/version.cuh>
 
 template <std::floating_point T>
 __global__ void probe(T* out) {

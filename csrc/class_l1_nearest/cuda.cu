@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) search_kernel(const __grid_constant_
 }
 
 template <typename Key, typename T>
-__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ SearchArgs<Key, T> p) {
+__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ SearchArgs<Key, T> p) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.num_queries;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
     NearestSearch<Key, T>::finish(i, p);
@@ -68,7 +68,7 @@ cudaError_t launch(const ClassL1NearestParams& params, cudaStream_t stream) {
   p.distance = static_cast<T*>(params.distance);
   p.index = params.index;
   search_kernel<<<num_blocks(ceil_div(p.num_tiles() * p.num_shares, kWarps)), kThreads, 0, stream>>>(p);
-  finish_kernel<<<num_blocks(ceil_div(p.num_queries, kThreads)), kThreads, 0, stream>>>(p);
+  merge_kernel<<<num_blocks(ceil_div(p.num_queries, kThreads)), kThreads, 0, stream>>>(p);
   return cudaGetLastError();
 }
 

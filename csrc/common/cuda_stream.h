@@ -6,6 +6,10 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <string>
+
+#include "cuda_advice.h"
+
 namespace fastood {
 
 // torch exports this from libtorch_cuda alone. A weak symbol would not find it: Python opens extension modules with
@@ -23,8 +27,19 @@ inline cudaStream_t current_cuda_stream(int32_t device_index) {
   return static_cast<cudaStream_t>(stream);
 }
 
+// The CUDA runtime is linked statically, so that it may need a newer driver than torch's own: then this is where it shows.
 inline void check_launch(cudaError_t error, const char* kernel) {
-  STD_TORCH_CHECK(error == cudaSuccess, kernel, ": CUDA launch failed: ", cudaGetErrorString(error));
+  if (error == cudaSuccess) {
+    return;
+  }
+  std::string advice;
+#ifdef FASTOOD_CUDA_DRIVER  // of CMakeLists.txt; the emulation has no driver
+  int driver_version = 0;
+  cudaDriverGetVersion(&driver_version);
+  advice = cuda_advice(static_cast<int>(error), driver_version,
+                       {FASTOOD_CUDA_COMPILER, FASTOOD_CUDA_DRIVER, FASTOOD_CUDA_ARCHITECTURES});
+#endif
+  STD_TORCH_CHECK(false, kernel, ": CUDA launch failed: ", cudaGetErrorString(error), advice);
 }
 
 }  // namespace fastood
