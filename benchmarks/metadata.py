@@ -24,7 +24,7 @@ def metadata(device: str) -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "processor": processor_name(),
         "device": device,
-        "build": {name: value for name, value in fastood.build_info().items() if name != "cuda_reason"},
+        "build": {k: v for k, v in fastood.build_info().items() if k not in ("cuda_reason", "kernels")},
     }
     if device == "cuda":
         driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")

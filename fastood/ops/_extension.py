@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
+from fastood.ops._cuda_status import KernelStatus, kernel_status, read_status
+
 __all__ = ["BuildInfo", "build_info"]
 
 _FOLDER = Path(__file__).parents[1]
@@ -20,17 +22,24 @@ except ModuleNotFoundError as error:
     raise ImportError(f"fastood needs torch, which is not installed for {sys.executable}: {remedy}") from error
 
 
-class BuildInfo(TypedDict):
-    """Return type of `build_info`."""
+class CompiledInfo(TypedDict):
+    """Return type of the compiled part's `build_info`."""
 
     version: str
     cuda: bool
     cuda_architectures: str
     cuda_compiler: str
+    cuda_driver: str
     cuda_reason: str
     compiler: str
     target_torch: str
     cpu_capability: str
+
+
+class BuildInfo(CompiledInfo):
+    """Return type of `build_info`."""
+
+    kernels: dict[str, KernelStatus]
 
 
 try:
@@ -54,14 +63,22 @@ def build_info() -> BuildInfo:
         - `version`: Version of the package.
         - `cuda`: Whether the build has CUDA kernels.
         - `cuda_architectures`, `cuda_compiler`: Targets and compiler of the kernels; empty without them.
+        - `cuda_driver`: Oldest NVIDIA driver that runs the kernels, such as "580"; empty without them.
         - `cuda_reason`: Reason why the kernels are included or not.
         - `compiler`: Compiler of the host code.
         - `target_torch`: Oldest version of torch with a compatible stable ABI.
         - `cpu_capability`: Instruction set used on this machine: "baseline", "avx2" or "avx512".
+        - `kernels`: Evidence for each CUDA kernel, by name: its `file`, and in words the compiler of this build
+          (`compiled`), the variants of the emulation that ran it (`emulated`) and the GPUs that ran it (`proven`). An
+          empty string means that there is none.
 
     Example:
         >>> import fastood
         >>> fastood.build_info()["target_torch"]
         '2.11'
     """
-    return _C.build_info()
+    info = _C.build_info()
+    kernels = kernel_status(read_status())
+    # This build, instead of the build that the evidence is from.
+    compiled = f"{info['cuda_compiler']}: {info['cuda_architectures']}" if info["cuda"] else ""
+    return BuildInfo(**info, kernels={name: {**kernel, "compiled": compiled} for name, kernel in kernels.items()})
