@@ -5,6 +5,12 @@
 # The pip toolkit has no lib64, where nvcc would have CMake's test programs look for their libraries.
 get_filename_component(_fastood_library_dir "${FASTOOD_CUDART}" DIRECTORY)
 set(ENV{LIBRARY_PATH} "${_fastood_library_dir}:$ENV{LIBRARY_PATH}")
+# CMake keeps to the compiler of a folder's first configure, which would meet the headers of a toolkit chosen later.
+set(_fastood_toolkit "${FASTOOD_NVCC} ${FASTOOD_NVCC_VERSION}")
+if(NOT "${FASTOOD_CUDA_ENABLED}" STREQUAL "${_fastood_toolkit}")
+  file(REMOVE "${CMAKE_PLATFORM_INFO_DIR}/CMakeCUDACompiler.cmake")
+  set(FASTOOD_CUDA_ENABLED "${_fastood_toolkit}" CACHE INTERNAL "The toolkit that the CUDA language was enabled with")
+endif()
 set(CMAKE_CUDA_COMPILER "${FASTOOD_NVCC}")
 set(_fastood_try_compile "${CMAKE_TRY_COMPILE_TARGET_TYPE}")
 set(_fastood_platform_variables "${CMAKE_TRY_COMPILE_PLATFORM_VARIABLES}")

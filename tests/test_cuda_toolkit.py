@@ -285,3 +285,19 @@ def test_a_broken_nvcc_leaves_out_the_cuda_kernels_and_says_why(
     assert done.returncode != 0
     assert "FASTOOD_CUDA=1, but" in done.stderr
     assert reason in " ".join(done.stderr.split())
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_a_folder_follows_when_the_toolkit_changes(tmp_path: Path) -> None:
+    """CMake keeps to the compiler of the first configure, and the headers would be those of another toolkit."""
+    for name in ("first", "second"):
+        write_script(tmp_path / name / "bin/nvcc", f'exec "{shutil.which("nvcc")}" "$@"')
+        (tmp_path / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.24)\nproject(probe LANGUAGES CXX)\n"
+            f'set(FASTOOD_CUDA_SEARCH "{tmp_path}/{name}")\ninclude("{ROOT}/cmake/Cuda.cmake")\n'
+            'message(STATUS "compiler ${CMAKE_CUDA_COMPILER}")\n'
+        )
+        command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", "-DFASTOOD_CUDA=1"]
+        environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": "9.0"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert f"compiler {tmp_path}/{name}/bin/nvcc" in done.stdout, done.stderr
