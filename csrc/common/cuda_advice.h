@@ -1,10 +1,15 @@
 // What to do about the CUDA errors that come of a driver or a GPU that a build does not fit. Without CUDA headers, so that
-// host tests include it; the numbers are those of cudaError_t and of cudaDriverGetVersion (12080 for 12.8).
+// host tests include it; cuda_stream.h compares the numbers with cudaError_t.
 #pragma once
 
 #include <string>
 
 namespace fastood {
+
+constexpr int kInsufficientDriver = 35;
+constexpr int kCallRequiresNewerDriver = 36;
+constexpr int kNoKernelImage = 209;
+constexpr int kUnsupportedPtxVersion = 222;
 
 // How the kernels were built.
 struct CudaBuild {
@@ -13,12 +18,9 @@ struct CudaBuild {
   const char* capabilities;  // "8.0 9.0+PTX"
 };
 
-// Returns a sentence that begins with ": ", or an empty string for other errors. driver_version is 0 without a driver.
+// Returns a sentence that begins with ": ", or an empty string for other errors. driver_version: of
+// cudaDriverGetVersion, 12080 for 12.8 and 0 without a driver.
 inline std::string cuda_advice(int error, int driver_version, const CudaBuild& build) {
-  constexpr int kInsufficientDriver = 35;
-  constexpr int kCallRequiresNewerDriver = 36;
-  constexpr int kNoKernelImage = 209;
-  constexpr int kUnsupportedPtxVersion = 222;
   const std::string driver = driver_version == 0
                                  ? "no NVIDIA driver was found"
                                  : "the NVIDIA driver supports CUDA up to " + std::to_string(driver_version / 1000) +

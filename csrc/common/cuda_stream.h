@@ -34,6 +34,10 @@ inline void check_launch(cudaError_t error, const char* kernel) {
   }
   std::string advice;
 #ifdef FASTOOD_CUDA_DRIVER  // of CMakeLists.txt; the emulation has no driver
+  static_assert(kInsufficientDriver == cudaErrorInsufficientDriver &&
+                kNoKernelImage == cudaErrorNoKernelImageForDevice);
+  static_assert(kCallRequiresNewerDriver == cudaErrorCallRequiresNewerDriver);
+  static_assert(kUnsupportedPtxVersion == cudaErrorUnsupportedPtxVersion);
   int driver_version = 0;
   cudaDriverGetVersion(&driver_version);
   advice = cuda_advice(static_cast<int>(error), driver_version,

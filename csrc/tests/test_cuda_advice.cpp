@@ -19,15 +19,13 @@ void expect_says(int error, int driver_version, const char* what) {
 }  // namespace
 
 int main() {
-  // cudaErrorInsufficientDriver, cudaErrorCallRequiresNewerDriver
-  for (const int error : {35, 36}) {
+  for (const int error : {fastood::kInsufficientDriver, fastood::kCallRequiresNewerDriver}) {
     expect_says(error, 12080, "built by nvcc 13.0.88, which needs driver 580 or newer");
     expect_says(error, 12080, "the NVIDIA driver supports CUDA up to 12.8");
     expect_says(error, 0, "no NVIDIA driver was found");
     expect_says(error, 12080, "CUDA_HOME=");
   }
-  // cudaErrorNoKernelImageForDevice, cudaErrorUnsupportedPtxVersion
-  for (const int error : {209, 222}) {
+  for (const int error : {fastood::kNoKernelImage, fastood::kUnsupportedPtxVersion}) {
     expect_says(error, 13000, "for the compute capabilities 8.0 9.0+PTX");
     expect_says(error, 13000, "TORCH_CUDA_ARCH_LIST=");
   }
