@@ -92,6 +92,7 @@ def test_the_sdist_and_the_wheel_hold_what_the_clone_does(tmp_path: Path) -> Non
     assert set(git_files()) - sources <= {".gitignore"}
     packaged = sorted(path.name for path in (tmp_path / "wheel/fastood/train/recipes").iterdir())
     assert packaged == sorted(path.name for path in ROOT.glob("fastood/train/recipes/*.yaml"))
+    assert (tmp_path / "wheel/fastood/ops/cuda_status.json").is_file(), "build_info() reads it"
     assert {path.name for path in (tmp_path / "wheel").iterdir()} == {"fastood"}
 
 

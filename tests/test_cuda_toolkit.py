@@ -137,15 +137,20 @@ def test_headers_of_another_version_are_not_taken(tmp_path: Path) -> None:
 def test_what_is_no_toolkit_is_named(tmp_path: Path) -> None:
     write_toolkit(tmp_path / "static")
     (tmp_path / "static/lib64/libcudart_static.a").unlink()
+    conda_forge(tmp_path)
+    (tmp_path / "env/conda-meta").mkdir()
+    (tmp_path / "env/targets/x86_64-linux/lib/libcudart_static.a").unlink()
     write_script(tmp_path / "broken/bin/nvcc", "exit 1")
     write_script(tmp_path / "nvidia/cuda_nvcc/bin/ptxas", "exit 0")
     home = tmp_path / "home"
-    places = [home, tmp_path / "static", tmp_path / "broken", tmp_path / "nvidia/cuda_nvcc"]
+    places = [home, tmp_path / "static", tmp_path / "env", tmp_path / "broken", tmp_path / "nvidia/cuda_nvcc"]
     found = find_toolkit(tmp_path, *places, CUDA_HOME=str(home))
     assert found["NVCC"] == ""
     assert found["CUDA_PASSED_OVER"].split(";") == [
         f"CUDA_HOME or CUDA_PATH is {home}, which has no bin/nvcc",
         f"{tmp_path}/static/bin/nvcc (CUDA 13.0) has no libcudart_static.a",
+        f"{tmp_path}/env/bin/nvcc (CUDA 13.0) has no libcudart_static.a, which is conda-forge's package "
+        "cuda-cudart-static",
         f"{tmp_path}/broken/bin/nvcc --version does not run",
         f"{tmp_path}/nvidia/cuda_nvcc has ptxas but no nvcc, as pip's packages before CUDA 13",
     ]
