@@ -23,7 +23,8 @@ def cumsum_search(masses: Tensor, batch_size: int, new: Tensor) -> Run:
 
     def run() -> None:
         running = masses.cumsum(0, dtype=torch.float64)
-        index = torch.searchsorted(running, torch.rand(batch_size, dtype=torch.float64) * running[-1], right=True)
+        uniform = torch.rand(batch_size, dtype=torch.float64, device=masses.device)
+        index = torch.searchsorted(running, uniform * running[-1], right=True)
         masses[index.clamp_(max=len(masses) - 1)] = new
 
     return run
@@ -72,6 +73,25 @@ def torchrl_tree(masses: Tensor, batch_size: int, new: Tensor) -> Run:
     return run
 
 
+def torchrl_cuda_tree(masses: Tensor, batch_size: int, new: Tensor) -> Run | None:
+    """Draw from torchrl's sum tree on the GPU; None, with a line, if its wheel was built without CUDA."""
+    import torchrl._torchrl
+
+    if not hasattr(torchrl._torchrl, "CudaSumSegmentTreeFp32"):
+        print("torchrl was built without CUDA: no row of its tree", file=sys.stderr)
+        return None
+    size = len(masses)
+    tree = torchrl._torchrl.CudaSumSegmentTreeFp32(size, masses.device)
+    tree[torch.arange(size, device=masses.device)] = masses
+    left, right = (torch.full((batch_size,), end, device=masses.device) for end in (0, size))
+
+    def run() -> None:
+        index = tree.scan_lower_bound(torch.rand(batch_size, device=masses.device) * tree.query(left, right))
+        tree[index] = new
+
+    return run
+
+
 def torchrl_sampler(masses: Tensor, batch_size: int, new: Tensor) -> Run:
     """Draw from the public sampler of torchrl around its sum tree."""
     from torchrl.data import TensorStorage
@@ -115,8 +135,16 @@ def installed(module: str, peer: str) -> bool:
 
 def peers(masses: Tensor, batch_size: int) -> dict[str, Run]:
     """Return the installed peers by name, each on its own copy of the masses float32 `[N]`."""
-    new = masses[torch.randint(len(masses), (batch_size,), generator=torch.Generator().manual_seed(1))]
-    made: dict[str, Callable[[], Run]] = {}
+    chosen = torch.randint(len(masses), (batch_size,), generator=torch.Generator().manual_seed(1))
+    new = masses[chosen.to(masses.device)]
+    made: dict[str, Callable[[], Run | None]] = {}
+    if masses.is_cuda:
+        if len(masses) <= MULTINOMIAL_LIMIT:
+            made["multinomial"] = lambda: multinomial(masses.clone(), batch_size, new)
+        made["cumsum + searchsorted"] = lambda: cumsum_search(masses.clone(), batch_size, new)
+        if installed("torchrl", "torchrl's CUDA tree"):
+            made["torchrl CUDA tree"] = lambda: torchrl_cuda_tree(masses, batch_size, new)
+        return {name: run for name, make in made.items() if (run := make()) is not None}
     if len(masses) <= MULTINOMIAL_LIMIT:
         made["multinomial"] = lambda: multinomial(masses.clone(), batch_size, new)
         made["multinomial f64"] = lambda: multinomial(masses.double(), batch_size, new.double())
@@ -128,4 +156,4 @@ def peers(masses: Tensor, batch_size: int) -> dict[str, Run]:
         made["torchrl sampler"] = lambda: torchrl_sampler(masses, batch_size, new)
     if installed("cpprb", "cpprb"):
         made["cpprb"] = lambda: cpprb_buffer(masses, batch_size, new)
-    return {name: make() for name, make in made.items()}
+    return {name: run for name, make in made.items() if (run := make()) is not None}

@@ -40,12 +40,18 @@ def faiss_by_class(keys: Tensor, key_labels: Tensor) -> Search:
     """Return a search in one faiss index per class, built beforehand from a copy of the keys; it has no gradient."""
     import faiss
 
+    if keys.is_cuda:
+        import faiss.contrib.torch_utils  # lets an index take tensors of the GPU
+
+        resources = faiss.StandardGpuResources()
     faiss.omp_set_num_threads(torch.get_num_threads())
     indices = {}
     for label in key_labels.unique().tolist():
         own = (key_labels == label).nonzero().flatten()
         flat = faiss.IndexFlat(keys.shape[1], faiss.METRIC_L1)
-        flat.add(keys[own].numpy())
+        if keys.is_cuda:
+            flat = faiss.index_cpu_to_gpu(resources, keys.device.index or 0, flat)
+        flat.add(keys[own] if keys.is_cuda else keys[own].numpy())
         indices[label] = (flat, own)
 
     def search(query: Tensor, query_labels: Tensor) -> Found:
@@ -55,12 +61,20 @@ def faiss_by_class(keys: Tensor, key_labels: Tensor) -> Search:
             if label in indices:
                 rows = (query_labels == label).nonzero().flatten()
                 flat, own = indices[label]
-                nearest, which = flat.search(query[rows].numpy(), 1)
-                distance[rows] = torch.from_numpy(nearest[:, 0])
-                index[rows] = own[torch.from_numpy(which[:, 0])]
+                asked = query[rows] if keys.is_cuda else query[rows].numpy()
+                nearest, which = (torch.as_tensor(found) for found in flat.search(asked, 1))
+                distance[rows] = nearest[:, 0]
+                index[rows] = own[which[:, 0]]
         return distance, index
 
     return search
+
+
+def faiss_has_gpu() -> bool:
+    """Return whether the installed faiss was built for GPUs."""
+    import faiss
+
+    return hasattr(faiss, "StandardGpuResources")
 
 
 def keops(keys: Tensor, key_labels: Tensor) -> Search:
@@ -87,7 +101,7 @@ def peers(keys: Tensor, key_labels: Tensor, *, gradient: bool) -> dict[str, Sear
     }
     if gradient:
         return made
-    if find_spec("faiss") is not None and not keys.is_cuda:
+    if find_spec("faiss") is not None and (not keys.is_cuda or faiss_has_gpu()):
         made["faiss by class"] = faiss_by_class(keys, key_labels)
     if find_spec("pykeops") is not None:
         made["KeOps"] = keops(keys, key_labels)

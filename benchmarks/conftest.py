@@ -16,6 +16,7 @@ from rich.table import Table
 from fastood.common.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).parent))
+import harness
 from harness import Comparison, Timing
 from metadata import metadata
 
@@ -29,6 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.addoption("--seconds", type=float, default=3.0, help="time to spend on each comparison")
     parser.addoption("--all-shapes", action="store_true", help="the whole grid where a benchmark has one, not a part")
+    parser.addoption("--tiny", action="store_true", help="shapes of a rehearsal where a benchmark has them")
+    parser.addoption("--profile", choices=["cuda", "torch"], help="profile one call of each subject after timing it")
     parser.addoption("--quick", action="store_true", help="a few rounds of each, to see that every benchmark runs")
 
 
@@ -49,6 +52,9 @@ def record(request: pytest.FixtureRequest, benchmark: Callable) -> Callable[[Com
     """Store a comparison for the summary and the JSON; pytest-benchmark times the subject for its own report."""
 
     def keep(comparison: Comparison, subject: Callable[[], object]) -> None:
+        if request.config.getoption("--profile") is not None:
+            profile(subject, request.config.getoption("--profile"))
+            return
         rows = request.config.stash.setdefault(ROWS, [])
         rows.append(comparison)
         write_results(request.config, rows)
@@ -56,6 +62,29 @@ def record(request: pytest.FixtureRequest, benchmark: Callable) -> Callable[[Com
         benchmark.pedantic(subject, rounds=5, iterations=1)
 
     return keep
+
+
+def profile(subject: Callable[[], object], profiler: str) -> None:
+    """Call the subject once, between the marks that an outer profiler looks for, or under torch's own profiler."""
+    torch.cuda.synchronize()
+    if profiler == "cuda":
+        torch.cuda.cudart().cudaProfilerStart()
+        subject()
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaProfilerStop()
+        return
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
+        subject()
+        torch.cuda.synchronize()
+    print(profiled.key_averages().table(sort_by="self_device_time_total", row_limit=20))
+
+
+@pytest.fixture(scope="session")
+def tiny(request: pytest.FixtureRequest) -> bool:
+    """Return whether shapes are those of a rehearsal; the flush of the caches is then as small."""
+    if request.config.getoption("--tiny"):
+        harness.L2_FLUSH_BYTES = 1 << 16
+    return bool(request.config.getoption("--tiny"))
 
 
 @pytest.fixture(scope="session")

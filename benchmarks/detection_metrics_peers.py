@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-import sklearn.metrics as sk
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -46,7 +45,10 @@ class Sets:
 def each(evaluate: Callable[..., tuple[object, ...]], *inputs: list[NDArray[np.floating]] | list[Tensor]) -> Areas:
     """Evaluate set by set, since the libraries have no batched call, and return `[B]` of each metric."""
     rows = [evaluate(*row) for row in zip(*inputs, strict=True)]
-    return [torch.as_tensor(numbers, dtype=torch.float64) for numbers in zip(*rows, strict=True)]
+    return [
+        torch.stack([torch.as_tensor(number, dtype=torch.float64) for number in numbers])
+        for numbers in zip(*rows, strict=True)
+    ]
 
 
 def first_fpr(fpr: NDArray[np.floating], tpr: NDArray[np.floating]) -> float:
@@ -55,6 +57,7 @@ def first_fpr(fpr: NDArray[np.floating], tpr: NDArray[np.floating]) -> float:
 
 def scikit_learn(sets: Sets) -> Callable[[], Areas]:
     """Use one function of scikit-learn per metric; labels and scores for ID positive are prepared beforehand."""
+    import sklearn.metrics as sk
 
     def evaluate(labels: NDArray[np.int64], scores: NDArray, flipped: NDArray[np.int64], negated: NDArray) -> tuple:
         fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
@@ -72,6 +75,7 @@ def scikit_learn(sets: Sets) -> Callable[[], Areas]:
 
 def openood(sets: Sets) -> Callable[[], Areas]:
     """Use one ROC curve and two precision-recall curves, with trapezoids below all three, as OpenOOD does."""
+    import sklearn.metrics as sk
 
     def evaluate(labels: NDArray[np.int64], scores: NDArray) -> tuple:
         fpr, tpr, _ = sk.roc_curve(labels, scores)
@@ -134,6 +138,7 @@ def batched_torch(sets: Sets) -> Callable[[], Areas]:
     labels, scores = sets.is_ood, sets.scores
     num_id, num_ood = sets.id_scores.shape[1], sets.ood_scores.shape[1]
     all_scores = num_id + num_ood
+    place = torch.arange(1, all_scores + 1, device=scores.device)
 
     def run() -> Areas:
         ordered, order = scores.sort(1, descending=True)
@@ -142,8 +147,8 @@ def batched_torch(sets: Sets) -> Callable[[], Areas]:
         torch.ne(ordered[:, 1:], ordered[:, :-1], out=ends[:, :-1])
         flagged = is_ood.cumsum(1)
         # For the group of ties of each score: how many scores are flagged together with it, and how many before.
-        at_end = torch.where(ends, torch.arange(1, all_scores + 1), all_scores).flip(1).cummin(1).values.flip(1)
-        before = torch.where(ends, torch.arange(1, all_scores + 1), 0).roll(1, 1)
+        at_end = torch.where(ends, place, all_scores).flip(1).cummin(1).values.flip(1)
+        before = torch.where(ends, place, 0).roll(1, 1)
         before[:, 0] = 0
         before = before.cummax(1).values
         ood_at_end = flagged.gather(1, at_end - 1)
@@ -163,16 +168,16 @@ def batched_torch(sets: Sets) -> Callable[[], Areas]:
     return run
 
 
-def peers() -> dict[str, Peer]:
-    """Return the function that prepares the call of each installed peer, by name."""
-    made: dict[str, Peer] = {
-        "scikit-learn": scikit_learn,
-        "torchmetrics": torchmetrics,
-        "OpenOOD": openood,
-        "batched torch": batched_torch,
-    }
-    if is_installed("pytorch-ood", (0, 4)):
-        made["pytorch-ood"] = pytorch_ood
+def peers(device: str = "cpu") -> dict[str, Peer]:
+    """Return the function that prepares the call of each installed peer that computes on the device, by name."""
+    made: dict[str, Peer] = {"batched torch": batched_torch}
+    if is_installed("torchmetrics", (1,)):
+        made["torchmetrics"] = torchmetrics
+    if device == "cpu":
+        made["scikit-learn"] = scikit_learn
+        made["OpenOOD"] = openood
+        if is_installed("pytorch-ood", (0, 4)):
+            made["pytorch-ood"] = pytorch_ood
     if is_installed("torcheval", (0,)):
         made["torcheval, no FPR95"] = torcheval
     return made

@@ -22,6 +22,8 @@ Run = Callable[[], object]
 
 # A call shorter than this is repeated within a round, so that the cost of reading the clock is negligible.
 MIN_SAMPLE_S = 2e-3
+# Seconds of one sample of calls that are timed back to back on a GPU, and how many calls it has at most.
+HOT_SAMPLE_S, MOST_HOT_CALLS = 1e-3, 200
 # Larger than any level-2 cache (50 MB on H100 and H200): writing it between calls leaves the caches cold.
 L2_FLUSH_BYTES = 256 << 20
 
@@ -98,23 +100,48 @@ def time_cpu(run: Run, calls: int) -> float:
 
 
 class CudaTimer:
-    """Timer of device seconds per call by CUDA events; the level-2 cache is flushed before each call."""
+    """Timer of device seconds per call by CUDA events.
 
-    def __init__(self) -> None:
-        self.flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    A call is timed cold, after the level-2 cache was flushed, or hot: all calls of a sample back to back, between two
+    events. The host waits once per sample, so that it queues calls while the device works.
+    """
+
+    def __init__(self, *, cold: bool = True) -> None:
+        self.flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda") if cold else None
 
     def __call__(self, run: Run, calls: int) -> float:
-        """Return seconds per call; host work overlaps with the device where possible."""
-        total = 0.0
-        for _ in range(calls):
+        """Return seconds per call."""
+        pairs = []
+        for _ in range(calls if self.flush is not None else 1):
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            self.flush.zero_()
+            if self.flush is not None:
+                self.flush.zero_()
             start.record()
-            run()
+            for _ in range(1 if self.flush is not None else calls):
+                run()
             end.record()
-            torch.cuda.synchronize()
-            total += start.elapsed_time(end) * 1e-3
-        return total / calls
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in pairs) * 1e-3 / calls
+
+
+def in_graph(run: Run) -> Run:
+    """Capture one call, after a warm-up on another stream as capture requires, and return its replay."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def empty_kernel() -> None:
+    """Launch PyTorch's kernel that spins for zero cycles: the least that a launch takes."""
+    torch.cuda._sleep(0)
 
 
 def compare(
@@ -130,6 +157,7 @@ def compare(
     input_bytes: int | None = None,
     seconds: float = 2.0,
     min_rounds: int = 15,
+    cold: bool = True,
 ) -> Comparison:
     """Time `providers` in turn for about `seconds` in all and take the ratios to `subject`.
 
@@ -146,8 +174,9 @@ def compare(
         input_bytes: Bytes that the op reads; with it, on a GPU, the peak memory of every provider is measured.
         seconds: Budget of the whole comparison.
         min_rounds: Rounds at least; fewer, down to five, where they would take more than five times the budget.
+        cold: On a GPU, whether the level-2 cache is flushed before each call; otherwise calls follow back to back.
     """
-    timer = CudaTimer() if device == "cuda" else time_cpu
+    timer = CudaTimer(cold=cold) if device == "cuda" else time_cpu
     calls: dict[str, int] = {}
     once: dict[str, float] = {}
     peaks: dict[str, int | None] = dict.fromkeys(providers)
@@ -159,8 +188,8 @@ def compare(
         sample = timer(run, 1)
         # Wall time: on a GPU a sample also flushes the cache and waits.
         once[name] = time.perf_counter() - start
-        calls[name] = max(1, int(MIN_SAMPLE_S / max(sample, 1e-7))) if device == "cpu" else 5
-    round_seconds = sum(once[name] * (calls[name] + 1) for name in providers)
+        calls[name] = calls_of(sample, device, cold)
+    round_seconds = max(sum(once[name] * (calls[name] + 1) for name in providers), 1e-9)
     at_least = min(min_rounds, max(5, int(5 * seconds / round_seconds)))
     rounds = max(at_least, min(200, int(seconds / round_seconds)))
     names, order = list(providers), random.Random(0)
@@ -202,6 +231,13 @@ def compare(
         input_bytes=input_bytes,
         timings=timings,
     )
+
+
+def calls_of(sample: float, device: str, cold: bool) -> int:
+    """Return how many calls make one sample, if one call takes `sample` seconds."""
+    if device == "cpu":
+        return max(1, int(MIN_SAMPLE_S / max(sample, 1e-7)))
+    return 5 if cold else min(MOST_HOT_CALLS, max(5, int(HOT_SAMPLE_S / max(sample, 1e-7))))
 
 
 def warm_up(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -55,12 +56,13 @@ class RandomBatches:
             yield torch.randint(POOL, (self.batch,), generator=self.generator).tolist()
 
 
-def eager(images: Tensor, index: Tensor, draws: AugmentDraws) -> Tensor:
+def eager_batch(images: Tensor, index: Tensor, draws: AugmentDraws, *, padding: int) -> Tensor:
     """Augment the whole batch at once in PyTorch, by indexing."""
-    padded = torch.nn.functional.pad(images[index], (PADDING,) * 4)
-    along = torch.arange(SIZE, device=images.device)
+    padded = torch.nn.functional.pad(images[index], (padding,) * 4)
+    size = images.shape[-1]
+    along = torch.arange(size, device=images.device)
     rows = draws.rows[:, None] + along
-    columns = draws.columns[:, None] + torch.where(draws.flip[:, None], SIZE - 1 - along, along)
+    columns = draws.columns[:, None] + torch.where(draws.flip[:, None], size - 1 - along, along)
     image = torch.arange(len(index), device=images.device)[:, None, None, None]
     channel = torch.arange(CHANNELS, device=images.device)[:, None, None]
     crops = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
@@ -104,7 +106,7 @@ def test_batches_of_a_pool(
 
     providers = {
         "fastood": with_draws(augment.apply),
-        "eager": with_draws(eager),
+        "eager": with_draws(functools.partial(eager_batch, padding=PADDING)),
         **{f"DataLoader, {count} workers": from_workers(count) for count in WORKERS},
     }
     # Per pixel one byte read and four written.

@@ -38,7 +38,6 @@ def sparse_step(pool: BackgroundPool, batch_size: int) -> Run:
     return run
 
 
-@ON_CPU
 @pytest.mark.parametrize(
     ("size", "batch_size", "spread"),
     [(1_280_000, 256, 1.0), (1_280_000, 256, 4.0), (1_280_000, 4096, 1.0), (16_000_000, 256, 1.0)],
@@ -46,17 +45,17 @@ def sparse_step(pool: BackgroundPool, batch_size: int) -> Run:
 def test_sparse_step(
     size: int, batch_size: int, spread: float, device: str, budget: dict[str, float], record: Record
 ) -> None:
-    pool = learnt_pool(size, spread)
+    pool = learnt_pool(size, spread, device)
     masses = pool.weights.sqrt().float()
     providers = {"fastood": sparse_step(pool, batch_size), **peers(masses, batch_size)}
     name = f"background pool, draw and {'sparse step' if spread == 1 else 'sparse step, skewed'}"
-    record(compare(name, f"{size} B={batch_size}", providers, subject="fastood", **budget), providers["fastood"])
+    shape = f"{size} B={batch_size}"
+    record(compare(name, shape, providers, subject="fastood", device=device, **budget), providers["fastood"])
 
 
-@ON_CPU
 def test_distinct(device: str, budget: dict[str, float], record: Record) -> None:
     size, batch_size = 1_280_000, 256
-    pool, generator = learnt_pool(size, 1.0), torch.Generator().manual_seed(0)
+    pool, generator = learnt_pool(size, 1.0, device), torch.Generator(device).manual_seed(0)
     masses = pool.weights.sqrt().float()
 
     def ours() -> None:
@@ -64,10 +63,11 @@ def test_distinct(device: str, budget: dict[str, float], record: Record) -> None
 
     providers = {
         "fastood": ours,
-        "multinomial": multinomial(masses, batch_size, torch.ones(batch_size), replacement=False),
+        "multinomial": multinomial(masses, batch_size, torch.ones(batch_size, device=device), replacement=False),
     }
     shape = f"{size} B={batch_size}"
-    record(compare("background pool, without replacement", shape, providers, subject="fastood", **budget), ours)
+    name = "background pool, without replacement"
+    record(compare(name, shape, providers, subject="fastood", device=device, **budget), ours)
 
 
 @ON_CPU

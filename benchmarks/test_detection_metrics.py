@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from detection_metrics_peers import Areas, Sets, peers, scikit_learn
-from harness import Comparison, Run, compare, copy_bandwidth, fastest, host_growth, time_cpu
+from detection_metrics_peers import Areas, Sets, batched_torch, peers, scikit_learn
+from harness import Comparison, CudaTimer, Run, compare, copy_bandwidth, fastest, host_growth, time_cpu
 
 from fastood.metrics import bootstrap_metrics, detection_metrics
 from fastood.ops.detection_metrics import ranking_statistics, resampling_counts, sort_scores
@@ -23,12 +23,12 @@ TRAPEZOIDS = ("OpenOOD", "pytorch-ood")
 REPLICATES, EVALUATIONS = 1000, 10
 
 
-def sample(sets: int, num_id: int, num_ood: int) -> Sets:
+def sample(sets: int, num_id: int, num_ood: int, *, device: str = "cpu") -> Sets:
     """Draw scores of an average detector, with an AUROC of 0.76."""
     generator = torch.Generator().manual_seed(0)
     id_scores = torch.randn(sets, num_id, generator=generator)
     ood_scores = 1 + torch.randn(sets, num_ood, generator=generator)
-    return Sets(id_scores.sigmoid(), ood_scores.sigmoid())
+    return Sets(id_scores.sigmoid().to(device), ood_scores.sigmoid().to(device))
 
 
 def public_call(sets: Sets) -> Callable[[], Areas]:
@@ -49,10 +49,14 @@ def statistics_alone(sets: Sets) -> Run:
 
 
 def sort_floor(sets: Sets) -> tuple[float, str]:
-    """Return the time of numpy's sort, vectorised on AVX2 and AVX-512, as an external measure of the work."""
-    keys = [
-        sort_scores(scores)[:, torch.randperm(scores.shape[1])].numpy() for scores in (sets.id_scores, sets.ood_scores)
+    """Return the time of numpy's sort, vectorised on AVX2 and AVX-512, or of torch's on a GPU: an external measure."""
+    shuffled = [
+        sort_scores(scores)[:, torch.randperm(scores.shape[1]).to(scores.device)]
+        for scores in (sets.id_scores, sets.ood_scores)
     ]
+    if sets.id_scores.is_cuda:
+        return fastest(CudaTimer(), lambda: [rows.sort(1) for rows in shuffled], 1), "torch.sort of the int32 keys"
+    keys = [rows.numpy() for rows in shuffled]
     threads = torch.get_num_threads()
     seconds = fastest(time_cpu, lambda: [np.sort(rows, axis=1) for rows in keys], 1) / threads
     return seconds, f"np.sort of the int32 keys, its time on one thread over {threads}"
@@ -70,10 +74,8 @@ def check_agreement(name: str, found: Areas, expected: Areas) -> None:
 def test_metrics(
     shape: tuple[int, int, int], device: str, budget: dict[str, float], record: Record, request: pytest.FixtureRequest
 ) -> None:
-    if device == "cuda":
-        pytest.skip("the peers run on the CPU")
     shape = scaled(shape, request)
-    sets = sample(*shape)
+    sets = sample(*shape, device=device)
     ours = public_call(sets)
     expected = ours()
     providers: dict[str, Run] = {
@@ -81,7 +83,7 @@ def test_metrics(
         "fastood, sort alone": sort_alone(sets),
         "fastood, statistics alone": statistics_alone(sets),
     }
-    for name, make in peers().items():
+    for name, make in peers(device).items():
         call = make(sets)
         check_agreement(name, call(), expected)
         providers[name] = call
@@ -91,21 +93,21 @@ def test_metrics(
         "{} x ({} + {})".format(*shape),
         providers,
         subject="fastood",
+        device=device,
         floor=floor,
         floor_is=floor_is,
         input_bytes=sets.scores.nbytes,
         **budget,
     )
-    record(with_peaks(comparison, shape), ours)
+    record(comparison if device == "cuda" else with_peaks(comparison, shape), ours)
 
 
 def test_bootstrap(device: str, budget: dict[str, float], record: Record, request: pytest.FixtureRequest) -> None:
-    if device == "cuda":
-        pytest.skip("the peer runs on the CPU")
     shape = scaled((1, 10_000, 10_000), request)
-    sets = sample(*shape)
+    sets = sample(*shape, device=device)
     generator = torch.Generator().manual_seed(0)
-    evaluate = scikit_learn(sets)
+    peer, make = ("batched torch", batched_torch) if device == "cuda" else ("scikit-learn", scikit_learn)
+    evaluate = make(sets)
 
     def ours() -> object:
         return bootstrap_metrics(sets.id_scores[0], sets.ood_scores[0], generator=generator, replicates=REPLICATES)
@@ -114,20 +116,27 @@ def test_bootstrap(device: str, budget: dict[str, float], record: Record, reques
         for first in range(0, REPLICATES, 20):
             for stream, count in enumerate(shape[1:]):
                 resampling_counts(
-                    count, seed=0, stream=stream, replicates=20, scheme="multinomial", first_replicate=first
+                    count,
+                    seed=0,
+                    stream=stream,
+                    replicates=20,
+                    scheme="multinomial",
+                    first_replicate=first,
+                    device=device,
                 )
 
     moved = 8 * REPLICATES * sum(shape[1:])
-    bandwidth = copy_bandwidth("cpu", 1 << 24)
+    bandwidth = copy_bandwidth(device, 256 << 20 if device == "cuda" else 1 << 24)
     comparison = compare(
         f"detection metrics, {REPLICATES} bootstrap replicates",
         "{} + {}".format(*shape[1:]),
         {
             "fastood": ours,
             "fastood, draws alone": draws_alone,
-            f"scikit-learn, {EVALUATIONS} evaluations": lambda: [evaluate() for _ in range(EVALUATIONS)],
+            f"{peer}, {EVALUATIONS} evaluations": lambda: [evaluate() for _ in range(EVALUATIONS)],
         },
         subject="fastood",
+        device=device,
         floor=moved / bandwidth,
         floor_is=f"{moved} bytes, counts written once and read once, at the {bandwidth / 1e9:.1f} GB/s of a copy",
         input_bytes=sets.scores.nbytes,

@@ -22,7 +22,6 @@ from fastood.data.loaders import EncodedImages, ImageLoader, LoaderName, LoaderP
 from fastood.data.loaders.choice import dali_installed
 
 Record = Callable[[Comparison, Run], None]
-ON_CPU = pytest.mark.parametrize("device", ["cpu"])
 SIZE, BATCH, BATCHES = 32, 128, 4
 PEER_WORKERS = (1, 2)
 AUGMENT = Augment(flip=True)
@@ -51,13 +50,13 @@ class Transformed(Dataset[Tensor]):
         return self._transform(image)
 
 
-def peers(dataset: Transformed) -> dict[str, Run]:
+def peers(dataset: Transformed, device: str) -> dict[str, Run]:
     """Return DataLoaders with several worker counts, with the indices of an epoch drawn with replacement."""
 
     def epoch(loader: DataLoader[Tensor]) -> Run:
         def run() -> None:
-            for _ in loader:
-                pass
+            for batch in loader:
+                batch.to(device, non_blocking=True)
 
         return run
 
@@ -66,17 +65,24 @@ def peers(dataset: Transformed) -> dict[str, Run]:
 
     return {
         f"DataLoader x{workers}": epoch(
-            DataLoader(dataset, BATCH, sampler=sampler(), num_workers=workers, persistent_workers=True)
+            DataLoader(
+                dataset,
+                BATCH,
+                sampler=sampler(),
+                num_workers=workers,
+                persistent_workers=True,
+                pin_memory=device == "cuda",
+            )
         )
         for workers in PEER_WORKERS
     }
 
 
-def served(name: LoaderName, images: Tensor | EncodedImages) -> Run:
+def served(name: LoaderName, images: Tensor | EncodedImages, device: str) -> Run:
     """Load batches with a loader of fastood; unless it is resident, all are requested before the first is collected."""
     depth = 0 if name == "resident" else BATCHES - 1
     plan = LoaderPlan(name=name, prefetch_depth=depth, reason="benchmark")
-    loader: ImageLoader = open_loader(plan, images, AUGMENT, batch_size=BATCH, device=torch.device("cpu"))
+    loader: ImageLoader = open_loader(plan, images, AUGMENT, batch_size=BATCH, device=torch.device(device))
     generator = torch.Generator().manual_seed(0)
 
     def run() -> None:
@@ -90,19 +96,18 @@ def served(name: LoaderName, images: Tensor | EncodedImages) -> Run:
     return run
 
 
-@ON_CPU
 def test_in_memory(device: str, budget: dict[str, float], record: Record) -> None:
     images = torch.randint(256, (50_000, 3, SIZE, SIZE), dtype=torch.uint8)
-    ours = served("resident", images)
-    providers = {"fastood, resident": ours, "fastood, dataloader": served("dataloader", images)}
+    ours = served("resident", images, device)
+    providers = {"fastood, resident": ours, "fastood, dataloader": served("dataloader", images, device)}
     if dali_installed():
-        providers["fastood, dali"] = served("dali", images)
-    providers |= peers(Transformed(images, v2.Compose(TRAINING)))
+        providers["fastood, dali"] = served("dali", images, device)
+    providers |= peers(Transformed(images, v2.Compose(TRAINING)), device)
     shape = f"{BATCHES} x {BATCH}x3x{SIZE}x{SIZE}"
-    record(compare("images in memory", shape, providers, subject="fastood, resident", **budget), ours)
+    subject = "fastood, resident"
+    record(compare("images in memory", shape, providers, subject=subject, device=device, **budget), ours)
 
 
-@ON_CPU
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (375, 500)])
 def test_jpeg_tree(
     height: int, width: int, device: str, budget: dict[str, float], record: Record, tmp_path: Path
@@ -111,12 +116,13 @@ def test_jpeg_tree(
         pytest.skip("NVIDIA DALI is not installed")
     paths = write_tree(tmp_path, count=256, height=height, width=width)
     images = EncodedImages(files=paths, size=SIZE, channels=3)
-    ours = served("dali", images)
+    ours = served("dali", images, device)
     fitted = v2.Compose([v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE), *TRAINING])
-    providers = {"fastood, dali": ours, "fastood, dataloader": served("dataloader", images)}
-    providers |= peers(Transformed(paths, fitted))
+    providers = {"fastood, dali": ours, "fastood, dataloader": served("dataloader", images, device)}
+    providers |= peers(Transformed(paths, fitted), device)
     shape = f"{BATCHES} x {BATCH} of {height}x{width}"
-    record(compare("images from JPEG files", shape, providers, subject="fastood, dali", **budget), ours)
+    subject = "fastood, dali"
+    record(compare("images from JPEG files", shape, providers, subject=subject, device=device, **budget), ours)
 
 
 def write_tree(folder: Path, *, count: int, height: int, width: int) -> list[str]:

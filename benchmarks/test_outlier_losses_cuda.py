@@ -1,4 +1,4 @@
-"""Benchmarks for a GPU only: replay from a CUDA graph compared with an empty kernel, and Liger-Kernel.
+"""Benchmarks for a GPU only: replay from a CUDA graph compared with an empty kernel, Liger-Kernel, and quack.
 
 Peak memory is kept with every comparison of `test_outlier_losses.py` on a GPU.
 """
@@ -12,34 +12,21 @@ import eager_losses as eager
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Run, compare
-from test_outlier_losses import Bench, Record, compiled, make_batch, same_loss
+from harness import compare, empty_kernel, in_graph
+from test_outlier_losses import Bench, Loss, Record, compiled, make_batch, same_loss
 from torch import Tensor
 
 from fastood.losses import OutlierExposureLoss
 from fastood.ops import weighted_uniformity, weighted_uniformity_value_and_grad
 
 HAS_LIGER = importlib.util.find_spec("liger_kernel") is not None
+HAS_QUACK = importlib.util.find_spec("quack") is not None
 
 
 @pytest.fixture(autouse=True)
 def _needs_cuda(device: str) -> None:
     if device != "cuda":
         pytest.skip("needs --device cuda")
-
-
-def in_graph(run: Run) -> Run:
-    """Capture one call, after a warm-up on another stream as capture requires, and return its replay."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(128, 10), (256, 1000)], ids=str)
@@ -57,8 +44,7 @@ def test_replay_from_a_graph(
         }
     )
     calls["fastood, no autograd"] = lambda: ours.value_and_grad(batch.logits, batch.targets)
-    # Spins for zero cycles: PyTorch's own empty kernel.
-    calls["empty kernel"] = lambda: torch.cuda._sleep(0)
+    calls["empty kernel"] = empty_kernel
     replays = {name: in_graph(run) for name, run in calls.items()}
     comparison = compare(
         "OutlierExposureLoss, replayed from a CUDA graph",
@@ -100,3 +86,26 @@ def test_background_alone(rows: int, classes: int, dtype: torch.dtype, bench: Be
     )
     providers["fastood, no autograd"] = lambda: weighted_uniformity_value_and_grad(batch.logits)
     bench("weighted_uniformity without weights", providers, (batch.logits,), 2 * rows * classes)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(4096, 1000), (16384, 1000), (4096, 21841)], ids=str)
+def test_cross_entropy_alone(rows: int, classes: int, dtype: torch.dtype, bench: Bench) -> None:
+    """Compare a batch without background: the mean cross-entropy that Liger-Kernel and quack compute."""
+    batch = make_batch(rows, classes, device="cuda", dtype=dtype)
+    ours = OutlierExposureLoss(eager.OUTLIER_EXPOSURE_WEIGHT)
+    providers: dict[str, tuple[Loss, tuple[Tensor, ...]]] = {
+        "fastood": (ours, (batch.logits, batch.known)),
+        "eager": (F.cross_entropy, (batch.logits, batch.known)),
+        "torch.compile": (compiled(F.cross_entropy), (batch.logits, batch.known)),
+    }
+    if HAS_LIGER:
+        from liger_kernel.transformers import LigerCrossEntropyLoss
+
+        own_logits = batch.logits.detach().clone().requires_grad_()
+        providers["Liger-Kernel"] = (LigerCrossEntropyLoss(), (own_logits, batch.known))
+    if HAS_QUACK:
+        from quack import cross_entropy
+
+        quack: Loss = lambda logits, labels: cross_entropy(logits, labels, reduction="mean")  # noqa: E731
+        providers["quack"] = (quack, (batch.logits, batch.known))
+    bench("cross-entropy without background", same_loss(providers), (batch.logits,), 2 * rows * classes)

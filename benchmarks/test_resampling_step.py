@@ -66,7 +66,7 @@ def images(count: int, *, labelled: bool) -> ImageSet:
     )
 
 
-def ours(name: str, task: DetectionTask) -> Run:
+def ours(name: str, task: DetectionTask, device: str, *, batch: int) -> Run:
     """Return steps of the trainer."""
     stage = ImageStage(
         name="reweight",
@@ -74,17 +74,17 @@ def ours(name: str, task: DetectionTask) -> Run:
         schedule=Schedule(epochs=1_000_000, learning_rate=LEARNING_RATE, decay_every=None),
         build_model=lambda: network(name),
         objective=lambda: LogitObjective(OutlierExposureLoss(weight=ALPHA, reduction="mean")),
-        batch_size=BATCH,
+        batch_size=batch,
         background=lambda: AdversarialBackground(
             BackgroundPool(len(task.background), epsilon=0.5, momentum=0.9),
-            batch_size=BATCH,
+            batch_size=batch,
             learning_rate=WEIGHT_LEARNING_RATE,
             generator=torch.Generator().manual_seed(0),
         ),
         batch_norm="eval",
         dropout=False,
     )
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator=device, devices=1)
     run = stage.begin(stage.build_model(), StageContext(task=task, augment=Augment(flip=True), seed=0, fabric=fabric))
 
     def steps() -> None:
@@ -120,30 +120,33 @@ class StaleEpoch(Sampler[int]):
         return iter(self._index)
 
 
-def authors_way(name: str, task: DetectionTask, *, workers: int, channels_last: bool) -> Run:
+def authors_way(name: str, task: DetectionTask, device: str, *, batch: int, workers: int, channels_last: bool) -> Run:
     """Step both losses by autograd, each with its own backward pass, in the order that PyTorch requires today."""
-    model = network(name)
+    model = network(name).to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    theta = torch.zeros(len(task.background), requires_grad=True)
+    theta = torch.zeros(len(task.background), device=device, requires_grad=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
     weight_optimizer = torch.optim.SGD([theta], lr=WEIGHT_LEARNING_RATE, momentum=0.9, maximize=True)
     loaders = [
         DataLoader(
             OneByOne(data),
-            BATCH,
-            sampler=StaleEpoch(torch.randint(len(data), (STEPS * BATCH,)).tolist()),
+            batch,
+            sampler=StaleEpoch(torch.randint(len(data), (STEPS * batch,)).tolist()),
             num_workers=workers,
             persistent_workers=workers > 0,
+            pin_memory=device == "cuda",
         )
         for data in (task.id_train, task.background)
     ]
 
     def steps() -> None:
         for (id_images, labels, _), (background, _, index) in zip(*loaders, strict=True):
-            logits = model(torch.cat([id_images, background]))
-            cross_entropy = F.cross_entropy(logits[:BATCH], labels)
-            uniformity = -logits[BATCH:].log_softmax(dim=1).mean(dim=1)
+            both = torch.cat([id_images.to(device, non_blocking=True), background.to(device, non_blocking=True)])
+            index = index.to(device, non_blocking=True)
+            logits = model(both)
+            cross_entropy = F.cross_entropy(logits[:batch], labels.to(device, non_blocking=True))
+            uniformity = -logits[batch:].log_softmax(dim=1).mean(dim=1)
             weights = F.softplus(theta)
             scale = weights.sqrt().mean() / weights.mean().sqrt()
             importance = scale * (weights[index] / weights.mean()).sqrt()
@@ -157,36 +160,49 @@ def authors_way(name: str, task: DetectionTask, *, workers: int, channels_last: 
     return steps
 
 
-def network_alone(name: str) -> Run:
+def network_alone(name: str, device: str, *, batch: int) -> Run:
     """Run forward and backward passes only."""
-    model = network(name).to(memory_format=torch.channels_last)
-    batch = torch.randn(2 * BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    gradient = torch.full((2 * BATCH, CLASSES), 1e-3)
+    model = network(name).to(device, memory_format=torch.channels_last)
+    images = torch.randn(2 * batch, 3, SIZE, SIZE).to(device).contiguous(memory_format=torch.channels_last)
+    gradient = torch.full((2 * batch, CLASSES), 1e-3, device=device)
 
     def steps() -> None:
         for _ in range(STEPS):
             model.zero_grad()
-            model(batch).backward(gradient)
+            model(images).backward(gradient)
 
     return steps
 
 
-@pytest.mark.parametrize("name", ["small-cnn", "wrn-16-1"])
-@pytest.mark.parametrize("device", ["cpu"])
-def test_resampling_step(name: str, device: str, budget: dict[str, float], record: Record) -> None:
-    task = DetectionTask(
-        id_train=images(10_000, labelled=True),
+def task_of(*, scale: int = 1) -> DetectionTask:
+    """Return a task of noise; `scale` divides its numbers of images."""
+    return DetectionTask(
+        id_train=images(10_000 // scale, labelled=True),
         id_test=images(100, labelled=True),
-        background=images(50_000, labelled=False),
+        background=images(50_000 // scale, labelled=False),
         ood={"noise": images(200, labelled=False)},
     )
-    subject = ours(name, task)
-    providers = {
-        "fastood": subject,
-        "authors' way": authors_way(name, task, workers=0, channels_last=False),
-        "authors' way, channels last": authors_way(name, task, workers=0, channels_last=True),
-        "authors' way, channels last, 1+1 workers": authors_way(name, task, workers=1, channels_last=True),
-        "network alone": network_alone(name),
+
+
+def providers_of(name: str, task: DetectionTask, device: str, *, batch: int) -> dict[str, Run]:
+    """Return the trainer's steps, the authors' in several settings, and the network alone."""
+
+    def authors(workers: int, *, channels_last: bool) -> Run:
+        return authors_way(name, task, device, batch=batch, workers=workers, channels_last=channels_last)
+
+    return {
+        "fastood": ours(name, task, device, batch=batch),
+        "authors' way": authors(0, channels_last=False),
+        "authors' way, channels last": authors(0, channels_last=True),
+        "authors' way, channels last, 1+1 workers": authors(1, channels_last=True),
+        "network alone": network_alone(name, device, batch=batch),
     }
-    shape = f"{name}, {STEPS} steps of {BATCH}+{BATCH}"
-    record(compare("resampling step", shape, providers, subject="fastood", **budget), subject)
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "wrn-16-1"])
+def test_resampling_step(name: str, device: str, tiny: bool, budget: dict[str, float], record: Record) -> None:
+    batch = 4 if tiny else BATCH
+    providers = providers_of(name, task_of(scale=50 if tiny else 1), device, batch=batch)
+    shape = f"{name}, {STEPS} steps of {batch}+{batch}"
+    comparison = compare("resampling step", shape, providers, subject="fastood", device=device, **budget)
+    record(comparison, providers["fastood"])

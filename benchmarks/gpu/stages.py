@@ -1,0 +1,22 @@
+"""Stages of a GPU run in the order of what they decide: a run that is cut off after ten minutes has seven answers."""
+
+from __future__ import annotations
+
+from . import measure, profiling, sanitize, train
+from .build import BUILD_STAGE, MACHINE
+from .runner import Stage
+from .tests import SMOKE_STAGE, TESTS
+
+STAGES: list[Stage] = [
+    MACHINE,
+    BUILD_STAGE,
+    SMOKE_STAGE,
+    measure.GOALS_STAGE,
+    TESTS,
+    sanitize.STAGES[0],
+    sanitize.STAGES[1],
+    train.TRAIN,
+    profiling.PROFILE,
+    *measure.STAGES,
+    *sanitize.STAGES[2:],
+]
