@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from . import verdict
-from .context import Context
+from .context import Context, MissingTool
 from .goals import GOALS, TIME, Goal
 from .measure import benchmark
 from .record import Record
@@ -40,7 +40,10 @@ def slowest(record: Record) -> list[Goal]:
 
 def _commands(context: Context, record: Record) -> list[Command]:
     commands = []
-    for goal in slowest(record):
+    chosen = slowest(record)
+    if not chosen:
+        raise MissingTool("no goal was measured: nothing to profile")
+    for goal in chosen:
         profiler = "torch" if not {"ncu", "nsys"} & context.tools.keys() else "cuda"
         run = benchmark(context, ["test_gpu_goals.py"], "0.05", "-s", "--profile", profiler, "-k", goal.key)
         marker = [context.python, "-c", f"print('PROFILED {goal.key}')"]
@@ -87,8 +90,6 @@ def read_profiles(context: Context, record: Record, text: str) -> Finding:
     """Read the kernels of each goal from ncu's output; other profilers print their tables into the log alone."""
     parts = [part.partition("\n") for part in text.split("\nPROFILED ")[1:]]
     tool = next((name for name in ("ncu", "nsys") if name in context.tools), "torch.profiler")
-    if not parts:
-        return Finding(detail="no goal was measured: nothing to profile", failed=True)
     detail = f"by {tool}{' (imitated)' if tool in context.fakes else ''}: {', '.join(key for key, _, _ in parts)}"
     if tool != "ncu":
         return Finding(detail=f"{detail}; tables in the log", facts={"tool": tool})
@@ -106,5 +107,5 @@ PROFILE = Stage(
     shows="the hardware counters of the five goals that are farthest away",
     commands=_commands,
     read=read_profiles,
-    needs="goals",
+    needs="build",
 )

@@ -29,6 +29,8 @@ from .record import (
 
 LEAST = 10.0
 """Seconds below which no stage is started."""
+PATIENCE = 4
+"""Factor of the budgets in a rehearsal: an emulated device is slow."""
 GRACE = 5.0
 """Seconds between the request to end and the kill of a command."""
 
@@ -76,7 +78,7 @@ def run_stages(
     """Run the stages in order until the time is over.
 
     Args:
-        stages: Stages to run. Those that passed, failed or were not possible in an earlier call are left out.
+        stages: Stages to run. Those that passed or failed in an earlier call are left out.
         context: Folders and tools.
         record: Record that is extended and saved after each stage.
         seconds: Time of this call.
@@ -88,11 +90,12 @@ def run_stages(
     try:
         for stage in stages:
             done = record.stages.get(stage.name)
-            if done is not None and done.outcome != "cut off" and not redo:
+            if done is not None and done.outcome in ("passed", "failed") and not redo:
                 print(f"=== {stage.name}: {done.outcome} in an earlier call", flush=True)
                 continue
             left = end - time.monotonic()
-            if left < min(LEAST, stage.budget):
+            budget = stage.budget * (PATIENCE if record.rehearsal else 1)
+            if left < min(LEAST, budget):
                 print(f"=== {stage.name}: no time left", flush=True)
                 continue
             if stage.needs is not None and not _passed(record, stage.needs):
@@ -100,10 +103,10 @@ def run_stages(
                     outcome="not possible", seconds=0, detail=f"needs {stage.needs}, which has not passed"
                 )
             else:
-                print(f"=== {stage.name} (at most {min(stage.budget, left):.0f} s): {stage.shows}", flush=True)
+                print(f"=== {stage.name} (at most {min(budget, left):.0f} s): {stage.shows}", flush=True)
                 record.running = stage.name
                 record.save(context.out)
-                finished = run_stage(stage, context, record, min(stage.budget, left))
+                finished = run_stage(stage, context, record, min(budget, left))
             _keep(stage.name, finished, context, record, before + time.monotonic() - begun)
             print(f"=== {stage.name}: {finished.outcome} after {finished.seconds:.0f} s. {finished.detail}", flush=True)
     finally:

@@ -97,7 +97,7 @@ def state(goal: Goal, record: Record) -> tuple[str, float | None]:
     else:
         return "no reference", None
     if goal.limit is None:
-        return "no limit stated", ratio
+        return "no target", ratio
     return ("met" if ratio <= goal.limit else "MISSED"), ratio
 
 
@@ -121,12 +121,12 @@ def _goals_table(record: Record) -> str:
         cells = (goal.work, f"{shape} {goal.dtype}", _limit(goal), measured, to_reference, over_floor, peer, outcome)
         lines.append(f"| {' | '.join(cells)} |")
     sources = dict.fromkeys(goal.source for goal in GOALS if goal.limit is not None)
-    return "\n".join(lines) + "\n\nSources of the goals: " + "; ".join(sources) + "."
+    return "\n".join(lines) + "\n\nDesign targets: " + "; ".join(sources) + "."
 
 
 def _limit(goal: Goal) -> str:
     if goal.limit is None:
-        return "none stated"
+        return "none"
     if goal.reference == TIME:
         return f"≤ {goal.limit:g} µs"
     return f"≤ {goal.limit:.2f} × {goal.reference}"
