@@ -210,6 +210,8 @@ def test_logs_are_read_for_what_they_show(context: Context):
     record = Record(source="s")
     assert counts("3 failed, 20 passed, 2 skipped in 3.21s") == {"failed": 3, "passed": 20, "skipped": 2}
     assert read_tests(context, record, "5 deselected in 0.1s").failed
+    stopped = read_tests(context, record, "$ command\n...F [ 10%]\n.. [ 20%]\n....")
+    assert "9 passed, 1 failed so far" in stopped.detail
     quiet = "7 passed in 1s\n========= ERROR SUMMARY: 0 errors"
     assert not sanitize.read_sanitizer(context, record, quiet).failed
     assert sanitize.read_sanitizer(context, record, "7 passed in 1s").failed
@@ -219,8 +221,9 @@ def test_logs_are_read_for_what_they_show(context: Context):
     csv = '"ID","Kernel Name","gpu__time_duration.sum"\n"","","us"\n"0","pass_kernel","12.5"\n'
     (kernel,) = profiling.kernels(f"noise\n{csv}more")
     assert (kernel["kernel"], kernel["time"]) == ("pass_kernel", "12.5 us")
-    methods = 'METHODS oe ice\nMETHOD {"method": "oe", "error": null}\n'
+    methods = 'METHODS oe ice\nMETHOD {"method": "oe", "error": null, "checked": true, "accuracy": {"oe": 0.91}}\n'
     assert "not reached: ice" in train.read_training(context, record, methods).detail
+    assert "least accuracy is 0.91" in train.read_training(context, record, methods).detail
     assert not train.read_training(context, record, methods.replace(" ice", "")).failed
 
 

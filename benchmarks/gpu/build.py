@@ -22,6 +22,7 @@ WITHOUT = {
     "hypothesis": "tests that need it fail",
     "pytest_benchmark": "no benchmarks",
     "rich": "no benchmarks",
+    "xdist": "the CUDA tests run in one process",
     "scipy": "tests that need it fail",
     "sklearn": "no scikit-learn peers, no training on the embedded digits",
     "lightning": "no training, no resampling step",

@@ -21,7 +21,9 @@ def read_training(context: Context, record: Record, text: str) -> Finding:
     trained = [result["method"] for result in results if result["error"] is None]
     wrong = [f"{result['method']}: {result['error']}" for result in results if result["error"] is not None]
     left = [name for name in expected if name not in {result["method"] for result in results}]
-    detail = f"{len(trained)} of {len(expected)} methods learn"
+    least = min((min(r["accuracy"].values()) for r in results if r["error"] is None and r["checked"]), default=None)
+    detail = f"{len(trained)} of {len(expected)} methods train to finite metrics"
+    detail += "" if least is None else f", the least accuracy is {least:.2f}"
     if wrong:
         detail += f"; {wrong[0][:160]}"
     if left:

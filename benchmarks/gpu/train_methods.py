@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 LEAST_ACCURACY = 0.8
-"""Accuracy that a method shortened by three has on the embedded digits; chance is 0.125."""
+"""Accuracy that a method shortened by three has on the embedded digits; chance is 0.125. Not checked if shorter."""
 
 
 def shortened(method: Any, factor: int) -> Any:
@@ -46,7 +46,7 @@ def trained(name: str, device: str, factor: int, folder: Path) -> dict[str, Any]
     from fastood.train.run import Run
 
     begun = time.perf_counter()
-    result: dict[str, Any] = {"method": name, "error": None}
+    result: dict[str, Any] = {"method": name, "error": None, "checked": factor <= 3}
     try:
         preset = PRESETS[name, "embedded"]
         data = DataConfig(embedded=EmbeddedConfig(pool_size=2000, ood_size=200))
@@ -59,7 +59,7 @@ def trained(name: str, device: str, factor: int, folder: Path) -> dict[str, Any]
         result["auroc"] = {arm: arms[arm]["mean"]["auroc"] for arm in arms}
         if not all(math.isfinite(number) for number in numbers([result["accuracy"], result["auroc"]])):
             result["error"] = "a metric is not finite"
-        elif factor <= 3 and min(result["accuracy"].values()) <= LEAST_ACCURACY:
+        elif result["checked"] and min(result["accuracy"].values()) <= LEAST_ACCURACY:
             result["error"] = f"accuracy {min(result['accuracy'].values()):.2f} is not above {LEAST_ACCURACY}"
     except Exception as error:
         traceback.print_exc()
