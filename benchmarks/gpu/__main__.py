@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,24 +73,20 @@ def run(options: argparse.Namespace) -> int:
     if (out / STATE).exists() and not options.resume and options.stages is None:
         raise ValueError(f"{out} holds a run: continue it with --resume, or give another folder")
     tools, fakes = find_tools(rehearse=options.rehearse)
-    temporary = None if options.work else tempfile.mkdtemp(prefix="fastood-gpu-")
-    work = options.work.resolve() if options.work else Path(temporary or "") / "tree"
-    context = Context(out=out, work=work, tools=tools, fakes=fakes, rehearse=options.rehearse)
+    context = Context(out=out, work=Path(), tools=tools, fakes=fakes, rehearse=options.rehearse)
     if options.emulated is not None:
         context.extension = options.emulated.resolve()
     record = opened(context)
-
-    try:
-        copy_tree(ROOT, work, with_extension=options.rehearse)
-        restore_logs(out, context.logs)
-        restore_extension(context, record)
-        recover(context, record)
-        run_stages(chosen, context, record, seconds=60 * options.minutes, redo=options.stages is not None)
-    except (Stopped, KeyboardInterrupt):
-        print(f"stopped; continue with --resume {out}", file=sys.stderr)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="fastood-gpu-", ignore_cleanup_errors=True) as temporary:
+        context.work = options.work.resolve() if options.work else Path(temporary) / "tree"
+        try:
+            copy_tree(ROOT, context.work, with_extension=options.rehearse)
+            restore_logs(out, context.logs)
+            restore_extension(context, record)
+            recover(context, record)
+            run_stages(chosen, context, record, seconds=60 * options.minutes, redo=options.stages is not None)
+        except (Stopped, KeyboardInterrupt):
+            print(f"stopped; continue with --resume {out}", file=sys.stderr)
     write_atomically(out / VERDICT, verdict.page(record).encode())
     print((out / VERDICT).read_text())
     bad = [name for name, stage in record.stages.items() if stage.outcome in ("failed", "cut off")]

@@ -42,6 +42,8 @@ def main() -> None:
         stack.enter_context(mock.patch.object(streams.Event, "elapsed_time", return_value=MILLISECONDS))
         stack.enter_context(mock.patch.object(torch.cuda, "cudart", return_value=profiler))
         stack.enter_context(mock.patch.object(torch, "compile", _uncompiled))
+        # DALI asks the driver itself.
+        stack.enter_context(mock.patch("fastood.data.loaders.choice.dali_installed", return_value=False))
         stack.enter_context(mock.patch.object(sys, "argv", [module, *arguments]))
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -106,6 +106,7 @@ def run_stages(
                 print(f"=== {stage.name} (at most {min(budget, left):.0f} s): {stage.shows}", flush=True)
                 record.running = stage.name
                 record.save(context.out)
+                write_atomically(context.out / VERDICT, verdict.page(record).encode())
                 finished = run_stage(stage, context, record, min(budget, left))
             _keep(stage.name, finished, context, record, before + time.monotonic() - begun)
             print(f"=== {stage.name}: {finished.outcome} after {finished.seconds:.0f} s. {finished.detail}", flush=True)
