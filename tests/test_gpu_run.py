@@ -14,10 +14,21 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import build, profiling, sanitize, train, verdict
+from benchmarks.gpu import build, kernel_names, profiling, sanitize, train, verdict
 from benchmarks.gpu.context import Context, MissingTool, find_tools
 from benchmarks.gpu.goals import FLOOR, GOALS, TIME
-from benchmarks.gpu.record import EXTENSION, LOGS, ROWS, RUNNING_LOG, RUNNING_ROWS, STATE, VERDICT, Record, StageRecord
+from benchmarks.gpu.record import (
+    EXTENSION,
+    LOGS,
+    PROVEN,
+    ROWS,
+    RUNNING_LOG,
+    RUNNING_ROWS,
+    STATE,
+    VERDICT,
+    Record,
+    StageRecord,
+)
 from benchmarks.gpu.runner import Command, Stage, recover, run_stages
 from benchmarks.gpu.stages import STAGES
 from benchmarks.gpu.tests import counts, cuda_test_files, read_tests
@@ -101,7 +112,7 @@ def test_outcomes_and_the_folder(context: Context):
         assert b"fine" in archive.extractfile("good.log").read()
     assert "no such tool" in (context.out / VERDICT).read_text()
     assert {path.name for path in context.out.iterdir()} == {STATE, LOGS, VERDICT}
-    assert len({STATE, LOGS, ROWS, VERDICT, RUNNING_LOG, RUNNING_ROWS, EXTENSION}) <= MOST_FILES
+    assert len({STATE, LOGS, ROWS, VERDICT, RUNNING_LOG, RUNNING_ROWS, EXTENSION, PROVEN}) <= MOST_FILES
 
 
 def test_a_later_call_continues(context: Context):
@@ -225,6 +236,17 @@ def test_logs_are_read_for_what_they_show(context: Context):
     assert "not reached: ice" in train.read_training(context, record, methods).detail
     assert "least accuracy is 0.91" in train.read_training(context, record, methods).detail
     assert not train.read_training(context, record, methods.replace(" ice", "")).failed
+
+
+def test_only_kernels_of_a_run_that_passed_are_proven(context: Context):
+    record = Record(source="s", machine={"gpu": "a GPU"})
+    log = "KERNEL void fastood::fill_kernel(float*)\n.KERNEL at::native::other\nKERNEL void fastood::draw_kernel()\n"
+    assert kernel_names.read_kernels(context, record, log + "1 failed, 3 passed in 1s").failed
+    assert not (context.out / PROVEN).exists()
+    assert not kernel_names.read_kernels(context, record, log + "3 passed in 1s").failed
+    proven = json.loads((context.out / PROVEN).read_text())
+    assert proven["by"] == "a GPU"
+    assert proven["kernels"] == ["void fastood::draw_kernel()", "void fastood::fill_kernel(float*)"]
 
 
 def test_an_extension_is_kept_for_another_machine(context: Context):

@@ -15,6 +15,7 @@ Outcome = Literal["passed", "failed", "cut off", "not possible"]
 SCHEMA = 1
 STATE, LOGS, ROWS, VERDICT = "state.json", "logs.tar.gz", "benchmarks.json", "verdict.md"
 RUNNING_LOG, RUNNING_ROWS, EXTENSION = "current.log", "current.json", "extension.tar.xz"
+PROVEN = "proven.json"
 MAX_LOG = 2 << 20
 """Bytes kept of each log: its end."""
 

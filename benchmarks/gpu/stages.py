@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import measure, profiling, sanitize, train
 from .build import BUILD_STAGE, MACHINE
+from .kernel_names import KERNELS
 from .runner import Stage
 from .tests import SMOKE_STAGE, TESTS
 
@@ -17,6 +18,7 @@ STAGES: list[Stage] = [
     sanitize.STAGES[1],
     train.TRAIN,
     profiling.PROFILE,
+    KERNELS,
     *measure.STAGES,
     *sanitize.STAGES[2:],
 ]
