@@ -1,0 +1,19 @@
+// bfloat16, converted as CUDA does, with bit code of the emulation's own: the library's would hide its faults.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return std::bit_cast<float>(uint32_t{value.bits} << 16);
+}
+
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+  if (value != value) return {0x7fff};  // CUDA has one NaN
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}

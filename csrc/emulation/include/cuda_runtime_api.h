@@ -1,0 +1,40 @@
+// The CUDA runtime as far as launchers and ops use it. Streams are queues that run late: runtime/stream.h.
+//
+// These are C++ functions, not C: a process with a CUDA build of torch has the real ones under their C names.
+#pragma once
+
+#include <cstddef>
+#include <source_location>
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorStreamCaptureUnsupported = 900,
+};
+
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost = 0,
+  cudaMemcpyHostToDevice = 1,
+  cudaMemcpyDeviceToHost = 2,
+  cudaMemcpyDeviceToDevice = 3,
+  cudaMemcpyDefault = 4,
+};
+
+typedef struct CUstream_st* cudaStream_t;
+
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+// Of the last launch that failed, names the kernel and the place.
+const char* cudaGetErrorString(cudaError_t error);
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream,
+                            std::source_location where = std::source_location::current());
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream,
+                            std::source_location where = std::source_location::current());
+
+// These wait for the device. They are counted, and errors while a graph is captured.
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                       std::source_location where = std::source_location::current());
+cudaError_t cudaStreamSynchronize(cudaStream_t stream, std::source_location where = std::source_location::current());
+cudaError_t cudaDeviceSynchronize(std::source_location where = std::source_location::current());

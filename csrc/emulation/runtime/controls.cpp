@@ -1,0 +1,86 @@
+// C functions by which tests steer and ask the emulation, by ctypes. README.md lists them.
+#include <cstdio>
+#include <exception>
+
+#include "../include/emulation/mutants.h"
+#include "block.h"
+#include "sanitizers.h"
+#include "stream.h"
+
+namespace emulation {
+
+long seed = 1;
+long max_blocks = 0;
+int switched_off = 0;
+bool skips_syncwarp = false;
+
+namespace {
+
+// Reports of sanitizers show source lines; this adds who ran.
+void name_thread() {
+  if (block.running() >= 0) {
+    std::fprintf(stderr, "emulated CUDA: %s: %s\n", block.where_launched().c_str(), block.who(block.running()).c_str());
+  }
+}
+
+[[maybe_unused]] const bool listens = [] {
+  if (__asan_set_error_report_callback != nullptr) {
+    __asan_set_error_report_callback([](const char*) { name_thread(); });
+  }
+  return true;
+}();
+
+}  // namespace
+
+// The value of the macro FASTOOD_TEST_MAX_BLOCKS.
+long long cap_of_blocks() {
+  return max_blocks == 0 ? 0x7fffffff : max_blocks;
+}
+
+}  // namespace emulation
+
+#define FASTOOD_CONTROL extern "C" __attribute__((visibility("default")))
+
+FASTOOD_CONTROL void emu_set_seed(long seed) {
+  emulation::seed = seed;
+}
+FASTOOD_CONTROL void emu_set_max_blocks(long blocks) {
+  emulation::max_blocks = blocks;
+}
+FASTOOD_CONTROL void emu_switch_off(int site) {
+  emulation::switched_off = site;
+}
+FASTOOD_CONTROL long emu_num_reports() {
+  return emulation::counters.reports;
+}
+FASTOOD_CONTROL long emu_num_launches() {
+  return emulation::counters.launches;
+}
+FASTOOD_CONTROL long emu_num_host_waits() {
+  return emulation::counters.host_waits;
+}
+FASTOOD_CONTROL void emu_begin_capture() {
+  emulation::begin_capture();
+}
+FASTOOD_CONTROL void emu_end_capture() {
+  emulation::end_capture();
+}
+// 0, or 1 where a kernel failed; the message goes to stderr.
+FASTOOD_CONTROL int emu_replay() {
+  try {
+    emulation::replay();
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
+FASTOOD_CONTROL void emu_end_graph() {
+  emulation::end_graph();
+}
+
+// ThreadSanitizer calls it for each race.
+FASTOOD_CONTROL void __tsan_on_report(void*) {
+  ++emulation::counters.reports;
+  emulation::name_thread();
+}

@@ -1,0 +1,74 @@
+// The stream of an op: a queue that runs late.
+//
+// On a GPU a launch returns before the kernel runs. Here a launch is queued, and the queue runs when the host waits, or when
+// the op has returned: no earlier, so that a host that reads what a kernel writes, without waiting, reads poison. Memory
+// that the op frees is freed in the queue's order: a kernel that was queued before still has it, one queued after has not.
+// Memory that an op allocates is filled with 0xff: NaN, or -1.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+
+#include "../include/cuda_runtime_api.h"
+#include "../include/emulation/launch.h"
+
+namespace emulation {
+
+// An op that runs: from construction to the end of finish(), other CPU threads wait. Ops nest.
+class Op {
+ public:
+  Op();
+  // Runs what is queued; throws what the kernels throw, or if an error of a launch was never asked for.
+  void finish();
+  // Without finish(), as when the op throws, what is queued is dropped.
+  ~Op();
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+
+ private:
+  bool finished_ = false;
+};
+
+// The device of the op is the current one: a launch outside is an error.
+class Guard {
+ public:
+  Guard();
+  ~Guard();
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+};
+
+// The stream on which the op has to queue its work.
+cudaStream_t current_stream();
+
+// Queues work that is not a launch (memory, libraries).
+void enqueue(std::function<void()> work);
+// Throws std::runtime_error if `what`, queued at `place`, is on another stream than the op's, or outside of its device.
+void check_stream(cudaStream_t stream, const char* what, const Place& place);
+// Runs what is queued now, for a call of torch on the stream or for a host that waits.
+void run_queue();
+// Counts a wait of the host, then runs the queue; an error while a graph is captured.
+cudaError_t host_wait(const char* function, const Place& place);
+
+void* device_allocate(size_t bytes);
+void device_free(void* memory);
+
+void set_last_error(cudaError_t error, const std::string& text);
+
+// Counters of the process, and settings of the tests: controls.cpp.
+struct Counters {
+  long launches = 0;
+  long host_waits = 0;
+  long reports = 0;
+};
+extern Counters counters;
+extern long seed;
+extern long max_blocks;
+
+void begin_capture();
+void end_capture();
+void replay();
+void end_graph();
+
+}  // namespace emulation
