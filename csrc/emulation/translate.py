@@ -44,10 +44,13 @@ def closing(code: str, start: int, brackets: str = "()") -> int:
 
 def split_arguments(code: str) -> list[str]:
     """Return the arguments of a call, split at commas outside of any brackets."""
-    parts, depth, start = [], 0, 0
+    parts, depth, angles, start = [], 0, 0, 0
     for i, letter in enumerate(code):
-        depth += (letter in "([{<") - (letter in ")]}>")
-        if letter == "," and depth == 0:
+        depth += (letter in "([{") - (letter in ")]}")
+        # clang-format writes blanks around comparisons, and none before the arguments of a template.
+        angles += letter == "<" and code[i - 1 : i].isalnum()
+        angles -= letter == ">" and angles > 0
+        if letter == "," and depth == angles == 0:
             parts.append(code[start:i])
             start = i + 1
     return [*parts, code[start:]]

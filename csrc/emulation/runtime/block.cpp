@@ -1,6 +1,7 @@
 #include "block.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -23,7 +24,8 @@ Fiber* main_fiber = nullptr;
 // Under ThreadSanitizer blocks take turns with several sets of fibers: the accesses of one fiber are ordered by what it did
 // before, those of different fibers by nothing.
 constexpr size_t kTsanSets = 5;
-std::vector<std::vector<Fiber*>> fiber_sets;
+// Kept until the process ends, also from destructors that run before.
+std::vector<std::vector<Fiber*>>& fiber_sets = *new std::vector<std::vector<Fiber*>>;
 
 }  // namespace
 
@@ -34,10 +36,14 @@ uint64_t Order::draw() {
   return state * 0x2545F4914F6CDD1Dull >> 16;
 }
 
+const char* file_of(const Place& place) {
+  const char* file = place.file_name();
+  for (const char* at = file; (at = std::strstr(at, "csrc/")) != nullptr; ++at) file = at;
+  return file;
+}
+
 std::string text_of(const Place& place) {
-  const std::string file = place.file_name();
-  const size_t at = file.rfind("csrc/");
-  return file.substr(at == std::string::npos ? 0 : at) + ":" + std::to_string(place.line());
+  return file_of(place) + (":" + std::to_string(place.line()));
 }
 
 std::string Block::who(int thread) const {
@@ -172,6 +178,9 @@ void Block::run(const char* kernel, const Place& launched, int num_threads, cons
   if (failure_.empty() && alive_ > 0) failure_ = where_launched() + ": " + stuck();
   end();
   main_fiber = nullptr;
+  if (!failure_.empty()) {
+    for (int t = 0; t < num_threads; ++t) Fiber::join(here, *threads_[t].fiber);
+  }
   if (!failure_.empty()) throw std::runtime_error("emulated CUDA: " + failure_);
 }
 

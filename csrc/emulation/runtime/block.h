@@ -74,6 +74,8 @@ class Block {
 
   std::string who(int thread) const;
   std::string where_launched() const;
+  const char* kernel() const { return kernel_; }
+  const Place& launched() const { return launched_; }
 
   std::vector<Thread> threads_;
   int num_threads_ = 0;
@@ -103,6 +105,8 @@ class Block {
 // The block that runs; there is one at a time.
 extern Block block;
 
+// The name from "csrc/" on, of a file that has it.
+const char* file_of(const Place& place);
 // "csrc/…:line", the same in every build folder.
 std::string text_of(const Place& place);
 

@@ -107,11 +107,11 @@ Meeting& meet(Collective kind, unsigned mask, const Place& place, int& slot, con
 
 int sync_threads(int value, Reduction reduction, const Place& place) {
   Barrier& barrier = block.barrier_;
-  const std::string self = "the barrier " + text_of(place);
+  const auto self = [&] { return "the barrier " + text_of(place); };  // fibers allocate only to fail
   if (block.alive_ < block.num_threads_) {
     int exited = 0;
     while (block.threads_[exited].state != State::kDone) ++exited;
-    block.fail(block.who(block.running()) + " waits at " + self + " for thread " + std::to_string(exited) +
+    block.fail(block.who(block.running()) + " waits at " + self() + " for thread " + std::to_string(exited) +
                ", which has exited");
   }
   const int slot = static_cast<int>(barrier.generation & 1);
@@ -120,7 +120,7 @@ int sync_threads(int value, Reduction reduction, const Place& place) {
     barrier.reduction = reduction;
     barrier.count[slot] = 0;
   } else if (!same_place(barrier.place, place) || barrier.reduction != reduction) {
-    block.fail(block.who(block.running()) + " is at " + self + " while others are at the barrier " +
+    block.fail(block.who(block.running()) + " is at " + self() + " while others are at the barrier " +
                text_of(barrier.place));
   }
   barrier.count[slot] += value != 0 ? 1 : 0;

@@ -16,10 +16,13 @@ bool skips_syncwarp = false;
 
 namespace {
 
-// Reports of sanitizers show source lines; this adds who ran.
+// Reports of sanitizers show source lines; this adds who ran. In a report nothing may be allocated.
 void name_thread() {
   if (block.running() >= 0) {
-    std::fprintf(stderr, "emulated CUDA: %s: %s\n", block.where_launched().c_str(), block.who(block.running()).c_str());
+    std::fprintf(stderr, "emulated CUDA: %s (launched at %s:%u): block %u, thread %d\n", block.kernel(),
+                 file_of(block.launched()), block.launched().line(), blockIdx.x, block.running());
+  } else if (const Queued* work = running_work(); work != nullptr) {
+    std::fprintf(stderr, "emulated CUDA: %s queued at %s:%u\n", work->what, file_of(work->place), work->place.line());
   }
 }
 

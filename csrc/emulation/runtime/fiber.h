@@ -25,6 +25,9 @@ class Fiber {
   // Goes on with `to`; returns when someone switches back to `from`. `ends`: no one will.
   static void switch_to(Fiber& from, Fiber& to, bool ends);
 
+  // For ThreadSanitizer: orders what `given_up` has done before what `from` will do.
+  static void join(Fiber& from, Fiber& given_up);
+
   // First of all on a fiber that has just begun; `from` is the main one.
   static void begin(Fiber& from);
 

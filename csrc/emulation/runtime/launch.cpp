@@ -53,7 +53,7 @@ void queue_launch(const Config& config, const char* kernel, std::function<void()
     throw std::runtime_error("emulated CUDA: " + size + ": dynamic shared memory is not emulated");
   }
   ++counters.launches;
-  enqueue([config, kernel, body = std::move(body)] { run_grid(config, kernel, body); });
+  enqueue(kernel, config.place, [config, kernel, body = std::move(body)] { run_grid(config, kernel, body); });
 }
 
 }  // namespace emulation

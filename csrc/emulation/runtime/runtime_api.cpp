@@ -9,7 +9,7 @@ namespace emulation {
 cudaError_t queue_work(cudaStream_t stream, const char* name, const std::source_location& place,
                        std::function<void()> work) {
   check_stream(stream, name, place);
-  enqueue(std::move(work));
+  enqueue(name, place, std::move(work));
   return cudaSuccess;
 }
 

@@ -23,17 +23,18 @@ std::recursive_mutex mutex;
 std::atomic<std::thread::id> owner;
 int depth = 0;
 int num_guards = 0;
-bool is_running = false;
 struct Work {
+  Queued queued;
   std::function<void()> run;
   void* freed = nullptr;  // instead of run: memory to release
 };
 std::deque<Work> pending;
+const Work* running = nullptr;
 char stream_object;
 
 std::atomic<bool> is_capturing = false;
 std::atomic<bool> has_graph = false;
-std::vector<std::function<void()>> graph;
+std::vector<Work> graph;
 std::vector<void*> memory_of_graph;
 
 bool in_own_op() {
@@ -79,7 +80,7 @@ void Op::finish() {
   finished_ = true;
   if (depth > 1) return;
   if (is_capturing) {
-    for (Work& work : pending) graph.push_back(std::move(work.run));
+    for (Work& work : pending) graph.push_back(std::move(work));
     pending.clear();
   } else {
     run_queue();
@@ -122,29 +123,33 @@ void check_stream(cudaStream_t stream, const char* what, const Place& place) {
   }
 }
 
-void enqueue(std::function<void()> work) {
-  pending.push_back({std::move(work)});
+void enqueue(const char* what, const Place& place, std::function<void()> work) {
+  pending.push_back({{what, place}, std::move(work)});
+}
+
+const Queued* running_work() {
+  return running == nullptr ? nullptr : &running->queued;
 }
 
 void run_queue() {
-  if (is_running || is_capturing) return;
-  is_running = true;
+  if (running != nullptr || is_capturing) return;
   try {
     while (!pending.empty()) {
       const Work work = std::move(pending.front());
       pending.pop_front();
+      running = &work;
       if (work.freed != nullptr) {
         release(work.freed);
       } else {
         work.run();
       }
+      running = nullptr;
     }
   } catch (...) {
-    is_running = false;
+    running = nullptr;
     drop_queue();
     throw;
   }
-  is_running = false;
 }
 
 cudaError_t host_wait(const char* function, const Place& place) {
@@ -178,7 +183,7 @@ void device_free(void* memory) {
   } else if (pending.empty()) {
     release(memory);
   } else {
-    pending.push_back({nullptr, memory});
+    pending.push_back({{"", Place()}, nullptr, memory});
   }
 }
 
@@ -199,7 +204,7 @@ void end_capture() {
 
 void replay() {
   Op op;
-  for (const auto& work : graph) enqueue(work);
+  for (const Work& work : graph) pending.push_back(work);
   op.finish();
 }
 

@@ -42,8 +42,14 @@ class Guard {
 // The stream on which the op has to queue its work.
 cudaStream_t current_stream();
 
-// Queues work that is not a launch (memory, libraries).
-void enqueue(std::function<void()> work);
+// Queues work; `what` and `place` name it in messages.
+void enqueue(const char* what, const Place& place, std::function<void()> work);
+// The work that runs, or null.
+struct Queued {
+  const char* what;
+  Place place;
+};
+const Queued* running_work();
 // Throws std::runtime_error if `what`, queued at `place`, is on another stream than the op's, or outside of its device.
 void check_stream(cudaStream_t stream, const char* what, const Place& place);
 // Runs what is queued now, for a call of torch on the stream or for a host that waits.
