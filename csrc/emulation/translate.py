@@ -24,7 +24,7 @@ import mutants
 SKIPPED = ("emulation", "tests")
 """Folders of csrc/ that are no part of a CUDA build."""
 
-_SHARED = re.compile(r"__shared__\s+(?P<type>[^;\[\]=]+?)\s+(?P<name>\w+)\s*(?P<sizes>(?:\[[^\]]+\])*)\s*;")
+_SHARED = re.compile(r"__shared__\s+(?P<type>[^;\[\]=]+?)\s+(?P<name>\w+)\s*(?P<sizes>(?:\s*\[[^\]]+\])*)\s*;")
 _DEVICE = re.compile(r"__device__|__global__|__CUDACC__|__CUDA_ARCH__|\bFASTOOD_HD\b|#include <cuda")
 
 
@@ -113,7 +113,8 @@ def translate_shared(text: str, name: str) -> str:
         count += 1
         declared = match["type"] + match["sizes"]
         variable = match["name"]
-        return f"static char {variable}_key; auto& {variable} = ::emulation::shared<{declared}>(&{variable}_key);"
+        made = f"static char {variable}_key; auto& {variable} = ::emulation::shared<{declared}>(&{variable}_key);"
+        return made + "\n" * (match[0].count("\n") - made.count("\n"))
 
     text = _SHARED.sub(reference, text)
     left = features.code_of(text).find("__shared__")

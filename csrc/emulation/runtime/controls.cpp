@@ -7,6 +7,9 @@
 #include "sanitizers.h"
 #include "stream.h"
 
+// reports/reports.cpp
+extern "C" FASTOOD_WEAK void (*emulation_on_report)();
+
 namespace emulation {
 
 long seed = 1;
@@ -26,10 +29,14 @@ void name_thread() {
   }
 }
 
+void count_report() {
+  ++counters.reports;
+  name_thread();
+}
+
 [[maybe_unused]] const bool listens = [] {
-  if (__asan_set_error_report_callback != nullptr) {
-    __asan_set_error_report_callback([](const char*) { name_thread(); });
-  }
+  if (has_asan()) __asan_set_error_report_callback([](const char*) { name_thread(); });
+  if (&emulation_on_report != nullptr) emulation_on_report = &count_report;
   return true;
 }();
 
@@ -53,7 +60,9 @@ FASTOOD_CONTROL void emu_set_max_blocks(long blocks) {
 FASTOOD_CONTROL void emu_switch_off(int site) {
   emulation::switched_off = site;
 }
+// Of ThreadSanitizer; -1 where no one counts them, because reports/reports.cpp is not preloaded.
 FASTOOD_CONTROL long emu_num_reports() {
+  if (emulation::has_tsan() && &emulation_on_report == nullptr) return -1;
   return emulation::counters.reports;
 }
 FASTOOD_CONTROL long emu_num_launches() {
@@ -80,10 +89,4 @@ FASTOOD_CONTROL int emu_replay() {
 }
 FASTOOD_CONTROL void emu_end_graph() {
   emulation::end_graph();
-}
-
-// ThreadSanitizer calls it for each race.
-FASTOOD_CONTROL void __tsan_on_report(void*) {
-  ++emulation::counters.reports;
-  emulation::name_thread();
 }
