@@ -3,6 +3,7 @@
 // Bytes of a descent: 512 per level and 256 of omega, each a dependent load; at 10^9 examples six of them.
 #include <cmath>
 
+#include "../common/grid_limit.h"
 #include "cuda_device.h"
 
 namespace fastood::background_pool {
@@ -113,8 +114,9 @@ __global__ void __launch_bounds__(kThreads) importance_kernel(PoolParams pool,
   }
 }
 
-int grid_of(int64_t wanted) {
-  return static_cast<int>(wanted < 65536 ? wanted : 65536);
+unsigned grid_of(int64_t wanted) {
+  constexpr int64_t kMaxBlocks = 1 << 16;
+  return grid_limit(wanted, kMaxBlocks);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // Traffic of an exact step: read and write omega and velocity, 16 N bytes, and 1/8 N of level 1. A warp takes a leaf block
 // of 64 examples, two neighbours per lane; a block of threads takes 64 leaves, one node of level 2. Sums of rounded values
 // are exact in any order (layout.h); the unrounded sums from which quanta are chosen have a fixed order.
+#include "../common/grid_limit.h"
 #include "cuda_device.h"
 
 namespace fastood::background_pool {
@@ -183,8 +184,8 @@ __global__ void __launch_bounds__(kThreads) level_kernel(const double* __restric
   }
 }
 
-int grid_of(int64_t wanted) {
-  return static_cast<int>(wanted < kPoolBlocks ? wanted : kPoolBlocks);
+unsigned grid_of(int64_t wanted) {
+  return grid_limit(wanted, kPoolBlocks);
 }
 
 template <typename T>
@@ -206,7 +207,7 @@ cudaError_t launch_pool_fill(double* values, int64_t count, double value, cudaSt
 }
 
 cudaError_t launch_pool_sums(const PoolParams& pool, PoolTotals* partials, double* sums, cudaStream_t stream) {
-  const int grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
+  const unsigned grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
   with_power(pool.power, [&](auto power) {
     pass_kernel<power.value, false><<<grid, kThreads, 0, stream>>>(pool.omega, nullptr, nullptr, nullptr, pool.layout,
                                                                    pool.epsilon, nullptr, partials);
@@ -216,7 +217,7 @@ cudaError_t launch_pool_sums(const PoolParams& pool, PoolTotals* partials, doubl
 }
 
 cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, cudaStream_t stream) {
-  const int grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
+  const unsigned grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
   with_power(pool.power, [&](auto power) {
     if (plan == nullptr) {
       pass_kernel<power.value, false><<<grid, kThreads, 0, stream>>>(pool.omega, nullptr, pool.masses, pool.stats,

@@ -4,6 +4,7 @@
 // a class may be partial. Bytes: the keys of the queried classes, once per eight queries, from memory or the level-2
 // cache; partial results are 16 bytes per query and part of the keys. The order of sums is fixed and there are no
 // atomics: results have the same bits for any number of parts.
+#include "../common/grid_limit.h"
 #include "cuda.h"
 #include "cuda_search.h"
 
@@ -46,10 +47,6 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
   }
 }
 
-unsigned num_blocks(int64_t wanted) {
-  return static_cast<unsigned>(wanted < kMaxBlocks ? wanted : kMaxBlocks);
-}
-
 template <typename Key, typename T>
 cudaError_t launch(const ClassL1NearestParams& params, cudaStream_t stream) {
   SearchArgs<Key, T> p{};
@@ -67,8 +64,8 @@ cudaError_t launch(const ClassL1NearestParams& params, cudaStream_t stream) {
   p.partial = static_cast<Nearest<T>*>(params.partial);
   p.distance = static_cast<T*>(params.distance);
   p.index = params.index;
-  search_kernel<<<num_blocks(ceil_div(p.num_tiles() * p.num_shares, kWarps)), kThreads, 0, stream>>>(p);
-  merge_kernel<<<num_blocks(ceil_div(p.num_queries, kThreads)), kThreads, 0, stream>>>(p);
+  search_kernel<<<grid_limit(ceil_div(p.num_tiles() * p.num_shares, kWarps), kMaxBlocks), kThreads, 0, stream>>>(p);
+  merge_kernel<<<grid_limit(ceil_div(p.num_queries, kThreads), kMaxBlocks), kThreads, 0, stream>>>(p);
   return cudaGetLastError();
 }
 

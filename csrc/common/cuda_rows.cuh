@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "grid_limit.h"
 #include "logit_type.h"
 
 namespace fastood {
@@ -90,10 +91,9 @@ struct Group {
 };
 
 template <int kWidth>
-int num_blocks(int64_t num_rows) {
+unsigned num_blocks(int64_t num_rows) {
   constexpr int64_t kRowsPerBlock = kThreads / kWidth;
-  const int64_t blocks = (num_rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  return static_cast<int>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
+  return grid_limit((num_rows + kRowsPerBlock - 1) / kRowsPerBlock, kMaxBlocks);
 }
 
 // Calls launch with the group width for K classes as an integral constant.

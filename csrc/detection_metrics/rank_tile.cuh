@@ -1,6 +1,7 @@
 // Shared by the kernels of the detection statistics: pairs of rows, and sums over the lanes of a tile in the CPU's order.
 #pragma once
 
+#include "../common/grid_limit.h"
 #include "cuda.h"
 
 namespace fastood::detection_metrics {
@@ -146,8 +147,7 @@ __device__ __forceinline__ void for_ranks(const ScorePair<Key>& pair, int64_t ti
 }
 
 inline unsigned blocks_of(int64_t wanted) {
-  constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
-  return static_cast<unsigned>(wanted < kMaxBlocks ? wanted : kMaxBlocks);
+  return grid_limit(wanted, std::numeric_limits<int32_t>::max());  // the most that a launch may have
 }
 
 }  // namespace fastood::detection_metrics

@@ -2,6 +2,7 @@
 //
 // Bytes of a replicate of N samples: 4 N written, for "multinomial" cleared before and added to, 12 N, mostly in the level-2
 // cache. Operations: a block of Philox, some 60 multiplications and additions, for two samples.
+#include "../common/grid_limit.h"
 #include "cuda.h"
 
 namespace fastood::detection_metrics {
@@ -90,10 +91,6 @@ __global__ void __launch_bounds__(kSubsetThreads) subset_kernel(const __grid_con
   }
 }
 
-unsigned at_most(int64_t wanted) {
-  return static_cast<unsigned>(wanted < kMaxDrawBlocks ? wanted : kMaxDrawBlocks);
-}
-
 }  // namespace
 
 cudaError_t launch_resampling_counts(const CountsParams& params, cudaStream_t stream) {
@@ -102,7 +99,7 @@ cudaError_t launch_resampling_counts(const CountsParams& params, cudaStream_t st
     return cudaSuccess;
   }
   const int64_t pairs = params.num_replicates * ((params.count + 1) / 2);
-  const unsigned blocks = at_most((pairs + kDrawThreads - 1) / kDrawThreads);
+  const unsigned blocks = grid_limit((pairs + kDrawThreads - 1) / kDrawThreads, kMaxDrawBlocks);
   switch (params.scheme) {
     case Resampling::kMultinomial: {
       const cudaError_t error = cudaMemsetAsync(params.counts, 0, static_cast<size_t>(size) * sizeof(int32_t), stream);
@@ -116,7 +113,7 @@ cudaError_t launch_resampling_counts(const CountsParams& params, cudaStream_t st
       draws_kernel<Resampling::kPoisson><<<blocks, kDrawThreads, 0, stream>>>(params);
       break;
     case Resampling::kSubset:
-      subset_kernel<<<at_most(params.num_replicates), kSubsetThreads, 0, stream>>>(params);
+      subset_kernel<<<grid_limit(params.num_replicates, kMaxDrawBlocks), kSubsetThreads, 0, stream>>>(params);
       break;
   }
   return cudaGetLastError();

@@ -11,6 +11,7 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_segmented_radix_sort.cuh>
 
+#include "../common/grid_limit.h"
 #include "cuda.h"
 
 namespace fastood::detection_metrics {
@@ -116,8 +117,7 @@ cudaError_t launch_sort_scores(const SortParams& params, cudaStream_t stream) {
   if (size == 0) {
     return cudaSuccess;
   }
-  const int64_t wanted = (size + kKeyThreads - 1) / kKeyThreads;
-  const auto blocks = static_cast<unsigned>(wanted < kMaxKeyBlocks ? wanted : kMaxKeyBlocks);
+  const unsigned blocks = grid_limit((size + kKeyThreads - 1) / kKeyThreads, kMaxKeyBlocks);
   switch (params.type) {
     case LogitType::kFloat64:
       keys_kernel<double, int64_t><<<blocks, kKeyThreads, 0, stream>>>(params);

@@ -10,6 +10,7 @@
 
 #include <cmath>
 
+#include "../common/grid_limit.h"
 #include "cuda.h"
 #include "place.h"
 
@@ -97,8 +98,7 @@ cudaError_t launch_augment_images(const AugmentParams& params, PixelType type, v
   if (num_runs == 0) {
     return cudaSuccess;
   }
-  const int64_t wanted = (num_runs + kThreads - 1) / kThreads;
-  const auto blocks = static_cast<unsigned>(wanted < kMaxBlocks ? wanted : kMaxBlocks);
+  const unsigned blocks = grid_limit((num_runs + kThreads - 1) / kThreads, kMaxBlocks);
   switch (type) {
     case PixelType::kFloat32:
       launch<float>(params, blocks, out, stream);

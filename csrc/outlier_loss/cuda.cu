@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
 
 // A batch that one block walks in four steps or fewer runs on one block, which saves the wait for others.
 template <int kWidth>
-int forward_blocks(int64_t num_rows) {
+unsigned forward_blocks(int64_t num_rows) {
   constexpr int64_t kRowsPerBlock = kThreads / kWidth;
   return num_rows <= 4 * kRowsPerBlock ? 1 : num_blocks<kWidth>(num_rows);
 }
@@ -230,7 +230,7 @@ template <Passes kPasses, typename Logit>
 cudaError_t forward(const OutlierLossParams& p, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   with_group_width(p.num_classes, [&](auto width) {
-    const int blocks = forward_blocks<width.value>(p.num_rows);
+    const unsigned blocks = forward_blocks<width.value>(p.num_rows);
     auto* totals = static_cast<BlockTotals*>(p.workspace);
     auto* blocks_done = reinterpret_cast<unsigned*>(totals + blocks);
     if (blocks > 1) {
@@ -271,9 +271,9 @@ cudaError_t with_passes(OutlierLoss loss, const Launch& launch) {
 }  // namespace
 
 int64_t outlier_loss_workspace_bytes(int64_t num_rows, int64_t num_classes) {
-  int blocks = 1;
+  int64_t blocks = 1;
   with_group_width(num_classes, [&](auto width) { blocks = forward_blocks<width.value>(num_rows); });
-  return blocks * sizeof(BlockTotals) + sizeof(double);
+  return blocks * static_cast<int64_t>(sizeof(BlockTotals)) + static_cast<int64_t>(sizeof(double));
 }
 
 cudaError_t launch_outlier_loss_forward(const OutlierLossParams& params, cudaStream_t stream) {
