@@ -65,7 +65,8 @@ __device__ __forceinline__ RankSums fold(const LaneSums& own, SharedSums& shared
       shared.aupr_id[lane] += shared.aupr_id[lane + half];
     }
   }
-  return {shared.twice_u[0], shared.cost[0], shared.aupr_ood[0], shared.aupr_id[0]};
+  // Thread 0 alone has the last of its additions behind it: others would read what it still writes.
+  return lane > 0 ? RankSums{} : RankSums{shared.twice_u[0], shared.cost[0], shared.aupr_ood[0], shared.aupr_id[0]};
 }
 
 // The sums of a pair from those of its tiles, as TileAdder of cpu.h. For all threads; the result is for thread 0.

@@ -224,6 +224,8 @@ struct Finish {
         const int64_t i = first + lane;
         return i < p.num_classes && is_near(-logits[i], norm, mean_norms[i]);
       });
+      // Votes and shuffles exchange values and do not order memory: all lanes have read their logits before one is replaced.
+      warp.each([](int, State&) {});
       for (; near != 0; near &= near - 1) {
         const int64_t i = first + lowest_bit(near);
         const T distance = direct_distance(warp, p, row, i);

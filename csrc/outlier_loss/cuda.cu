@@ -175,10 +175,12 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     totals[blockIdx.x] = mine;
     __threadfence();  // the totals before the count
     is_last = gridDim.x == 1 || atomicAdd(blocks_done, 1u) == gridDim.x - 1;
+    // The count before the other blocks' totals. A fence orders what its own thread has seen: it belongs to the thread that
+    // has read the count, and the barrier hands its order on to the others.
+    __threadfence();
   }
   __syncthreads();
   if (is_last) {
-    __threadfence();  // the count before the other blocks' totals
     finish_loss(p.settings, totals, static_cast<int>(gridDim.x), shared_sum, p.factors, static_cast<T*>(p.loss));
   }
 }
