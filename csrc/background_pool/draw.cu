@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../common/grid_limit.h"
+#include "../common/in_range.h"
 #include "cuda_device.h"
 
 namespace fastood::background_pool {
@@ -30,6 +31,7 @@ __device__ int find_child(double first, double second, double* target) {
   return 2 * holder + (__shfl_sync(kFullWarp, static_cast<int>(in_second), holder));
 }
 
+// -1 if the descent leaves the pool, which happens only for masses that do not belong to omega.
 template <PowerKind kPower>
 __device__ int64_t descend(const PoolParams& pool, double target, double magic) {
   const int lane = threadIdx.x % kWarp;
@@ -37,9 +39,10 @@ __device__ int64_t descend(const PoolParams& pool, double target, double magic) 
   for (int level = pool.layout.num_levels - 1; level >= 0; --level) {
     const double* children = pool.masses + pool.layout.offset[level] + node * kFanOut;
     node = node * kFanOut + find_child(children[2 * lane], children[2 * lane + 1], &target);
-    // Masses that do not belong to omega could lead into the padding, which has no children.
-    const int64_t last = pool.layout.num_nodes(level) - 1;
-    node = node < last ? node : last;
+    // The padding has no children.
+    if (node >= pool.layout.num_nodes(level)) {
+      return -1;
+    }
   }
   double mass[2] = {0, 0};
 #pragma unroll
@@ -50,7 +53,7 @@ __device__ int64_t descend(const PoolParams& pool, double target, double magic) 
     }
   }
   const int64_t found = node * kFanOut + find_child(mass[0], mass[1], &target);
-  return found < pool.layout.num_examples ? found : pool.layout.num_examples - 1;
+  return found < pool.layout.num_examples ? found : -1;
 }
 
 template <PowerKind kPower>
@@ -66,8 +69,11 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(PoolParams pool, const d
   const bool reject = static_cast<double>(pool.layout.num_examples) * bound <= kWorthwhileTrials * total;
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; b < count;
        b += static_cast<int64_t>(gridDim.x) * kWarps) {
+    // What the CPU op refuses has no example, the index -1 and the importance NaN: a check on the host would synchronise
+    // with the device.
+    const bool valid = uniform[b] >= 0 && uniform[b] < 1 && total > 0;
     int64_t found = -1;
-    for (uint32_t trial = 0; reject && found < 0 && trial < kMaxTrials; trial += kWarp) {
+    for (uint32_t trial = 0; valid && reject && found < 0 && trial < kMaxTrials; trial += kWarp) {
       const Candidate proposed = candidate(uniform[b], trial + lane);
       const int64_t i = scale_index(proposed.index_bits, pool.layout.num_examples);
       const double p = quantise(weigh<kPower>(pool.omega[i], pool.epsilon).mass, magic);
@@ -76,12 +82,14 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(PoolParams pool, const d
         found = __shfl_sync(kFullWarp, i, __ffs(static_cast<int>(accepted)) - 1);
       }
     }
-    if (found < 0) {
+    if (valid && found < 0) {
       found = descend<kPower>(pool, draw_target(uniform[b], total, quantum), magic);
     }
     if (lane == 0) {
+      const float omega = found < 0 ? 0.0f : pool.omega[found];
+      const auto factor = static_cast<float>(ratio * evaluate<kPower>(omega, pool.epsilon).rest);
       index[b] = found;
-      importance[b] = static_cast<float>(ratio * evaluate<kPower>(pool.omega[found], pool.epsilon).rest);
+      importance[b] = found < 0 ? NAN : factor;
     }
   }
 }
@@ -90,9 +98,11 @@ template <PowerKind kPower>
 __global__ void __launch_bounds__(kThreads) find_kernel(PoolParams pool, const double* __restrict__ target,  // [B]
                                                         int64_t count, int64_t* __restrict__ index) {        // [B]
   const double magic = magic_of(pool.stats[kMassQuantum]);
+  const double total = pool.stats[kMassTotal];
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; b < count;
        b += static_cast<int64_t>(gridDim.x) * kWarps) {
-    const int64_t found = descend<kPower>(pool, target[b], magic);
+    const bool valid = target[b] >= 0 && target[b] < total;
+    const int64_t found = valid ? descend<kPower>(pool, target[b], magic) : -1;
     if (threadIdx.x % kWarp == 0) {
       index[b] = found;
     }
@@ -107,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) importance_kernel(PoolParams pool,
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b < count;
        b += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t i = index[b];
-    const bool inside = i >= 0 && i < pool.layout.num_examples;
+    const bool inside = in_range(i, pool.layout.num_examples);
     const float omega = inside ? pool.omega[i] : 0.0f;
     const double rest = is_removed(omega) ? 0.0 : ratio * evaluate<kPower>(omega, pool.epsilon).rest;
     importance[b] = inside ? rest : static_cast<double>(NAN);

@@ -31,6 +31,10 @@ template <typename Key, typename T>
 __global__ void __launch_bounds__(kThreads) search_kernel(const __grid_constant__ SearchArgs<Key, T> p) {
   using Search = NearestSearch<Key, T>;
   CudaWarp<typename Search::State> warp;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.num_queries;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    Search::clear(i, p);
+  }
   const int64_t num_warps = p.num_tiles() * p.num_shares;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes; i < num_warps;
        i += static_cast<int64_t>(gridDim.x) * kWarps) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "../common/cuda_program.h"
+#include "../common/in_range.h"
 #include "../common/reduced_float.h"
 #include "math.h"
 
@@ -34,8 +35,13 @@ struct SearchArgs {
   int64_t* index;       // [M]
 
   FASTOOD_HD int64_t num_tiles() const { return ceil_div(num_queries, kSearchQueries); }
-  FASTOOD_HD const T* query(int64_t position) const { return queries + query_order[position] * dim; }
-  FASTOOD_HD const Key* key(int64_t position) const { return keys + key_order[position] * key_stride; }
+  // The orders are not checked, which would synchronise with the device: see finish.
+  FASTOOD_HD const T* query(int64_t position) const {
+    return queries + readable_index(query_order[position], num_queries) * dim;
+  }
+  FASTOOD_HD const Key* key(int64_t position) const {
+    return keys + readable_index(key_order[position], num_keys) * key_stride;
+  }
 };
 
 template <typename Key, typename T>
@@ -134,7 +140,14 @@ struct NearestSearch {
     }
   }
 
-  // Writes the result of the query at a position, by one thread, after all shares.
+  // What a row gets that no position names: before any result is written.
+  static FASTOOD_HD void clear(int64_t row, const Args& p) {
+    p.distance[row] = static_cast<T>(NAN);
+    p.index[row] = -1;
+  }
+
+  // Writes the result of the query at a position, by one thread, after all shares. A position whose order is out of range has
+  // no row; a query whose nearest key is one out of range gets NaN and -1.
   static FASTOOD_HD void finish(int64_t position, const Args& p) {
     Nearest<T> nearest = Nearest<T>::none();
     for (int64_t share = 0; share < p.num_shares; ++share) {
@@ -142,10 +155,16 @@ struct NearestSearch {
       nearest.offer(found.distance, found.position);
     }
     const int64_t row = p.query_order[position];
+    if (!in_range(row, p.num_queries)) {
+      return;
+    }
     const KeyRange keys = keys_of_class(p.key_classes, p.num_keys, p.query_classes[position]);
     const int64_t looked_at = keys.begin < keys.end ? p.dim : 0;
     p.distance[row] = distance_or_nan(nearest, p.queries + row * p.dim, looked_at);
     p.index[row] = nearest.position < 0 ? -1 : p.key_order[nearest.position];
+    if (nearest.position >= 0 && !in_range(p.index[row], p.num_keys)) {
+      clear(row, p);
+    }
   }
 };
 

@@ -63,12 +63,15 @@ struct KeyRange {
   int64_t end;
 };
 
-// Positions of the keys of a class; empty for a label below 0, which belongs to no class.
+// Positions of the keys of a class; empty for a label below 0, which belongs to no class. For classes that are not sorted, any
+// positions.
 FASTOOD_HD KeyRange keys_of_class(const int64_t* classes, int64_t num_keys, int64_t label) {
   if (label < 0) {
     return {0, 0};
   }
-  return {count_below<false>(classes, num_keys, label), count_below<true>(classes, num_keys, label)};
+  const int64_t begin = count_below<false>(classes, num_keys, label);
+  const int64_t end = count_below<true>(classes, num_keys, label);
+  return {begin, begin < end ? end : begin};
 }
 
 }  // namespace fastood::class_l1_nearest

@@ -115,8 +115,12 @@ void nearest_keys(const ClassL1NearestInput& in, T* distance, int64_t* index) {
   const int64_t* const query_order = integers(in.query_order);
   const auto* const query = static_cast<const T*>(in.query.const_data_ptr());
   check_range(query_order, 0, in.num_queries, in.num_queries, "query_order");
-  std::fill_n(distance, in.num_queries, Nearest<T>::none().distance);
-  std::fill_n(index, in.num_queries, Nearest<T>::none().position);
+  // Rows that no position names stay NaN.
+  std::fill_n(distance, in.num_queries, static_cast<T>(NAN));
+  std::fill_n(index, in.num_queries, -1);
+  for (int64_t i = 0; i < in.num_queries; ++i) {
+    distance[query_order[i]] = Nearest<T>::none().distance;
+  }
   const std::vector<QueryGroup> groups = group_queries(in);
   const std::vector<Nearest<T>> found = search<Key>(in, groups);
   for (const QueryGroup& group : groups) {

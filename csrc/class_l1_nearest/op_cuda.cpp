@@ -1,5 +1,6 @@
 // torch.ops.fastood.class_l1_nearest on CUDA: checks, allocation, device, stream. No call synchronises with the device,
-// so that the orders, which are results of a sort, are not checked to be in range.
+// so that the orders, which are results of a sort, are not checked as on the CPU: nothing is read or written by an order out
+// of range. A row that query_order does not name, and a query whose nearest key is one out of range, gets NaN and -1.
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cuda_op.h"

@@ -31,8 +31,7 @@ inline void check_dtype(const Tensor& tensor, const char* name, ScalarType dtype
 }
 
 inline void check_same_device(const Tensor& tensor, const char* name, const Tensor& reference) {
-  STD_TORCH_CHECK(tensor.is_cuda() == reference.is_cuda() && tensor.get_device_index() == reference.get_device_index(),
-                  name, " must be on the device of the first argument");
+  STD_TORCH_CHECK(tensor.device() == reference.device(), name, " must be on the device of the first argument");
 }
 
 }  // namespace fastood

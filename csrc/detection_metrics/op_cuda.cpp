@@ -1,5 +1,9 @@
 // torch.ops.fastood.sort_scores, ranking_statistics, weighted_ranking_statistics and resampling_counts on CUDA: checks,
 // allocation, device, stream. No call synchronises with the device, and all can be captured in a graph.
+//
+// Values are not checked, which would synchronise. A count of sort_scores is clamped to its row; a pair whose id_row or count
+// is out of range, and a replicate with a negative weight or a sum of them above kMaxCount, has NaN statistics; those of
+// keys that do not ascend are of no use, but nothing outside of the rows is read.
 #include "../common/cuda_op.h"
 #include "cuda.h"
 #include "op.h"

@@ -107,9 +107,12 @@ __device__ __forceinline__ void for_ranks(const ScorePair<Key>& pair, int64_t ti
   }
   __syncthreads();
   const MergePoint begin = shared.begin;
-  const MergePoint end = shared.end;
-  const int64_t num_id = end.id - begin.id;
-  const int64_t num_ood = end.ood - begin.ood;
+  const int64_t size = shared.end.id + shared.end.ood - begin.id - begin.ood;
+  // Of rows that do not ascend, which the CPU op refuses, the merge points may cross: the tile stays inside of both rows.
+  const int64_t wanted = shared.end.id - begin.id;
+  const int64_t num_id = wanted < 0 ? 0 : wanted > size ? size : wanted;
+  const int64_t num_ood = size - num_id;
+  const MergePoint end{begin.id + num_id, begin.ood + num_ood};
   // 2) its keys, and the runs of equal ones that cross its ends
   Key* const id = shared.keys;
   Key* const ood = shared.keys + num_id;

@@ -181,6 +181,12 @@ cudaError_t launch_areas(const PairsParams& p, const WeightedParams& w, int64_t 
                          double* statistics, cudaStream_t stream) {
   const RankArrays ranks(w.ranks, p.id_columns, p.ood_columns);
   if (p.max_tiles() > 0) {
+    // Rows that do not ascend leave ranks unwritten, by which the tiles read.
+    const auto rank_bytes = static_cast<size_t>(3 * p.ood_columns + 2 * p.id_columns) * sizeof(int32_t);
+    const cudaError_t error = cudaMemsetAsync(w.ranks, 0, rank_bytes, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
     ranks_kernel<Key><<<blocks_of(p.max_tiles()), kThreads, 0, stream>>>(p, ranks);
   }
   const unsigned replicates = blocks_of(w.num_replicates);

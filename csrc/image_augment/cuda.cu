@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "../common/grid_limit.h"
+#include "../common/in_range.h"
 #include "cuda.h"
 #include "place.h"
 
@@ -52,10 +53,11 @@ __global__ void __launch_bounds__(kThreads)
        j += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t b = j / num_runs;
     const int64_t first = (j - b * num_runs) * kRun;
-    // A check of the indices on the host would synchronise with the device. An index out of range is never
-    // dereferenced.
-    const bool exists = p.index[b] >= 0 && p.index[b] < p.num_images;
-    const Crop crop(p, b);
+    // A check of the indices on the host would synchronise with the device. An image or a crop that does not exist is
+    // NaN, and nothing is read.
+    const bool exists = in_range(p.index[b], p.num_images) && in_range(p.rows[b], 2 * p.padding + 1) &&
+                        in_range(p.columns[b], 2 * p.padding + 1);
+    const Crop crop = exists ? Crop(p, b) : Crop{};
     Place<kChannelsLast> place(p, static_cast<uint32_t>(first));
     const int64_t left = image_size - first;
     const int count = left < kRun ? static_cast<int>(left) : kRun;

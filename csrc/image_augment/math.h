@@ -61,10 +61,12 @@ struct AugmentParams {
 
 // Where the pixels of one augmented image are read.
 struct Crop {
-  const uint8_t* image;
-  int64_t top;   // of the crop in the stored image: -padding…padding
-  int64_t left;  // of the crop in the stored image: -padding…padding
-  bool mirrored;
+  const uint8_t* image = nullptr;
+  int64_t top = 0;   // of the crop in the stored image: -padding…padding
+  int64_t left = 0;  // of the crop in the stored image: -padding…padding
+  bool mirrored = false;
+
+  Crop() = default;
 
   FASTOOD_HD Crop(const AugmentParams& p, int64_t b)
       : image(p.images + p.index[b] * p.image_stride),

@@ -1,4 +1,5 @@
-// torch.ops.fastood.augment_images on CUDA: checks, allocation, device, stream. No call synchronises with the device.
+// torch.ops.fastood.augment_images on CUDA: checks, allocation, device, stream. No call synchronises with the device, so that
+// values are not checked: an image is NaN where its index, row or column is out of range.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 

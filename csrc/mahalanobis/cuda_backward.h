@@ -36,7 +36,7 @@ struct PairGradients {
           block, shared, range, [&](int64_t n, int64_t i) { return p.other_grad(n, i); },
           [&](int64_t j, int64_t i) { return p.whitened_means[i * d + j]; },
           [&](int64_t n, int64_t j, T product, T row_sum) {
-            const T own = p.grad[n * p.num_classes + p.nearest[n]];
+            const T own = p.own_grad(n);
             const T gradient = -2 * (row_sum * p.whitened(n, j) - product);
             p.sample_gradients[n * d + j] = gradient;
             p.grad_features[n * d + j] = gradient - 2 * own * p.residual[n * d + j];

@@ -11,9 +11,11 @@
 // over samples are split into shares that are added in a fixed order, so that results repeat bit for bit.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "../common/cuda_program.h"
+#include "../common/in_range.h"
 
 namespace fastood::mahalanobis {
 
@@ -43,8 +45,14 @@ struct BackwardArgs {
   FASTOOD_HD int64_t factor_size() const { return diagonal ? num_features : num_features * num_features; }
 
   FASTOOD_HD T other_grad(int64_t n, int64_t i) const { return nearest[n] == i ? T(0) : grad[n * num_classes + i]; }
+  // NaN where there is no such class, which a check on the host could find only by waiting for the device.
+  FASTOOD_HD T own_grad(int64_t n) const {
+    return in_range(nearest[n], num_classes) ? grad[n * num_classes + nearest[n]] : static_cast<T>(NAN);
+  }
   FASTOOD_HD T whitened(int64_t n, int64_t j) const {
-    return residual[n * num_features + j] + whitened_means[nearest[n] * num_features + j];
+    const T own =
+        in_range(nearest[n], num_classes) ? whitened_means[nearest[n] * num_features + j] : static_cast<T>(NAN);
+    return residual[n * num_features + j] + own;
   }
 };
 

@@ -1,7 +1,7 @@
 // torch.ops.fastood.mahalanobis_logits and its backward on CUDA: allocation, device, stream.
 //
 // Values are not checked, because a check would synchronise with the device: a diagonal of L that is not finite and
-// above 0 makes the logits NaN, and `nearest` is trusted to come from the forward op.
+// above 0 makes the logits NaN, and a `nearest` that is no class makes the gradients NaN.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>

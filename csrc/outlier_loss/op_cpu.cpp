@@ -61,6 +61,17 @@ void forward(const OutlierLossInput& in, const OutlierLossForward& out) {
   *static_cast<T*>(std::get<0>(out).mutable_data_ptr()) = static_cast<T>(total_loss(in.settings, factors));
 }
 
+// The gradient of a row's target is written by the class in its statistics.
+template <typename T>
+void check_targets(const T* row_stats, int64_t num_rows, int64_t num_classes) {
+  const T largest = static_cast<T>(num_classes - 1);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const T target = row_stats[kRowStats * i + kTarget];
+    STD_TORCH_CHECK(target >= kNoTarget - 1 - largest && target <= largest,
+                    "row_stats must be those of outlier_loss for these logits, got the target ", target, " in row ", i);
+  }
+}
+
 template <typename Logit, typename T = Compute<Logit>>
 void backward(const LogitsInput& in, OutlierLoss loss, const Tensor& grad_loss, const Tensor& row_stats,
               const Tensor& factors, const Tensor& grad_logits) {
@@ -72,6 +83,7 @@ void backward(const LogitsInput& in, OutlierLoss loss, const Tensor& grad_loss, 
                              nullptr,
                              nullptr};
   const auto* stats = static_cast<const T*>(row_stats.const_data_ptr());
+  check_targets(stats, in.num_rows, in.num_classes);
   const auto* factor = static_cast<const double*>(factors.const_data_ptr());
   const double upstream = *static_cast<const T*>(grad_loss.const_data_ptr());
   auto* grad = static_cast<Logit*>(grad_logits.mutable_data_ptr());

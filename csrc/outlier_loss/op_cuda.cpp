@@ -1,4 +1,5 @@
-// torch.ops.fastood.outlier_loss and its backward on CUDA: checks, allocation, device, stream.
+// torch.ops.fastood.outlier_loss and its backward on CUDA: checks, allocation, device, stream. No call synchronises with
+// the device, so that values are not checked: a target of K or more makes its row, and with it the loss, NaN.
 #include "../common/cuda_op.h"
 #include "cuda.h"
 #include "op.h"

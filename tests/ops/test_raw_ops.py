@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastood.ops import background_pool as pool_ops
 from fastood.ops.outlier_loss import LossKind
 from tests.ops.test_registration import op_calls
-from tests.support.background_pool_samples import one_hot, pool_of
+from tests.support.background_pool_samples import pool_of
 from tests.support.op_samples import LossSample
 
 ops = torch.ops.fastood
@@ -88,38 +87,6 @@ def test_messages_name_the_file_without_the_build_machine() -> None:
     first = str(error.value).partition("\n")[0]
     assert "csrc/outlier_loss/op.h" in first
     assert "/csrc" not in first
-
-
-@pytest.mark.parametrize("size", [200, 64**2 + 1, 64**3 + 1])
-@pytest.mark.parametrize("masses", [0.0, -math.inf, math.nan, -1.0])
-def test_masses_of_another_pool_lead_nowhere(size: int, masses: float) -> None:
-    """A descent by sums that are not those of omega ends in an error, or at an example of the pool."""
-    state = pool_of(one_hot(size, 5, rest=1e-6))._state
-    stats = state.stats.clone()
-    stats[pool_ops.BOUND] = stats[pool_ops.MASS_TOTAL]  # skewed: by descent
-    wrong = torch.full_like(state.masses, masses)
-    for uniform in (0.0, 0.5, 1 - 2.0**-53):
-        draws = torch.full((4,), uniform, dtype=torch.float64)
-        try:
-            index, _ = ops.background_pool_draw(state.omega, wrong, stats, draws, 1.0)
-        except RuntimeError:
-            continue  # the next test has its message
-        assert ((index >= 0) & (index < size)).all()
-
-
-def test_a_descent_out_of_the_pool_is_an_error() -> None:
-    state = pool_of(one_hot(200, 5, rest=1e-6))._state
-    target = torch.full((4,), 0.5 * float(state.stats[pool_ops.MASS_TOTAL]), dtype=torch.float64)
-    with pytest.raises(RuntimeError, match=r"masses and stats are not those of omega: build them anew"):
-        ops.background_pool_find(state.omega, state.masses * 0, state.stats, target, 1.0)
-
-
-@pytest.mark.parametrize("value", [1.0, 2.0, -1e-9, math.nan, math.inf, -math.inf])
-def test_uniforms_are_in_their_range(value: float) -> None:
-    state = pool_of(torch.ones(100))._state
-    uniform = torch.tensor([0.0, value], dtype=torch.float64)
-    with pytest.raises(RuntimeError, match=r"uniform must be in \[0, 1\), got .* at position 1"):
-        ops.background_pool_draw(state.omega, state.masses, state.stats, uniform, 0.5)
 
 
 @pytest.mark.parametrize(
