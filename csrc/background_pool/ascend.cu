@@ -2,10 +2,15 @@
 //
 // The host decides nothing between the kernels: the plan on the device records whether the batch is valid, so that a
 // step can be captured in a graph. Sums are updated by atomic additions of multiples of a quantum, which are exact in
-// any order. Duplicates are found by comparing all pairs of the batch, B^2 comparisons spread over the GPU: at
-// B = 4096, 128 for each of 132 * 1024 threads.
+// any order. Duplicates are neighbours after a stable sort of the batch by index, so that their losses are added in the order
+// of the batch. Launches of a step: four (plan, gather, drawn, room), those of CUB's sort, those of a pass over the pool
+// (exact mode), and those of launch_pool_rescale (a pool that is not sharded), which return at once unless a total has
+// left the range of its quantum.
 #include <cmath>
+#include <cub/device/device_radix_sort.cuh>
 
+#include "../common/grid_limit.h"
+#include "../common/in_range.h"
 #include "cuda_device.h"
 #include "status.h"
 
@@ -32,7 +37,9 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAsc
   for (int64_t b = threadIdx.x; b < ascent.batch; b += kThreads) {
     const int64_t i = ascent.index[b];
     const double loss = ascent.loss[b];
-    if (i < 0 || i >= pool.layout.num_examples || !(loss >= 0 && loss < INFINITY)) {
+    // A batch with an index out of range is sorted, too, but not looked at.
+    ascent.keys[b] = readable_index(i, pool.layout.num_examples) << ascent.position_bits | b;
+    if (!in_range(i, pool.layout.num_examples) || !(loss >= 0 && loss < INFINITY)) {
       atomicMin(&first_bad, static_cast<unsigned long long>(b));
     } else {
       const float omega = pool.omega[i];
@@ -54,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAsc
     ascent.status[1] = -1;
     if (first_bad != ~0ull) {
       const int64_t i = ascent.index[first_bad];
-      ascent.status[0] = i < 0 || i >= pool.layout.num_examples ? kBadIndex : kBadLoss;
+      ascent.status[0] = in_range(i, pool.layout.num_examples) ? kBadLoss : kBadIndex;
       ascent.status[1] = static_cast<int64_t>(first_bad);
       ascent.plan->valid = 0;
     } else if (!is_small_enough(loss, ascent.lr, mass_total, weight_total)) {
@@ -70,32 +77,27 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAsc
 
 // Gathers the drawn examples before any is updated, each once: at its first position, with its losses in batch order.
 __global__ void __launch_bounds__(kThreads) gather_kernel(PoolParams pool, PoolAscent ascent) {
-  __shared__ int64_t indices[kThreads];
-  __shared__ double losses[kThreads];
   if (ascent.plan->valid == 0) {
     return;
   }
-  const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t own = b < ascent.batch ? ascent.index[b] : -1;
-  bool owner = b < ascent.batch;
-  double loss = 0;
-  for (int64_t begin = 0; begin < ascent.batch; begin += kThreads) {
-    __syncthreads();
-    if (begin + threadIdx.x < ascent.batch) {
-      indices[threadIdx.x] = ascent.index[begin + threadIdx.x];
-      losses[threadIdx.x] = ascent.loss[begin + threadIdx.x];
-    }
-    __syncthreads();
-    const int count = static_cast<int>(ascent.batch - begin < kThreads ? ascent.batch - begin : kThreads);
-    for (int other = 0; other < count; ++other) {
-      if (indices[other] == own) {
-        owner = owner && begin + other >= b;
-        loss += losses[other];
+  const int64_t positions = (int64_t{1} << ascent.position_bits) - 1;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < ascent.batch;
+       at += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const int64_t key = ascent.sorted_keys[at];
+    const int64_t index = key >> ascent.position_bits;
+    PoolDrawn drawn{0, 0, 0, 0};
+    if (at == 0 || ascent.sorted_keys[at - 1] >> ascent.position_bits != index) {
+      double loss = ascent.loss[key & positions];
+      for (int64_t next = at + 1; next < ascent.batch; ++next) {
+        const int64_t other = ascent.sorted_keys[next];
+        if (other >> ascent.position_bits != index) {
+          break;
+        }
+        loss += ascent.loss[other & positions];
       }
+      drawn = {pool.omega[index], pool.velocity[index], static_cast<float>(loss), 1};
     }
-  }
-  if (b < ascent.batch) {
-    ascent.drawn[b] = {pool.omega[own], pool.velocity[own], static_cast<float>(loss), owner ? 1 : 0};
+    ascent.drawn[key & positions] = drawn;
   }
 }
 
@@ -109,13 +111,16 @@ __global__ void __launch_bounds__(kThreads) drawn_kernel(PoolParams pool, PoolAs
   const double mass_magic = magic_of(pool.stats[kMassQuantum]);
   const double weight_magic = magic_of(pool.stats[kWeightQuantum]);
   const double square_magic = magic_of(pool.stats[kSquareQuantum]);
-  const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  double mass_change = 0;
-  double weight_change = 0;
-  double square_change = 0;
-  double mass = 0;
-  if (b < ascent.batch && ascent.drawn[b].owner == 1) {
+  double mass_changes = 0;
+  double weight_changes = 0;
+  double square_changes = 0;
+  double largest = 0;
+  for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b < ascent.batch;
+       b += static_cast<int64_t>(gridDim.x) * kThreads) {
     const PoolDrawn drawn = ascent.drawn[b];
+    if (drawn.owner == 0) {
+      continue;
+    }
     int64_t node = ascent.index[b];
     const PoolWeight before = weigh<kPower>(pool.omega[node], pool.epsilon);
     const Moved moved = move_drawn<kPower>(drawn.omega, drawn.velocity, drawn.loss, pool.epsilon, step);
@@ -124,48 +129,70 @@ __global__ void __launch_bounds__(kThreads) drawn_kernel(PoolParams pool, PoolAs
     pool.velocity[node] = moved.velocity;
     const double w = after.weight;
     const double w_before = before.weight;
-    mass = quantise(after.mass, mass_magic);
-    mass_change = mass - quantise(before.mass, mass_magic);
-    weight_change = quantise(w, weight_magic) - quantise(w_before, weight_magic);
-    square_change = quantise(w * w, square_magic) - quantise(w_before * w_before, square_magic);
+    const double mass = quantise(after.mass, mass_magic);
+    const double mass_change = mass - quantise(before.mass, mass_magic);
+    mass_changes += mass_change;
+    weight_changes += quantise(w, weight_magic) - quantise(w_before, weight_magic);
+    square_changes += quantise(w * w, square_magic) - quantise(w_before * w_before, square_magic);
+    largest = largest < mass ? mass : largest;
     for (int level = 0; level < pool.layout.num_levels; ++level) {
       node >>= kFanOutBits;
       atomicAdd(pool.masses + pool.layout.offset[level] + node, mass_change);
     }
   }
-  mass_change = warp_sum(mass_change);
-  weight_change = warp_sum(weight_change);
-  square_change = warp_sum(square_change);
-  mass = warp_max(mass);
+  mass_changes = warp_sum(mass_changes);
+  weight_changes = warp_sum(weight_changes);
+  square_changes = warp_sum(square_changes);
+  largest = warp_max(largest);
   if (threadIdx.x % kWarp == 0) {
-    atomicAdd(pool.stats + kMassTotal, mass_change);
-    atomicAdd(pool.stats + kWeightTotal, weight_change);
-    atomicAdd(pool.stats + kSquareTotal, square_change);
+    atomicAdd(pool.stats + kMassTotal, mass_changes);
+    atomicAdd(pool.stats + kWeightTotal, weight_changes);
+    atomicAdd(pool.stats + kSquareTotal, square_changes);
     // Doubles that are not negative are ordered like their bits.
-    atomicMax(reinterpret_cast<long long*>(pool.stats + kBound), __double_as_longlong(mass));
+    atomicMax(reinterpret_cast<long long*>(pool.stats + kBound), __double_as_longlong(largest));
   }
 }
 
+// Whether the totals are still in the range of their quanta; if not, a pool that is not sharded is rescaled.
 __global__ void room_kernel(const double* __restrict__ stats, PoolAscent ascent) {
-  if (ascent.plan->valid == 1) {
-    bool room = true;
-    for (int i = 0; i < 3; ++i) {
-      room = room && has_room(stats[kMassTotal + i], stats[kMassQuantum + i]);
-    }
-    ascent.status[0] = room ? kDone : kNeedsBuild;
+  bool room = true;
+  for (int i = 0; i < 3; ++i) {
+    room = room && has_room(stats[kMassTotal + i], stats[kMassQuantum + i]);
   }
+  const bool leaves = ascent.plan->valid == 1 && !room;
+  ascent.rescale->valid = leaves && ascent.shared == nullptr ? 1 : 0;
+  if (leaves && ascent.shared != nullptr) {
+    ascent.status[0] = kNeedsBuild;
+  }
+}
+
+// Both calls of CUB: the query for the size of the scratch (work == null), and the sort.
+cudaError_t sort_batch(const PoolAscent& ascent, void* work, size_t* work_bytes, cudaStream_t stream) {
+  // By the index alone: the sort is stable, and the positions ascend.
+  return cub::DeviceRadixSort::SortKeys(work, *work_bytes, ascent.keys, ascent.sorted_keys, ascent.batch,
+                                        ascent.position_bits, ascent.position_bits + ascent.index_bits, stream);
 }
 
 }  // namespace
 
+cudaError_t pool_ascend_work_bytes(const PoolAscent& ascent, size_t* work_bytes) {
+  *work_bytes = 0;
+  return ascent.batch == 0 ? cudaSuccess : sort_batch(ascent, nullptr, work_bytes, nullptr);
+}
+
 cudaError_t launch_pool_ascend(const PoolParams& pool, const PoolAscent& ascent, cudaStream_t stream) {
-  const int grid = static_cast<int>(ceil_div(ascent.batch, kThreads));
+  const unsigned grid = grid_limit(ceil_div(ascent.batch, kThreads), kPoolBlocks);
   with_power(pool.power, [&](auto power) { plan_kernel<power.value><<<1, kThreads, 0, stream>>>(pool, ascent); });
   if (grid > 0) {
+    size_t work_bytes = ascent.work_bytes;
+    const cudaError_t error = sort_batch(ascent, ascent.work, &work_bytes, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
     gather_kernel<<<grid, kThreads, 0, stream>>>(pool, ascent);
   }
   if (!ascent.sparse) {
-    const cudaError_t error = launch_pool_pass(pool, ascent.plan, ascent.partials, stream);
+    const cudaError_t error = launch_pool_pass(PoolPass::kStep, pool, ascent.plan, ascent.partials, stream);
     if (error != cudaSuccess) {
       return error;
     }
@@ -174,7 +201,8 @@ cudaError_t launch_pool_ascend(const PoolParams& pool, const PoolAscent& ascent,
     with_power(pool.power, [&](auto power) { drawn_kernel<power.value><<<grid, kThreads, 0, stream>>>(pool, ascent); });
   }
   room_kernel<<<1, 1, 0, stream>>>(pool.stats, ascent);
-  return cudaGetLastError();
+  return ascent.shared == nullptr ? launch_pool_rescale(pool, ascent.rescale, ascent.partials, stream)
+                                  : cudaGetLastError();
 }
 
 }  // namespace fastood::background_pool

@@ -96,6 +96,39 @@ void move_sums(const State& state, int64_t index, double mass, double weight, do
   state.stats[kSquareTotal] += square;
 }
 
+// Builds all sums by the quanta in stats.
+void build(const State& state) {
+  const PoolMagic magic = state.magic();
+  sum_pool(state, [&](int64_t begin, int64_t count, double* leaf_masses, PoolTotals* totals) {
+    FASTOOD_CPU_DISPATCH(pool_build)(state.omega + begin, count, state.power, magic, leaf_masses, totals);
+  });
+}
+
+// Plain sums, which are not rounded.
+PoolTotals sum_plainly(const float* omega, int64_t num_examples, PoolPower power) {
+  std::vector<PoolTotals> blocks(num_blocks(num_examples));
+  parallel_blocks(num_examples, [&](int64_t block, int64_t begin, int64_t count) {
+    std::array<double, kFanOut> leaf_masses;
+    FASTOOD_CPU_DISPATCH(pool_build)(omega + begin, count, power, PoolMagic{}, leaf_masses.data(), &blocks[block]);
+  });
+  PoolTotals total{};
+  for (const PoolTotals& block : blocks) {
+    total.mass += block.mass;
+    total.weight += block.weight;
+    total.square += block.square;
+  }
+  return total;
+}
+
+// Chooses quanta for the present weights, and builds all sums by them.
+void rescale(const State& state) {
+  const PoolTotals total = sum_plainly(state.omega, state.layout.num_examples, state.power);
+  state.stats[kMassQuantum] = choose_quantum(total.mass);
+  state.stats[kWeightQuantum] = choose_quantum(total.weight);
+  state.stats[kSquareQuantum] = choose_quantum(total.square);
+  build(state);
+}
+
 // The drawn examples as they were before the step.
 struct Drawn {
   std::vector<float> omega;
@@ -171,18 +204,7 @@ void fill_cpu(const Tensor& state, double value) {
 Tensor sums_cpu(const Tensor& omega, double epsilon) {
   check_omega(omega, epsilon);
   const auto* values = static_cast<const float*>(omega.const_data_ptr());
-  std::vector<PoolTotals> blocks(num_blocks(omega.numel()));
-  parallel_blocks(omega.numel(), [&](int64_t block, int64_t begin, int64_t count) {
-    std::array<double, kFanOut> leaf_masses;
-    FASTOOD_CPU_DISPATCH(pool_build)
-    (values + begin, count, power_of(epsilon), PoolMagic{}, leaf_masses.data(), &blocks[block]);
-  });
-  PoolTotals total{};
-  for (const PoolTotals& block : blocks) {
-    total.mass += block.mass;
-    total.weight += block.weight;
-    total.square += block.square;
-  }
+  const PoolTotals total = sum_plainly(values, omega.numel(), power_of(epsilon));
   const Tensor sums = torch::stable::new_empty(omega, {3}, ScalarType::Double);
   auto* out = static_cast<double*>(sums.mutable_data_ptr());
   out[0] = total.mass;
@@ -201,10 +223,7 @@ void build_cpu(const Tensor& omega, const Tensor& masses, const Tensor& stats, d
                     static_cast<double*>(stats.mutable_data_ptr()),
                     pool_layout(omega.numel()),
                     power_of(epsilon)};
-  const PoolMagic magic = state.magic();
-  sum_pool(state, [&](int64_t begin, int64_t count, double* leaf_masses, PoolTotals* totals) {
-    FASTOOD_CPU_DISPATCH(pool_build)(state.omega + begin, count, state.power, magic, leaf_masses, totals);
-  });
+  build(state);
 }
 
 Tensor ascend_cpu(const Tensor& omega, const Tensor& velocity, const Tensor& masses, const Tensor& stats,
@@ -275,7 +294,10 @@ Tensor ascend_cpu(const Tensor& omega, const Tensor& velocity, const Tensor& mas
   for (int i = 0; i < 3; ++i) {
     room = room && has_room(state.stats[kMassTotal + i], state.stats[kMassQuantum + i]);
   }
-  found[0] = room ? kDone : kNeedsBuild;
+  found[0] = room || !shared.has_value() ? kDone : kNeedsBuild;
+  if (!room && !shared.has_value()) {
+    rescale(state);
+  }
   return status;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "math.h"
@@ -51,7 +52,14 @@ struct PoolAscent {
   bool sparse;
   int64_t* status;       // [2]
   PoolPlan* plan;        // scratch, one
+  PoolPlan* rescale;     // scratch, one: valid where the quanta must be chosen anew
   PoolDrawn* drawn;      // scratch, [B]
+  int64_t* keys;         // scratch, [B]
+  int64_t* sorted_keys;  // scratch, [B]
+  void* work;            // scratch, work_bytes
+  size_t work_bytes;
+  int position_bits;  // of a position in the batch; a key is the index above them, and the position
+  int index_bits;
   PoolTotals* partials;  // scratch, [kPoolBlocks]
 };
 
@@ -62,6 +70,8 @@ cudaError_t launch_pool_fill(float* values, int64_t count, float value, cudaStre
 cudaError_t launch_pool_fill(double* values, int64_t count, double value, cudaStream_t stream);
 cudaError_t launch_pool_sums(const PoolParams& pool, PoolTotals* partials, double* sums, cudaStream_t stream);
 cudaError_t launch_pool_build(const PoolParams& pool, PoolTotals* partials, cudaStream_t stream);
+// Bytes of PoolAscent::work; work_bytes receives them.
+cudaError_t pool_ascend_work_bytes(const PoolAscent& ascent, size_t* work_bytes);
 cudaError_t launch_pool_ascend(const PoolParams& pool, const PoolAscent& ascent, cudaStream_t stream);
 cudaError_t launch_pool_draw(const PoolParams& pool, const double* uniform, int64_t count, int64_t* index,
                              float* importance, cudaStream_t stream);

@@ -48,7 +48,16 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Sums of the whole pool, after a step on undrawn examples if `plan` is not null: pass.cu.
-cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, cudaStream_t stream);
+// What a pass over the pool does before it sums: nothing, or a step on undrawn examples.
+enum class PoolPass { kBuild, kStep };
+
+// Sums of the whole pool (pass.cu), unless there is a plan and it is not valid.
+cudaError_t launch_pool_pass(PoolPass pass, const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials,
+                             cudaStream_t stream);
+
+// Chooses quanta for the present weights and builds all sums by them, if `plan` is valid, which the device decides: four
+// launches, and one more for each level above the second.
+cudaError_t launch_pool_rescale(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials,
+                                cudaStream_t stream);
 
 }  // namespace fastood::background_pool

@@ -1,4 +1,9 @@
-// torch.ops.fastood.background_pool_* on CUDA: checks, allocation, device, stream. No call synchronises.
+// torch.ops.fastood.background_pool_* on CUDA: checks, allocation, device, stream. No call synchronises with the device, so
+// that values are not checked. A draw or find has the index -1 (and the importance NaN) where its uniform or target is out of
+// range, where masses and stats are not those of omega and lead out of the pool, or where every weight is zero; importance
+// is NaN for an index out of range; a step reports a bad batch in its status and changes nothing.
+#include <algorithm>
+#include <bit>
 #include <tuple>
 
 #include "../common/cuda_stream.h"
@@ -36,6 +41,11 @@ PoolParams params_of(const Tensor& omega, const Tensor* masses, const Tensor* st
 Tensor scratch(const Tensor& like, int64_t bytes) {
   constexpr int64_t kDouble = sizeof(double);
   return torch::stable::new_empty(like, {(bytes + kDouble - 1) / kDouble}, ScalarType::Double);
+}
+
+// Bits of the numbers up to this one.
+int bits_of(int64_t largest) {
+  return largest <= 0 ? 0 : static_cast<int>(std::bit_width(static_cast<uint64_t>(largest)));
 }
 
 void fill_cuda(const Tensor& state, double value) {
@@ -120,8 +130,9 @@ Tensor ascend_cuda(const Tensor& omega, const Tensor& velocity, const Tensor& ma
   const DeviceGuard guard(omega.get_device_index());
   const int64_t batch = index.numel();
   const Tensor status = torch::stable::new_empty(omega, {2}, ScalarType::Long);
-  const Tensor plan = scratch(omega, sizeof(PoolPlan));
+  const Tensor plans = scratch(omega, 2 * sizeof(PoolPlan));
   const Tensor drawn = scratch(omega, batch * static_cast<int64_t>(sizeof(PoolDrawn)));
+  const Tensor keys = scratch(omega, 2 * batch * static_cast<int64_t>(sizeof(int64_t)));
   const Tensor partials = scratch(omega, kPoolBlocks * sizeof(PoolTotals));
   PoolAscent ascent{};
   ascent.index = static_cast<const int64_t*>(index.const_data_ptr());
@@ -132,9 +143,17 @@ Tensor ascend_cuda(const Tensor& omega, const Tensor& velocity, const Tensor& ma
   ascent.lr = lr;
   ascent.sparse = sparse;
   ascent.status = static_cast<int64_t*>(status.mutable_data_ptr());
-  ascent.plan = static_cast<PoolPlan*>(plan.mutable_data_ptr());
+  ascent.plan = static_cast<PoolPlan*>(plans.mutable_data_ptr());
+  ascent.rescale = ascent.plan + 1;
   ascent.drawn = static_cast<PoolDrawn*>(drawn.mutable_data_ptr());
   ascent.partials = static_cast<PoolTotals*>(partials.mutable_data_ptr());
+  ascent.keys = static_cast<int64_t*>(keys.mutable_data_ptr());
+  ascent.sorted_keys = ascent.keys + batch;
+  ascent.position_bits = bits_of(batch - 1);
+  ascent.index_bits = std::max(1, bits_of(omega.numel() - 1));
+  STD_TORCH_CHECK(ascent.position_bits + ascent.index_bits < 64, "index must have fewer entries: with ", batch,
+                  " of them in a pool of ", omega.numel(),
+                  " examples, an example and its position do not fit into 63 bits; split the batch");
   if (shared.has_value()) {
     check_vector(*shared, "shared", ScalarType::Double, omega);
     check_size(*shared, "shared", 4);
@@ -142,6 +161,10 @@ Tensor ascend_cuda(const Tensor& omega, const Tensor& velocity, const Tensor& ma
   } else {
     STD_TORCH_CHECK(batch >= 1, "index must have at least one example");
   }
+  check_launch(pool_ascend_work_bytes(ascent, &ascent.work_bytes), "background_pool_ascend");
+  // At least one byte: CUB interprets null as a query for the size.
+  const Tensor work = scratch(omega, static_cast<int64_t>(ascent.work_bytes) + 1);
+  ascent.work = work.mutable_data_ptr();
   check_launch(launch_pool_ascend(pool, ascent, stream_of(omega)), "background_pool_ascend");
   return status;
 }

@@ -5,6 +5,7 @@
 // are exact in any order (layout.h); the unrounded sums from which quanta are chosen have a fixed order.
 #include "../common/grid_limit.h"
 #include "cuda_device.h"
+#include "status.h"
 
 namespace fastood::background_pool {
 namespace {
@@ -36,16 +37,16 @@ __global__ void __launch_bounds__(kThreads) pass_kernel(float* __restrict__ omeg
                                                         double* __restrict__ masses,       // levels, or null
                                                         const double* __restrict__ stats,  // [kStats], with masses
                                                         PoolLayout layout, float epsilon,
-                                                        const PoolPlan* __restrict__ plan,    // where kStep
+                                                        const PoolPlan* __restrict__ plan,    // or null
                                                         PoolTotals* __restrict__ partials) {  // [gridDim.x]
   __shared__ double shared[4][kWarps];
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
+  if (plan != nullptr && plan->valid == 0) {
+    return;
+  }
   PoolStep step{};
   if constexpr (kStep) {
-    if (plan->valid == 0) {
-      return;
-    }
     step = plan->step;
   }
   Magic magic{0, 0, 0};
@@ -132,7 +133,8 @@ __global__ void __launch_bounds__(kThreads) pass_kernel(float* __restrict__ omeg
 __global__ void __launch_bounds__(kFinishThreads) finish_kernel(const PoolTotals* __restrict__ partials,
                                                                 int64_t count,                      // of partials
                                                                 const PoolPlan* __restrict__ plan,  // or null
-                                                                double* __restrict__ totals,        // Z, S, Q
+                                                                double* __restrict__ totals,        // Z, S, Q, or null
+                                                                double* __restrict__ quanta,        // or null
                                                                 double* __restrict__ bound) {       // or null
   __shared__ PoolTotals shared[kFinishThreads];
   if (plan != nullptr && plan->valid == 0) {
@@ -158,9 +160,16 @@ __global__ void __launch_bounds__(kFinishThreads) finish_kernel(const PoolTotals
     }
   }
   if (threadIdx.x == 0) {
-    totals[0] = shared[0].mass;
-    totals[1] = shared[0].weight;
-    totals[2] = shared[0].square;
+    if (totals != nullptr) {
+      totals[0] = shared[0].mass;
+      totals[1] = shared[0].weight;
+      totals[2] = shared[0].square;
+    }
+    if (quanta != nullptr) {
+      quanta[0] = choose_quantum(shared[0].mass);
+      quanta[1] = choose_quantum(shared[0].weight);
+      quanta[2] = choose_quantum(shared[0].square);
+    }
     if (bound != nullptr) {
       *bound = shared[0].largest;
     }
@@ -196,6 +205,18 @@ cudaError_t fill(T* values, int64_t count, T value, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// Plain sums, which are not rounded, or quanta for them.
+cudaError_t sum_plainly(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, double* sums,
+                        double* quanta, cudaStream_t stream) {
+  const unsigned grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
+  with_power(pool.power, [&](auto power) {
+    pass_kernel<power.value, false><<<grid, kThreads, 0, stream>>>(pool.omega, nullptr, nullptr, nullptr, pool.layout,
+                                                                   pool.epsilon, plan, partials);
+  });
+  finish_kernel<<<1, kFinishThreads, 0, stream>>>(partials, grid, plan, sums, quanta, nullptr);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 cudaError_t launch_pool_fill(float* values, int64_t count, float value, cudaStream_t stream) {
@@ -207,27 +228,22 @@ cudaError_t launch_pool_fill(double* values, int64_t count, double value, cudaSt
 }
 
 cudaError_t launch_pool_sums(const PoolParams& pool, PoolTotals* partials, double* sums, cudaStream_t stream) {
-  const unsigned grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
-  with_power(pool.power, [&](auto power) {
-    pass_kernel<power.value, false><<<grid, kThreads, 0, stream>>>(pool.omega, nullptr, nullptr, nullptr, pool.layout,
-                                                                   pool.epsilon, nullptr, partials);
-  });
-  finish_kernel<<<1, kFinishThreads, 0, stream>>>(partials, grid, nullptr, sums, nullptr);
-  return cudaGetLastError();
+  return sum_plainly(pool, nullptr, partials, sums, nullptr, stream);
 }
 
-cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials, cudaStream_t stream) {
+cudaError_t launch_pool_pass(PoolPass pass, const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials,
+                             cudaStream_t stream) {
   const unsigned grid = grid_of(ceil_div(pool.layout.num_examples, kBlockExamples));
   with_power(pool.power, [&](auto power) {
-    if (plan == nullptr) {
+    if (pass == PoolPass::kBuild) {
       pass_kernel<power.value, false><<<grid, kThreads, 0, stream>>>(pool.omega, nullptr, pool.masses, pool.stats,
-                                                                     pool.layout, pool.epsilon, nullptr, partials);
+                                                                     pool.layout, pool.epsilon, plan, partials);
     } else {
       pass_kernel<power.value, true><<<grid, kThreads, 0, stream>>>(pool.omega, pool.velocity, pool.masses, pool.stats,
                                                                     pool.layout, pool.epsilon, plan, partials);
     }
   });
-  finish_kernel<<<1, kFinishThreads, 0, stream>>>(partials, grid, plan, pool.stats, pool.stats + kBound);
+  finish_kernel<<<1, kFinishThreads, 0, stream>>>(partials, grid, plan, pool.stats, nullptr, pool.stats + kBound);
   for (int level = 2; level < pool.layout.num_levels; ++level) {
     const int64_t nodes = pool.layout.size[level - 1] / kFanOut;
     level_kernel<<<grid_of(ceil_div(nodes, kWarps)), kThreads, 0, stream>>>(
@@ -237,7 +253,13 @@ cudaError_t launch_pool_pass(const PoolParams& pool, const PoolPlan* plan, PoolT
 }
 
 cudaError_t launch_pool_build(const PoolParams& pool, PoolTotals* partials, cudaStream_t stream) {
-  return launch_pool_pass(pool, nullptr, partials, stream);
+  return launch_pool_pass(PoolPass::kBuild, pool, nullptr, partials, stream);
+}
+
+cudaError_t launch_pool_rescale(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials,
+                                cudaStream_t stream) {
+  const cudaError_t error = sum_plainly(pool, plan, partials, nullptr, pool.stats + kMassQuantum, stream);
+  return error != cudaSuccess ? error : launch_pool_pass(PoolPass::kBuild, pool, plan, partials, stream);
 }
 
 }  // namespace fastood::background_pool
