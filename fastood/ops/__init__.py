@@ -5,7 +5,10 @@ the ops of `fastood.samplers.BackgroundPool`; they trust their arguments and are
 `fastood.ops.reference` has the formulas in plain float64 PyTorch.
 """
 
-from fastood.ops import _extension  # noqa: F401  registers the ops, or says why it cannot
+from fastood.ops import (
+    _extension,  # noqa: F401  registers the ops, or says why it cannot
+    _negated_views,  # noqa: F401  registers kernels
+)
 from fastood.ops.augment_images import augment_images
 from fastood.ops.class_l1_nearest import ClassL1Index, class_l1_nearest
 from fastood.ops.detection_metrics import (

@@ -117,3 +117,49 @@ def test_padding_has_an_end(padding: int) -> None:
         ops.augment_images(images, zero, zero, zero, zero.bool(), padding, [0.5], [0.5], torch.float32, False)
     far = ops.augment_images(images + 9, zero, zero, zero, zero.bool(), 2**16, [0.0], [1.0], torch.float32, False)
     assert far.eq(0).all()
+
+
+def pool_calls(change: Callable[[str, Tensor], Tensor]) -> dict[str, Callable[[], object]]:
+    """Calls of the ops that write into arguments, each of their tensors changed by its name."""
+    state = pool_of(torch.ones(100))._state
+    omega, velocity, masses, stats = (
+        change(name, getattr(state, name)) for name in ("omega", "velocity", "masses", "stats")
+    )
+    index, loss = torch.tensor([1]), change("loss", torch.ones(1, dtype=torch.float64))
+    counts = change("counts", torch.zeros(3, 4, dtype=torch.int32))
+    step = (omega, velocity, masses, stats, index, loss, None, 0.5, 0.9, 0.1, False)
+    return {
+        "fill": lambda: ops.background_pool_fill(omega, 1.0),
+        "build": lambda: ops.background_pool_build(omega, masses, stats, 0.5),
+        "ascend": lambda: ops.background_pool_ascend(*step).tolist(),
+        "counts": lambda: ops.resampling_counts(counts, 0, 0, 0, 0, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("build", "masses"), ("build", "stats"), ("ascend", "omega"), ("ascend", "velocity"), ("counts", "counts")],
+)
+def test_negated_views_are_not_written(name: str, argument: str) -> None:
+    """They would end the process in PyTorch's fallback."""
+    call = pool_calls(lambda tensor, value: torch._neg_view(value) if tensor == argument else value)[name]
+    with pytest.raises(RuntimeError, match=rf"{argument} must not be a lazily negated view, .*{argument}.resolve_neg"):
+        call()
+
+
+def test_negated_views_are_read() -> None:
+    assert pool_calls(lambda name, value: torch._neg_view(-value) if name == "loss" else value)["ascend"]() == [0, -1]
+
+
+@pytest.mark.parametrize("name", ["fill", "build", "ascend"])
+def test_zero_tensors_are_not_written(name: str) -> None:
+    call = pool_calls(lambda _, value: torch._efficientzerotensor(value.shape, dtype=value.dtype))[name]
+    with pytest.raises(RuntimeError, match=r"ZeroTensors are immutable"):
+        call()
+
+
+def test_zero_tensors_are_not_read_as_memory() -> None:
+    with pytest.raises(RuntimeError, match=r"factors must be contiguous"):
+        ops._outlier_loss_backward(*backward_args(factors=torch._efficientzerotensor(4, dtype=torch.float64)))
+    zeros = torch._efficientzerotensor(4, 3)
+    assert torch.equal(ops.logit_scores(zeros, 63, 0, 0.1, 0), ops.logit_scores(torch.zeros(4, 3), 63, 0, 0.1, 0))
