@@ -10,8 +10,6 @@ CPU and returns the last example on CUDA.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,11 @@ STATS = 7  # kStats
 MASS_TOTAL, WEIGHT_TOTAL, SQUARE_TOTAL, MASS_QUANTUM, WEIGHT_QUANTUM, SQUARE_QUANTUM, BOUND = range(STATS)
 DONE, BAD_INDEX, BAD_LOSS, TOO_LARGE, NEEDS_BUILD = range(5)  # PoolStatus of csrc/background_pool/status.h
 
+LOSS_DTYPE = torch.float64
+
 _QUANTA_BITS = 50
+_EXPONENT_BIAS = 1023
+_MANTISSA_BITS = 52
 
 pool_fill = torch.ops.fastood.background_pool_fill.default
 pool_sums = torch.ops.fastood.background_pool_sums.default
@@ -64,7 +66,7 @@ def choose_quanta(sums: Tensor) -> Tensor:
     """Return powers of two such that each sum is between 2^49 and 2^50 of them: 53-bit additions then stay exact.
 
     Args:
-        sums: float64 `[3]`, finite and >= 0, from `pool_sums`. Synchronises with the device.
+        sums: float64 `[3]`, finite and >= 0, from `pool_sums`.
 
     Returns:
         float64 `[3]` on the same device; 1 where the sum is 0.
@@ -73,16 +75,14 @@ def choose_quanta(sums: Tensor) -> Tensor:
         >>> choose_quanta(torch.tensor([2.0**50, 1.5, 0.0], dtype=torch.float64)).log2().tolist()
         [1.0, -49.0, 0.0]
     """
-    quanta = [math.ldexp(1.0, math.frexp(s)[1] - _QUANTA_BITS) if s > 0 else 1.0 for s in sums.tolist()]
-    return torch.tensor(quanta, dtype=torch.float64, device=sums.device)
+    # From the bits, on the device: torch.ldexp takes a power in float32, which overflows.
+    exponents = (sums.frexp().exponent.long() + (_EXPONENT_BIAS - _QUANTA_BITS)).clamp_(min=1)
+    return torch.where(sums > 0, (exponents << _MANTISSA_BITS).view(torch.float64), 1.0)
 
 
-def has_room(sums: Tensor, quanta: Tensor) -> bool:
-    """Return whether sums `[3]` are in the range of their quanta `[3]`: has_room of csrc/background_pool/status.h.
-
-    Synchronises with the device.
-    """
-    return bool(((sums >= 2.0**46 * quanta) & (sums <= 2.0**52 * quanta)).all())
+def has_room(sums: Tensor, quanta: Tensor) -> Tensor:
+    """Return whether sums `[3]` are in the range of their quanta `[3]`, bool `[]`: has_room of status.h."""
+    return ((sums >= 2.0**46 * quanta) & (sums <= 2.0**52 * quanta)).all()
 
 
 def _fill_fake(state: Tensor, value: float) -> None:

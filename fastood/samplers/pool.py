@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_device, as_flag
 from fastood.ops._arrays import Values
 from fastood.samplers import pool_checks
+from fastood.samplers.ascent_batch import AscentBatch
+from fastood.samplers.deferred import DeferredChecks, Origin, to_device
 from fastood.samplers.queries import PoolQueries
 from fastood.samplers.sharded import ShardedBackgroundPool
 from fastood.samplers.sharded import shard as shard_pool
 from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
 from fastood.samplers.state import AscentMode, PoolState
 from fastood.samplers.storage import map_tensors, save_tensors
-from fastood.samplers.without_replacement import draw_distinct
+from fastood.samplers.without_replacement import draw_distinct, draw_earliest
 
 __all__ = ["BackgroundPool"]
 
@@ -33,6 +36,12 @@ class BackgroundPool(PoolQueries):
     One step of Algorithm 1 is a draw, a forward pass of the network on the drawn examples, and an ascent step on their
     losses; the next draw uses the new weights. The cost of a draw, and of a step with `mode="sparse"`, hardly depends
     on the size of the pool; 10^9 examples take 8.1 GB.
+
+    On a CUDA device no call of `sample`, `importance` or `ascend` waits for the device (docs/host_waits.md lists every
+    call). The device checks the values of a batch and ignores a batch that is wrong; the ValueError is raised by a
+    later call: by the next `ascend`, `state_dict` or `save`, or sooner, by a `sample` or `importance` that finds the
+    result of the check on the host already. `synchronize` waits for it. The call that raises does nothing itself, and
+    works when it is repeated. On the CPU every error is raised by the call that it concerns.
 
     Ambiguities and differences, and how they are resolved:
         - The paper starts at `w = 1`, its code at `ω = 0` (`w = log 2`). Objectives and draws depend only on ratios of
@@ -87,6 +96,7 @@ class BackgroundPool(PoolQueries):
         device = as_device("device", device)
         with allocating(f"num_examples {num_examples}"):
             self._state = PoolState.uniform(num_examples, inverse_softplus(initial_weight), self.epsilon, device)
+        self._checks = DeferredChecks(self.device)
 
     @classmethod
     def from_weights(
@@ -159,6 +169,7 @@ class BackgroundPool(PoolQueries):
         Raises:
             OSError: If the folder cannot be written.
         """
+        self._checks.settle()
         options = {"epsilon": repr(self.epsilon), "momentum": repr(self.momentum)}
         save_tensors(Path(path), self._state.leaves(), options)
 
@@ -177,8 +188,9 @@ class BackgroundPool(PoolQueries):
             batch_size: B >= 1.
             generator: Source of the draws, on the device of the pool; there is no default.
             replacement: False draws distinct examples by successive sampling: each in proportion to `w^ε` among the
-                examples not drawn yet. Synchronises with the device. `importance` is computed as with replacement, so
-                that the mean loss is no longer unbiased.
+                examples not drawn yet. `importance` is computed as with replacement, so that the mean loss is no longer
+                unbiased. On a CUDA device the same distribution is drawn by other random numbers than on the CPU, in
+                `O(min(64 B, N) log N)` time and memory.
             stratified: Take the uniform number of draw b from `[b/B, (b+1)/B)`: equal expectations, and a variance
                 never above that of independent draws. The indices are in ascending order.
 
@@ -189,13 +201,15 @@ class BackgroundPool(PoolQueries):
         Raises:
             TypeError: If `generator` is not a `torch.Generator`, or `replacement` or `stratified` not a bool.
             ValueError: If `generator` is on another device, `batch_size` is not an int or below 1, or distinct draws
-                exceed the number of examples with weight or are stratified.
+                exceed the number of examples with weight or are stratified. On a CUDA device also the error of an
+                earlier call.
             MemoryError: If a batch of this size does not fit into memory.
         """
         batch_size = pool_checks.integer("batch_size", batch_size)
         state = self._state
         pool_checks.check_generator(generator, state.omega.device)
         replacement, stratified = as_flag("replacement", replacement), as_flag("stratified", stratified)
+        self._checks.poll()
         if not replacement:
             return self._sample_distinct(batch_size, generator=generator, stratified=stratified)
         with allocating(f"batch_size {batch_size}"):
@@ -205,7 +219,7 @@ class BackgroundPool(PoolQueries):
         # (b + u) / B of an ascending b: the draws are sorted, and each stratum of mass 1/B has exactly one.
         strata = torch.arange(batch_size, dtype=torch.float64, device=self.device)
         index = state.find((strata + uniform) / batch_size, self.epsilon)
-        return index, self.importance(index)
+        return index, self._importance(index)
 
     def _sample_distinct(
         self, batch_size: int, *, generator: torch.Generator, stratified: bool
@@ -217,14 +231,20 @@ class BackgroundPool(PoolQueries):
                 f"batch_size must be at most the {self._state.drawable} examples with weight when "
                 f"replacement=False, got {batch_size}"
             )
-        index = draw_distinct(
-            lambda count: self.sample(count, generator=generator)[0],
-            # An example without weight has w^0 = 1 at ε = 0, and must still have no mass.
-            lambda: self.weights.pow(self.epsilon).masked_fill_(self._state.omega == -torch.inf, 0.0),
-            batch_size,
-            generator=generator,
-        )
-        return index, self.importance(index)
+        if self.device.type == "cuda":
+            with allocating(f"batch_size {batch_size}"):
+                index = draw_earliest(self._state, self.epsilon, batch_size, generator=generator)
+        else:
+            index = draw_distinct(
+                lambda count: self.sample(count, generator=generator)[0],
+                lambda: self._state.exact_masses(self._state.omega, self.epsilon),
+                batch_size,
+                generator=generator,
+            )
+        return index, self._importance(index)
+
+    def _importance(self, index: Tensor) -> Tensor:
+        return ops.pool_importance(self._state.omega, self._state.stats, index, self.epsilon).float()  # type: ignore[no-any-return]
 
     def importance(self, index: Tensor) -> Tensor:
         """Return the importance weights of drawn examples, `r_i = (Σ w^ε / Σ w) w_i^(1-ε)` (supplementary eq. 12).
@@ -239,16 +259,19 @@ class BackgroundPool(PoolQueries):
 
         Raises:
             TypeError: If `index` is not an int64 tensor.
-            ValueError: If an index is out of range. Synchronises with the device.
+            ValueError: If an index is out of range. On a CUDA device its importance is NaN, and a later call raises.
 
         Example:
             >>> BackgroundPool(num_examples=5).importance(torch.tensor([0, 3]))
             tensor([1., 1.])
         """
         pool_checks.check_index(index, empty=True)
-        index = index.to(self.device).contiguous()
-        pool_checks.check_index_range(index, len(self))
-        return ops.pool_importance(self._state.omega, self._state.stats, index, self.epsilon).float()  # type: ignore[no-any-return]
+        self._checks.poll()
+        index = to_device(index, self.device)
+        if index.numel() > 0:
+            excess = pool_checks.index_excess(index, len(self))
+            self._checks.add(excess, partial(pool_checks.check_excess, num_examples=len(self)))
+        return self._importance(index)
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
         r"""Take one step of gradient ascent on the weighted loss of the batch.
@@ -273,11 +296,33 @@ class BackgroundPool(PoolQueries):
             TypeError: If `index` or `per_sample_loss` has another dtype.
             ValueError: If the batch is empty, the shapes differ, an index is outside `0 … N - 1`, a loss is negative,
                 NaN or infinite, `lr` or `mode` is out of range, a step exceeds float32, or ε = 1. The pool is then
-                unchanged.
+                unchanged. On a CUDA device a later call raises for the values of `index` and `per_sample_loss`.
         """
         lr = pool_checks.checked_ascent(index, per_sample_loss, lr, mode)
         pool_checks.check_learns(self.epsilon)
-        self._state.ascend(index, per_sample_loss, self.epsilon, self.momentum, lr, sparse=mode == "sparse")
+        # The device has usually passed the step before by now: the host is never more than one step ahead of it.
+        self._checks.settle(captured=False)
+        batch = AscentBatch.of(index, per_sample_loss, lr, self._state.omega)
+        status = self._state.ascend(batch, self.epsilon, self.momentum, sparse=mode == "sparse")
+        self._checks.add(status, partial(self._finish_step, batch), replayed=True)
+
+    def _finish_step(self, batch: AscentBatch, status: list[int], origin: Origin) -> None:
+        code, position = status
+        if code == ops.NEEDS_BUILD:
+            self._state.sum_up(self.epsilon)
+        elif code != ops.DONE:
+            raise batch.error(code, position, len(self), origin)
+
+    def synchronize(self) -> None:
+        """Wait for the device, and raise the error of an earlier call on it; also of steps replayed from a CUDA graph.
+
+        A captured step reads nothing, so that an invalid batch of a replay is ignored by the device. This method,
+        `state_dict` and `save` raise for the first invalid batch of all replays since the last such call.
+
+        Raises:
+            ValueError: If the values of a batch of `ascend`, or of an index of `importance`, were out of range.
+        """
+        self._checks.settle()
 
     def shard(self, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None) -> ShardedBackgroundPool:
         """Return the slice of this pool that this process owns; the pool can be deleted afterwards.
@@ -294,6 +339,7 @@ class BackgroundPool(PoolQueries):
             ValueError: If `rank` or `world_size` do not match the group, the pools of the processes differ, or there
                 are more processes than examples. Raised on every process.
         """
+        self._checks.settle()
         return shard_pool(self, rank, world_size, group=group)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -303,7 +349,11 @@ class BackgroundPool(PoolQueries):
 
         Returns:
             `omega` and `velocity`, float32 `[N]`, and `scale`, the rounding units of the sums, float64 `[4]`.
+
+        Raises:
+            ValueError: If an earlier call on a CUDA device had values out of range.
         """
+        self._checks.settle()
         return {name: tensor.clone() for name, tensor in self._state.leaves().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -319,5 +369,6 @@ class BackgroundPool(PoolQueries):
             ValueError: If a tensor has another size or dtype or a value that is not finite, or no example has weight.
                 The pool is then unchanged.
         """
+        self._checks.settle()
         pool_checks.check_state(state, len(self))
         self._state = self._state.take(state["omega"], state["velocity"], self.epsilon, scale=state.get("scale"))

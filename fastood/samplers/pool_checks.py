@@ -6,35 +6,33 @@ import math
 import operator
 from collections.abc import Mapping
 from os import PathLike
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from fastood.ops import _arguments as arguments
-from fastood.ops import background_pool as ops
 from fastood.ops._arguments import as_integer, as_real, shown
 from fastood.ops._arrays import Values, as_tensor
 from fastood.ops._validation import check_tensor
+from fastood.samplers.deferred import Origin
 from fastood.samplers.softplus import OMEGA_MAX
 
 __all__ = [
     "MAX_COUNT",
     "WEIGHT_MIN",
+    "check_excess",
     "check_file",
     "check_generator",
     "check_index",
-    "check_index_range",
     "check_learns",
-    "check_losses",
     "check_scale",
     "check_state",
     "checked_ascent",
     "checked_options",
     "checked_rate",
     "checked_weights",
+    "index_excess",
     "integer",
-    "raise_for_status",
 ]
 
 MAX_COUNT = 2**40
@@ -133,34 +131,6 @@ def checked_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str,
     return rate
 
 
-def raise_for_status(
-    status: int, position: int, index: Tensor, per_sample_loss: Tensor, lr: float, num_examples: int
-) -> NoReturn:
-    """Raise the ValueError for an error status of the op `pool_ascend`.
-
-    Args:
-        status: One of the error codes of `fastood.ops.background_pool`.
-        position: Position of the offending entry in the batch.
-        index: int64 `[B]`.
-        per_sample_loss: `[B]`.
-        lr: Step size.
-        num_examples: N.
-    """
-    if status == ops.BAD_INDEX:
-        raise ValueError(f"index must be in 0 … {num_examples - 1}, got {int(index[position])} at position {position}")
-    if status == ops.BAD_LOSS:
-        raise ValueError(
-            f"per_sample_loss must be finite and >= 0, got {float(per_sample_loss[position])} at position {position} "
-            f"(example {int(index[position])})"
-        )
-    # In a sharded pool the batch of this process may be empty.
-    largest = float(per_sample_loss.max()) if per_sample_loss.numel() else 0.0
-    raise ValueError(
-        f"per_sample_loss times lr, also divided by the pool's sums, must stay in float32's range, "
-        f"got up to {largest:g} · {lr:g}: reduce lr"
-    )
-
-
 def check_learns(epsilon: float) -> None:
     """Raise ValueError at ε = 1, where the loss of a batch does not depend on the weights."""
     if epsilon == 1:
@@ -170,29 +140,30 @@ def check_learns(epsilon: float) -> None:
         )
 
 
-def check_index_range(index: Tensor, num_examples: int, *, begin: int = 0) -> None:
-    """Raise ValueError unless every index is in `0 … N - 1`. Synchronises with the device.
+def index_excess(index: Tensor, num_examples: int) -> Tensor:
+    """Return whether an index is outside `0 … N - 1`, and the one that `check_excess` names; int64 `[2]`.
 
     Args:
-        index: int64 `[B]`, relative to `begin`.
+        index: int64 `[B]`, B >= 1.
         num_examples: N.
-        begin: Offset that the error adds to the indices and limits it reports.
     """
-    if index.numel() == 0:
-        return
-    low, high = (int(value) for value in index.aminmax())
-    if low < 0 or high >= num_examples:
-        raise ValueError(
-            f"index must be in {begin} … {begin + num_examples - 1}, got {begin + (low if low < 0 else high)}"
-        )
+    low, high = index.aminmax()
+    return torch.stack([(low < 0) | (high >= num_examples), torch.where(low < 0, low, high)])
 
 
-def check_losses(index: Tensor, loss: Tensor) -> None:
-    """Raise ValueError unless every loss is finite and >= 0. Synchronises with the device."""
-    # The negated comparison also selects NaN.
-    bad = ~((loss >= 0) & (loss < math.inf))
-    if bool(bad.any()):
-        raise_for_status(ops.BAD_LOSS, int(bad.nonzero()[0]), index, loss, 0.0, 0)
+def check_excess(excess: list[int], origin: Origin = "this", *, num_examples: int, begin: int = 0) -> None:
+    """Raise ValueError if `index_excess` has found an index outside `0 … N - 1`.
+
+    Args:
+        excess: Numbers that `index_excess` returned.
+        origin: Call of `importance` that they belong to.
+        num_examples: N.
+        begin: Offset that the error adds to the index and the limits that it reports.
+    """
+    is_outside, index = excess
+    if is_outside:
+        where = "" if origin == "this" else "; this was an index of an earlier call of importance, which returned NaN"
+        raise ValueError(f"index must be in {begin} … {begin + num_examples - 1}, got {begin + index}{where}")
 
 
 def checked_weights(weights: Values) -> Tensor:
@@ -271,7 +242,7 @@ def check_state(state: Mapping[str, Tensor], num_examples: int) -> None:
                 f"state[{name!r}] must be float32 of shape ({num_examples},), "
                 f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
-        low, high = (float(value) for value in tensor.aminmax())
+        low, high = torch.stack(tensor.aminmax()).tolist()
         if math.isnan(low) or high == math.inf or (low == -math.inf and name == "velocity"):
             raise ValueError(f"state[{name!r}] must be finite, got NaN or infinity")
     scale = state.get("scale")
@@ -288,7 +259,7 @@ def check_scale(scale: Tensor, sums: Tensor) -> None:
         scale: float64 `[4]`, the three quanta and the bound.
         sums: float64 `[3]`, the sums of the masses, weights and squared weights.
     """
-    quanta, bound = scale.tolist()[:3], float(scale[3])
+    *quanta, bound = scale.tolist()
     totals = sums.tolist()
     for quantum, total in zip(quanta, totals, strict=True):
         # A power of two (mantissa 0.5), and a sum of 2^45 … 2^53 quanta: 53-bit additions of multiples are then exact.

@@ -14,6 +14,8 @@ from fastood.common.distributed import check_alike, check_in_group, exchange
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import is_bool, shown
 from fastood.samplers import pool_checks, selection
+from fastood.samplers.ascent_batch import AscentBatch
+from fastood.samplers.deferred import to_device
 from fastood.samplers.queries import PoolQueries
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import AscentMode, PoolState
@@ -132,12 +134,19 @@ class ShardedBackgroundPool:
 
         Raises:
             TypeError: If `index` is not an int64 tensor.
-            ValueError: If an index is in another slice.
+            ValueError: If an index is in another slice. Waits for the device once.
         """
         pool_checks.check_index(index, empty=True)
-        local = index.to(self._state.omega.device) - self.begin
-        pool_checks.check_index_range(local, self.end - self.begin, begin=self.begin)
+        local = to_device(index, self._state.omega.device) - self.begin
+        self._check_range(local)
         return self._importance(local).float()
+
+    def _check_range(self, local: Tensor) -> None:
+        """Raise ValueError unless every index, relative to `begin`, is in this slice. Waits for the device."""
+        if local.numel() > 0:
+            size = self.end - self.begin
+            excess = pool_checks.index_excess(local, size).tolist()
+            pool_checks.check_excess(excess, num_examples=size, begin=self.begin)
 
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
         """Take one step of gradient ascent on the batch of all processes; see `BackgroundPool.ascend`.
@@ -148,51 +157,57 @@ class ShardedBackgroundPool:
             lr: Step size > 0, equal on every process.
             mode: "exact" or "sparse", equal on every process.
 
+        Waits for the device twice: for the numbers of all processes, and for the status of the step.
+
         Raises:
             TypeError: If `index` or `per_sample_loss` has another dtype.
             ValueError: If an argument is out of range on a process, or differs between processes, or the batch is empty
                 on all of them. Every process raises, and no slice changes.
         """
-        local, loss, rate, trouble = index, per_sample_loss, 0.0, None
+        # One exchange for the status, the weighted loss, the batch size, and the values that must agree.
+        own = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+        batch: AscentBatch | Exception
         try:
             rate = pool_checks.checked_ascent(index, per_sample_loss, lr, mode, empty=True)
             pool_checks.check_learns(self.epsilon)
-            local = (index.to(self._state.omega.device) - self.begin).contiguous()
-            loss = per_sample_loss.detach().to(self._state.omega.device, torch.float64)
-            pool_checks.check_index_range(local, self.end - self.begin, begin=self.begin)
-            pool_checks.check_losses(index, loss)
+            batch = AscentBatch.of(index, per_sample_loss, rate, self._state.omega).shifted(self.begin)
+            own = batch.summary(self.end - self.begin, self._importance, sparse=mode == "sparse")
         except Exception as error:  # of any type, because the other processes wait for the exchange below
-            trouble = error
-        # One exchange for the status, the weighted loss, the batch size, and the values that must agree.
-        sparse = mode == "sparse"
-        own = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=self._state.omega.device)
-        if trouble is None:
-            weighted = (self._importance(local) * loss).sum()
-            others = weighted.new_tensor([local.numel(), rate, sparse])
-            own = torch.cat([torch.zeros_like(weighted)[None], weighted[None], others])
+            batch, own = error, own.to(self._state.omega.device)
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(parts, own, group=self._group)
-        if trouble is not None:
-            raise trouble
-        every = torch.stack(parts).tolist()
+        if isinstance(batch, Exception):
+            raise batch
+        # One read for all decisions: the host waits once.
+        gathered = torch.stack(parts)
+        every = gathered.tolist()
+        if every[dist.get_rank(self._group)][0]:
+            self._check_range(batch.index)
+            raise batch.first_bad_loss()
         bad = sum(failed for failed, *_ in every)
         if bad:
             raise ValueError(f"the batches of {bad:g} other processes are invalid: no weight was changed")
         check_alike("lr", [rate for *_, rate, _ in every])
         check_alike("mode", ["sparse" if is_sparse else "exact" for *_, is_sparse in every])
-        weighted_loss, batch = torch.stack(parts)[:, 1:3].sum(0).tolist()
-        if not batch:
+        if not any(count for _, _, count, *_ in every):
             raise ValueError("index must have at least one example on some process")
         # Every process steps with the totals and the loss of all processes, because the gradient depends on them.
-        shared = torch.cat([self._totals[:2], self._totals.new_tensor([weighted_loss / batch, batch])])
-        self._state.ascend(local, loss, self.epsilon, self.momentum, rate, sparse=sparse, shared=shared)
+        weighted_loss, total = gathered[:, 1:3].sum(0)
+        shared = torch.cat([self._totals[:2], torch.stack([weighted_loss / total, total])])
+        status = self._state.ascend(batch, self.epsilon, self.momentum, sparse=mode == "sparse", shared=shared)
         self._gather_totals()
-        self._renew_quanta()
+        self._finish_step(batch, status)
 
-    def _renew_quanta(self) -> None:
-        """Choose new quanta, equal on every process, if a total has left the range of its quantum."""
-        quanta = self._state.stats[ops.MASS_QUANTUM : ops.BOUND]
-        if not ops.has_room(self._totals, quanta):
+    def _finish_step(self, batch: AscentBatch, status: Tensor) -> None:
+        """Raise for the status of a step, or choose new quanta if a total has left the range of its quantum.
+
+        Status and totals, and hence the decisions, are equal on every process.
+        """
+        room = ops.has_room(self._totals, self._state.stats[ops.MASS_QUANTUM : ops.BOUND])
+        code, position, has_room = torch.cat([status, room.long()[None]]).tolist()
+        if code not in (ops.DONE, ops.NEEDS_BUILD):
+            raise batch.error(code, position, len(self))
+        if not has_room:
             # Not the totals, which may have left the range in which they are exact.
             sums = ops.pool_sums(self._state.omega, self.epsilon)
             dist.all_reduce(sums, group=self._group)
@@ -219,7 +234,8 @@ class ShardedBackgroundPool:
             rate = pool_checks.checked_rate(rate)
             pool_checks.check_generator(generator, self._state.omega.device)
             alike.update({"rate": rate, "generator": _digest(generator.get_state().numpy().tobytes())})
-        factor = rate * len(self) / float(self._totals[1])
+        expected = torch.full((), rate * len(self), dtype=torch.float64, device=self._totals.device)
+        factor = expected / self._totals[1]
         within = (self.begin, len(self))
         return selection.bernoulli(self._state.omega, factor, generator=generator, within=within)
 
@@ -238,7 +254,7 @@ class ShardedBackgroundPool:
             trouble = error
         # Usually only a digest is exchanged, one integer; the values follow only if digests differ.
         number = -1 if trouble is not None else int(_digest(repr(alike).encode()), 16)
-        own = torch.tensor([number], device=self._state.omega.device)
+        own = torch.full((1,), number, device=self._state.omega.device)
         numbers = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(numbers, own, group=self._group)
         if number >= 0 and len(set(torch.cat(numbers).tolist())) == 1:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastood.ops import background_pool as ops
 from fastood.samplers import pool_checks
-from fastood.samplers.softplus import OMEGA_MAX, OMEGA_MIN
+from fastood.samplers.ascent_batch import AscentBatch
+from fastood.samplers.softplus import OMEGA_MAX, OMEGA_MIN, softplus
 
 __all__ = ["AscentMode", "PoolState"]
 
@@ -71,7 +72,7 @@ class PoolState:
         Raises:
             ValueError: If no example has weight, or `scale` does not fit. The state is then unchanged.
         """
-        low, high = (float(value) for value in omega.aminmax())
+        low, high = torch.stack(omega.aminmax()).tolist()
         if high == -torch.inf:
             raise ValueError("every example has weight zero: there is nothing to draw")
         removed = 0
@@ -112,7 +113,7 @@ class PoolState:
         return state
 
     def sum_up(self, epsilon: float, *, quanta: Tensor | None = None) -> None:
-        """Compute all sums, rounded to multiples of `quanta` or of newly chosen ones. Synchronises with the device."""
+        """Compute all sums, rounded to multiples of `quanta` or of newly chosen ones."""
         if quanta is None:
             quanta = ops.choose_quanta(ops.pool_sums(self.omega, epsilon))
         self.stats[ops.MASS_QUANTUM : ops.BOUND] = quanta
@@ -122,6 +123,12 @@ class PoolState:
         """Return the examples, int64 `[B]`, at uniforms, float64 `[B]` in [0, 1), by inverting the running mass sum."""
         target = self.target(uniform, self.stats[ops.MASS_TOTAL])
         return ops.pool_find(self.omega, self.masses, self.stats, target, epsilon)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def exact_masses(omega: Tensor, epsilon: float) -> Tensor:
+        """Return the masses `w^ε`, float64, of these ω without rounding to a quantum; 0 for examples without weight."""
+        # An example without weight has w^0 = 1 at ε = 0, and must still have no mass.
+        return softplus(omega.double()).pow(epsilon).masked_fill_(omega == -torch.inf, 0.0)
 
     def target(self, uniform: Tensor, total: Tensor) -> Tensor:
         """Return the positions of uniforms in a running sum up to `total`: whole quanta, below the total.
@@ -142,46 +149,33 @@ class PoolState:
         return replace(state, drawable=int((state.omega != -torch.inf).sum()))
 
     def ascend(
-        self,
-        index: Tensor,
-        per_sample_loss: Tensor,
-        epsilon: float,
-        momentum: float,
-        lr: float,
-        *,
-        sparse: bool,
-        shared: Tensor | None = None,
-    ) -> None:
+        self, batch: AscentBatch, epsilon: float, momentum: float, *, sparse: bool, shared: Tensor | None = None
+    ) -> Tensor:
         """Take one ascent step in place; see `BackgroundPool.ascend`.
 
         Args:
-            index: int64 `[B]`.
-            per_sample_loss: `[B]`, floating-point.
+            batch: The batch, on the device of this state.
             epsilon: ε in [0, 1).
             momentum: Momentum in [0, 1).
-            lr: Step size, > 0.
             sparse: Whether to move only the examples of the batch.
             shared: Z, S, L and B of the whole pool, float64 `[4]`, if this state is a slice; else None.
 
-        Raises:
-            ValueError: If a value of the batch is out of range. The state is then unchanged.
+        Returns:
+            Status and position, int64 `[2]`. The state is unchanged if `AscentBatch.error` has an error for it.
         """
-        # Converted once, so that the values in an error are those that the op has checked.
-        index = index.to(self.omega.device).contiguous()
-        loss = per_sample_loss.detach().to(self.omega.device, torch.float64).contiguous()
-        status = ops.pool_ascend(
-            self.omega, self.velocity, self.masses, self.stats, index, loss, shared, epsilon, momentum, lr, sparse
+        return ops.pool_ascend(  # type: ignore[no-any-return]
+            self.omega,
+            self.velocity,
+            self.masses,
+            self.stats,
+            batch.index,
+            batch.loss,
+            shared,
+            epsilon,
+            momentum,
+            batch.lr,
+            sparse,
         )
-        if status.is_cuda and torch.cuda.is_current_stream_capturing():
-            # A CUDA graph cannot synchronise to read the status. The op ignores invalid batches, and the next step
-            # outside of the graph recomputes sums that have left their range.
-            return
-        code, position = status.tolist()
-        # A slice does not rebuild by itself: all processes must choose the same quanta (`_renew_quanta`).
-        if code == ops.NEEDS_BUILD and shared is None:
-            self.sum_up(epsilon)
-        elif code not in (ops.DONE, ops.NEEDS_BUILD):
-            pool_checks.raise_for_status(code, position, index, loss, lr, self.omega.numel())
 
     def leaves(self) -> dict[str, Tensor]:
         """Return the tensors that determine the state, not copied: ω, velocity, and quanta and bound of the sums."""

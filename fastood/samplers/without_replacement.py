@@ -1,4 +1,4 @@
-"""Draws without replacement, by dropping repeated draws."""
+"""Draws without replacement: by dropping repeated draws, or without reading a value, by the earliest of clocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["draw_distinct"]
+from fastood.ops import background_pool as ops
+from fastood.samplers.state import PoolState
+
+__all__ = ["draw_distinct", "draw_earliest"]
 
 _ROUNDS = 16
 """Batches of draws before a pass over the pool is cheaper, because a few drawn examples have most of the mass."""
+_CHUNK = 1 << 24
+"""Examples whose masses are in memory at once when every example has a clock."""
 
 
 def draw_distinct(
@@ -47,3 +52,62 @@ def draw_distinct(
     # be drawn.
     keys = (-torch.log1p(-uniform) / masses).masked_fill_(masses == 0, torch.inf)
     return torch.cat([first, keys.topk(count - first.numel(), largest=False).indices])
+
+
+def draw_earliest(state: PoolState, epsilon: float, count: int, *, generator: torch.Generator) -> Tensor:
+    """Draw distinct examples by successive sampling without reading a value, so that the host never waits.
+
+    Every example has a clock that rings after a time distributed as Exp(1) / p_i; the order in which the clocks ring is
+    successive sampling (Efraimidis & Spirakis 2006). The clock of a node of the tree is the earliest below the node,
+    distributed as Exp(1) / Σ p, and the `count` earliest examples are below the `count` earliest nodes of each level.
+    Given that the earliest clock below a node rings at T, the clocks of its children ring at `T + e_j - min e` with
+    independent `e_j` distributed as Exp(1) / m_j, because the exponential distribution has no memory. Only 64 children
+    of `count` nodes per level thus need clocks: `O(min(64 count, N) log N)` time and memory. If N is below `64 count`,
+    or examples without weight would need a check of every node, each example has a clock: `O(N)`.
+
+    Masses of nodes are rounded as in `BackgroundPool.sample`. Examples of a node whose mass rounds to zero, below 2^-50
+    of the total, are drawn after all others, nodes in any order.
+
+    Args:
+        state: The pool.
+        epsilon: ε in [0, 1].
+        count: Number of distinct examples to draw, at most the number of examples with mass.
+        generator: Source of the draws, on the device of the pool.
+
+    Returns:
+        int64 `[count]`, in the order of the draws.
+    """
+    size = state.omega.numel()
+    if size <= ops.FAN_OUT * count or state.drawable < size:
+        return _flat_clocks(state, epsilon, generator).topk(count, largest=False).indices
+    device = state.omega.device
+    children = torch.arange(ops.FAN_OUT, device=device)
+    # A mass that is 0 by rounding still needs a clock, later than any other.
+    least = state.stats[ops.MASS_QUANTUM] * 2.0**-64
+    earliest = torch.zeros(1, dtype=torch.int64, device=device)
+    rings = torch.zeros(1, dtype=torch.float64, device=device)
+    for offset, nodes in [*reversed(ops.levels(size)), (-1, size)]:
+        place = earliest[:, None] * ops.FAN_OUT + children
+        inside = place < nodes
+        place = place.clamp_(max=nodes - 1)
+        masses = state.exact_masses(state.omega[place], epsilon) if offset < 0 else state.masses[offset + place]
+        clocks = (_exponential(masses, generator) / torch.maximum(masses, least)).masked_fill_(~inside, torch.inf)
+        clocks += rings[:, None] - clocks.amin(1, keepdim=True)
+        rings, order = clocks.flatten().topk(min(count, nodes), largest=False)
+        earliest = place.flatten()[order]
+    return earliest
+
+
+def _flat_clocks(state: PoolState, epsilon: float, generator: torch.Generator) -> Tensor:
+    """Return a clock for every example, float64 `[N]`; infinite for examples without weight."""
+    clocks = torch.empty_like(state.omega, dtype=torch.float64)
+    for omega, part in zip(torch.split(state.omega, _CHUNK), torch.split(clocks, _CHUNK), strict=True):
+        masses = state.exact_masses(omega, epsilon)
+        part.copy_(_exponential(masses, generator)).div_(masses).masked_fill_(masses == 0, torch.inf)
+    return clocks
+
+
+def _exponential(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return draws of Exp(1), float64, in the shape of a tensor."""
+    uniform = torch.rand(like.shape, dtype=torch.float64, device=like.device, generator=generator)
+    return -torch.log1p(-uniform)
