@@ -270,7 +270,7 @@ def _check_weights(weights: Tensor, count: int) -> None:
     check_tensor("weights", weights, (*LOGIT_DTYPES, *_INTEGERS), values=True)
     if weights.shape != (count,):
         raise ValueError(f"weights must have shape ({count},), got {tuple(weights.shape)}")
-    if not (torch.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()):
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all() & (weights > 0).any()):
         raise ValueError(f"weights must be finite and at least 0, one of them above 0, got {weights.tolist()}")
 
 

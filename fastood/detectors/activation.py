@@ -129,7 +129,8 @@ class ReAct(ShapedFeatures):
         return {"threshold": torch.tensor(threshold, dtype=torch.float64)}
 
     def _shaped(self, rows: Tensor) -> Tensor:
-        return rows.minimum(self._state["threshold"].to(rows.device))
+        # The threshold is on the CPU: a number needs no copy, for which the host would wait.
+        return rows.clamp(max=float(self._state["threshold"]))
 
     def _zeros(self, batches: Batches) -> float:
         """Return the fraction of training features at 0 or below."""

@@ -134,7 +134,9 @@ class ViM(HeadDetector):
                 f"ViM: principal={self.principal} leaves no residual space, because the training features span {span} "
                 f"of {width} dimensions; pass a principal below {span}, or fit to more rows"
             )
-        state = {"residual": residual, "alpha": largest / norms, "centred": torch.full_like(largest, centred)}
+        # On the CPU, where `_score` reads it without waiting for a device.
+        is_centred = torch.full((), centred, dtype=largest.dtype, device="cpu")
+        state = {"residual": residual, "alpha": largest / norms, "centred": is_centred}
         return state, float(largest) / count, float(largest - everything) / count
 
     def _score(self, rows: Tensor) -> Tensor:

@@ -81,10 +81,10 @@ class ClassSums:
             ValueError: If a shape, device or label does not fit, or a feature is NaN or infinite. The statistics are
                 then unchanged.
         """
-        features, labels = self._checked(features, labels)
+        features, labels, bound = self._checked(features, labels)
         if len(labels) == 0:
             return self
-        self._grow(int(labels.max()) + 1)
+        self._grow(bound)
         self.resolution = max(self.resolution, resolution_of(features.dtype))
         for rows, classes in zip(torch.split(features, CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True):
             self._add(rows.to(self.means), classes.to(self.means.device))
@@ -245,18 +245,20 @@ class ClassSums:
 
         return cls.from_state_dict(load_file(path), device=device)
 
-    def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the detached rows with labels of at least zero, or raise unless all arguments fit."""
+    def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Return the detached rows with labels of at least zero, and a bound above the labels, or raise."""
         check_features(features, self.num_features)
         check_labels(labels, features)
         features, kept = features.detach(), labels >= 0
         check_finite_rows(features, kept)
         if not bool(kept.all()):
             features, labels = features[kept], labels[kept]
-        if len(labels) > 0:
-            largest, rows = int(labels.max()), self.count + len(labels)
-            check_label_range(largest, self._limit, rows=rows, classes=self.num_classes, per_class=self.per_class)
-        return features, labels
+        if len(labels) == 0:
+            return features, labels, 0
+        largest, count = torch.stack([labels.max(), self.counts.sum().to(labels.device)]).tolist()
+        rows = count + len(labels)
+        check_label_range(largest, self._limit, rows=rows, classes=self.num_classes, per_class=self.per_class)
+        return features, labels, largest + 1
 
     def _grow(self, classes: int) -> None:
         """Add zeros for classes up to this number."""
@@ -278,7 +280,8 @@ class ClassSums:
         delta = rows.new_zeros(len(present), self.num_features).index_add_(0, where, rows) / counts[:, None]
         # A class without rows has no mean to subtract yet: its first rows are taken about their own mean.
         first = delta * (before == 0)[:, None]
-        if bool((before == 0).any()):
+        # Without new classes a subtraction of zeros, which a device does rather than wait.
+        if rows.device.type != "cpu" or bool((before == 0).any()):
             rows -= first[where]
         step = (delta - first) * (counts.double() / (before + counts))[:, None]
         self.means[present] += first + step

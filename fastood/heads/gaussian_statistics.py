@@ -148,7 +148,7 @@ class GaussianStatistics(ClassSums):
             TypeError: If a tensor has another dtype.
             ValueError: If a shape, device or label does not fit, or a feature is NaN or infinite.
         """
-        features, labels = self._checked(features, labels)
+        features, labels, _ = self._checked(features, labels)
         sums = torch.zeros(self.num_classes, dtype=torch.float64, device=self.means.device)
         for rows, classes in zip(torch.split(features, CHUNK_ROWS), torch.split(labels, CHUNK_ROWS), strict=True):
             classes = classes.to(sums.device)

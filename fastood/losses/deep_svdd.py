@@ -114,7 +114,7 @@ def _check_distances(distances: Tensor) -> None:
 
 def _checked_radius(radius: Tensor | float, distances: Tensor) -> Tensor:
     if not isinstance(radius, Tensor):
-        return distances.new_tensor(check_number("radius", radius, 0))
+        return distances.new_full((), check_number("radius", radius, 0))
     check_tensor("radius", radius, LOGIT_DTYPES)
     if radius.dim() != 0:
         raise ValueError(f"radius must be a number or of shape (), got shape {tuple(radius.shape)}")

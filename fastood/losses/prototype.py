@@ -30,8 +30,8 @@ class PrototypeLoss(nn.Module):
 
     Raises:
         TypeError: If an argument has another type or dtype.
-        ValueError: If an argument has the wrong shape or device, or a target is not below K. The check of targets
-            synchronises with the device.
+        ValueError: If an argument has the wrong shape or device, or, on the CPU, a target is not below K. On a CUDA
+            device such a target makes the loss NaN instead, because a check would wait for the device.
 
     Example:
         >>> import torch
@@ -53,8 +53,11 @@ class PrototypeLoss(nn.Module):
         # torch.where rather than a product with the mask: 0 * inf of a background row would be NaN.
         rows = torch.where(in_distribution[:, None], features.to(dtype), 0.0)
         # Background rows read class 0 to keep the shapes static, and are masked out below.
-        own = prototypes[labels.clamp(min=0)].to(dtype)
+        own = prototypes[labels.clamp(0, len(prototypes) - 1)].to(dtype)
         nearest = (rows[:, None] - own).square().sum(dim=2).amin(dim=1)
+        if labels.device.type != "cpu":
+            # Unchecked: an index out of range would destroy the CUDA context of the process.
+            nearest = nearest.masked_fill(labels >= len(prototypes), torch.nan)
         per_sample = torch.where(in_distribution, nearest, 0.0)
         return per_sample.sum() / in_distribution.sum().clamp(min=1), per_sample.detach()
 
@@ -73,8 +76,9 @@ def _checked_targets(features: Tensor, prototypes: Tensor, targets: Numbers) -> 
     if prototypes.device != features.device:
         raise ValueError(f"prototypes must be on {features.device} like features, got {prototypes.device}")
     labels = as_targets(targets, features, "features")
-    # This check synchronises: on a GPU an index out of range would destroy the CUDA context of the process.
-    if not (torch.compiler.is_compiling() or is_transformed() or labels.is_meta or labels.numel() == 0):
+    # Reading values would wait for a device, and break the graph of a compiled function.
+    readable = labels.device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed())
+    if readable and labels.numel() > 0:
         largest = int(labels.max())
         if largest >= prototypes.shape[0]:
             raise ValueError(

@@ -78,21 +78,24 @@ class ScoreCalibration:
             scores: Scores of any shape, on the device of the held-out ones; arrays and lists are moved there.
 
         Returns:
-            float64 of the same shape, in [1 / (N + 1), 1].
+            float64 of the same shape, in [1 / (N + 1), 1]. On a CUDA device, where a check would wait, NaN for a score
+            that is NaN.
 
         Raises:
             TypeError: If scores are not numeric, or complex.
-            ValueError: If a score is NaN, or the scores are on another device.
+            ValueError: If a score is NaN, on the CPU, or the scores are on another device.
         """
         values = as_scores("scores", scores)
         if isinstance(scores, Tensor) and values.device != self.id_scores.device:
             raise ValueError(f"scores must be on {self.id_scores.device} like id_scores, got {values.device}")
-        if values.is_floating_point() and values.isnan().any():
+        values = values.to(self.id_scores.device)
+        if values.device.type == "cpu" and values.is_floating_point() and values.isnan().any():
             raise ValueError("scores must not hold NaN: it has no p-value")
         # Held-out scores equal to the score count as ≥ it, the conservative side.
-        below = torch.searchsorted(self.id_scores, values.to(self.id_scores.device).double().contiguous())
+        below = torch.searchsorted(self.id_scores, values.double().contiguous())
         count = len(self.id_scores)
-        return (1 + count - below).double() / (count + 1)
+        of_each = (1 + count - below).double() / (count + 1)
+        return of_each.masked_fill(values.isnan(), torch.nan) if values.is_floating_point() else of_each
 
     def threshold(self, fpr: float, *, confidence: float | None = None) -> float:
         """Return the threshold above which at most a given fraction of ID images is flagged.

@@ -112,4 +112,4 @@ def pr_curve(
 
 def _with_first(value: float, points: Tensor) -> Tensor:
     """Return float64 `[T + 1]`: the value where nothing is flagged, then the values of the T points."""
-    return torch.cat((points.new_tensor([value], dtype=torch.float64), points.to(torch.float64)))
+    return torch.cat((points.new_full((1,), value, dtype=torch.float64), points.to(torch.float64)))

@@ -55,8 +55,9 @@ def delong_estimate(id_scores: Values, ood_scores: Values) -> DelongEstimate:
     """
     placements = _placements(*checked_pair(id_scores, ood_scores))
     # var divides by n - 1, as DeLong's estimator does.
-    variance = sum(float(part.var()) / len(part) for part in placements)
-    return DelongEstimate(auroc=float(placements[1].mean()), std=sqrt(variance))
+    *variances, auroc = torch.stack([*(part.var() for part in placements), placements[1].mean()]).tolist()
+    variance = sum(of_part / len(part) for of_part, part in zip(variances, placements, strict=True))
+    return DelongEstimate(auroc=auroc, std=sqrt(variance))
 
 
 def delong_test(id_scores: Values, ood_scores: Values, other_id_scores: Values, other_ood_scores: Values) -> DelongTest:

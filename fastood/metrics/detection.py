@@ -133,16 +133,10 @@ def detection_metrics(
     if aupr_kind != "average_precision":
         values |= _areas(id_rows, ood_rows, aupr_kind)
 
-    def shaped(value: Tensor) -> float | Tensor:
-        return value.view(shape) if shape else float(value)
-
+    # One read for all numbers: a device is waited for once.
+    numbers = [value.view(shape) for value in values.values()] if shape else torch.cat(list(values.values())).tolist()
     return DetectionMetrics(
-        auroc=shaped(values["auroc"]),
-        aupr_in=shaped(values["aupr_in"]),
-        aupr_out=shaped(values["aupr_out"]),
-        fpr_at_tpr=shaped(values["fpr_at_tpr"]),
-        threshold=shaped(values["threshold"]),
-        detection_error=shaped(values["detection_error"]),
+        **dict(zip(values, numbers, strict=True)),
         tpr=tpr,
         positive=positive,
         rule=rule,

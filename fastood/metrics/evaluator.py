@@ -141,20 +141,24 @@ class DetectionEvaluator:
         if batch.numel() == 0:
             return self  # an empty batch fixes neither the dtype nor whether there are predictions
         self._check_like_before(batch.dtype, predicted is not None)
-        check_no_nan("scores", batch)
+        if self.mode != "segmentation":
+            # First, so that everything after it that depends on values does not wait for a device.
+            device = self.device or (self._id_scores[0].device if self._id_scores else batch.device)
+            batch, targets = batch.to(device), targets.to(device)
+            predicted = None if predicted is None else predicted.to(device)
+        check_no_nan({"scores": batch})
         if self.mode == "segmentation":
             self._images.extend(metrics_of_images(batch, targets, self._of_image))
             self._dtype = batch.dtype
             return self
 
-        device = self.device or (self._id_scores[0].device if self._id_scores else batch.device)
         is_ood, is_id = targets < 0, targets >= 0
         if self.void_label is not None:
             kept = targets != self.void_label
             is_ood, is_id = is_ood & kept, is_id & kept
-        # Everything is transferred before anything is added: a transfer may fail, and must not leave half a batch.
-        id_scores, ood_scores = batch[is_id].to(device), batch[is_ood].to(device)
-        correct = None if predicted is None else (predicted == targets)[is_id].to(device)
+        # Everything is allocated before anything is added: a batch that does not fit must not leave half of it.
+        id_scores, ood_scores = batch[is_id], batch[is_ood]
+        correct = None if predicted is None else (predicted == targets)[is_id]
         self._dtype = batch.dtype
         self._id_scores.append(id_scores)
         self._ood_scores.append(ood_scores)

@@ -110,14 +110,16 @@ class HistogramEvaluator:
             raise TypeError(f"scores must be floating point, got {scores.dtype}")
         if y.shape != scores.shape:
             raise ValueError(f"y must have shape {tuple(scores.shape)} as scores, got {tuple(y.shape)}")
-        check_no_nan("scores", scores)
+        # Moved first: a check of scores on the CPU waits for no device.
         scores, y = scores.to(self._counts.device).reshape(-1), y.to(self._counts.device).reshape(-1)
+        check_no_nan({"scores": scores})
         if self.void_label is not None:
             kept = y != self.void_label
             scores, y = scores[kept], y[kept]
         num_bins = 1 << self.bits
         numbers = _bins(scores, self.bits) + (y < 0).long() * num_bins
-        self._counts += torch.bincount(numbers, minlength=2 * num_bins).view(2, num_bins)
+        # bincount would read the largest number, and so wait for a device.
+        self._counts.view(-1).index_add_(0, numbers, torch.ones_like(numbers))
         return self
 
     def merge(self, other: "HistogramEvaluator") -> Self:

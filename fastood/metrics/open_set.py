@@ -3,6 +3,8 @@
 from math import isfinite, nan
 from warnings import warn
 
+import torch
+
 from fastood.metrics.detection import detection_metrics
 from fastood.metrics.inputs import Values
 from fastood.metrics.validation import checked_correct, checked_pair
@@ -69,8 +71,8 @@ def autc(id_scores: Values, ood_scores: Values) -> float:
         0.125
     """
     id_scores, ood_scores = (scores.double() for scores in checked_pair(id_scores, ood_scores))
-    low = min(float(id_scores.min()), float(ood_scores.min()))
-    high = max(float(id_scores.max()), float(ood_scores.max()))
+    extremes = torch.stack([*id_scores.aminmax(), *ood_scores.aminmax()]).tolist()
+    low, high = min(extremes), max(extremes)
     if not (isfinite(low) and isfinite(high)):
         warn("autc is NaN: an infinite score cannot be scaled to [0, 1]", stacklevel=2)
         return nan
@@ -78,9 +80,11 @@ def autc(id_scores: Values, ood_scores: Values) -> float:
         warn("autc is NaN: all scores are equal and cannot be scaled to [0, 1]", stacklevel=2)
         return nan
     if high - low < _WIDE:
-        id_mean, ood_mean = (float((scores - low).mean()) / (high - low) for scores in (id_scores, ood_scores))
+        means = torch.stack([(scores - low).mean() for scores in (id_scores, ood_scores)]).tolist()
+        id_mean, ood_mean = (mean / (high - low) for mean in means)
     else:
         # The range or a sum of finite scores may overflow, so everything is halved first.
         width = high / 2 - low / 2
-        id_mean, ood_mean = (float(((scores / 2 - low / 2) / width).mean()) for scores in (id_scores, ood_scores))
-    return (id_mean + 1 - ood_mean) / 2
+        halved = [((scores / 2 - low / 2) / width).mean() for scores in (id_scores, ood_scores)]
+        id_mean, ood_mean = torch.stack(halved).tolist()
+    return float(id_mean + 1 - ood_mean) / 2

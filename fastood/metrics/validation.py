@@ -1,7 +1,7 @@
 """Checks of scores and settings of metrics."""
 
-from collections.abc import Iterable
-from math import isfinite
+from collections.abc import Iterable, Mapping
+from math import isfinite, isnan
 from typing import Literal, get_args
 
 import torch
@@ -49,9 +49,10 @@ def checked_pair(
         ValueError: If scores are empty, of a wrong shape, hold NaN or are on different devices.
     """
     one, other = (
-        checked_scores(name, values, batched=batched)
+        checked_scores(name, values, batched=batched, nan_allowed=True)
         for name, values in zip(names, (id_scores, ood_scores), strict=True)
     )
+    check_no_nan(dict(zip(names, (one, other), strict=True)))
     if one.dtype != other.dtype:
         # Two lists differ in dtype only if one holds integers that float64 does not represent: both become int64.
         lists = not (has_dtype(id_scores) or has_dtype(ood_scores))
@@ -79,13 +80,14 @@ def check_comparable(name: str, scores: Tensor, other_name: str, other: Tensor) 
         raise ValueError(f"{name} and {other_name} must share one device, got {scores.device} and {other.device}")
 
 
-def checked_scores(name: str, values: Values, *, batched: bool = False) -> Tensor:
+def checked_scores(name: str, values: Values, *, batched: bool = False, nan_allowed: bool = False) -> Tensor:
     """Check scores and return them as a tensor that can be ranked.
 
     Args:
         name: Name of the argument for error messages.
         values: `[N]` bool, integer or floating-point scores, N ≥ 1, no NaN.
         batched: Whether leading dimensions are allowed.
+        nan_allowed: Whether the caller checks for NaN.
 
     Raises:
         TypeError: If scores are not numeric, or complex.
@@ -100,7 +102,8 @@ def checked_scores(name: str, values: Values, *, batched: bool = False) -> Tenso
         raise ValueError(f"{name} is empty; a metric needs at least one score of each class")
     if not scores.numel():
         raise ValueError(f"{name} must hold at least one set of scores, got shape {tuple(scores.shape)}")
-    check_no_nan(name, scores)
+    if not nan_allowed:
+        check_no_nan({name: scores})
     return scores
 
 
@@ -111,12 +114,21 @@ def check_one_dtype(name: str, sets: Iterable[Tensor]) -> None:
         raise TypeError(f"{name} must be sets of one dtype, got {' and '.join(map(str, dtypes))}")
 
 
-def check_no_nan(name: str, scores: Tensor) -> None:
-    """Raise ValueError for scores that hold NaN."""
+def check_no_nan(sets: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for scores that hold NaN; waits for a device once for all sets on it.
+
+    Args:
+        sets: Scores by the name of their argument.
+    """
+    checked = {name: scores for name, scores in sets.items() if scores.numel() and scores.is_floating_point()}
     # amax propagates NaN, and needs no bool tensor of all scores.
-    if scores.numel() and scores.is_floating_point() and scores.amax().isnan():
-        nan_count = int(scores.isnan().sum())
-        raise ValueError(f"{name} holds {nan_count} NaN among its {scores.numel()} scores; NaN has no rank")
+    largest = [scores.amax().double() for scores in checked.values()]
+    together = len({extreme.device for extreme in largest}) == 1
+    numbers = torch.stack(largest).tolist() if together else [float(extreme) for extreme in largest]
+    for (name, scores), number in zip(checked.items(), numbers, strict=True):
+        if isnan(number):
+            nan_count = int(scores.isnan().sum())
+            raise ValueError(f"{name} holds {nan_count} NaN among its {scores.numel()} scores; NaN has no rank")
 
 
 def checked_correct(correct: Values, id_scores: Tensor) -> Tensor:

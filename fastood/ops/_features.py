@@ -76,10 +76,13 @@ def check_labels(labels: Tensor, features: Tensor) -> None:
 
 
 def check_finite_rows(features: Tensor, rows: Tensor) -> None:
-    """Raise if a feature in the mask `rows` `[N]` is NaN or infinite. Synchronises with the device."""
+    """Raise if a feature in the mask `rows` `[N]` is NaN or infinite. Waits for the device once."""
     # A sum is finite only if every term is, so that one pass clears almost all rows. It may also overflow: the
     # elements of the suspect rows decide.
-    suspect = (~features.sum(1).isfinite() & rows).nonzero().flatten()
+    suspicious = ~features.sum(1).isfinite() & rows
+    if not bool(suspicious.any()):
+        return
+    suspect = suspicious.nonzero().flatten()
     bad = suspect[(~features[suspect].isfinite()).any(1)].tolist()
     if bad:
         raise ValueError(f"features must be finite, got NaN or infinity in {len(bad)} rows, the first is row {bad[0]}")

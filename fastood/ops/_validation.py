@@ -181,10 +181,11 @@ def check_reduction(reduction: object) -> Reduction:
 
 
 def check_finite_weight(weight: Tensor, name: str = "weight") -> None:
-    """Check that no weight is NaN, infinite or negative. Synchronises with the device."""
+    """Check that no weight is NaN, infinite or negative. Waits for the device once."""
+    if bool(((weight >= 0) & torch.isfinite(weight)).all()):
+        return
     check_finite_values(weight, name)
-    if bool((weight < 0).any()):
-        raise ValueError(f"{name} must be >= 0, got a minimum of {weight.min().item():g}")
+    raise ValueError(f"{name} must be >= 0, got a minimum of {weight.min().item():g}")
 
 
 def check_finite_values(tensor: Tensor, name: str) -> None:

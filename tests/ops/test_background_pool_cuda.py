@@ -57,8 +57,9 @@ def test_bad_batches_change_nothing() -> None:
         (good, torch.tensor([1.0, -1.0]), "at position 1 .example 2"),
         (good, torch.full((2,), 1e38), "must stay in float32's range"),
     ):
+        pool.ascend(index, loss.cuda(), lr=1e5)
         with pytest.raises(ValueError, match=message):
-            pool.ascend(index, loss.cuda(), lr=1e5)
+            pool.synchronize()
         assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(pool).items())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["CountedDevice", "Event", "counted_device"]
+__all__ = ["CountedDevice", "Event", "counted_device", "one_process"]
 
 _READS_VALUES = (
     "_local_scalar_dense",
@@ -192,6 +192,28 @@ class _Factories(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
+def one_process() -> ExitStack:
+    """Return a context with a process group of this process alone, whose collectives do not wait."""
+
+    def all_gather(parts: list[Tensor], own: Tensor, group: object = None) -> None:
+        parts[0].copy_(own)
+
+    def all_gather_object(parts: list[object], own: object, group: object = None) -> None:
+        parts[0] = own
+
+    stack = ExitStack()
+    for name, value in (
+        ("is_initialized", lambda: True),
+        ("get_rank", lambda group=None: 0),
+        ("get_world_size", lambda group=None: 1),
+        ("all_reduce", lambda tensor, group=None: None),
+        ("all_gather", all_gather),
+        ("all_gather_object", all_gather_object),
+    ):
+        stack.enter_context(mock.patch.object(torch.distributed, name, value))
+    return stack
+
+
 @contextmanager
 def counted_device() -> Iterator[CountedDevice]:
     """Turn the device on."""
@@ -205,8 +227,13 @@ def counted_device() -> Iterator[CountedDevice]:
             ("current_stream", lambda device=None: None),
             ("current_device", lambda: 0),
             ("Event", Event),
+            ("device", lambda device: nullcontext()),
         ):
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "tensor", _tensor_of))
+        # A module's parameters become tensors of the device, instead of having their data replaced.
+        overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         stack.enter_context(_Factories())
         yield _device

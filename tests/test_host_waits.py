@@ -1,0 +1,37 @@
+"""Host waits of public calls on a device are those that docs/host_waits.md states."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fastood
+from tests.support.counted_device import counted_device, one_process
+from tests.support.host_wait_calls import calls
+
+PAGE = Path(fastood.__file__).parents[1] / "docs" / "host_waits.md"
+ROW = re.compile(r"\| `(?P<call>[^`]+)` \| (?P<waits>\d+) \| (?P<reason>.*?) *\|")
+
+
+def stated() -> dict[str, tuple[int, str]]:
+    """Waits and reasons of the page, by call."""
+    rows = [ROW.fullmatch(line) for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert all(rows), "a row of the page is not: | `call` | number | reason |"
+    found = {row["call"]: (int(row["waits"]), row["reason"]) for row in rows if row}
+    assert len(found) == len(rows), "a call has two rows"
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_page_states_what_every_call_waits_for(tmp_path: Path) -> None:
+    counted: dict[str, int] = {}
+    with counted_device() as device, one_process():
+        for of_package in calls(device, tmp_path).values():
+            for name, call in of_package.items():
+                with device.counting() as waits:
+                    call()
+                counted[name] = sum(waits.values())
+    page = stated()
+    assert {name: waits for name, (waits, _) in page.items()} == counted
+    unexplained = [name for name, (waits, reason) in page.items() if waits and not reason]
+    assert not unexplained, f"docs/host_waits.md does not say why these wait: {unexplained}"
