@@ -74,6 +74,7 @@ def test_a_graph_replays_draw_and_step() -> None:
         pool.ascend(index, importance, lr=3.0, mode=mode)
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step("exact")  # warms up
     stream.synchronize()

@@ -109,6 +109,7 @@ def test_nothing_waits_and_graphs_replay() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()
     torch.cuda.synchronize()

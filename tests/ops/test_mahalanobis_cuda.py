@@ -72,6 +72,7 @@ def test_a_graph_replays_forward_and_backward() -> None:
     static = [x.requires_grad_() for x in MahalanobisSample(384, 100, 128).make("cuda", torch.float32)]
     upstream = torch.ones(384, 100, device="cuda")
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.autograd.grad(mahalanobis_logits(*static), static, upstream)  # warms up
     stream.synchronize()
@@ -103,6 +104,7 @@ def test_runs_on_the_current_stream() -> None:
     args = MahalanobisSample(384, 100, 128).make("cuda", torch.float32)
     want = forward_and_backward(args)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         late = [torch.zeros_like(x) for x in args]
         torch.cuda._sleep(10_000_000)

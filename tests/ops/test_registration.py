@@ -183,6 +183,7 @@ def test_cuda_uses_the_current_stream_and_repeats_bit_for_bit() -> None:
     logits = torch.zeros_like(source)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         # Kept busy for about 0.1 s: on any other stream the op would read zeros, whose loss is zero.
         torch.cuda._sleep(200_000_000)
@@ -226,6 +227,7 @@ def test_cuda_graph_replay(module: LossModule, rows: int) -> None:
         return loss
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         forward_backward()
     torch.cuda.synchronize()

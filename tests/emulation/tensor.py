@@ -1,0 +1,283 @@
+"""Tensors of the emulated device: a device cuda:0 for the program, a tensor of the CPU inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+from tests.emulation import graphs, rules, streams
+from tests.emulation.generators import call_with_default, device_generator
+from tests.emulation.host_memory import is_pinned, mark_pinned
+from tests.emulation.kernels import kernel_of, loaded
+from tests.emulation.streams import Memory
+from tests.emulation.waits import host_waits
+
+
+class DeviceTensor(Tensor):
+    """A tensor on cuda:0 whose values are those of `inner`, a tensor of the CPU."""
+
+    inner: Tensor
+    memory: Memory
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, memory: Memory | None = None) -> DeviceTensor:
+        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device="cuda:0",
+        )
+        made.inner = inner
+        made.memory = Memory() if memory is None else memory
+        return made
+
+    def __init__(self, inner: Tensor, memory: Memory | None = None) -> None: ...
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return execute(func, args, kwargs or {})
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["inner"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], meta: None, size: Any, stride: Any) -> DeviceTensor:
+        return DeviceTensor(inner["inner"])
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"{self.inner!r}"[:-1] + ", device='cuda:0')"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if id(self) not in memo:
+            if not self.is_leaf:
+                raise RuntimeError(
+                    "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol"
+                )
+            with torch.no_grad():
+                copied = self.clone().requires_grad_(self.requires_grad)
+            if getattr(self, "_is_param", False):
+                copied._is_param = True  # type: ignore[attr-defined]
+            copied.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
+            memo[id(self)] = copied
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        parameter = getattr(self, "_is_param", False)
+        data = (self.detach().cpu(), self.dtype, "cuda:0", self.requires_grad and not parameter)
+        if not parameter:
+            return torch._utils._rebuild_device_tensor_from_cpu_tensor, data
+        rebuilt = torch._utils._rebuild_parameter
+        return rebuilt, (_Plain(data), self.requires_grad, {})
+
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        # Not `detach`, which shares the version counter.
+        return torch._C.TensorBase.data.__get__(self)  # type: ignore[attr-defined,no-any-return]
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, DeviceTensor):
+            raise RuntimeError("Attempted to call `variable.set_data(tensor)`, but the tensors are on other devices")
+        torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.inner, self.memory = value.inner, value.memory
+
+    def data_ptr(self) -> int:
+        return self.inner.data_ptr()
+
+    def tolist(self) -> Any:
+        return self.detach().cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if force:
+            return self.detach().cpu().numpy()
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory "
+            "first."
+        )
+
+    def __array__(self, dtype: Any = None, **kwargs: Any) -> Any:
+        return self.numpy()
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        raise BufferError("the emulated device has no memory that another library could read")
+
+    def record_stream(self, stream: Any) -> None: ...
+
+
+class _Plain:
+    """A tensor inside of a parameter that is stored."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return torch._utils._rebuild_device_tensor_from_cpu_tensor, self._data
+
+
+class _Traits(NamedTuple):
+    """What the schema of an op says.
+
+    Attributes:
+        names: Names of the arguments.
+        written: Positions of the arguments that the op writes.
+        aliases: Whether a result shares memory with an argument.
+        random: Whether the op draws random numbers.
+        uninitialised: Whether the op returns memory that it has not written.
+        kernel: Function that computes it on tensors of the CPU.
+    """
+
+    names: tuple[str, ...]
+    written: frozenset[int]
+    aliases: bool
+    random: bool
+    uninitialised: bool
+    kernel: Callable[..., Any]
+
+
+_READS_NOTHING = {
+    f"aten::{name}"
+    for name in ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like")
+} | {f"aten::new_{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full")}
+_UNINITIALISED = {"aten::empty_like", "aten::new_empty", "aten::new_empty_strided", "aten::empty"}
+
+
+@cache
+def _traits(func: Any) -> _Traits:
+    schema = func._schema
+    written = [k for k, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    return _Traits(
+        names=tuple(a.name for a in schema.arguments),
+        written=frozenset(written),
+        aliases=any(r.alias_info is not None for r in schema.returns) or func._schema.name == "aten::_reshape_alias",
+        random=torch.Tag.nondeterministic_seeded in func.tags,
+        uninitialised=schema.name in _UNINITIALISED,
+        kernel=kernel_of(func) if func.namespace == "fastood" else func,
+    )
+
+
+def forget_kernels() -> None:
+    """Look kernels up anew, after a shared object was loaded."""
+    _traits.cache_clear()
+
+
+def _is_abstract(tensor: Tensor) -> bool:
+    return type(tensor) is not Tensor
+
+
+def _inner(value: Any) -> Any:
+    return value.inner if isinstance(value, DeviceTensor) else value
+
+
+def _inner_of_tracing(value: Any) -> Any:
+    """Return the tensor of the CPU inside; a tracer makes scalars that are abstract tensors of the device."""
+    if isinstance(value, Tensor) and not isinstance(value, DeviceTensor) and value.is_cuda:
+        return torch.empty_like(value, device="cpu")
+    return _inner(value)
+
+
+def _same_memory(out: Tensor, inputs: list[DeviceTensor]) -> Memory | None:
+    storage = out.untyped_storage()._cdata
+    return next((x.memory for x in inputs if x.inner.untyped_storage()._cdata == storage), None)
+
+
+def execute(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an op of which an operand is on the device, as a GPU would, on the CPU."""
+    leaves = tree_leaves((args, kwargs))
+    on_device = [x for x in leaves if isinstance(x, DeviceTensor)]
+    traits = _traits(func)
+    target = kwargs.get("device")
+    stays = target is None or torch.device(target).type == "cuda"
+    plain_kwargs = {name: _inner(v) if isinstance(v, Tensor) else tree_map(_inner, v) for name, v in kwargs.items()}
+    if target is not None:
+        plain_kwargs["device"] = torch.device("cpu")
+    plain_args = tree_map(_inner, args)
+    if any(_is_abstract(x.inner) for x in on_device):
+        traced = tree_map(_inner_of_tracing, (args, plain_kwargs))
+        return _finish(func, args, kwargs, func(*traced[0], **traced[1]), stays, on_device)
+
+    on_cpu = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, DeviceTensor)]
+    rules.refuse(func, args, on_device, on_cpu)
+    if (cause := rules.wait_of(func, args, kwargs)) is not None:
+        host_waits(cause, func._schema.name)
+    if traits.random:
+        generator = device_generator(kwargs.get("generator"), func._schema.name)
+        if "generator" in kwargs:
+            plain_kwargs["generator"] = generator
+    written = [value for k, value in enumerate(args) if k in traits.written]
+    written += [v for name, v in kwargs.items() if name in traits.names and traits.names.index(name) in traits.written]
+    written = [x for x in tree_leaves(written) if isinstance(x, DeviceTensor)]
+
+    def call() -> Any:
+        if func is torch.ops.aten.copy_.default and _is_late_copy(args, plain_kwargs):
+            streams.copy_late(plain_args[0], plain_args[1])
+            return plain_args[0]
+        if traits.random and plain_kwargs.get("generator") is None:
+            return call_with_default(traits.kernel, plain_args, plain_kwargs)
+        return traits.kernel(*plain_args, **plain_kwargs)
+
+    reads = [] if traits.aliases or func._schema.name in _READS_NOTHING else [x.memory for x in on_device]
+    writes = [x.memory for x in written]
+    if (capture := graphs.capturing()) is None:
+        streams.launch(func._schema.name, reads, writes)
+        out = _run(func, call, traits)
+    else:
+        capture.keep([x.inner for x in written])
+        out = _run(func, call, traits)
+        capture.add(call, out, plain_args, reads, writes)
+    if not stays and isinstance(out, Tensor) and kwargs.get("non_blocking"):
+        value, out = out, mark_pinned(torch.empty_like(out))
+        streams.copy_late(out, value)
+    return _finish(func, args, kwargs, out, stays, on_device)
+
+
+def _is_late_copy(args: Any, kwargs: Any) -> bool:
+    non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
+    return bool(non_blocking) and not isinstance(args[0], DeviceTensor) and is_pinned(args[0])
+
+
+def _run(func: Any, call: Callable[[], Any], traits: _Traits) -> Any:
+    """Run an op, and count the waits inside of its kernel."""
+    kernels = loaded() if func.namespace == "fastood" else None
+    before = 0 if kernels is None else kernels.num_host_waits()
+    out = call()
+    if kernels is not None:
+        for _ in range(kernels.num_host_waits() - before):
+            host_waits("wait inside of the op", func._schema.name)
+    if traits.uninitialised:
+        streams.poison(out)
+    return out
+
+
+def _finish(func: Any, args: Any, kwargs: Any, out: Any, stays: bool, inputs: list[DeviceTensor]) -> Any:
+    """Return results as tensors of the device, which share memory and identity as those of the op do."""
+    if not stays or out is None:
+        return out
+    name = func._schema.name
+    if name == "aten::copy_" and not isinstance(args[0], DeviceTensor):
+        return args[0]
+    aliases = _traits(func).aliases
+
+    def wrap(value: Any) -> Any:
+        return (
+            DeviceTensor(value, _same_memory(value, inputs) if aliases else None)
+            if isinstance(value, Tensor)
+            else value
+        )
+
+    wrapped = tree_map(wrap, out)
+    if not aliases:
+        return wrapped
+    result = return_and_correct_aliasing(func, args, kwargs, wrapped)
+    for tensor in tree_leaves(result):
+        if isinstance(tensor, DeviceTensor) and tensor.shape != tensor.inner.shape:
+            raise NotImplementedError(f"{name} changes the shape of a tensor of the emulated device in place")
+    return result
