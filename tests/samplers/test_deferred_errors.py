@@ -9,16 +9,33 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastood.ops import background_pool as ops
 from fastood.samplers import BackgroundPool
 from fastood.samplers import deferred as deferred_module
+from tests.emulation.device import emulated_cuda
+from tests.emulation.waits import EXPLICIT, count_host_waits
 from tests.support.background_pool_samples import LAYOUTS, pool_of
-from tests.support.counted_device import CountedDevice, counted_device
+
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 @pytest.fixture
-def cuda() -> Iterator[CountedDevice]:
-    with counted_device() as device:
-        yield device
+def cuda() -> Iterator[None]:
+    """The emulated device: a copy to pinned memory arrives only when the host waits for it."""
+    with emulated_cuda():
+        yield
+
+
+@pytest.fixture
+def nan_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA op returns NaN for an index out of range, where the op of the CPU, which stands in for it, raises."""
+
+    def importance(omega: Tensor, stats: Tensor, index: Tensor, epsilon: float) -> Tensor:
+        outside = (index < 0) | (index >= len(omega))
+        return op(omega, stats, index.masked_fill(outside, 0), epsilon).masked_fill(outside, torch.nan)
+
+    op = ops.pool_importance
+    monkeypatch.setattr(ops, "pool_importance", importance)
 
 
 def host(tensor: Tensor) -> Tensor:
@@ -40,21 +57,21 @@ def batch(*index: int, loss: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 BAD = {
-    "index": (batch, (3, 100), 1.0, r"index must be in 0 … 99, got 100 at position 1"),
-    "loss": (batch, (3, 4), -2.0, r"per_sample_loss must be finite and >= 0, got -2.0 at position 0 .example 3."),
-    "range": (batch, (3, 4), 1e38, r"must stay in float32's range, got up to 1e\+38 · 10"),
+    "index": ((3, 100), 1.0, r"index must be in 0 … 99, got 100 at position 1"),
+    "loss": ((3, 4), -2.0, r"per_sample_loss must be finite and >= 0, got -2.0 at position 0 .example 3."),
+    "range": ((3, 4), 1e38, r"must stay in float32's range, got up to 1e\+38 · 10"),
 }
 
 
 @pytest.mark.parametrize("mode", ["exact", "sparse"])
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_batch_changes_nothing_and_the_next_call_raises(cuda: CountedDevice, kind: str, mode: str) -> None:
-    of, index, loss, message = BAD[kind]
+def test_a_bad_batch_changes_nothing_and_the_next_call_raises(kind: str, mode: str) -> None:
+    index, loss, message = BAD[kind]
     pool = BackgroundPool(100, device="cuda")
-    before = contents(pool)
-    with cuda.counting() as waits:
-        pool.ascend(*of(*index, loss=loss), lr=10.0, mode=mode)
-    assert set(waits) <= {"copy from the host"}  # that of the batch, which this test makes
+    before, bad = contents(pool), batch(*index, loss=loss)
+    with count_host_waits() as waits:
+        pool.ascend(*bad, lr=10.0, mode=mode)
+    assert not waits, waits
     assert_same(contents(pool), before)
     good = batch(1, 2)
     with pytest.raises(ValueError, match=message + ".*; this was the batch of an earlier call of ascend"):
@@ -79,8 +96,7 @@ CALLS: dict[str, Callable[[BackgroundPool, Path], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_calls_that_read_the_state_wait_for_the_error(cuda: CountedDevice, call: str, tmp_path: Path) -> None:
-    cuda.lag = 5  # the event has not been reached: only a wait can find the error
+def test_calls_that_read_the_state_wait_for_the_error(call: str, tmp_path: Path) -> None:
     pool = BackgroundPool(100, device="cuda")
     pool.ascend(*batch(100), lr=1.0)
     path = tmp_path / "pool.safetensors"
@@ -91,7 +107,7 @@ def test_calls_that_read_the_state_wait_for_the_error(cuda: CountedDevice, call:
     assert pool.state_dict()["omega"].shape == (100,)
 
 
-def test_copies_and_pickles_are_pools(cuda: CountedDevice) -> None:
+def test_copies_and_pickles_are_pools() -> None:
     pool = BackgroundPool(100, device="cuda")
     pool.ascend(*batch(3, 4), lr=1.0)
     for other in (copy.deepcopy(pool), pickle.loads(pickle.dumps(pool))):
@@ -102,41 +118,43 @@ def test_copies_and_pickles_are_pools(cuda: CountedDevice) -> None:
         pool.synchronize()
 
 
-def test_a_draw_does_not_wait_for_the_error_and_does_not_draw_when_it_raises(cuda: CountedDevice) -> None:
+def test_a_draw_does_not_wait_for_the_error_and_does_not_draw_when_it_raises() -> None:
     pool = BackgroundPool(100, device="cuda")
-    generator = cuda.generator()
-    cuda.lag = 2
+    generator, index = torch.Generator("cuda"), torch.arange(3, device="cuda")
     pool.ascend(*batch(100), lr=1.0)
-    with cuda.counting() as waits:
+    with count_host_waits() as waits:
         pool.sample(4, generator=generator)
-        pool.importance(torch.arange(3, device="cuda"))
-        state = generator.get_state()
-        with pytest.raises(ValueError, match="got 100"):
-            pool.sample(4, generator=generator)
+        pool.importance(index)
+    assert not waits, waits
+    torch.cuda.synchronize()
+    state = generator.get_state()
+    with count_host_waits() as waits, pytest.raises(ValueError, match="got 100"):
+        pool.sample(4, generator=generator)
     assert torch.equal(generator.get_state(), state)
-    assert not waits["event"]
+    assert not any(wait.op == "Event.synchronize" for wait in waits), waits
 
 
-def test_errors_come_in_the_order_of_the_calls(cuda: CountedDevice) -> None:
-    cuda.lag = 50
+@pytest.mark.usefixtures("nan_outside")
+def test_errors_come_in_the_order_of_the_calls() -> None:
     pool = BackgroundPool(100, device="cuda")
-    missing = pool.importance(torch.tensor([5, 100]).cuda())
+    indices = [torch.tensor(index).cuda() for index in ([5, 100], [-7], [300])]
+    missing = pool.importance(indices[0])
+    pool.importance(indices[1])
     assert host(missing).isnan().tolist() == [False, True]
-    pool.importance(torch.tensor([-7]).cuda())
     for index in (100, -7):
         with pytest.raises(ValueError, match=f"index must be in 0 … 99, got {index}; this was an index of an earlier"):
             pool.ascend(*batch(1), lr=1.0)
     pool.ascend(*batch(200), lr=1.0)
-    pool.importance(torch.tensor([300]).cuda())
+    pool.importance(indices[2])
     for index in (200, 300):
         with pytest.raises(ValueError, match=f"got {index}"):
             pool.synchronize()
     pool.synchronize()
 
 
-def test_errors_do_not_pile_up(cuda: CountedDevice) -> None:
+@pytest.mark.usefixtures("nan_outside")
+def test_errors_do_not_pile_up() -> None:
     """A loop that only asks for importance has its error after a fixed number of calls, whatever the device does."""
-    cuda.lag = 10**9
     pool = BackgroundPool(100, device="cuda")
     index = torch.tensor([100]).cuda()
     for _ in range(deferred_module._MOST):
@@ -146,7 +164,7 @@ def test_errors_do_not_pile_up(cuda: CountedDevice) -> None:
     assert len(pool._checks._unread) == deferred_module._MOST
 
 
-def test_values_that_were_overwritten_are_not_reported(cuda: CountedDevice) -> None:
+def test_values_that_were_overwritten_are_not_reported() -> None:
     pool = BackgroundPool(100, device="cuda")
     index, loss = batch(3, 100)
     pool.ascend(index, loss, lr=1.0)
@@ -168,32 +186,35 @@ def test_batches_of_inference_mode_count_no_changes() -> None:
         BackgroundPool(100).ascend(index, loss, lr=1.0)
 
 
-@pytest.mark.parametrize("lag", [0, 3])
+@pytest.mark.parametrize("is_behind", [False, True])
 @pytest.mark.parametrize("mode", ["exact", "sparse"])
-def test_a_loop_on_the_device_waits_for_the_step_before_at_most(cuda: CountedDevice, mode: str, lag: int) -> None:
-    cuda.lag = lag
-    pool, generator = BackgroundPool(5000, device="cuda"), cuda.generator()
-    with cuda.counting() as waits:
-        for step in range(6):
+def test_a_loop_on_the_device_waits_for_the_step_before_at_most(mode: str, is_behind: bool) -> None:
+    pool, generator = BackgroundPool(5000, device="cuda"), torch.Generator("cuda")
+    for step in range(6):
+        with count_host_waits() as waits:
             index, importance = pool.sample(64, generator=generator, stratified=step == 3, replacement=step != 2)
             pool.ascend(index, importance, lr=3.0, mode=mode)
-    assert waits == ({"event": 5} if lag else {})
+        causes = [(wait.cause, wait.op) for wait in waits]
+        assert causes == ([(EXPLICIT, "Event.synchronize")] if is_behind and step > 0 else [])
+        if not is_behind:
+            torch.cuda.synchronize()
 
 
-def test_nothing_is_read_while_a_graph_is_captured(cuda: CountedDevice) -> None:
+def test_nothing_is_read_while_a_graph_is_captured() -> None:
     pool, want = BackgroundPool(100, device="cuda"), BackgroundPool(100)
-    cuda.lag = 2
     pool.ascend(*batch(7), lr=1.0)  # its result is unread when the capture begins
+    want.ascend(torch.tensor([7]), torch.ones(1), lr=1.0)
     index, loss = batch(3, 4)
-    wrong, _ = batch(3, 100)
-    cuda.capturing = True
-    pool.ascend(index, loss, lr=1.0)
-    pool.ascend(wrong, loss, lr=1.0)
-    pool.ascend(index, loss, lr=1.0)
-    pool.importance(index)
-    cuda.capturing = False
-    for drawn in ([7], [3, 4], [3, 4]):
-        want.ascend(torch.tensor(drawn), torch.ones(len(drawn)), lr=1.0)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        pool.ascend(index, loss, lr=1.0)
+        pool.importance(loss.long())
+    assert_same(contents(pool), contents(want))
+    for drawn in ([3, 4], [3, 100], [5, 6]):  # the second is ignored, and not forgotten by the third
+        index.copy_(torch.tensor(drawn))
+        graph.replay()
+        if 100 not in drawn:
+            want.ascend(torch.tensor(drawn), torch.ones(2), lr=1.0)
     assert_same(contents(pool), contents(want))
     pool.ascend(index, loss, lr=1.0)  # does not wait for the replays
     with pytest.raises(ValueError, match="overwritten since at position 1; this was the batch of a captured call"):
@@ -202,10 +223,10 @@ def test_nothing_is_read_while_a_graph_is_captured(cuda: CountedDevice) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_device_computes_what_the_host_does(cuda: CountedDevice, name: str) -> None:
+def test_the_device_computes_what_the_host_does(name: str) -> None:
     """Draws, steps and queries, bit for bit; sums that leave the range of their quanta are made anew in time."""
     pools = {device: pool_of(LAYOUTS[name], device=device) for device in ("cpu", "cuda")}
-    generators = {"cpu": torch.Generator().manual_seed(1), "cuda": cuda.generator(1)}
+    generators = {"cpu": torch.Generator().manual_seed(1), "cuda": torch.Generator("cuda").manual_seed(1)}
     results: dict[str, list[Tensor]] = {device: [] for device in pools}
     for device, pool in pools.items():
         generator, found = generators[device], results[device]

@@ -14,7 +14,6 @@ from fastood.detectors import LinearHeadModel
 from fastood.detectors.registry import build_detectors
 from fastood.metrics import DetectionEvaluator, HistogramEvaluator, ScoreCalibration
 from fastood.samplers import BackgroundPool, BackgroundPoolSampler
-from tests.support.counted_device import CountedDevice
 
 __all__ = ["calls"]
 
@@ -33,9 +32,9 @@ def _device_batch(rows: int = ROWS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits.cuda(), features.cuda(), mixed.cuda(), torch.rand(rows, generator=generator).cuda()
 
 
-def _pool_calls(device: CountedDevice, folder: Path) -> dict[str, Call]:
+def _pool_calls(folder: Path) -> dict[str, Call]:
     pool = BackgroundPool(5000, device="cuda")
-    generator = device.generator()
+    generator = torch.Generator("cuda")
     index, importance = pool.sample(8, generator=generator)
     batches = iter(BackgroundPoolSampler(pool, 8, 10, generator=generator))
     weights, state, path = pool.weights, pool.state_dict(), folder / "pool.safetensors"
@@ -66,9 +65,9 @@ def _pool_calls(device: CountedDevice, folder: Path) -> dict[str, Call]:
     }
 
 
-def _sharded_calls(device: CountedDevice) -> dict[str, Call]:
+def _sharded_calls() -> dict[str, Call]:
     """Calls of the only process of a group; what collectives wait for is theirs."""
-    pool, generator = BackgroundPool(5000, device="cuda").shard(0, 1), device.generator()
+    pool, generator = BackgroundPool(5000, device="cuda").shard(0, 1), torch.Generator("cuda")
     index, importance = pool.sample(8, generator=generator)
     return {
         "ShardedBackgroundPool.sample": lambda: pool.sample(8, generator=generator),
@@ -111,13 +110,13 @@ def _op_calls() -> dict[str, Call]:
     }
 
 
-def _loss_calls(device: CountedDevice) -> dict[str, Call]:
+def _loss_calls() -> dict[str, Call]:
     logits, features, targets, weight = _device_batch()
     logits.requires_grad_()
     on_host, whole = targets.cpu(), targets.float()
     prototypes = torch.randn(CLASSES, 1, WIDTH).cuda()
     objectosphere, svdd = losses.ObjectosphereLoss(5.0, 0.1), losses.DeepSVDDLoss(0.1)
-    reject = losses.RejectClassLoss(2, generator=device.generator())
+    reject = losses.RejectClassLoss(2, generator=torch.Generator("cuda"))
     mixed: dict[str, Any] = {
         "OutlierExposureLoss": losses.OutlierExposureLoss(0.5),
         "EntropyMaximizationLoss": losses.EntropyMaximizationLoss(0.5),
@@ -130,6 +129,7 @@ def _loss_calls(device: CountedDevice) -> dict[str, Call]:
     checked, plain = losses.OutlierExposureLoss(0.5, check_finite=True), losses.OutlierExposureLoss(0.5)
     return {
         **{f"losses.{name}": lambda loss=loss: loss(logits, targets, weight) for name, loss in mixed.items()},
+        "losses.MixedBatchLoss, backward": lambda: plain(logits, targets, weight).backward(),
         "losses.MixedBatchLoss.value_and_grad": lambda: plain.value_and_grad(logits, targets, weight),
         "losses.MixedBatchLoss(check_finite=True)": lambda: checked(logits, targets, weight),
         "losses.MixedBatchLoss, targets in float32": lambda: plain(logits, whole),
@@ -153,6 +153,7 @@ def _head_calls() -> dict[str, Call]:
     linear = nn.Linear(WIDTH, CLASSES).cuda()
     return {
         "heads.CholeskyMahalanobisHead": lambda: gaussian(features),
+        "heads.CholeskyMahalanobisHead, backward": lambda: gaussian(features).sum().backward(),
         "heads.CholeskyMahalanobisHead.confidence": lambda: gaussian.confidence(features),
         "heads.CholeskyMahalanobisHead.condition_number": gaussian.condition_number,
         "heads.CholeskyMahalanobisHead.limit_condition_": gaussian.limit_condition_,
@@ -238,12 +239,12 @@ def _metric_calls() -> dict[str, Call]:
     }
 
 
-def calls(device: CountedDevice, folder: Path) -> dict[str, dict[str, Call]]:
+def calls(folder: Path) -> dict[str, dict[str, Call]]:
     """Return the calls by package and by the names of the page."""
     return {
-        "samplers": {**_pool_calls(device, folder), **_sharded_calls(device)},
+        "samplers": {**_pool_calls(folder), **_sharded_calls()},
         "ops": _op_calls(),
-        "losses": _loss_calls(device),
+        "losses": _loss_calls(),
         "heads": _head_calls(),
         "scores": _score_calls(),
         "detectors": _detector_calls(),
