@@ -16,6 +16,7 @@
 #undef aoti_torch_call_dispatcher
 #undef torch_call_dispatcher
 
+#include "../include/emulation/grid_cap.h"
 #include "../runtime/stream.h"
 
 namespace emulation {

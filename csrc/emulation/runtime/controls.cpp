@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "../include/emulation/grid_cap.h"
 #include "../include/emulation/mutants.h"
 #include "block.h"
 #include "sanitizers.h"
@@ -42,7 +43,6 @@ void count_report() {
 
 }  // namespace
 
-// The value of the macro FASTOOD_TEST_MAX_BLOCKS.
 long long cap_of_blocks() {
   return max_blocks == 0 ? 0x7fffffff : max_blocks;
 }
