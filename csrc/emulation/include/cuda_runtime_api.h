@@ -10,6 +10,10 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorCallRequiresNewerDriver = 36,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorStreamCaptureUnsupported = 900,
 };
 
@@ -27,6 +31,8 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 // Of the last launch that failed, names the kernel and the place.
 const char* cudaGetErrorString(cudaError_t error);
+// 0, as CUDA reports on a machine without a driver.
+cudaError_t cudaDriverGetVersion(int* version);
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream,
                             std::source_location where = std::source_location::current());

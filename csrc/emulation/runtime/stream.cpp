@@ -242,6 +242,7 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorStreamCaptureUnsupported:
       text = "operation not permitted when stream is capturing: " + emulation::last_error_text;
       return text.c_str();
+    default:  // errors of a driver, which the emulation does not have
+      return "unknown error";
   }
-  return "unknown error";
 }
