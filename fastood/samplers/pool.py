@@ -308,9 +308,7 @@ class BackgroundPool(PoolQueries):
 
     def _finish_step(self, batch: AscentBatch, status: list[int], origin: Origin) -> None:
         code, position = status
-        if code == ops.NEEDS_BUILD:
-            self._state.sum_up(self.epsilon)
-        elif code != ops.DONE:
+        if code != ops.DONE:
             raise batch.error(code, position, len(self), origin)
 
     def synchronize(self) -> None:
