@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from tests.emulation.kernels import kernel_of
+from tests.emulation.kernels import kernel_of, op_names
 
 _library: torch.library.Library | None = None
 
@@ -18,16 +18,12 @@ def install() -> None:
         RuntimeError: If an op of `fastood` has no emulated kernel.
     """
     global _library
-    import fastood  # noqa: F401
-
     if _library is not None:
         return
     _library = torch.library.Library("fastood", "IMPL")
     with warnings.catch_warnings():
         # That a kernel is replaced is meant.
         warnings.simplefilter("ignore", UserWarning)
-        for schema in torch._C._jit_get_all_schemas():
-            if schema.name.startswith("fastood::"):
-                name = schema.name.removeprefix("fastood::")
-                kernel = kernel_of(getattr(torch.ops.fastood, name).default)
-                _library.impl(name, kernel, "CPU", allow_override=True)
+        for name in op_names():
+            kernel = kernel_of(getattr(torch.ops.fastood, name).default)
+            _library.impl(name, kernel, "CPU", allow_override=True)

@@ -11,6 +11,19 @@ BUILD = "cmake -S csrc/emulation -B build/emulated/plain && cmake --build build/
 DEFAULT = Path(__file__).parents[2] / "build/emulated/plain/fastood_emulated.so"
 
 
+def op_names() -> list[str]:
+    """Return the names of the ops of `fastood`."""
+    import fastood  # noqa: F401
+
+    schemas = torch._C._jit_get_all_schemas()
+    return [s.name.removeprefix("fastood::") for s in schemas if s.name.startswith("fastood::")]
+
+
+def _shapes_of(name: str) -> Callable[..., Any]:
+    """Return the shape function of an op of `fastood`, for tracers that see the emulated kernel."""
+    return lambda *args, **kwargs: getattr(torch.ops.fastood, name).default(*args, **kwargs)
+
+
 class EmulatedKernels:
     """The loaded shared object.
 
@@ -24,6 +37,9 @@ class EmulatedKernels:
         self.path = path
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
+        self._abstract = torch.library.Library("fastood_emulated", "FRAGMENT")
+        for name in op_names():
+            torch.library.register_fake(f"fastood_emulated::{name}", _shapes_of(name), lib=self._abstract)
 
     def _function(self, name: str, *argtypes: Any, result: Any = None) -> Callable[..., Any] | None:
         function = getattr(self._library, name, None)
@@ -82,5 +98,5 @@ def kernel_of(func: torch._ops.OpOverload) -> torch._ops.OpOverload:
     """Return the emulated CUDA kernel of an op of `fastood`, or the op itself where no shared object is loaded."""
     if _loaded is None:
         return func
-    packet = getattr(torch.ops.fastood_emulated, func._schema.name.split("::")[1])
-    return getattr(packet, func._overloadname)
+    emulated: torch._ops.OpOverload = getattr(torch.ops.fastood_emulated, func._schema.name.split("::")[1]).default
+    return emulated

@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.utils import _foreach_utils
+from torch.utils._pytree import tree_map_only
 
 from tests.emulation import generators, graphs, host_memory, streams
 from tests.emulation.tensor import DeviceTensor
@@ -67,10 +68,16 @@ def _returns(value: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: value
 
 
-@contextmanager
-def _device(device: Any) -> Iterator[None]:
-    _check(device)
-    yield
+class _Device:
+    """The stand-in for `torch.cuda.device`, a context in which a device is the current one."""
+
+    def __init__(self, device: Any) -> None:
+        _check(device)
+        self.idx = 0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 _CUDA: dict[str, Any] = {
@@ -83,7 +90,7 @@ _CUDA: dict[str, Any] = {
     "device_count": _returns(1),
     "current_device": _returns(0),
     "set_device": _check,
-    "device": _device,
+    "device": _Device,
     "get_device_name": lambda device=None: _properties(device).name,
     "get_device_capability": lambda device=None: CAPABILITY,
     "get_device_properties": _properties,
@@ -175,6 +182,25 @@ def _new_tensor(tensor: Tensor, data: Any, *, device: Any = None, dtype: Any = N
     return made
 
 
+def _load(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `torch.load`, which moves storages to the map location; the device has none."""
+
+    def loaded(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
+        if not isinstance(map_location, str | torch.device) or torch.device(map_location).type != "cuda":
+            return load(file, map_location=map_location, **kwargs)
+        return tree_map_only(Tensor, lambda x: _moved(x, map_location), load(file, map_location="cpu", **kwargs))
+
+    return loaded
+
+
+def _moved(tensor: Tensor, device: Any) -> Tensor:
+    moved = tensor.detach().to(device)
+    is_parameter = isinstance(tensor, torch.nn.Parameter)
+    return (
+        torch.nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved.requires_grad_(tensor.requires_grad)
+    )
+
+
 @contextmanager
 def pytorch_knows_the_device() -> Iterator[None]:
     """Replace the functions of PyTorch that ask the driver."""
@@ -192,6 +218,7 @@ def pytorch_knows_the_device() -> Iterator[None]:
         tensor, as_tensor = torch.tensor, torch.as_tensor
         replace(torch, "tensor", _from_data(tensor))
         replace(torch, "as_tensor", _from_data(as_tensor))
+        replace(torch, "load", _load(torch.load))
         replace(torch, "Generator", generators.Generator)
         replace(Tensor, "pin_memory", host_memory.pin_memory)
         replace(Tensor, "is_pinned", host_memory.is_pinned)

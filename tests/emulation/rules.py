@@ -22,6 +22,7 @@ _ALWAYS_WAIT = {
     "aten::_local_scalar_dense": ELEMENT,
     "aten::equal": ELEMENT,
     "aten::is_nonzero": ELEMENT,
+    "aten::allclose": ELEMENT,
     "aten::nonzero": _COUNT_DECIDES_SHAPE,
     "aten::nonzero_numpy": _COUNT_DECIDES_SHAPE,
     "aten::argwhere": _COUNT_DECIDES_SHAPE,
@@ -33,12 +34,13 @@ _ALWAYS_WAIT = {
     "aten::unique_dim_consecutive": _COUNT_DECIDES_SHAPE,
     "aten::bincount": _COUNT_DECIDES_SHAPE,
     "aten::_linalg_check_errors": VALUE_CHECK,
+    "aten::_linalg_svd": VALUE_CHECK,
     "aten::linalg_lstsq": VALUE_CHECK,
     "aten::multinomial": VALUE_CHECK,
 }
 
-# Kernels that PyTorch has for the CPU alone, of those that code here could reach for; `test_rules.py` holds them
-# against PyTorch's own list.
+# Kernels that PyTorch has for the CPU alone, of those that code here could reach for; `test_device.py` holds
+# them against PyTorch's own list.
 NOT_ON_CUDA = frozenset(
     {
         "aten::histogram.bin_ct",

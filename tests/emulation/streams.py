@@ -74,6 +74,13 @@ class Stream(_Clock):
         """Return whether the host has waited for the stream."""
         return host.known.get(self.stream_id, 0) >= self.time
 
+    def is_capturing(self) -> bool:
+        """Return whether a CUDA graph captures the stream."""
+        from tests.emulation import graphs
+
+        capture = graphs.capturing()
+        return capture is not None and capture.stream is self
+
     def __enter__(self) -> "Stream":
         self._before = current()
         _local.stream = self

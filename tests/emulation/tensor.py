@@ -132,7 +132,6 @@ class _Traits(NamedTuple):
         aliases: Whether a result shares memory with an argument.
         random: Whether the op draws random numbers.
         uninitialised: Whether the op returns memory that it has not written.
-        kernel: Function that computes it on tensors of the CPU.
     """
 
     names: tuple[str, ...]
@@ -140,7 +139,6 @@ class _Traits(NamedTuple):
     aliases: bool
     random: bool
     uninitialised: bool
-    kernel: Callable[..., Any]
 
 
 _READS_NOTHING = {
@@ -160,13 +158,7 @@ def _traits(func: Any) -> _Traits:
         aliases=any(r.alias_info is not None for r in schema.returns) or func._schema.name == "aten::_reshape_alias",
         random=torch.Tag.nondeterministic_seeded in func.tags,
         uninitialised=schema.name in _UNINITIALISED,
-        kernel=kernel_of(func) if func.namespace == "fastood" else func,
     )
-
-
-def forget_kernels() -> None:
-    """Look kernels up anew, after a shared object was loaded."""
-    _traits.cache_clear()
 
 
 def _is_abstract(tensor: Tensor) -> bool:
@@ -194,6 +186,7 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
     leaves = tree_leaves((args, kwargs))
     on_device = [x for x in leaves if isinstance(x, DeviceTensor)]
     traits = _traits(func)
+    kernel = kernel_of(func) if func.namespace == "fastood" else func
     target = kwargs.get("device")
     stays = target is None or torch.device(target).type == "cuda"
     plain_kwargs = {name: _inner(v) if isinstance(v, Tensor) else tree_map(_inner, v) for name, v in kwargs.items()}
@@ -202,7 +195,7 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
     plain_args = tree_map(_inner, args)
     if any(_is_abstract(x.inner) for x in on_device):
         traced = tree_map(_inner_of_tracing, (args, plain_kwargs))
-        return _finish(func, args, kwargs, func(*traced[0], **traced[1]), stays, on_device)
+        return _finish(func, args, kwargs, kernel(*traced[0], **traced[1]), stays, on_device)
 
     on_cpu = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, DeviceTensor)]
     rules.refuse(func, args, on_device, on_cpu)
@@ -221,8 +214,8 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
             streams.copy_late(plain_args[0], plain_args[1])
             return plain_args[0]
         if traits.random and plain_kwargs.get("generator") is None:
-            return call_with_default(traits.kernel, plain_args, plain_kwargs)
-        return traits.kernel(*plain_args, **plain_kwargs)
+            return call_with_default(kernel, plain_args, plain_kwargs)
+        return kernel(*plain_args, **plain_kwargs)
 
     reads = [] if traits.aliases or func._schema.name in _READS_NOTHING else [x.memory for x in on_device]
     writes = [x.memory for x in written]
@@ -278,6 +271,8 @@ def _finish(func: Any, args: Any, kwargs: Any, out: Any, stays: bool, inputs: li
         return wrapped
     result = return_and_correct_aliasing(func, args, kwargs, wrapped)
     for tensor in tree_leaves(result):
-        if isinstance(tensor, DeviceTensor) and tensor.shape != tensor.inner.shape:
+        if not isinstance(tensor, DeviceTensor) or _is_abstract(tensor.inner):
+            continue
+        if tensor.shape != tensor.inner.shape:
             raise NotImplementedError(f"{name} changes the shape of a tensor of the emulated device in place")
     return result
