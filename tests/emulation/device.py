@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from tests.emulation import streams
 from tests.emulation.engine import autograd_knows_the_device
 from tests.emulation.factories import factories_on_the_device
 from tests.emulation.patches import pytorch_knows_the_device
@@ -30,7 +31,7 @@ def emulated_cuda() -> Iterator[None]:
     Tensors of the device are of no use afterwards. Nested blocks are one.
 
     Raises:
-        RuntimeError: If there is a GPU.
+        RuntimeError: If there is a GPU; at the end of the block, if memory was freed while a stream could still use it.
     """
     global _depth
     if _depth == 0 and torch.cuda.is_available():
@@ -45,3 +46,6 @@ def emulated_cuda() -> Iterator[None]:
             yield
         finally:
             _depth -= 1
+    if _depth == 0 and streams.FAULTS:
+        faults, streams.FAULTS[:] = list(streams.FAULTS), []
+        raise RuntimeError("\n".join(faults))

@@ -45,13 +45,17 @@ def device_generator(generator: torch._C.Generator | None, op: str) -> DeviceGen
     """Return the generator of the device that an op draws from.
 
     Raises:
-        RuntimeError: If `generator` is one of the CPU.
+        RuntimeError: If `generator` is one of the CPU, or none that a CUDA graph which is being captured knows.
     """
+    from tests.emulation import graphs
+
     if generator is None:
         return default
     found = _of_device.get(generator._cdata)
     if found is None:
         raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({op})")
+    if graphs.capturing() is not None:
+        raise RuntimeError(f"{op}: CUDA graphs of the emulated device draw from the default generator alone")
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from tests.emulation import streams
-from tests.emulation.generators import DeviceGenerator, default
+from tests.emulation.generators import default
 
 
 class _Step:
@@ -141,9 +141,6 @@ class CUDAGraph:
     def pool(self) -> tuple[int, int]:
         """Return a handle of the graph's memory."""
         return (0, id(self))
-
-    def register_generator_state(self, generator: DeviceGenerator) -> None:
-        """Let the graph draw from a generator."""
 
 
 @contextmanager

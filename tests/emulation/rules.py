@@ -84,7 +84,7 @@ def takes_cpu_scalars(func: Any) -> bool:
     return torch.Tag.pointwise in func.tags or func._schema.name in _TAKES_CPU_SCALARS
 
 
-def refuse(func: Any, args: Any, on_device: Iterable[Tensor], on_cpu: Iterable[Tensor]) -> None:
+def refuse(func: Any, args: Any, on_cpu: Iterable[Tensor]) -> None:
     """Raise an error for operands that a GPU refuses.
 
     Raises:

@@ -193,19 +193,51 @@ def copy_late(target: Tensor, source: Tensor) -> None:
     stream.late.append((stream.time, lambda: target.copy_(value)))
 
 
+def check_late(source: Tensor) -> None:
+    """Raise an error when the host next waits, if it has written over pinned memory that a copy still reads."""
+    value = source.detach().clone()
+
+    def check() -> None:
+        if not torch.equal(source.nan_to_num(nan=0), value.nan_to_num(nan=0)):
+            raise RuntimeError("pinned memory was written before a copy from it to the device had been waited for")
+
+    stream = current()
+    stream.late.append((stream.time, check))
+
+
 class Memory:
     """What has been done to one allocation of the device.
 
     Attributes:
         written: Stream and number of the op that wrote last.
         read: Number of the last op that read, for each stream.
+        owner: Stream on which it was allocated, whose next allocation may take its place; None in a CUDA graph.
+        kept_for: Streams named by `Tensor.record_stream`.
     """
 
-    __slots__ = ("__weakref__", "read", "written")
+    __slots__ = ("__weakref__", "kept_for", "owner", "read", "written")
 
-    def __init__(self) -> None:
+    def __init__(self, owner: "Stream | None" = None) -> None:
         self.written: tuple[int, int] | None = None
         self.read: dict[int, int] = {}
+        self.owner = owner
+        self.kept_for: set[int] = set()
+
+    def __del__(self) -> None:
+        if self.owner is None:
+            return
+        uses = [*self.read.items(), *([] if self.written is None else [self.written])]
+        for stream, time in uses:
+            waited = max(self.owner.known.get(stream, 0), host.known.get(stream, 0))
+            if stream not in self.kept_for and stream != self.owner.stream_id and waited < time:
+                FAULTS.append(
+                    f"memory of stream {self.owner.stream_id} was freed while stream {stream} may still use it: "
+                    "tensor.record_stream(stream)"
+                )
+
+
+FAULTS: list[str] = []
+"""Errors found where none can be raised; `emulated_cuda` raises them at its end."""
 
 
 def launch(op: str, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:

@@ -16,7 +16,7 @@ from tests.emulation.generators import call_with_default, device_generator
 from tests.emulation.host_memory import is_pinned, mark_pinned
 from tests.emulation.kernels import kernel_of, loaded
 from tests.emulation.streams import Memory
-from tests.emulation.waits import host_waits
+from tests.emulation.waits import host_waits, stop_capture
 
 
 class DeviceTensor(Tensor):
@@ -37,7 +37,7 @@ class DeviceTensor(Tensor):
             device="cuda:0",
         )
         made.inner = inner
-        made.memory = Memory() if memory is None else memory
+        made.memory = Memory(None if graphs.capturing() else streams.current()) if memory is None else memory
         return made
 
     def __init__(self, inner: Tensor, memory: Memory | None = None) -> None: ...
@@ -110,7 +110,8 @@ class DeviceTensor(Tensor):
     def __dlpack__(self, **kwargs: Any) -> Any:
         raise BufferError("the emulated device has no memory that another library could read")
 
-    def record_stream(self, stream: Any) -> None: ...
+    def record_stream(self, stream: Any) -> None:
+        self.memory.kept_for.add(stream.stream_id)
 
 
 class _Plain:
@@ -185,56 +186,76 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an op of which an operand is on the device, as a GPU would, on the CPU."""
     leaves = tree_leaves((args, kwargs))
     on_device = [x for x in leaves if isinstance(x, DeviceTensor)]
-    traits = _traits(func)
-    kernel = kernel_of(func) if func.namespace == "fastood" else func
     target = kwargs.get("device")
     stays = target is None or torch.device(target).type == "cuda"
-    plain_kwargs = {name: _inner(v) if isinstance(v, Tensor) else tree_map(_inner, v) for name, v in kwargs.items()}
+    plain_args, plain_kwargs = tree_map(_inner, (args, kwargs))
     if target is not None:
         plain_kwargs["device"] = torch.device("cpu")
-    plain_args = tree_map(_inner, args)
     if any(_is_abstract(x.inner) for x in on_device):
-        traced = tree_map(_inner_of_tracing, (args, plain_kwargs))
-        return _finish(func, args, kwargs, kernel(*traced[0], **traced[1]), stays, on_device)
+        kernel = kernel_of(func) if func.namespace == "fastood" else func
+        traced_args, traced_kwargs = tree_map(_inner_of_tracing, (args, plain_kwargs))
+        return _finish(func, args, kwargs, kernel(*traced_args, **traced_kwargs), stays, on_device)
 
-    on_cpu = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, DeviceTensor)]
-    rules.refuse(func, args, on_device, on_cpu)
-    if (cause := rules.wait_of(func, args, kwargs)) is not None:
-        host_waits(cause, func._schema.name)
+    name, traits = func._schema.name, _traits(func)
+    rules.refuse(func, args, [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, DeviceTensor)])
     if traits.random:
-        generator = device_generator(kwargs.get("generator"), func._schema.name)
+        generator = device_generator(kwargs.get("generator"), name)
         if "generator" in kwargs:
             plain_kwargs["generator"] = generator
-    written = [value for k, value in enumerate(args) if k in traits.written]
-    written += [v for name, v in kwargs.items() if name in traits.names and traits.names.index(name) in traits.written]
-    written = [x for x in tree_leaves(written) if isinstance(x, DeviceTensor)]
-
-    def call() -> Any:
-        if func is torch.ops.aten.copy_.default and _is_late_copy(args, plain_kwargs):
-            streams.copy_late(plain_args[0], plain_args[1])
-            return plain_args[0]
-        if traits.random and plain_kwargs.get("generator") is None:
-            return call_with_default(kernel, plain_args, plain_kwargs)
-        return kernel(*plain_args, **plain_kwargs)
-
-    reads = [] if traits.aliases or func._schema.name in _READS_NOTHING else [x.memory for x in on_device]
+    written = _written(traits, args, kwargs)
+    reads = [] if traits.aliases or name in _READS_NOTHING else [x.memory for x in on_device]
     writes = [x.memory for x in written]
-    if (capture := graphs.capturing()) is None:
-        streams.launch(func._schema.name, reads, writes)
-        out = _run(func, call, traits)
-    else:
+    is_late = not stays and bool(kwargs.get("non_blocking"))
+    capture = graphs.capturing()
+    if capture is None:
+        streams.launch(name, reads, writes)
+    elif is_late:
+        stop_capture("a copy to new pinned memory: copy to pinned memory from before the capture")
+    if (cause := rules.wait_of(func, args, kwargs)) is not None:
+        host_waits(cause, name)
+    if capture is not None:
         capture.keep([x.inner for x in written])
-        out = _run(func, call, traits)
+    call = _call(func, args, plain_args, plain_kwargs, traits.random)
+    out = _run(func, call, traits)
+    if capture is not None:
         capture.add(call, out, plain_args, reads, writes)
-    if not stays and isinstance(out, Tensor) and kwargs.get("non_blocking"):
+    if is_late:
         value, out = out, mark_pinned(torch.empty_like(out))
         streams.copy_late(out, value)
     return _finish(func, args, kwargs, out, stays, on_device)
 
 
-def _is_late_copy(args: Any, kwargs: Any) -> bool:
-    non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
-    return bool(non_blocking) and not isinstance(args[0], DeviceTensor) and is_pinned(args[0])
+def _written(traits: _Traits, args: Any, kwargs: Any) -> list[DeviceTensor]:
+    """Return the tensors of the device that an op writes."""
+    values = [value for k, value in enumerate(args) if k in traits.written]
+    values += [v for name, v in kwargs.items() if name in traits.names and traits.names.index(name) in traits.written]
+    return [x for x in tree_leaves(values) if isinstance(x, DeviceTensor)]
+
+
+def _call(func: Any, args: Any, plain_args: Any, plain_kwargs: Any, is_random: bool) -> Callable[[], Any]:
+    """Return what runs the op on tensors of the CPU, now and in every replay of a graph."""
+    kernel = kernel_of(func) if func.namespace == "fastood" else func
+
+    def call() -> Any:
+        if is_random and plain_kwargs.get("generator") is None:
+            return call_with_default(kernel, plain_args, plain_kwargs)
+        return kernel(*plain_args, **plain_kwargs)
+
+    def copy() -> Any:
+        target, source = args[0], args[1]
+        if not isinstance(target, DeviceTensor) and is_pinned(target):
+            streams.copy_late(target, plain_args[1])
+            return target
+        if not isinstance(source, DeviceTensor):
+            if is_pinned(source):
+                streams.check_late(source)
+            elif graphs.capturing() is not None:
+                stop_capture("a copy from pageable memory: Tensor.pin_memory")
+        return call()
+
+    is_copy = func is torch.ops.aten.copy_.default
+    non_blocking = is_copy and bool(args[2] if len(args) > 2 else plain_kwargs.get("non_blocking", False))
+    return copy if non_blocking else call
 
 
 def _run(func: Any, call: Callable[[], Any], traits: _Traits) -> Any:

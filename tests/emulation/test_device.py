@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fastood  # noqa: F401
 from tests.emulation import kernels
 from tests.emulation.device import emulated_cuda, is_on
 from tests.emulation.rules import NOT_ON_CUDA

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.emulation import streams
 from tests.emulation.device import emulated_cuda, is_on
 from tests.emulation.waits import count_host_waits
 
@@ -141,6 +142,33 @@ def test_streams_must_wait_for_each_other() -> None:
     assert z.tolist() == [4, 4, 4]
 
 
+def test_pinned_memory_is_left_alone_until_its_copy_is_waited_for() -> None:
+    source = torch.ones(3).pin_memory()
+    source.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    source.zero_()
+    source.to("cuda", non_blocking=True)
+    source.fill_(2)
+    with pytest.raises(RuntimeError, match="pinned memory was written before a copy"):
+        torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_memory_is_not_freed_while_another_stream_uses_it(kept: bool) -> None:
+    x = torch.ones(3, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        y = x + 1
+    if kept:
+        x.record_stream(stream)
+    del x
+    assert ["was freed while" in fault for fault in streams.FAULTS] == ([] if kept else [True])
+    streams.FAULTS.clear()
+    stream.synchronize()
+    assert y.tolist() == [2, 2, 2]
+
+
 def test_a_graph_runs_when_it_is_replayed() -> None:
     x = torch.ones(3, device="cuda", requires_grad=True)
     total = torch.zeros(3, device="cuda")
@@ -164,6 +192,18 @@ def test_a_graph_runs_when_it_is_replayed() -> None:
     assert gradient.tolist() == [6, 6, 6]
     assert total.tolist() == [18, 18, 18]
     assert seen[0] != seen[1]
+
+
+def test_a_graph_copies_from_pinned_memory_alone() -> None:
+    source, target = torch.ones(3).pin_memory(), torch.zeros(3, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        target.copy_(source, non_blocking=True)
+    source.fill_(4)
+    graph.replay()
+    assert target.tolist() == [4, 4, 4]
+    with pytest.raises(RuntimeError, match="pageable"), torch.cuda.graph(graph):
+        target.copy_(torch.ones(3), non_blocking=True)
 
 
 @pytest.mark.parametrize("name", WAITS)
