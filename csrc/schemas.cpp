@@ -9,7 +9,8 @@ STABLE_TORCH_LIBRARY(fastood, m) {
       "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "_outlier_loss_backward(Tensor grad_loss, Tensor logits, Tensor row_stats, Tensor factors, int loss) -> Tensor");
-  // -> (loss, per_sample [N], grad_logits [N, K]) in one pass, for callers without autograd
+  // -> (loss, per_sample [N], grad_logits [N, K]), for callers without autograd. On the CPU forward and backward of a block
+  // of rows while it is in cache; on CUDA one after the other, each of which reads the logits
   m.def(
       "outlier_loss_value_and_grad(Tensor logits, Tensor? targets, Tensor? weight, Tensor? uniform01, int loss, "
       "float background_weight, float margin_id, float margin_background, int num_reject, bool by_weight) "

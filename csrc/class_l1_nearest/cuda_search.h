@@ -1,5 +1,4 @@
-// The search for the nearest key of a class on CUDA, as the program of a warp (../common/cuda_program.h), which
-// csrc/tests/emulated_threads.h runs on the host.
+// The search for the nearest key of a class on CUDA, as the program of a warp (../common/cuda_program.h).
 //
 // A tile is kTileQueries queries that follow each other in the sorted order. A warp takes, for each class in its tile, a
 // share of the keys of that class, kTileKeys at a time: its lanes read neighbouring features of a key, once for all queries of
@@ -13,7 +12,8 @@
 
 namespace fastood::class_l1_nearest {
 
-// 32 sums a lane in float32, and 126 registers with all else on sm_90: four warps on each of an SM's schedulers.
+// 32 sums a lane, and 125 to 128 registers with all else in float32 (ptxas, sm_90): four warps on each of an SM's
+// schedulers.
 constexpr int kSearchQueries = 8;
 constexpr int kSearchKeys = 4;
 

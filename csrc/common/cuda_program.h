@@ -1,8 +1,7 @@
 // CUDA kernels as programs over a block (or a warp) of threads, in steps that every thread takes.
 //
-// On a GPU `each` is the thread's own share; csrc/tests/emulated_threads.h runs it for one thread after the other, so that a
-// machine without a GPU runs the kernels whole: the same tiles, tails and order of sums. A program's registers are its
-// State. Control flow is the same for all threads of a block (of a warp, in a warp's program).
+// `each` is the thread's own share, and a program's registers are its State. Control flow is the same for all threads of a
+// block (of a warp, in a warp's program).
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // Detection scores on CUDA (math.h has the formulas): one kernel for all of a mask.
 //
 // Traffic: one read of the logits, N K sizeof(logit) bytes, which is the floor; a score adds a K-th of it. Further passes
-// over a row find it in the level-1 cache (eight blocks share its 200 KB: up to about 6k float32 classes for a block per
-// row), else in the level-2 cache. Passes: two for all scores but kl_uniform (a third for rows near uniform) and gen (one
+// over a row find it in the level-1 cache, which four blocks share (56 to 64 registers a thread, ptxas for sm_90), else in
+// the level-2 cache. Passes: two for all scores but kl_uniform (a third for rows near uniform) and gen (one
 // more, and about fifteen to select the largest where gen_top asks for it).
 // Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. Rows that share a warp need not
 // take the same passes: each lane adds up what its row needs, the reductions are common to all.

@@ -3,8 +3,8 @@
 // Traffic of forward + backward: read, read, write of the logits, 3 N K sizeof(logit) bytes, which is the floor while
 // the gradient is not made in forward (it is not: the upstream gradient scales it before it is rounded to float16).
 // In addition per row: targets and weights once, per_sample written, kRowStats numbers written and read.
-// A row's second pass over its own logits finds them in the level-1 cache (eight blocks share its 200 KB: up to about 6k
-// float32 classes for a block per row), else in the level-2 cache.
+// A row's second pass over its own logits finds them in the level-1 cache, which four to six blocks share (38 to 64
+// registers a thread forward, ptxas for sm_90), else in the level-2 cache.
 // Threads: a sub-warp of 4..32 lanes per row up to 1024 classes, one block per row beyond. In-distribution and background
 // rows may share a warp: what differs between them is chosen per lane, the reductions are common to all.
 // Sums over rows: each block adds up its own in float64 and in a fixed order; the block that finishes last adds up those

@@ -142,6 +142,22 @@ def test_nan_of_a_query_is_seen(device: str) -> None:
     assert gradient.tolist() == [[0.0, 0.0], [0.0, 0.0], [-1.0, -1.0], [0.0, 0.0]]
 
 
+@dtypes
+def test_nan_stays_in_its_row(dtype: torch.dtype, device: str) -> None:
+    """A query with a NaN has no key, and a key with one is nobody's; no other query notices."""
+    query, query_labels, keys, key_labels = NearestSample(40, 100, 33, 2).make(device, dtype)
+    query_labels[2] = key_labels[1] = 0
+    query[2, 32] = keys[1, 0] = NAN
+    distance, index = class_l1_nearest(query, query_labels, keys, key_labels)
+    assert distance[2].isnan()
+    assert index[2] == -1
+    without = torch.cat([keys[:1], keys[2:]]), torch.cat([key_labels[:1], key_labels[2:]])
+    want_distance, want_index = class_l1_nearest(query, query_labels, *without)
+    others = torch.arange(40, device=device) != 2
+    assert torch.equal(distance[others], want_distance[others])
+    assert torch.equal(index, torch.where(want_index >= 1, want_index + 1, want_index))
+
+
 @pytest.mark.parametrize("dim", [3, 512, 1025])
 def test_a_distance_does_not_depend_on_its_company(dim: int, device: str) -> None:
     """To the bit: alone and in a batch, with other keys around, in every place of a tile."""

@@ -1,7 +1,6 @@
 """The Mahalanobis logits on a GPU: every way to launch them, graphs, streams, and what only a GPU does.
 
-`test_mahalanobis_logits.py` runs its samples on the GPU too; `csrc/tests/test_mahalanobis_cuda.cpp` runs the kernels'
-programs on the host.
+`test_mahalanobis_logits.py` and `test_mahalanobis_shapes.py` run their samples on the GPU too.
 """
 
 import math

@@ -58,6 +58,12 @@ SAMPLES = [
     NearestSample(50, 300, 4, 3, values=2),
     NearestSample(50, 300, 1, 2, values=3),
     NearestSample(20, 60, 40, strided=True),
+    # Tiles with queries of one class and of many, classes with fewer keys than shares.
+    *(
+        NearestSample(queries, keys, dim, classes, values)
+        for queries, keys, dim, classes in ((8, 4, 1, 1), (40, 100, 31, 4), (70, 20, 33, 30), (60, 3000, 33, 100))
+        for values in (0, 2)
+    ),
     # Enough for two threads: a cut through a group, and through the keys of a single one.
     NearestSample(70, 3000, 65, 2),
     NearestSample(3, 20_000, 130, 1, values=2),
