@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "../runtime/sanitizers.h"
 #include "../runtime/stream.h"
 
 extern "C" AOTITorchError aoti_torch_call_dispatcher(const char* name, const char* overload, StableIValue* stack);
@@ -15,9 +16,8 @@ int32_t get_current_stream(int32_t, void** stream) {
   return 0;
 }
 
-// Torch's functions run on the op's stream, after what is queued there. Allocation does not touch the device.
-void run_before(const char* name) {
-  if (std::strncmp(name, "aten::empty", 11) != 0 && std::strncmp(name, "aten::new_empty", 15) != 0) run_queue();
+bool allocates(const char* name) {
+  return std::strncmp(name, "aten::empty", 11) == 0 || std::strncmp(name, "aten::new_empty", 15) == 0;
 }
 
 }  // namespace
@@ -27,15 +27,29 @@ void* find_symbol(void*, const char* name) {
                                                                       : nullptr;
 }
 
+void before_torch() {
+  run_queue();
+}
+
+// What torch's functions write is not seen: from here on all memory counts as written.
+void after_torch() {
+  if (has_written()) emulation_forget_device();
+}
+
+AOTITorchError call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t abi_version) {
+  if (allocates(name)) return torch_call_dispatcher(name, overload, stack, abi_version);
+  before_torch();
+  const AOTITorchError error = torch_call_dispatcher(name, overload, stack, abi_version);
+  after_torch();
+  return error;
+}
+
+AOTITorchError call_dispatcher_2_8(const char* name, const char* overload, StableIValue* stack) {
+  if (allocates(name)) return aoti_torch_call_dispatcher(name, overload, stack);
+  before_torch();
+  const AOTITorchError error = aoti_torch_call_dispatcher(name, overload, stack);
+  after_torch();
+  return error;
+}
+
 }  // namespace emulation
-
-extern "C" AOTITorchError emulation_call_dispatcher(const char* name, const char* overload, StableIValue* stack,
-                                                    uint64_t abi_version) {
-  emulation::run_before(name);
-  return torch_call_dispatcher(name, overload, stack, abi_version);
-}
-
-extern "C" AOTITorchError emulation_call_dispatcher_2_8(const char* name, const char* overload, StableIValue* stack) {
-  emulation::run_before(name);
-  return aoti_torch_call_dispatcher(name, overload, stack);
-}

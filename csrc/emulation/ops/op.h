@@ -3,18 +3,43 @@
 #pragma once
 
 #include <dlfcn.h>
-
-// Before the headers of torch, which declare and call these two under the names that the macros give them.
-#define aoti_torch_call_dispatcher emulation_call_dispatcher_2_8
-#define torch_call_dispatcher emulation_call_dispatcher
-
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
+#include <torch/csrc/stable/c/shim.h>
+
+namespace emulation {
+
+// Torch's functions run on the op's stream, after what is queued there: ops/op.cpp.
+void before_torch();
+void after_torch();
+
+template <auto kFunction, typename... Args>
+auto on_stream(Args... args) {
+  before_torch();
+  const auto error = kFunction(args...);
+  after_torch();
+  return error;
+}
+
+// By name, of which some only allocate, and touch no device.
+AOTITorchError call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t abi_version);
+AOTITorchError call_dispatcher_2_8(const char* name, const char* overload, StableIValue* stack);
+
+}  // namespace emulation
+
+// Torch's inline functions, which the headers below define, call these.
+#define torch_call_dispatcher emulation::call_dispatcher
+#define aoti_torch_call_dispatcher emulation::call_dispatcher_2_8
+#define aoti_torch_aten_amax emulation::on_stream<&::aoti_torch_aten_amax>
+#define aoti_torch_aten_fill__Scalar emulation::on_stream<&::aoti_torch_aten_fill__Scalar>
+#define aoti_torch_aten_full emulation::on_stream<&::aoti_torch_aten_full>
+#define aoti_torch_aten_new_zeros emulation::on_stream<&::aoti_torch_aten_new_zeros>
+#define aoti_torch_aten_pad emulation::on_stream<&::aoti_torch_aten_pad>
+#define aoti_torch_aten_subtract_Tensor emulation::on_stream<&::aoti_torch_aten_subtract_Tensor>
+
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-
-#undef aoti_torch_call_dispatcher
-#undef torch_call_dispatcher
 
 #include "../include/emulation/grid_cap.h"
 #include "../runtime/stream.h"

@@ -159,6 +159,9 @@ std::string Block::stuck() const {
 }
 
 void Block::end() {
+  if (has_written()) {
+    for (const SharedVariable& variable : shared_) emulation_forget(variable.memory);
+  }
   // Under ThreadSanitizer it is memory of order.cpp.
   if (!has_tsan()) {
     for (const SharedVariable& variable : shared_) std::free(variable.memory);

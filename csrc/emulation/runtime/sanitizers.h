@@ -16,6 +16,11 @@ FASTOOD_WEAK void __sanitizer_start_switch_fiber(void** fake_stack, const void* 
 FASTOOD_WEAK void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
 FASTOOD_WEAK void __asan_unpoison_memory_region(const void* address, size_t size);
 FASTOOD_WEAK void __asan_set_error_report_callback(void (*callback)(const char*));
+// written/written.cpp, of the variant "written" alone. A region begins without a byte written.
+FASTOOD_WEAK void emulation_track(void* memory, size_t size, bool of_device);
+FASTOOD_WEAK void emulation_forget(void* memory);
+FASTOOD_WEAK void emulation_forget_device();
+FASTOOD_WEAK void emulation_mark_written(void* memory, size_t size);
 }
 
 namespace emulation {
@@ -33,6 +38,10 @@ inline void tsan_acquire(void* address) {
 }
 inline void tsan_release(void* address) {
   if (has_tsan()) __tsan_release(address);
+}
+
+inline bool has_written() {
+  return emulation_track != nullptr;
 }
 
 // Not memset and memcpy: ThreadSanitizer replaces them, and would take the runtime's accesses for the threads'.

@@ -55,6 +55,7 @@ void poison(void* memory) {
 
 // Freed memory is spoiled first: who still has it reads no old values.
 void release(void* memory) {
+  if (has_written()) emulation_forget(memory);
   poison(memory);
   std::free(memory);
 }
@@ -96,7 +97,11 @@ Op::~Op() {
     drop_queue();
     last_error = cudaSuccess;
   }
-  if (--depth == 0) owner = std::thread::id();
+  if (--depth == 0) {
+    owner = std::thread::id();
+    // Torch may write to results from now on, which is not seen.
+    if (has_written()) emulation_forget_device();
+  }
   mutex.unlock();
 }
 
@@ -168,7 +173,10 @@ void* device_allocate(size_t bytes) {
   constexpr size_t kAlignment = 64;
   void* memory = nullptr;
   if (posix_memalign(&memory, kAlignment, bytes) != 0) throw std::bad_alloc();
-  if (in_own_op()) poison(memory);
+  if (in_own_op()) {
+    poison(memory);
+    if (has_written()) emulation_track(memory, bytes, true);
+  }
   return memory;
 }
 

@@ -13,4 +13,7 @@ namespace emulation {
 cudaError_t queue_work(cudaStream_t stream, const char* name, const std::source_location& place,
                        std::function<void()> work);
 
+// Says that memory was written by other code than that of kernels.
+void wrote(void* memory, size_t bytes);
+
 }  // namespace emulation

@@ -22,6 +22,7 @@ auto radix_digit(Key key, int begin_bit, int end_bit) {
 template <typename Key>
 void radix_sort(const Key* from, Key* to, int64_t count, int begin_bit, int end_bit) {
   std::copy(from, from + count, to);
+  wrote(to, static_cast<size_t>(count) * sizeof(Key));
   std::stable_sort(to, to + count, [&](Key a, Key b) {
     return radix_digit(a, begin_bit, end_bit) < radix_digit(b, begin_bit, end_bit);
   });
