@@ -16,7 +16,7 @@ class DeviceGenerator(torch._C.Generator):
         _of_device[self._cdata] = self
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return torch.device("cuda:0")
 
     def clone_state(self) -> "DeviceGenerator":

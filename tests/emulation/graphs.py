@@ -52,7 +52,7 @@ class Capture:
 
     @staticmethod
     def _bytes(tensor: Tensor) -> Tensor:
-        return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())  # type: ignore[call-overload]
+        return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
 
     def keep(self, tensors: list[Tensor]) -> None:
         """Remember the values of tensors that the next op writes."""

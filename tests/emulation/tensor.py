@@ -24,11 +24,11 @@ class DeviceTensor(Tensor):
 
     inner: Tensor
     memory: Memory
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, inner: Tensor, memory: Memory | None = None) -> DeviceTensor:
-        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
             strides=inner.stride(),
@@ -65,7 +65,7 @@ class DeviceTensor(Tensor):
             with torch.no_grad():
                 copied = self.clone().requires_grad_(self.requires_grad)
             if getattr(self, "_is_param", False):
-                copied._is_param = True  # type: ignore[attr-defined]
+                copied._is_param = True
             copied.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
             memo[id(self)] = copied
         return memo[id(self)]
@@ -79,15 +79,15 @@ class DeviceTensor(Tensor):
         return rebuilt, (_Plain(data), self.requires_grad, {})
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         # Not `detach`, which shares the version counter.
-        return torch._C.TensorBase.data.__get__(self)  # type: ignore[attr-defined,no-any-return]
+        return torch._C.TensorBase.data.__get__(self)
 
     @data.setter
     def data(self, value: Tensor) -> None:
         if not isinstance(value, DeviceTensor):
             raise RuntimeError("Attempted to call `variable.set_data(tensor)`, but the tensors are on other devices")
-        torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]
+        torch._C.TensorBase.data.__set__(self, value)
         self.inner, self.memory = value.inner, value.memory
 
     def data_ptr(self) -> int:

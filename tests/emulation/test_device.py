@@ -159,7 +159,7 @@ def test_other_threads_have_the_device() -> None:
     def work() -> None:
         x = torch.ones(3).to("cuda").requires_grad_()
         (x * 2).sum().backward()
-        found.append(x.grad)  # type: ignore[arg-type]
+        found.append(x.grad)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -54,6 +54,7 @@ def test_the_trainer_knows_a_device_that_is_not_the_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_cuda
+@pytest.mark.filterwarnings("error:The model passed to .Fabric.setup")
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_train_as_on_the_cpu(method: str, tmp_path: Path) -> None:
     found, want = (_train(tmp_path, method, device) for device in ("cuda", "cpu"))

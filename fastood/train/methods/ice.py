@@ -233,9 +233,11 @@ class ICE(Method):
         model.load_state_dict({**model.state_dict(), **{k: v for k, v in weights.items() if not k.startswith("head.")}})
         features = embed(model, self.task.id_train)
         # Dead ReLU features are constant within the classes, which makes the covariance singular: shrink it.
-        model.head = CholeskyMahalanobisHead.from_features(
+        head = CholeskyMahalanobisHead.from_features(
             features, self.task.id_train.labels, covariance=self.config.covariance, shrinkage="oas"
         )
+        # `embed` has moved the network to the device of the run.
+        model.head = head.to(next(model.parameters()).device)
 
     def _pretrain(self) -> ImageStage:
         return ImageStage(
