@@ -67,7 +67,7 @@ check: build
 	"$(BIN)/mypy"
 	"$(BIN)/python" .ci/check_style.py
 	@echo clang-format --dry-run --Werror csrc
-	@"$(BIN)/clang-format" --dry-run --Werror $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+	@find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs "$(BIN)/clang-format" --dry-run --Werror
 
 ctest: setup
 	@export PATH="$$(cd "$(BIN)" && pwd):$$PATH"; set -ex; \
