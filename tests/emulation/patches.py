@@ -142,18 +142,6 @@ _ACCELERATOR: dict[str, Any] = {
     "empty_cache": _returns(None),
 }
 
-_ON_HOST = ("empty", "zeros", "ones", "full", "rand", "randn", "empty_like", "zeros_like", "ones_like", "empty_strided")
-
-
-def _pinned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a factory that knows `pin_memory` without a driver."""
-
-    def made(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
-        result = make(*args, **kwargs)
-        return host_memory.mark_pinned(result) if pin_memory else result
-
-    return made
-
 
 def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return `torch.tensor` or `torch.as_tensor`, which make a tensor of the CPU first and then copy it."""
@@ -213,8 +201,6 @@ def pytorch_knows_the_device() -> Iterator[None]:
             replace(torch.cuda, name, value)
         for name, value in _ACCELERATOR.items():
             replace(torch.accelerator, name, value)
-        for name in _ON_HOST:
-            replace(torch, name, _pinned(getattr(torch, name)))
         tensor, as_tensor = torch.tensor, torch.as_tensor
         replace(torch, "tensor", _from_data(tensor))
         replace(torch, "as_tensor", _from_data(as_tensor))

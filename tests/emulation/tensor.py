@@ -173,7 +173,7 @@ def _inner(value: Any) -> Any:
 def _inner_of_tracing(value: Any) -> Any:
     """Return the tensor of the CPU inside; a tracer makes scalars that are abstract tensors of the device."""
     if isinstance(value, Tensor) and not isinstance(value, DeviceTensor) and value.is_cuda:
-        return torch.empty_like(value, device="cpu")
+        return value.to("cpu")
     return _inner(value)
 
 

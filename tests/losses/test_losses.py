@@ -22,7 +22,9 @@ modules = pytest.mark.parametrize("module", LOSS_MODULES, ids=str)
 
 
 def with_leaves(batch: Batch) -> Batch:
-    return replace(batch, logits=batch.logits.requires_grad_(), features=batch.features.requires_grad_())
+    # Detached: a batch of the same dtype or device is the same tensors, and a copy of a leaf is none.
+    logits, features = (x.detach().requires_grad_() for x in (batch.logits, batch.features))
+    return replace(batch, logits=logits, features=features)
 
 
 @modules
