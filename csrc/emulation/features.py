@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from source_text import code_of
+
 INCLUDE = Path(__file__).parent / "include"
 
 _NAMES = """
@@ -27,13 +29,13 @@ thrust::make_counting_iterator thrust::make_transform_iterator
 thrust::counting_iterator thrust::transform_iterator
 """
 KNOWN = frozenset(_NAMES.split())
-"""Names that headers of include/ define."""
+"""Names of the emulated features, which the headers in `include/` define."""
 
 OF_THE_COMPILER = re.compile(
     r"__(builtin_\w+|attribute__|extension__|int128|FMA__|AVX\w+|SSE\w+|ARM_\w+|linux__|x86_64__|aarch64__"
     r"|has_include|FILE__|LINE__|GNUC__|clang__|cplusplus|VA_ARGS__|func__|restrict)"
 )
-"""Names that begin as an intrinsic does, but are C++ on every compiler."""
+"""Names that look like intrinsics of CUDA, but belong to the C++ compiler."""
 
 FORBIDDEN = {
     r"extern\s+__shared__": "dynamic shared memory",
@@ -49,7 +51,7 @@ FORBIDDEN = {
     r"\bsurf(?:1D|2D|3D|Cubemap)\w+|\bsurface\s*<": "surfaces",
     r"\bclock(?:64)?\s*\(": "the clock of a multiprocessor",
 }
-"""Patterns of features that have no name of their own kind, and what they are."""
+"""Patterns of features that a list of names cannot find, and their names in the error."""
 
 _CUDA_NAME = re.compile(
     r"(?<![\w:])(?:__\w+|atomic[A-Z]\w*|cuda[A-Z]\w*|cu[A-Z]\w+|CU(?:tensorMap|device|stream|event)\w*|cub::\w+|thrust::\w+)"
@@ -59,16 +61,10 @@ _CUDA_HEADER = re.compile(
     r"^(?:cuda|cub/|thrust/|cooperative_groups|mma\.h|crt/|nv|cutlass|cute/|device_|vector_|sm_\d+|math_constants|texture|surface)"
 )
 _LAUNCH = re.compile(r"<<<(.*?)>>>", re.DOTALL)
-_NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])'", re.DOTALL)
 
 
 class NotEmulatedError(Exception):
     """A source uses CUDA features that the emulation does not have."""
-
-
-def code_of(text: str) -> str:
-    """Return the text with comments and literals replaced by as many blanks; line breaks stay."""
-    return _NOT_CODE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
 def unknown_features(text: str) -> Iterator[tuple[int, str]]:

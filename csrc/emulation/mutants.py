@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-import features
+from source_text import closing, code_of
 
 _FUNCTION = re.compile(r"__global__|__device__|\bFASTOOD_HD\b")
 _BODY = re.compile(r"[{;]")
@@ -28,7 +28,7 @@ _BOUND = re.compile(r" (?:<|>) ")
 
 
 class Site(NamedTuple):
-    """A place in device code, and what is put instead of it."""
+    """A place in device code, and its replacement."""
 
     start: int
     stop: int
@@ -38,7 +38,7 @@ class Site(NamedTuple):
 
 
 def _device_bodies(code: str) -> list[tuple[int, int]]:
-    """Return the spans of the bodies of device functions that run at run time alone."""
+    """Return the spans of the bodies of device functions that are not constexpr."""
     spans: list[tuple[int, int]] = []
     for match in _FUNCTION.finditer(code):
         if spans and match.start() < spans[-1][1]:
@@ -51,23 +51,8 @@ def _device_bodies(code: str) -> list[tuple[int, int]]:
         head = line + code[match.start() : i]
         if i == len(code) or code[i] == ";" or "constexpr" in head or "#define" in head:
             continue
-        depth, stop = 0, i
-        while True:
-            depth += (code[stop] == "{") - (code[stop] == "}")
-            stop += 1
-            if depth == 0:
-                break
-        spans.append((i, stop))
+        spans.append((i, closing(code, i, "{}")))
     return spans
-
-
-def _closing(code: str, start: int) -> int:
-    depth = 0
-    for i in range(start, len(code)):
-        depth += (code[i] == "(") - (code[i] == ")")
-        if depth == 0:
-            return i
-    raise ValueError("unbalanced")
 
 
 def _statement_sites(code: str, begin: int, end: int) -> list[Site]:
@@ -99,7 +84,7 @@ def _header_sites(code: str, begin: int, end: int) -> tuple[list[Site], list[tup
     sites, loops = [], []
     for match in _HEADER.finditer(code, begin, end):
         start = match.end()
-        stop = _closing(code, match.end() - 1)
+        stop = closing(code, match.end() - 1) - 1
         head = code[start:stop]
         if match["word"] == "if":
             if ";" not in head and re.search(r" (?:<|>|<=|>=) ", head):
@@ -129,8 +114,8 @@ class Sites:
         self._lines: list[str] = []
 
     def number(self, text: str, name: str) -> str:
-        """Return the text with its sites numbered, going on from those of earlier texts."""
-        code = features.code_of(text)
+        """Return the text with its sites numbered; numbers continue those of earlier texts."""
+        code = code_of(text)
         found: list[Site] = []
         for begin, end in _device_bodies(code):
             headers, loops = _header_sites(code, begin, end)
@@ -142,18 +127,13 @@ class Sites:
         pieces, at = [], 0
         for site in found:
             if site.start < at:
-                continue  # inside of another one
+                continue  # within the previous site
             number = len(self._lines) + 1
-            original = " ".join(text[site.start : site.stop].split())
-            line = (
-                code.count(
-                    "\n", 0, site.start + len(text[site.start : site.stop]) - len(text[site.start : site.stop].lstrip())
-                )
-                + 1
-            )
-            self._lines.append(f"{number}\t{name}:{line}\t{site.kind}\t{original}")
+            source = text[site.start : site.stop]
+            line = code.count("\n", 0, site.start + len(source) - len(source.lstrip())) + 1
+            self._lines.append(f"{number}\t{name}:{line}\t{site.kind}\t{' '.join(source.split())}")
             made = site.make.replace("{k}", str(number)) if "{{" not in site.make else site.make.format(k=number)
-            lost = text[site.start : site.stop].count("\n") - made.count("\n")
+            lost = source.count("\n") - made.count("\n")
             pieces += [text[at : site.start], made, "\n" * lost]
             at = site.stop
         return "".join(pieces) + text[at:]

@@ -20,26 +20,13 @@ from pathlib import Path
 
 import features
 import mutants
+from source_text import TranslationError, closing, code_of
 
 SKIPPED = ("emulation", "tests")
 """Folders of csrc/ that are no part of a CUDA build."""
 
 _SHARED = re.compile(r"__shared__\s+(?P<type>[^;\[\]=]+?)\s+(?P<name>\w+)\s*(?P<sizes>(?:\s*\[[^\]]+\])*)\s*;")
 _DEVICE = re.compile(r"__device__|__global__|__CUDACC__|__CUDA_ARCH__|\bFASTOOD_HD\b|#include <cuda")
-
-
-class TranslationError(Exception):
-    """A launch or a declaration that the translator does not understand."""
-
-
-def closing(code: str, start: int, brackets: str = "()") -> int:
-    """Return the index after the bracket that closes the one at `start`."""
-    depth = 0
-    for i in range(start, len(code)):
-        depth += (code[i] == brackets[0]) - (code[i] == brackets[1])
-        if depth == 0:
-            return i + 1
-    raise TranslationError(f"a bracket is not closed: {code[start : start + 80]}")
 
 
 def split_arguments(code: str) -> list[str]:
@@ -76,7 +63,7 @@ def kernel_start(code: str, end: int) -> int:
 def translate_launches(text: str, name: str) -> str:
     """Return the text with every launch as a call."""
     # From the last to the first, so that positions in `code` stay valid.
-    code = features.code_of(text)
+    code = code_of(text)
     for match in reversed(list(re.finditer("<<<", code))):
         at = match.start()
         line = code.count("\n", 0, at) + 1
@@ -117,7 +104,7 @@ def translate_shared(text: str, name: str) -> str:
         return made + "\n" * (match[0].count("\n") - made.count("\n"))
 
     text = _SHARED.sub(reference, text)
-    left = features.code_of(text).find("__shared__")
+    left = code_of(text).find("__shared__")
     if left >= 0:
         line = text.count("\n", 0, left) + 1
         raise TranslationError(

@@ -1,4 +1,4 @@
-// bfloat16, converted as CUDA does, with bit code of the emulation's own: the library's would hide its faults.
+// bfloat16, converted as by CUDA. Not by csrc/common/reduced_float.h: a fault there would hide in a comparison with the CPU op.
 #pragma once
 
 #include <bit>

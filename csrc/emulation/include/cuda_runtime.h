@@ -1,4 +1,4 @@
-// What a .cu file sees of CUDA in the emulation: csrc/emulation/README.md.
+// The part of CUDA that the emulation offers to a .cu file: csrc/emulation/README.md.
 #pragma once
 
 #include "cuda_runtime_api.h"

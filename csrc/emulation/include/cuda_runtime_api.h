@@ -1,4 +1,4 @@
-// The CUDA runtime as far as launchers and ops use it. Streams are queues that run late: runtime/stream.h.
+// The functions of the CUDA runtime that launchers and ops use. The stream is a queue that runs later: runtime/stream.h.
 //
 // These are C++ functions, not C: a process with a CUDA build of torch has the real ones under their C names.
 #pragma once
@@ -29,7 +29,7 @@ typedef struct CUstream_st* cudaStream_t;
 
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
-// Of the last launch that failed, names the kernel and the place.
+// For the last launch that failed, the text names the kernel and the source line.
 const char* cudaGetErrorString(cudaError_t error);
 // 0, as CUDA reports on a machine without a driver.
 cudaError_t cudaDriverGetVersion(int* version);
@@ -39,7 +39,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream,
                             std::source_location where = std::source_location::current());
 
-// These wait for the device. They are counted, and errors while a graph is captured.
+// These wait for the device. Each wait is counted; while a graph is captured it is an error.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                        std::source_location where = std::source_location::current());
 cudaError_t cudaStreamSynchronize(cudaStream_t stream, std::source_location where = std::source_location::current());

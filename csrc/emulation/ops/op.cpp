@@ -1,4 +1,4 @@
-// What the ops of an emulated build call instead of torch's own.
+// Replacements of functions of torch that ops call, in an emulated build.
 #include <torch/csrc/stable/c/shim.h>
 
 #include <cstring>
@@ -31,7 +31,7 @@ void before_torch() {
   run_queue();
 }
 
-// What torch's functions write is not seen: from here on all memory counts as written.
+// Writes by torch's functions are not recorded: from here on all memory counts as written.
 void after_torch() {
   if (has_written()) emulation_forget_device();
 }

@@ -21,13 +21,14 @@ auto on_stream(Args... args) {
   return error;
 }
 
-// By name, of which some only allocate, and touch no device.
+// Functions that torch calls by name. Those that only allocate do not run the queue.
 AOTITorchError call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t abi_version);
 AOTITorchError call_dispatcher_2_8(const char* name, const char* overload, StableIValue* stack);
 
 }  // namespace emulation
 
-// Torch's inline functions, which the headers below define, call these.
+// The inline functions of the headers below call these. A function of torch that an op begins to call, and that does not go
+// through a dispatcher call, needs a line here: without one it would run before the kernels that are queued.
 #define torch_call_dispatcher emulation::call_dispatcher
 #define aoti_torch_call_dispatcher emulation::call_dispatcher_2_8
 #define aoti_torch_aten_amax emulation::on_stream<&::aoti_torch_aten_amax>
@@ -46,7 +47,7 @@ AOTITorchError call_dispatcher_2_8(const char* name, const char* overload, Stabl
 
 namespace emulation {
 
-// The boxed function of an op, with its stream from the first launch to the end of the last.
+// The boxed function of an op, which returns when all work that it has queued is done.
 template <void (*kBoxed)(StableIValue*, uint64_t, uint64_t)>
 void run_op(StableIValue* stack, uint64_t num_arguments, uint64_t num_outputs) {
   Op op;
@@ -54,7 +55,7 @@ void run_op(StableIValue* stack, uint64_t num_arguments, uint64_t num_outputs) {
   op.finish();
 }
 
-// For dlsym: the function by which torch hands out its current stream.
+// Replaces dlsym, for the function that returns torch's current stream.
 void* find_symbol(void* library, const char* name);
 
 }  // namespace emulation

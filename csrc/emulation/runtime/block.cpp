@@ -21,10 +21,10 @@ Order order;
 namespace {
 
 Fiber* main_fiber = nullptr;
-// Under ThreadSanitizer blocks take turns with several sets of fibers: the accesses of one fiber are ordered by what it did
-// before, those of different fibers by nothing.
+// Under ThreadSanitizer a block draws one of several sets of fibers: all accesses by one fiber are ordered, so that a race
+// between two blocks shows only if different fibers run them.
 constexpr size_t kTsanSets = 5;
-// Kept until the process ends, also from destructors that run before.
+// Never destroyed: kernels may run in destructors at the end of the process.
 std::vector<std::vector<Fiber*>>& fiber_sets = *new std::vector<std::vector<Fiber*>>;
 
 }  // namespace
@@ -162,7 +162,7 @@ void Block::end() {
   if (has_written()) {
     for (const SharedVariable& variable : shared_) emulation_forget(variable.memory);
   }
-  // Under ThreadSanitizer it is memory of order.cpp.
+  // Under ThreadSanitizer the memory belongs to the arena of order.cpp.
   if (!has_tsan()) {
     for (const SharedVariable& variable : shared_) std::free(variable.memory);
   }

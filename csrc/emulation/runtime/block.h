@@ -15,7 +15,7 @@ constexpr int kWarp = 32;
 enum class State { kReady, kAtBarrier, kAtMeeting, kDone };
 
 struct Thread {
-  // More different atomics before a fence than any kernel has.
+  // Addresses of atomic operations that a fence acquires from; no kernel has more.
   static constexpr int kMaxAtomics = 32;
 
   Fiber* fiber = nullptr;
@@ -27,7 +27,8 @@ struct Thread {
   const void* atomics[kMaxAtomics];
 };
 
-// Where the lanes of one mask of a warp meet. Results of a meeting are read while the next may already gather: two slots.
+// A collective of the lanes of one mask of a warp. Lanes may still read its results while others arrive at the next one: two
+// slots, in turn.
 struct Meeting {
   unsigned mask = 0;
   unsigned arrived = 0;
@@ -36,7 +37,7 @@ struct Meeting {
   uint64_t generation = 0;
   unsigned votes[2] = {};
   alignas(16) unsigned char values[2][kWarp][8];
-  char* tag = nullptr;  // two places by which ThreadSanitizer orders
+  char* tag = nullptr;  // an address for each slot, by which ThreadSanitizer orders accesses
 };
 
 struct Barrier {
@@ -62,14 +63,14 @@ class Block {
   // Runs the block to its end, and throws std::runtime_error if it cannot. `body` is the kernel with its arguments.
   void run(const char* kernel, const Place& launched, int num_threads, const std::function<void()>& body);
 
-  // Of the running thread -------------------------------------------------------------------------------------------
+  // For the running thread ------------------------------------------------------------------------------------------
   Thread& self() { return threads_[running_]; }
   int running() const { return running_; }
-  // Gives up: the block ends with this message.
+  // Ends the block with this message.
   [[noreturn]] void fail(const std::string& message);
   void wait(State state, const Place& place);
   void wake(int thread);
-  // Where the order is drawn, others may go first.
+  // In a shuffled order, lets other threads run first.
   void yield_if_shuffled(const Place& place);
 
   std::string who(int thread) const;
@@ -95,7 +96,7 @@ class Block {
   const char* kernel_ = "";
   Place launched_;
   const std::function<void()>* body_ = nullptr;
-  std::vector<int> ready_;  // the threads that can run, a ring where the order is not drawn
+  std::vector<int> ready_;  // the threads that can run, as a ring
   size_t first_ready_ = 0;
   size_t num_ready_ = 0;
   int running_ = -1;
@@ -105,12 +106,12 @@ class Block {
 // The block that runs; there is one at a time.
 extern Block block;
 
-// The name from "csrc/" on, of a file that has it.
+// The name of the file, from "csrc/" on.
 const char* file_of(const Place& place);
-// "csrc/…:line", the same in every build folder.
+// "csrc/…:line", in every build folder alike.
 std::string text_of(const Place& place);
 
-// Where the order of threads and blocks comes from.
+// Random numbers for the order of threads and blocks.
 struct Order {
   uint64_t state = 1;
   bool shuffled = false;
@@ -119,7 +120,7 @@ struct Order {
 extern Order order;
 
 // For ThreadSanitizer (order.cpp) ---------------------------------------------------------------------------------------
-// Memory that no block of a launch shares: blocks are ordered by nothing.
+// Memory at addresses that no other block of the launch uses: a shared address would order the blocks.
 char* fresh_memory(size_t size);
 void begin_launch_order();
 void end_launch_order();

@@ -67,7 +67,7 @@ void check_lanes(Collective kind, unsigned mask, const Place& place) {
   }
 }
 
-// Waits for all lanes of the mask. `deposit` leaves this lane's part on the way; `slot` is where the results are.
+// Waits for all lanes of the mask. `deposit` stores the contribution of this lane; `slot` receives the slot of the results.
 template <typename Deposit>
 Meeting& meet(Collective kind, unsigned mask, const Place& place, int& slot, const Deposit& deposit) {
   check_lanes(kind, mask, place);
@@ -107,7 +107,7 @@ Meeting& meet(Collective kind, unsigned mask, const Place& place, int& slot, con
 
 int sync_threads(int value, Reduction reduction, const Place& place) {
   Barrier& barrier = block.barrier_;
-  const auto self = [&] { return "the barrier " + text_of(place); };  // fibers allocate only to fail
+  const auto self = [&] { return "the barrier " + text_of(place); };  // made only for an error
   if (block.alive_ < block.num_threads_) {
     int exited = 0;
     while (block.threads_[exited].state != State::kDone) ++exited;

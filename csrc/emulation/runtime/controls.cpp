@@ -1,4 +1,4 @@
-// C functions by which tests steer and ask the emulation, by ctypes. README.md lists them.
+// C functions with which tests control and query the emulation, by ctypes. README.md lists them.
 #include <cstdio>
 #include <exception>
 
@@ -60,7 +60,7 @@ FASTOOD_CONTROL void emu_set_max_blocks(long blocks) {
 FASTOOD_CONTROL void emu_switch_off(int site) {
   emulation::switched_off = site;
 }
-// Of ThreadSanitizer; -1 where no one counts them, because reports/reports.cpp is not preloaded.
+// Reports of ThreadSanitizer; -1 if they are not counted, because reports/reports.cpp is not preloaded.
 FASTOOD_CONTROL long emu_num_reports() {
   if (emulation::has_tsan() && &emulation_on_report == nullptr) return -1;
   return emulation::counters.reports;

@@ -11,8 +11,8 @@
 #if !defined(__x86_64__)
 #error "the switch of stacks is written for x86-64: configure with -DFASTOOD_EMULATION_UCONTEXT=ON"
 #endif
-// Saves what a call must keep on this stack, whose end goes to *from, and returns on the stack `to`. Ten times as fast as
-// swapcontext, which asks the kernel for the signal mask.
+// Pushes the registers that a call must preserve, stores the top of this stack in *from, and returns on the stack `to`.
+// swapcontext would also make a system call for the signal mask at each switch.
 extern "C" __attribute__((visibility("hidden"))) void emulation_switch_stack(void** from, void* to);
 asm(R"(
 .text
@@ -42,7 +42,7 @@ emulation_switch_stack:
 namespace emulation {
 namespace {
 
-// A kernel's locals and, with sanitizers, some times as much.
+// For a kernel's locals, which take several times as much memory with sanitizers.
 constexpr size_t kStackBytes = 256 << 10;
 
 }  // namespace
@@ -64,7 +64,7 @@ Fiber::Fiber() : size_(kStackBytes) {
 
 void Fiber::rewind(void (*entry)()) {
   fake_stack_ = nullptr;
-  // A fiber that was given up in the middle leaves the borders of its variables behind.
+  // A fiber that did not return has left AddressSanitizer's red zones on its stack.
   if (has_asan()) __asan_unpoison_memory_region(stack_, kStackBytes);
 #if defined(FASTOOD_EMULATION_UCONTEXT)
   getcontext(&context_);
@@ -82,7 +82,7 @@ void Fiber::rewind(void (*entry)()) {
 }
 
 void Fiber::switch_to(Fiber& from, Fiber& to, bool ends) {
-  if (has_tsan()) __tsan_switch_to_fiber(to.tsan_, 1);  // 1: it orders nothing
+  if (has_tsan()) __tsan_switch_to_fiber(to.tsan_, 1);  // 1: without ordering accesses
   if (has_asan()) __sanitizer_start_switch_fiber(ends ? nullptr : &from.fake_stack_, to.bottom_, to.size_);
 #if defined(FASTOOD_EMULATION_UCONTEXT)
   swapcontext(&from.context_, &to.context_);
@@ -92,15 +92,15 @@ void Fiber::switch_to(Fiber& from, Fiber& to, bool ends) {
   if (has_asan()) __sanitizer_finish_switch_fiber(from.fake_stack_, nullptr, nullptr);
 }
 
-void Fiber::join(Fiber& from, Fiber& given_up) {
+void Fiber::join(Fiber& from, Fiber& abandoned) {
   if (!has_tsan()) return;
-  // 0: it orders. ThreadSanitizer does not ask whose the stack is.
-  __tsan_switch_to_fiber(given_up.tsan_, 0);
+  // 0: with ordering. ThreadSanitizer does not check that the stack is that of the fiber.
+  __tsan_switch_to_fiber(abandoned.tsan_, 0);
   __tsan_switch_to_fiber(from.tsan_, 0);
 }
 
 void Fiber::begin(Fiber& from) {
-  // Only now AddressSanitizer says where the main stack is.
+  // AddressSanitizer reports the bounds of the main stack at the first switch away from it, which is here.
   if (has_asan()) __sanitizer_finish_switch_fiber(nullptr, &from.bottom_, &from.size_);
 }
 

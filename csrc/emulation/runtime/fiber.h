@@ -11,10 +11,10 @@ namespace emulation {
 
 class Fiber {
  public:
-  // Of the CPU thread that runs the scheduler, with the stack that it has.
+  // The fiber of the CPU thread that runs the scheduler, on the stack of that thread.
   struct Main {};
   explicit Fiber(Main);
-  // With a stack of its own, and a page below it that no one may touch.
+  // A fiber with a separate stack, above a guard page.
   Fiber();
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
@@ -22,13 +22,13 @@ class Fiber {
   // Makes the fiber begin at `entry`, which never returns, when it is next switched to.
   void rewind(void (*entry)());
 
-  // Goes on with `to`; returns when someone switches back to `from`. `ends`: no one will.
+  // Resumes `to`; returns at a switch back to `from`. `ends`: `from` is never resumed.
   static void switch_to(Fiber& from, Fiber& to, bool ends);
 
-  // For ThreadSanitizer: orders what `given_up` has done before what `from` will do.
-  static void join(Fiber& from, Fiber& given_up);
+  // For ThreadSanitizer: orders the accesses of `abandoned` before the later ones of `from`.
+  static void join(Fiber& from, Fiber& abandoned);
 
-  // First of all on a fiber that has just begun; `from` is the main one.
+  // The first call on a fiber after rewind(); `from` is the scheduler's fiber.
   static void begin(Fiber& from);
 
  private:

@@ -15,7 +15,7 @@ constexpr unsigned long long kMaxThreads = 1024;
 constexpr unsigned long long kMaxGrid = 0x7fffffff;
 
 void run_grid(const Config& config, const char* kernel, const std::function<void()>& body) {
-  // Every launch of a seed begins alike, so that a kernel that fails fails again when it is run alone.
+  // All launches with one seed begin in one state, so that a failure is repeated when the kernel runs alone.
   order.shuffled = seed != 0;
   order.state = 0x9E3779B97F4A7C15ull * static_cast<uint64_t>(seed + 1) | 1;
   const auto num_blocks = static_cast<unsigned>(config.grid);

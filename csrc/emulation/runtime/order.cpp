@@ -1,7 +1,8 @@
-// What orders memory accesses, for ThreadSanitizer: barriers, __syncwarp, and fences around atomic operations.
+// The order of memory accesses, for ThreadSanitizer: by barriers, __syncwarp, and fences around atomic operations.
 //
-// A thread that has passed a fence releases, with each atomic operation after it, what it did before the fence; a fence
-// acquires what was released to the atomics before it, as in PTX's memory model. Shuffles and votes order nothing.
+// A thread that has passed a fence releases its earlier accesses at each later atomic operation; a fence acquires the accesses
+// that were released at the addresses of the thread's atomic operations before it, as in PTX's memory model. Shuffles and
+// votes do not order accesses.
 #include <sys/mman.h>
 
 #include <new>
@@ -34,7 +35,7 @@ char* fresh_memory(size_t size) {
   return memory;
 }
 
-// Launches follow one another: the arena may serve again.
+// Launches run one after another: each uses the arena from its start.
 void begin_launch_order() {
   arena_used = 0;
   tsan_release(begin_tag);

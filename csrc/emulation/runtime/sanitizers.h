@@ -1,5 +1,5 @@
 // Functions of AddressSanitizer and ThreadSanitizer: null where the process runs without them. The runtime itself is
-// compiled without instrumentation, in every variant: what it reads and writes is no access of a CUDA thread.
+// compiled without instrumentation, in every variant: its accesses are not those of a CUDA thread.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ FASTOOD_WEAK void emulation_mark_written(void* memory, size_t size);
 
 namespace emulation {
 
-// libtsan has the functions of the other's fibers as well.
+// By functions that the other sanitizer lacks: libtsan also defines __sanitizer_start_switch_fiber.
 inline bool has_tsan() {
   return __tsan_create_fiber != nullptr;
 }
@@ -44,7 +44,7 @@ inline bool has_written() {
   return emulation_track != nullptr;
 }
 
-// Not memset and memcpy: ThreadSanitizer replaces them, and would take the runtime's accesses for the threads'.
+// Instead of memset and memcpy, which ThreadSanitizer replaces: it would attribute the accesses to the CUDA thread.
 inline void fill_bytes(void* to, unsigned char value, size_t size) {
   for (size_t i = 0; i < size; ++i) static_cast<volatile unsigned char*>(to)[i] = value;
 }

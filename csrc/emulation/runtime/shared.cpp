@@ -1,4 +1,4 @@
-// Static shared memory: each variable an allocation of its own, so that AddressSanitizer sees its ends.
+// Static shared memory: a separate allocation for each variable, so that AddressSanitizer detects accesses beyond it.
 #include "../include/emulation/shared.h"
 
 #include <cstdlib>

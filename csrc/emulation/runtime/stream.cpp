@@ -18,7 +18,7 @@
 namespace emulation {
 namespace {
 
-// Ops of several CPU threads, as of autograd's, take turns.
+// Ops of several CPU threads, such as autograd's, run one after another.
 std::recursive_mutex mutex;
 std::atomic<std::thread::id> owner;
 int depth = 0;
@@ -53,14 +53,14 @@ void poison(void* memory) {
   }
 }
 
-// Freed memory is spoiled first: who still has it reads no old values.
+// Freed memory is poisoned first, so that a later read does not find the old values.
 void release(void* memory) {
   if (has_written()) emulation_forget(memory);
   poison(memory);
   std::free(memory);
 }
 
-// What is dropped does not run, but its memory is released.
+// The queued work does not run; queued releases of memory are carried out.
 void drop_queue() {
   for (const Work& work : pending) {
     if (work.freed != nullptr) release(work.freed);
@@ -88,7 +88,7 @@ void Op::finish() {
   }
   if (last_error != cudaSuccess) {
     last_error = cudaSuccess;
-    throw std::runtime_error("emulated CUDA: no one asked for the error of a launch: " + last_error_text);
+    throw std::runtime_error("emulated CUDA: no call read the error of a launch: " + last_error_text);
   }
 }
 
@@ -99,7 +99,7 @@ Op::~Op() {
   }
   if (--depth == 0) {
     owner = std::thread::id();
-    // Torch may write to results from now on, which is not seen.
+    // Torch may write to results from now on, which is not recorded.
     if (has_written()) emulation_forget_device();
   }
   mutex.unlock();
@@ -183,7 +183,7 @@ void* device_allocate(size_t bytes) {
 void device_free(void* memory) {
   if (memory == nullptr) return;
   if (has_graph) {
-    // A replay needs what the capture used, as with the pool of a graph.
+    // A replay uses the memory of the capture again, as with the memory pool of a CUDA graph.
     const std::lock_guard<std::recursive_mutex> lock(mutex);
     memory_of_graph.push_back(memory);
   } else if (!in_own_op()) {

@@ -1,8 +1,8 @@
-// The stream of an op: a queue that runs late.
+// The stream of an op: a queue that runs later.
 //
 // On a GPU a launch returns before the kernel runs. Here a launch is queued, and the queue runs when the host waits, or when
-// the op has returned: no earlier, so that a host that reads what a kernel writes, without waiting, reads poison. Memory
-// that the op frees is freed in the queue's order: a kernel that was queued before still has it, one queued after has not.
+// the op has returned, and not earlier: a host that reads a kernel's result without waiting reads poison. Memory that the op
+// frees is freed in the order of the queue: kernels queued before still have it, kernels queued after do not.
 // Memory that an op allocates is filled with 0xff: NaN, or -1.
 #pragma once
 
@@ -19,9 +19,9 @@ namespace emulation {
 class Op {
  public:
   Op();
-  // Runs what is queued; throws what the kernels throw, or if an error of a launch was never asked for.
+  // Runs what is queued; throws the errors of kernels, and an error if no call has read that of a launch.
   void finish();
-  // Without finish(), as when the op throws, what is queued is dropped.
+  // Without finish(), as when the op throws, drops the queue.
   ~Op();
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
@@ -30,7 +30,7 @@ class Op {
   bool finished_ = false;
 };
 
-// The device of the op is the current one: a launch outside is an error.
+// The scope in which the device of the op is the current one: a launch outside of it is an error.
 class Guard {
  public:
   Guard();
@@ -52,7 +52,7 @@ struct Queued {
 const Queued* running_work();
 // Throws std::runtime_error if `what`, queued at `place`, is on another stream than the op's, or outside of its device.
 void check_stream(cudaStream_t stream, const char* what, const Place& place);
-// Runs what is queued now, for a call of torch on the stream or for a host that waits.
+// Runs the queue now, before a function of torch or for a host that waits.
 void run_queue();
 // Counts a wait of the host, then runs the queue; an error while a graph is captured.
 cudaError_t host_wait(const char* function, const Place& place);

@@ -32,7 +32,7 @@ double sum_of(const Tensor& out) {
   return sum;
 }
 
-// In an op, whose tensors begin with poison.
+// Allocates inside an op, so that the tensor is poisoned.
 std::unique_ptr<Tensor> empty() {
   emulation::Op op;
   auto out = std::make_unique<Tensor>(kThreads);

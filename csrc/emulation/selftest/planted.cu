@@ -1,5 +1,5 @@
-// Planted bugs, one kernel or launch each, which the emulation has to name; and their good twins, on which it has to be
-// silent. test_planted.py says which variant sees which.
+// Planted bugs, one kernel or launch each, which the emulation must report; and counterparts without the bug (good_*), for
+// which it must report nothing. test_planted.py lists the variants that report each bug.
 #include <cuda_runtime.h>
 
 #include <cstring>
@@ -205,20 +205,20 @@ void host_read(float* out, bool waits) {
   say_host_read(out[0]);
 }
 
-void copy_from_host(float* out, bool lives) {
+void copy_from_host(float* out, bool outlives_copy) {
   auto* host = new std::vector<float>(kThreads, 2.0f);
   check(cudaMemcpyAsync(out, host->data(), 4 * kThreads, cudaMemcpyHostToDevice, stream()));
-  if (lives) {
+  if (outlives_copy) {
     check(cudaStreamSynchronize(stream()));
   }
   delete host;
 }
 
-void temporary(float* out, bool lives) {
+void temporary(float* out, bool outlives_launch) {
   Tensor workspace(kThreads);
   check(cudaMemsetAsync(workspace.data, 0, 4 * kThreads, stream()));
   float* const data = workspace.data;
-  if (!lives) {
+  if (!outlives_launch) {
     workspace.free();
   }
   workspace_never_written<<<1, kThreads, 0, stream()>>>(data, out);

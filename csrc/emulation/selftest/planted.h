@@ -22,7 +22,7 @@ struct Tensor {
 // The op of this name, whose result is `out`, of kThreads numbers.
 void run(const char* name, float* out);
 
-// Prints what the host found in memory of the device, and how often it has waited.
+// Prints a value that the host has read from memory of the device, and the number of its waits.
 void say_host_read(float value);
 
 }  // namespace planted

@@ -52,7 +52,7 @@ UNKNOWN = {
     "atomicInc": "__global__ void k(unsigned* o) { atomicInc(o, 4); }",
     "clock": "__global__ void k(long long* o) { o[0] = clock64(); }",
 }
-"""What the message names, and a source that has it."""
+"""Text in the message, and a source that causes it."""
 
 REFUSED_BY_THE_COMPILER = {
     "more than 4 KB of arguments": "struct A { char x[5000]; };\n__global__ void k(A a) {}\n"

@@ -1,4 +1,4 @@
-"""Planted bugs: each is named with kernel and source line by the variants that are there for it; good twins are silent.
+"""Planted bugs: the variants listed for each report kernel and source line; counterparts without a bug pass.
 
 `pytest csrc/emulation/selftest` after a build of the variants plain, address, thread and written.
 """
@@ -18,7 +18,7 @@ VARIANTS = ("plain", "address", "thread", "written")
 
 
 class Bug(NamedTuple):
-    """A planted bug, and what names it."""
+    """A planted bug, and the report that it must cause."""
 
     name: str
     message: str
@@ -58,7 +58,7 @@ BUGS = [
     Bug("empty_grid", r"invalid configuration argument: good<<<0, 64>>> at @empty_grid@ is empty"),
     Bug("too_many_threads", r"good<<<1, 2048>>> at @too_many_threads@: a block has at most 1024 threads"),
     Bug("too_many_blocks", r"good<<<2147483648, 64>>> at @too_many_blocks@: a grid has at most 2\^31 - 1 blocks"),
-    Bug("error_not_asked_for", r"no one asked for the error of a launch: good<<<0, 64>>> at csrc/\S+:\d+ is empty"),
+    Bug("error_not_asked_for", r"no call read the error of a launch: good<<<0, 64>>> at csrc/\S+:\d+ is empty"),
     Bug("default_stream", r"good at @default_stream@ is queued on the default stream instead of the current stream"),
     Bug("memset_on_default_stream", r"cudaMemsetAsync at @memset_on@ is queued on the default stream"),
     Bug("no_guard", r"good at csrc/\S+:\d+ is queued without a DeviceGuard"),
@@ -67,7 +67,7 @@ BUGS = [
         "capture_waits",
         r"operation not permitted when stream is capturing: cudaStreamSynchronize at @cudaStreamSynchronize@",
     ),
-    # Wrong numbers alone: poison and the order of threads make them so.
+    # Only the result is wrong: it shows poison, or depends on the order of threads.
     Bug("missing_barrier", r"sum -?nan", ("plain",)),
     Bug("no_syncwarp", r"sum -?nan", ("plain",)),
     Bug("never_written", r"sum -?nan"),
@@ -114,9 +114,9 @@ def run(builds: Path, variant: str, name: str, seed: int, max_blocks: int = 0, l
     assert program.exists(), f"{program} is missing: cmake --build {program.parent}"
     command = [str(program), name, str(seed), str(max_blocks)]
     if variant == "thread":
-        # Its shadow memory has no place beside the mappings of some kernels.
+        # ThreadSanitizer's shadow memory collides with the randomised mappings of some Linux kernels.
         command = ["setarch", "-R", *command]
-    # Fibers that are given up leave behind what they had allocated.
+    # Fibers that are abandoned in a failed block leak their allocations.
     environment = os.environ | {"TSAN_OPTIONS": "history_size=0", "ASAN_OPTIONS": f"detect_leaks={int(leaks)}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     return done.stdout + done.stderr
@@ -147,7 +147,7 @@ def test_bug_is_named(bug: Bug, variant: str, builds: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", GOOD)
-def test_good_twin_is_silent(name: str, seed: int, variant: str, builds: Path) -> None:
+def test_counterpart_without_the_bug_passes(name: str, seed: int, variant: str, builds: Path) -> None:
     assert run(builds, variant, name, seed, leaks=True) == GOOD[name]
 
 

@@ -7,7 +7,7 @@
 
 namespace emulation {
 
-// runtime/order.cpp: what fences and atomic operations order, for ThreadSanitizer.
+// runtime/order.cpp: the order that fences and atomic operations establish, for ThreadSanitizer.
 void before_atomic(const void* address);
 void after_atomic(const void* address);
 void fence();

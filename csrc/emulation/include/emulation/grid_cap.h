@@ -1,12 +1,12 @@
-// What csrc/common/grid_limit.h caps grids at: a grid of few blocks sends every grid-stride loop into a second turn.
+// The cap of csrc/common/grid_limit.h: in a grid of few blocks every grid-stride loop takes a second turn.
 #pragma once
 
 namespace emulation {
 
-// What emu_set_max_blocks set, or a number that caps nothing.
+// The argument of emu_set_max_blocks, or the largest grid where it is 0.
 long long cap_of_blocks();
 
 }  // namespace emulation
 
-// Of kernels and of ops, whose workspaces depend on it.
+// For kernels, and for ops, whose workspaces depend on the number of blocks.
 #define FASTOOD_TEST_MAX_BLOCKS ::emulation::cap_of_blocks()

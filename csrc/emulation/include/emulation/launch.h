@@ -12,7 +12,7 @@
 struct EmulatedIndex {
   unsigned x;
 };
-// Of the thread that runs: set at every switch of fibers.
+// Indices of the running thread, set at every switch of fibers.
 extern EmulatedIndex threadIdx;
 extern EmulatedIndex blockIdx;
 extern EmulatedIndex blockDim;
@@ -30,7 +30,7 @@ struct Config {
   cudaStream_t stream;
   Place place;
 
-  // Without a stream it is the legacy default stream, which is not the one of the op.
+  // Without a stream argument the launch is on the legacy default stream, which is not the stream of the op.
   template <typename Grid, typename Block>
   Config(Grid grid_, Block block_, size_t shared_bytes_ = 0, cudaStream_t stream_ = nullptr,
          Place place_ = Place::current())

@@ -3,7 +3,7 @@
 
 #define __CUDACC__ 1
 #define __CUDACC_VER_MAJOR__ 12
-// The oldest architecture that the project supports: what it offers, all others do.
+// The oldest architecture that the project supports: all newer ones have its features.
 #define __CUDA_ARCH__ 750
 
 #define __global__

@@ -1,4 +1,4 @@
-// Work on a stream that is no launch: what a library would launch by itself.
+// Work on a stream other than a launch of a .cu file: copies, memset, and kernels that CUB would launch.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace emulation {
 cudaError_t queue_work(cudaStream_t stream, const char* name, const std::source_location& place,
                        std::function<void()> work);
 
-// Says that memory was written by other code than that of kernels.
+// Marks memory as written by code that is not a kernel (variant "written").
 void wrote(void* memory, size_t bytes);
 
 }  // namespace emulation

@@ -1,5 +1,5 @@
-// ThreadSanitizer calls __tsan_on_report of the first library that has it, and its own library is the first of a Python
-// process. This one is preloaded before it, and hands on.
+// ThreadSanitizer calls the __tsan_on_report of the first library that defines it, which in a Python process is
+// ThreadSanitizer's own. This library is preloaded before it, and forwards the call.
 extern "C" __attribute__((visibility("default"))) void (*emulation_on_report)() = nullptr;
 
 extern "C" __attribute__((visibility("default"))) void __tsan_on_report(void*) {

@@ -1,8 +1,7 @@
 // Variant "written": which bytes of shared memory, and of what an op allocates, have been written.
 //
-// Kernels are compiled as for ThreadSanitizer, which announces every access to a function of its library. These functions
-// are here instead of that library's. A read of which no byte was ever written is an error; of a struct that is copied as a
-// whole some bytes may be padding.
+// Kernels are compiled as for ThreadSanitizer: each access calls a function of its library. This file defines these functions
+// instead. A read is an error if none of its bytes was ever written; a struct that is copied whole may have padding.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -130,7 +129,7 @@ FASTOOD_UNALIGNED(8)
 FASTOOD_UNALIGNED(16)
 #undef FASTOOD_UNALIGNED
 
-// What atomics.h and the guards of static variables use.
+// For atomics.h and the guards of static variables.
 #define FASTOOD_ATOMIC(bits, T)                                                                              \
   T __tsan_atomic##bits##_load(const volatile T* address, int) {                                             \
     emulation::read(address, sizeof(T), __builtin_return_address(0));                                        \

@@ -15,7 +15,7 @@ class BlockScan {
   explicit BlockScan(TempStorage& storage, emulation::Place place = emulation::Place::current())
       : storage_(storage), place_(place) {}
 
-  // Nothing waits after the reads, as in CUB: the barrier before the next use of the storage is the caller's.
+  // No barrier follows the reads, as in CUB: a caller that uses the storage again needs one before.
   template <int kItems>
   void InclusiveSum(T (&input)[kItems], T (&output)[kItems], T& total) {
     T running[kItems];

@@ -8,7 +8,7 @@
 
 namespace emulation {
 
-// CUB orders signed integers as integers.
+// Bits of the digit. The sign bit is flipped, so that signed keys have the order of integers, as in CUB.
 template <typename Key>
 auto radix_digit(Key key, int begin_bit, int end_bit) {
   using Bits = std::make_unsigned_t<Key>;
