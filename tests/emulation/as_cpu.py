@@ -22,7 +22,7 @@ def install() -> None:
         return
     _library = torch.library.Library("fastood", "IMPL")
     with warnings.catch_warnings():
-        # That a kernel is replaced is meant.
+        # PyTorch warns that a kernel is replaced, which is the purpose here.
         warnings.simplefilter("ignore", UserWarning)
         for name in op_names():
             kernel = kernel_of(getattr(torch.ops.fastood, name).default)

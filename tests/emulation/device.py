@@ -28,7 +28,7 @@ def is_on() -> bool:
 def emulated_cuda() -> Iterator[None]:
     """Give PyTorch a device "cuda", and take it away again.
 
-    Tensors of the device are of no use afterwards. Nested blocks are one.
+    Tensors of the device cannot be used afterwards. A nested call has no effect.
 
     Raises:
         RuntimeError: If there is a GPU; at the end of the block, if memory was freed while a stream could still use it.

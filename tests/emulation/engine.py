@@ -1,4 +1,4 @@
-"""What autograd needs for tensors on a device that is not there.
+"""Autograd for tensors on a device that the driver does not have.
 
 The engine asks the CUDA hooks whether a device has a context, and the hooks of a CUDA build of PyTorch refuse a device
 that the driver does not know. PyTorch has no switch for that, so the method is replaced in the table of virtual

@@ -1,4 +1,4 @@
-"""Tests that cannot hold on the emulation, each with its reason; a part of a name is enough."""
+"""Tests that cannot hold on the emulation, each with its reason; a key is a part of the name of a test."""
 
 ON_DEVICE: dict[str, str] = {
     "cuda-inductor": "inductor compiles for a GPU by Triton, which needs the driver",

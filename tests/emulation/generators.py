@@ -9,7 +9,7 @@ _of_device: "WeakValueDictionary[int, DeviceGenerator]" = WeakValueDictionary()
 
 
 class DeviceGenerator(torch._C.Generator):
-    """A generator that says that it is on cuda:0."""
+    """A generator of the CPU whose `device` is cuda:0."""
 
     def __init__(self) -> None:
         # An op gets another Python object for the generator that it was given: the address tells them apart.
@@ -45,7 +45,7 @@ def device_generator(generator: torch._C.Generator | None, op: str) -> DeviceGen
     """Return the generator of the device that an op draws from.
 
     Raises:
-        RuntimeError: If `generator` is one of the CPU, or none that a CUDA graph which is being captured knows.
+        RuntimeError: If `generator` is on the CPU, or if a CUDA graph is being captured and `generator` is not None.
     """
     from tests.emulation import graphs
 

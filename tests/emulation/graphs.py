@@ -1,7 +1,7 @@
-"""CUDA graphs: what is captured runs only when the graph is replayed.
+"""CUDA graphs of the emulated device: a captured op takes effect only when the graph is replayed.
 
-A capture runs its ops, because the results decide what the program does next, and takes everything back at its end:
-tensors from before the capture get their values back, results of the capture hold NaN until the first replay.
+A capture runs its ops, because the program may need their results, and undoes them at its end: tensors from before the
+capture have their earlier values again, and results of the capture hold NaN until the first replay.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Capture:
         self.steps.append(_Step(call, results, reads, writes))
 
     def take_back(self) -> None:
-        """Undo what the ops have written."""
+        """Undo the writes of the captured ops."""
         for memory, values in self._before.values():
             memory.copy_(values)
         for tensor in self._mine.values():
@@ -118,7 +118,7 @@ class CUDAGraph:
         _capture = Capture(streams.current())
 
     def capture_end(self) -> None:
-        """End the capture; nothing that it captured has run."""
+        """End the capture, and undo the ops that it ran."""
         global _capture
         assert _capture is not None
         capture, _capture = _capture, None
@@ -126,7 +126,7 @@ class CUDAGraph:
         self._steps = capture.steps
 
     def replay(self) -> None:
-        """Run what was captured, in its order."""
+        """Run the captured ops in order."""
         if self._steps is None:
             raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         if _capture is not None:
@@ -135,7 +135,7 @@ class CUDAGraph:
             step.run()
 
     def reset(self) -> None:
-        """Forget what was captured."""
+        """Discard the captured ops."""
         self._steps = None
 
     def pool(self) -> tuple[int, int]:

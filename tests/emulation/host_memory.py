@@ -1,4 +1,4 @@
-"""Pinned memory of the host: which tensors of the CPU a copy may leave running."""
+"""Pinned memory of the host, for which a copy from or to the device need not wait."""
 
 from typing import Any
 

@@ -48,7 +48,7 @@ class EmulatedKernels:
         return function
 
     def set_seed(self, seed: int) -> None:
-        """Set the order of threads and blocks: 0 is in order, any other number a shuffled order of its own."""
+        """Set the order of threads and blocks: 0 is in order, every other number another shuffled order."""
         if (function := self._function("emu_set_seed", ctypes.c_long)) is not None:
             function(seed)
 
@@ -56,7 +56,7 @@ class EmulatedKernels:
         """Cap every grid, so that grid-stride loops take a second turn; 0 is no cap."""
         function = self._function("emu_set_max_blocks", ctypes.c_long)
         if function is None:
-            raise RuntimeError(f"{self.path} cannot cap grids: it has no emu_set_max_blocks. Build it anew: {BUILD}")
+            raise RuntimeError(f"{self.path} cannot cap grids: it has no emu_set_max_blocks. Build it again: {BUILD}")
         function(blocks)
 
     def num_launches(self) -> int:

@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--emulated-as-cpu", action="store_true", help="run the CUDA kernels on tensors of the CPU")
     group.addoption("--emulated-seed", type=int, default=1, help="order of threads and blocks; 0: in order")
     group.addoption("--emulated-max-blocks", type=int, default=0, help="cap of every grid; 0: none")
-    group.addoption("--emulated-report", type=Path, help="JSON file for what was run")
+    group.addoption("--emulated-report", type=Path, help="JSON file for the numbers of tests and launches")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""What a GPU refuses, and what makes the host wait for it, op by op.
+"""Operands that a GPU refuses, and ops for which the host waits, op by op.
 
 The causes are those of `torch.cuda.set_sync_debug_mode`, and the copies to pageable memory, which it does not see.
 """
@@ -80,7 +80,7 @@ _TAKES_CPU_SCALARS = {
 
 @cache
 def takes_cpu_scalars(func: Any) -> bool:
-    """Return whether an op takes tensors of the CPU without dimensions beside those of the device."""
+    """Return whether an op takes 0-dimensional tensors of the CPU together with tensors of the device."""
     return torch.Tag.pointwise in func.tags or func._schema.name in _TAKES_CPU_SCALARS
 
 

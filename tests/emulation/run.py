@@ -17,10 +17,13 @@ _USAGE = "usage: python -m tests.emulation.run [--so SO] (-m MODULE | SCRIPT) [A
 
 
 def main(args: list[str]) -> None:
-    """Run what the command line names.
+    """Run the module or script of a command line.
+
+    Args:
+        args: The command line without the name of this program.
 
     Raises:
-        SystemExit: If the command line names nothing.
+        SystemExit: If the command line has neither a module nor a script.
     """
     path = kernels.DEFAULT if kernels.DEFAULT.exists() else None
     if args[:1] == ["--so"]:

@@ -1,8 +1,9 @@
 """Streams and events, and the errors of a program that forgets to wait for one of them.
 
-Every op runs at once. What a stream knows of the others is kept as on a GPU, where they run side by side: a stream that
-reads what another has written, or writes what another uses, without having waited for it is an error. A copy to pinned
-memory arrives only when the host waits for its stream; until then the memory holds NaN, or the largest integer.
+Every op runs immediately, but is checked as on a GPU, where streams run concurrently. Vector clocks record the ops of
+other streams that a stream has waited for. A stream that reads memory that another has written, or writes memory that
+another uses, without having waited for it is an error. A copy to pinned memory arrives only when the host waits for its
+stream; until then the memory holds NaN, or the largest integer.
 """
 
 import itertools
@@ -20,7 +21,7 @@ _streams: "WeakSet[Stream]" = WeakSet()
 
 
 class _Clock:
-    """What has been waited for: the number of the last op, for each stream."""
+    """Vector clock: for each stream, the number of the last op that has been waited for."""
 
     def __init__(self) -> None:
         self.known: dict[int, int] = {}
@@ -50,17 +51,17 @@ class Stream(_Clock):
         return self.known.get(self.stream_id, 0)
 
     def record_event(self, event: "Event | None" = None) -> "Event":
-        """Return an event that has happened when what the stream holds now is done."""
+        """Return an event that happens after the ops that are in the stream now."""
         event = Event() if event is None else event
         event.record(self)
         return event
 
     def wait_event(self, event: "Event") -> None:
-        """Let what follows in this stream wait for an event."""
+        """Let later ops of this stream wait for an event."""
         self.learn(event.known)
 
     def wait_stream(self, stream: "Stream") -> None:
-        """Let what follows in this stream wait for what another stream holds now."""
+        """Let later ops of this stream wait for the ops that are in another stream now."""
         self.learn(stream.known)
 
     def synchronize(self) -> None:
@@ -99,12 +100,12 @@ class Event(_Clock):
         self._stream: Stream | None = None
 
     def record(self, stream: Stream | None = None) -> None:
-        """Note what a stream holds now."""
+        """Record the ops that are in a stream now; by default in the current one."""
         self._stream = current() if stream is None else stream
         self.known = dict(self._stream.known)
 
     def wait(self, stream: Stream | None = None) -> None:
-        """Let what follows in a stream wait for the event."""
+        """Let later ops of a stream, by default the current one, wait for the event."""
         (current() if stream is None else stream).learn(self.known)
 
     def query(self) -> bool:
@@ -176,7 +177,7 @@ def host_waited_for_all() -> None:
 
 
 def poison(tensor: Tensor) -> None:
-    """Fill memory with values that nothing computes: NaN, or the largest integer."""
+    """Fill memory with NaN, with the largest integer, or with True, so that a read before a write is noticed."""
     if tensor.dtype == torch.bool:
         tensor.fill_(True)
     elif tensor.is_floating_point() or tensor.is_complex():
@@ -206,7 +207,7 @@ def check_late(source: Tensor) -> None:
 
 
 class Memory:
-    """What has been done to one allocation of the device.
+    """Reads and writes of one allocation of the device.
 
     Attributes:
         written: Stream and number of the op that wrote last.

@@ -115,7 +115,7 @@ class DeviceTensor(Tensor):
 
 
 class _Plain:
-    """A tensor inside of a parameter that is stored."""
+    """A tensor within a parameter, in the form in which `torch.save` stores it."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -125,7 +125,7 @@ class _Plain:
 
 
 class _Traits(NamedTuple):
-    """What the schema of an op says.
+    """Properties of an op, from its schema and tags.
 
     Attributes:
         names: Names of the arguments.
@@ -183,7 +183,7 @@ def _same_memory(out: Tensor, inputs: list[DeviceTensor]) -> Memory | None:
 
 
 def execute(func: Any, args: Any, kwargs: Any) -> Any:
-    """Run an op of which an operand is on the device, as a GPU would, on the CPU."""
+    """Run an op with an operand on the device: check it as a GPU would, and compute it on the CPU."""
     leaves = tree_leaves((args, kwargs))
     on_device = [x for x in leaves if isinstance(x, DeviceTensor)]
     target = kwargs.get("device")
@@ -233,7 +233,7 @@ def _written(traits: _Traits, args: Any, kwargs: Any) -> list[DeviceTensor]:
 
 
 def _call(func: Any, args: Any, plain_args: Any, plain_kwargs: Any, is_random: bool) -> Callable[[], Any]:
-    """Return what runs the op on tensors of the CPU, now and in every replay of a graph."""
+    """Return a function that runs the op on tensors of the CPU, for now and for every replay of a graph."""
     kernel = kernel_of(func) if func.namespace == "fastood" else func
 
     def call() -> Any:
@@ -272,7 +272,7 @@ def _run(func: Any, call: Callable[[], Any], traits: _Traits) -> Any:
 
 
 def _finish(func: Any, args: Any, kwargs: Any, out: Any, stays: bool, inputs: list[DeviceTensor]) -> Any:
-    """Return results as tensors of the device, which share memory and identity as those of the op do."""
+    """Return the results of an op on the CPU as tensors of the device, with the aliases that the schema states."""
     if not stays or out is None:
         return out
     name = func._schema.name

@@ -1,4 +1,4 @@
-"""The emulated device: tensors of PyTorch behave on it as on a GPU, and it goes without a trace."""
+"""The emulated device: tensors of PyTorch behave on it as on a GPU, and leaving it restores PyTorch."""
 
 import copy
 import io
@@ -28,7 +28,7 @@ def on() -> Iterator[None]:
         yield
 
 
-def test_it_goes_without_a_trace() -> None:
+def test_leaving_it_restores_pytorch() -> None:
     script = (
         "import torch\n"
         "from tests.emulation.device import emulated_cuda\n"
@@ -204,7 +204,7 @@ def test_new_memory_holds_poison() -> None:
         (lambda d, c: torch.cuda.get_device_properties(1), RuntimeError, "invalid device ordinal"),
     ],
 )
-def test_what_a_gpu_refuses_is_refused(call, error: type[Exception], message: str) -> None:
+def test_operands_that_a_gpu_refuses(call, error: type[Exception], message: str) -> None:
     on_cpu = torch.zeros(3)
     with pytest.raises(error, match=message):
         call(on_cpu.cuda(), on_cpu)

@@ -1,4 +1,4 @@
-"""`fastood.train --device cuda`: the same numbers as on the CPU, for every method.
+"""`fastood.train --device cuda` yields the metrics of `--device cpu`, for every method.
 
 Marked needs_cuda, these tests run on a GPU too. The first runs in every test run, on the kernels of the CPU where no
 emulated ones are loaded.
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "no_report")
 TOLERANCE = {
     "bal": 0.05,  # trains a GAN whose noise is drawn on the device
 }
-"""Largest difference of a fraction, where it is not that of rounding."""
+"""Largest difference of a fraction, for methods in which it exceeds rounding."""
 
 
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

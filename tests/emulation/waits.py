@@ -15,6 +15,9 @@ _HERE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
 _ROOT = Path(__file__).parents[2]
 
+EXPLICIT = "asked for"
+"""Cause of `torch.cuda.synchronize` and of `synchronize` of streams and events."""
+
 
 @dataclass(frozen=True)
 class HostWait:
@@ -81,7 +84,7 @@ def stop_capture(message: str) -> NoReturn:
 
 
 def host_waits(cause: str, op: str) -> None:
-    """Count a wait of the host, and do what the device does then.
+    """Count a wait of the host for the current stream, and let the copies that the stream holds arrive.
 
     Raises:
         RuntimeError: If a CUDA graph is captured, or by `torch.cuda.set_sync_debug_mode("error")`.
@@ -99,7 +102,3 @@ def host_waits(cause: str, op: str) -> None:
         if patches.SYNC_DEBUG_MODE.value == 1:
             warnings.warn(f"called a synchronizing CUDA operation: {cause} by {op} at {wait.line}", stacklevel=2)
     streams.host_waited(streams.current())
-
-
-EXPLICIT = "asked for"
-"""Cause of `torch.cuda.synchronize` and of `synchronize` of streams and events."""

@@ -66,7 +66,7 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
 
 
 def _sharded_calls() -> dict[str, Call]:
-    """Calls of the only process of a group; what collectives wait for is theirs."""
+    """Calls in a group of one process; waits within the collectives are not counted."""
     pool, generator = BackgroundPool(5000, device="cuda").shard(0, 1), torch.Generator("cuda")
     index, importance = pool.sample(8, generator=generator)
     return {
