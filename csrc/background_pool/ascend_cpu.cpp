@@ -120,7 +120,7 @@ PoolTotals sum_plainly(const float* omega, int64_t num_examples, PoolPower power
   return total;
 }
 
-// Chooses quanta for the present weights, and builds all sums by them.
+// Chooses quanta for the current weights, and builds all sums by them.
 void rescale(const State& state) {
   const PoolTotals total = sum_plainly(state.omega, state.layout.num_examples, state.power);
   state.stats[kMassQuantum] = choose_quantum(total.mass);

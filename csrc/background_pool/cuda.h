@@ -52,7 +52,7 @@ struct PoolAscent {
   bool sparse;
   int64_t* status;       // [2]
   PoolPlan* plan;        // scratch, one
-  PoolPlan* rescale;     // scratch, one: valid where the quanta must be chosen anew
+  PoolPlan* rescale;     // scratch, one: valid where new quanta are needed
   PoolDrawn* drawn;      // scratch, [B]
   int64_t* keys;         // scratch, [B]
   int64_t* sorted_keys;  // scratch, [B]

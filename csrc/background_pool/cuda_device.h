@@ -55,8 +55,8 @@ enum class PoolPass { kBuild, kStep };
 cudaError_t launch_pool_pass(PoolPass pass, const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials,
                              cudaStream_t stream);
 
-// Chooses quanta for the present weights and builds all sums by them, if `plan` is valid, which the device decides: four
-// launches, and one more for each level above the second.
+// Chooses quanta for the current weights and builds all sums by them, if `plan` is valid, which the device decides:
+// four launches, and one more for each level above the second.
 cudaError_t launch_pool_rescale(const PoolParams& pool, const PoolPlan* plan, PoolTotals* partials,
                                 cudaStream_t stream);
 

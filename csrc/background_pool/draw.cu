@@ -39,7 +39,7 @@ __device__ int64_t descend(const PoolParams& pool, double target, double magic) 
   for (int level = pool.layout.num_levels - 1; level >= 0; --level) {
     const double* children = pool.masses + pool.layout.offset[level] + node * kFanOut;
     node = node * kFanOut + find_child(children[2 * lane], children[2 * lane + 1], &target);
-    // The padding has no children.
+    // A node of the padding has no children.
     if (node >= pool.layout.num_nodes(level)) {
       return -1;
     }
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(PoolParams pool, const d
   const bool reject = static_cast<double>(pool.layout.num_examples) * bound <= kWorthwhileTrials * total;
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; b < count;
        b += static_cast<int64_t>(gridDim.x) * kWarps) {
-    // What the CPU op refuses has no example, the index -1 and the importance NaN: a check on the host would synchronise
+    // A draw that the CPU op refuses has the index -1 and the importance NaN: a check on the host would synchronise
     // with the device.
     const bool valid = uniform[b] >= 0 && uniform[b] < 1 && total > 0;
     int64_t found = -1;

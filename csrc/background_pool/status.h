@@ -8,9 +8,10 @@
 
 namespace fastood::background_pool {
 
-// Result of `background_pool_ascend`: status[0], and in status[1] the batch position that it refers to. After kBadIndex,
-// kBadLoss and kTooLarge the pool is unchanged. kNeedsBuild: the step is done, and a total has left its range. Only a slice of
-// a sharded pool returns it, because all slices need the same quanta; a whole pool has chosen new quanta and is built anew.
+// Result of `background_pool_ascend`: status[0], and in status[1] the batch position that it refers to. After
+// kBadIndex, kBadLoss and kTooLarge the pool is unchanged. kNeedsBuild: the step is done, and a total has left its
+// range. Only a slice of a sharded pool returns it, because all slices need the same quanta; in a whole pool the step
+// has chosen them and has built the sums again.
 enum PoolStatus : int64_t { kDone, kBadIndex, kBadLoss, kTooLarge, kNeedsBuild };
 
 // |gradient| <= 2 L; with these on 2 L lr and on L / Z and L / S, every intermediate value stays a finite float32.

@@ -140,7 +140,7 @@ struct NearestSearch {
     }
   }
 
-  // What a row gets that no position names: before any result is written.
+  // Writes the result of a row that no position names. Called for every row before other results are written.
   static FASTOOD_HD void clear(int64_t row, const Args& p) {
     p.distance[row] = static_cast<T>(NAN);
     p.index[row] = -1;

@@ -1,4 +1,4 @@
-// What to do about the CUDA errors that come of a driver or a GPU that a build does not fit. Without CUDA headers, so that
+// Remedies of CUDA errors that arise where the build does not fit the driver or the GPU. Without CUDA headers, so that
 // host tests include it; cuda_stream.h compares the numbers with cudaError_t.
 #pragma once
 
@@ -18,8 +18,8 @@ struct CudaBuild {
   const char* capabilities;  // "8.0 9.0+PTX"
 };
 
-// Returns a sentence that begins with ": ", or an empty string for other errors. driver_version: of
-// cudaDriverGetVersion, 12080 for 12.8 and 0 without a driver.
+// Returns a sentence that begins with ": ", or an empty string for other errors. driver_version: the number of
+// cudaDriverGetVersion, such as 12080 for 12.8, and 0 without a driver.
 inline std::string cuda_advice(int error, int driver_version, const CudaBuild& build) {
   const std::string driver = driver_version == 0
                                  ? "no NVIDIA driver was found"

@@ -27,7 +27,8 @@ inline cudaStream_t current_cuda_stream(int32_t device_index) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// The CUDA runtime is linked statically, so that it may need a newer driver than torch's own: then this is where it shows.
+// The CUDA runtime is linked statically, and may need a newer driver than torch's own runtime: the first launch then
+// fails.
 inline void check_launch(cudaError_t error, const char* kernel) {
   if (error == cudaSuccess) {
     return;

@@ -5,9 +5,10 @@
 
 namespace fastood {
 
-// As many blocks as the work wants, at most `most`. A build for tests defines FASTOOD_TEST_MAX_BLOCKS as a number, or as an
-// expression that is evaluated at each launch: with a limit of two blocks small inputs take every such loop more than
-// once. A limit of 0 is none. Scratch that holds something per block must be sized by this function, or by `most`.
+// As many blocks as the work wants, at most `most`. A build for tests defines FASTOOD_TEST_MAX_BLOCKS as a number, or
+// as an expression that is evaluated at each launch: with a limit of two blocks small inputs take every such loop more
+// than once. A limit of 0 has no effect. Scratch that holds something per block must be sized by this function, or by
+// `most`.
 inline unsigned grid_limit(int64_t wanted, int64_t most) {
   int64_t limit = most;
 #if defined(FASTOOD_TEST_MAX_BLOCKS)

@@ -65,7 +65,7 @@ __device__ __forceinline__ RankSums fold(const LaneSums& own, SharedSums& shared
       shared.aupr_id[lane] += shared.aupr_id[lane + half];
     }
   }
-  // Thread 0 alone has the last of its additions behind it: others would read what it still writes.
+  // Only thread 0 reads the sums: it makes the last additions, and no barrier orders other threads after them.
   return lane > 0 ? RankSums{} : RankSums{shared.twice_u[0], shared.cost[0], shared.aupr_ood[0], shared.aupr_id[0]};
 }
 

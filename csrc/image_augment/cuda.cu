@@ -1,9 +1,9 @@
 // Augmentation of images on CUDA: the CPU's numbers (math.h), bit for bit.
 //
-// Bytes: one read of every image drawn, one write of the results, for float32 five bytes a pixel together, 15 KiB for an
-// RGB image of 32 x 32. A thread computes kRun adjacent results and stores them at once: channel, row and column of the first are found by division,
-// those of the others by increments. A run reads single bytes of one or two cache lines, from the level-1 cache after
-// the first.
+// Bytes: one read of every image drawn, one write of the results, for float32 five bytes a pixel together, 15 KiB for
+// an RGB image of 32 x 32. A thread computes kRun adjacent results and stores them at once: channel, row and column of
+// the first result are found by division, and of the others by increments. A run reads single bytes of one or two cache
+// lines, from the level-1 cache after the first byte.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

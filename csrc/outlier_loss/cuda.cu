@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     totals[blockIdx.x] = mine;
     __threadfence();  // the totals before the count
     is_last = gridDim.x == 1 || atomicAdd(blocks_done, 1u) == gridDim.x - 1;
-    // The count before the other blocks' totals. A fence orders what its own thread has seen: it belongs to the thread that
-    // has read the count, and the barrier hands its order on to the others.
+    // The count before the other blocks' totals. A fence orders accesses of its own thread, so that the thread that has
+    // read the count needs it; the barrier extends the order to the other threads.
     __threadfence();
   }
   __syncthreads();

@@ -1,4 +1,4 @@
-// What a launch error says about drivers and architectures (common/cuda_advice.h).
+// Remedies in launch errors of drivers and architectures (common/cuda_advice.h).
 #include <string>
 
 #include "../common/cuda_advice.h"

@@ -1,4 +1,5 @@
-// bfloat16, converted as by CUDA. Not by csrc/common/reduced_float.h: a fault there would hide in a comparison with the CPU op.
+// bfloat16, converted as by CUDA. Not by csrc/common/reduced_float.h: a fault there would hide in a comparison with the
+// CPU op.
 #pragma once
 
 #include <bit>

@@ -1,4 +1,5 @@
-// float16, converted as by CUDA. Not by csrc/common/reduced_float.h: a fault there would hide in a comparison with the CPU op.
+// float16, converted as by CUDA. Not by csrc/common/reduced_float.h: a fault there would hide in a comparison with the
+// CPU op.
 #pragma once
 
 #include <bit>

@@ -1,4 +1,5 @@
-// The functions of the CUDA runtime that launchers and ops use. The stream is a queue that runs later: runtime/stream.h.
+// The functions of the CUDA runtime that launchers and ops use. The stream is a queue that runs later:
+// runtime/stream.h.
 //
 // These are C++ functions, not C: a process with a CUDA build of torch has the real ones under their C names.
 #pragma once

@@ -27,8 +27,8 @@ AOTITorchError call_dispatcher_2_8(const char* name, const char* overload, Stabl
 
 }  // namespace emulation
 
-// The inline functions of the headers below call these. A function of torch that an op begins to call, and that does not go
-// through a dispatcher call, needs a line here: without one it would run before the kernels that are queued.
+// The inline functions of the headers below call these. A function of torch that an op begins to call, and that does
+// not go through a dispatcher call, needs a line here: without one it would run before the kernels that are queued.
 #define torch_call_dispatcher emulation::call_dispatcher
 #define aoti_torch_call_dispatcher emulation::call_dispatcher_2_8
 #define aoti_torch_aten_amax emulation::on_stream<&::aoti_torch_aten_amax>

@@ -21,8 +21,8 @@ Order order;
 namespace {
 
 Fiber* main_fiber = nullptr;
-// Under ThreadSanitizer a block draws one of several sets of fibers: all accesses by one fiber are ordered, so that a race
-// between two blocks shows only if different fibers run them.
+// Under ThreadSanitizer a block draws one of several sets of fibers: all accesses by one fiber are ordered, so that a
+// race between two blocks shows only if different fibers run them.
 constexpr size_t kTsanSets = 5;
 // Never destroyed: kernels may run in destructors at the end of the process.
 std::vector<std::vector<Fiber*>>& fiber_sets = *new std::vector<std::vector<Fiber*>>;

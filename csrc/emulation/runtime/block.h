@@ -27,8 +27,8 @@ struct Thread {
   const void* atomics[kMaxAtomics];
 };
 
-// A collective of the lanes of one mask of a warp. Lanes may still read its results while others arrive at the next one: two
-// slots, in turn.
+// A collective of the lanes of one mask of a warp. Lanes may still read its results while others arrive at the next
+// one: two slots, in turn.
 struct Meeting {
   unsigned mask = 0;
   unsigned arrived = 0;

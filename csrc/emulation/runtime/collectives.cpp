@@ -67,7 +67,8 @@ void check_lanes(Collective kind, unsigned mask, const Place& place) {
   }
 }
 
-// Waits for all lanes of the mask. `deposit` stores the contribution of this lane; `slot` receives the slot of the results.
+// Waits for all lanes of the mask. `deposit` stores the contribution of this lane; `slot` receives the slot of the
+// results.
 template <typename Deposit>
 Meeting& meet(Collective kind, unsigned mask, const Place& place, int& slot, const Deposit& deposit) {
   check_lanes(kind, mask, place);

@@ -1,8 +1,8 @@
 // The order of memory accesses, for ThreadSanitizer: by barriers, __syncwarp, and fences around atomic operations.
 //
-// A thread that has passed a fence releases its earlier accesses at each later atomic operation; a fence acquires the accesses
-// that were released at the addresses of the thread's atomic operations before it, as in PTX's memory model. Shuffles and
-// votes do not order accesses.
+// A thread that has passed a fence releases its earlier accesses at each later atomic operation; a fence acquires the
+// accesses that were released at the addresses of the thread's atomic operations before it, as in PTX's memory model.
+// Shuffles and votes do not order accesses.
 #include <sys/mman.h>
 
 #include <new>

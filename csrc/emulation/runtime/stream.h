@@ -1,9 +1,9 @@
 // The stream of an op: a queue that runs later.
 //
-// On a GPU a launch returns before the kernel runs. Here a launch is queued, and the queue runs when the host waits, or when
-// the op has returned, and not earlier: a host that reads a kernel's result without waiting reads poison. Memory that the op
-// frees is freed in the order of the queue: kernels queued before still have it, kernels queued after do not.
-// Memory that an op allocates is filled with 0xff: NaN, or -1.
+// On a GPU a launch returns before the kernel runs. Here a launch is queued, and the queue runs when the host waits, or
+// when the op has returned, and not earlier: a host that reads a kernel's result without waiting reads poison. Memory
+// that the op frees is freed in the order of the queue: kernels queued before still have it, kernels queued after do
+// not. Memory that an op allocates is filled with 0xff: NaN, or -1.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Planted bugs, one kernel or launch each, which the emulation must report; and counterparts without the bug (good_*), for
-// which it must report nothing. test_planted.py lists the variants that report each bug.
+// Planted bugs, one kernel or launch each, which the emulation must report; and counterparts without the bug (good_*),
+// for which it must report nothing. test_planted.py lists the variants that report each bug.
 #include <cuda_runtime.h>
 
 #include <cstring>

@@ -1,5 +1,5 @@
-// Variant "mutants": translate.py numbers the sites that it can spoil (make wrong); emu_switch_off(number) spoils one at run
-// time.
+// Variant "mutants": translate.py numbers the sites that it can spoil (make wrong); emu_switch_off(number) spoils one
+// at run time.
 #pragma once
 
 #include <type_traits>

@@ -1,7 +1,8 @@
 // Variant "written": which bytes of shared memory, and of what an op allocates, have been written.
 //
-// Kernels are compiled as for ThreadSanitizer: each access calls a function of its library. This file defines these functions
-// instead. A read is an error if none of its bytes was ever written; a struct that is copied whole may have padding.
+// Kernels are compiled as for ThreadSanitizer: each access calls a function of its library. This file defines these
+// functions instead. A read is an error if none of its bytes was ever written; a struct that is copied whole may have
+// padding.
 #include <dlfcn.h>
 
 #include <cstdint>
