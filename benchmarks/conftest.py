@@ -81,7 +81,7 @@ def profile(subject: Callable[[], object], profiler: str) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(request: pytest.FixtureRequest) -> bool:
-    """Return whether shapes are those of a rehearsal; the flush of the caches is then as small."""
+    """Return whether to use the tiny shapes of a rehearsal; the buffer that flushes the caches is then small, too."""
     if request.config.getoption("--tiny"):
         harness.L2_FLUSH_BYTES = 1 << 16
     return bool(request.config.getoption("--tiny"))

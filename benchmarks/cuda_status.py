@@ -1,4 +1,4 @@
-"""Evidence for each CUDA kernel: compiled, run in the emulation, run on a GPU. Without a command it refreshes.
+"""Evidence for each CUDA kernel: compiled, run in the emulation, run on a GPU.
 
 `fastood/ops/cuda_status.json` is the only record; `fastood.build_info()["kernels"]` and the tables of
 `benchmarks/results/README.md` are made from it. Every command also updates the list of kernels and the tables:
@@ -10,8 +10,8 @@
 
 FILE is JSON: `{"by": "g++ 12.2.0", "variants": ["plain", "address"], "kernels": ["draw_kernel", …], "files":
 {"background_pool/draw.cu": {"lines": [90, 91], "mutants": [5, 5]}}}`, without `files` for a GPU, whose `by` is its name
-and whose `variants` are its compute capability. A kernel's name may be what gcov or a profiler prints, with namespaces
-and arguments. List only kernels that ran in a run that passed.
+and whose `variants` are its compute capability. Names of kernels may have namespaces and arguments, as gcov and
+profilers print them. List only kernels that ran in a run that passed.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def _code(path: Path) -> str:
 
 
 def resolve_kernels(names: Iterable[str], known: Iterable[str]) -> set[str]:
-    """Return the kernels that compilers, gcov or profilers mean by the names they print.
+    """Return the kernels for names as compilers, gcov or profilers print them.
 
     Args:
-        names: Names, plain or demangled. Those of other libraries, such as CUB, are left out.
+        names: Names, plain or demangled. Names of other libraries, such as CUB, are left out.
         known: Names of the package's kernels.
 
     Raises:
@@ -108,7 +108,7 @@ def resolve_kernels(names: Iterable[str], known: Iterable[str]) -> set[str]:
 
 
 def read_build_log(log: str, kernels: dict[str, Kernel]) -> Evidence:
-    """Return what ptxas reported, with `-Xptxas=-v`, in the output of a build.
+    """Return the evidence that ptxas printed, with `-Xptxas=-v`, in the output of a build.
 
     Args:
         log: Output of the build, which also names nvcc's version.
@@ -171,9 +171,9 @@ def read_run(run: Any, kind: Literal["emulated", "proven"], kernels: dict[str, K
     for file, counts in run.get("files", {}).items():
         if not (ROOT / "csrc" / file).is_file():
             raise ValueError(f"files names {file!r}, which is not a file of csrc/")
-        for what, pair in counts.items():
-            if what not in ("lines", "mutants") or len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
-                raise ValueError(f"{file}: {what} must be lines or mutants, as [reached, total], got {pair}")
+        for count, pair in counts.items():
+            if count not in ("lines", "mutants") or len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
+                raise ValueError(f"{file}: {count} must be lines or mutants, as [reached, total], got {pair}")
     if "files" in run:
         evidence["files"] = dict(sorted(run["files"].items()))
     return evidence
@@ -213,7 +213,7 @@ def _file_table(status: Status) -> Iterator[str]:
         yield "| file in `csrc/` | lines that ran in the emulation | changes that a test noticed |"
         yield "|---|---|---|"
     for file, counts in files:
-        cells = [" of ".join(map(str, counts.get(what, ["–"]))) for what in ("lines", "mutants")]
+        cells = [" of ".join(map(str, counts.get(count, ["–"]))) for count in ("lines", "mutants")]
         yield f"| `{file}` | {' | '.join(cells)} |"
 
 

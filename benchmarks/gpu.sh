@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run of a bare CUDA machine in stages: build, tests, sanitizers, times, profiles; benchmarks/gpu/README.md says how.
+# Run on a CUDA machine in stages: build, tests, sanitizers, times, profiles. benchmarks/gpu/README.md describes them.
 #
 #   benchmarks/gpu.sh [OUT] [--minutes 10] [--resume] [--stages a,b] [--list] [--rehearse --emulated FILE]
 #

@@ -140,7 +140,7 @@ def in_graph(run: Run) -> Run:
 
 
 def empty_kernel() -> None:
-    """Launch PyTorch's kernel that spins for zero cycles: the least that a launch takes."""
+    """Launch PyTorch's kernel that spins for zero cycles, which takes the least time of any launch."""
     torch.cuda._sleep(0)
 
 
@@ -170,7 +170,7 @@ def compare(
         dtype: As printed.
         device: `cpu` or `cuda`.
         floor: Seconds that the work takes at least (`floor`), or None.
-        floor_is: What the floor counts, e.g. `12 bytes per logit at 20.1 GB/s`.
+        floor_is: Description of the floor, e.g. `12 bytes per logit at 20.1 GB/s`.
         input_bytes: Bytes that the op reads; with it, on a GPU, the peak memory of every provider is measured.
         seconds: Budget of the whole comparison.
         min_rounds: Rounds at least; fewer, down to five, where they would take more than five times the budget.
@@ -278,7 +278,7 @@ def resident(field: str) -> int:
 def copy_bandwidth(device: str, size: int) -> float:
     """Measure the bytes per second, read and written, of a copy of `size` bytes.
 
-    What a kernel bound by memory can hope for. On the CPU it depends on the size, by the caches.
+    No kernel that is bound by memory is faster. On the CPU the rate depends on the size, because of the caches.
     """
     source = torch.zeros(size, dtype=torch.int8, device=device)
     target = torch.zeros_like(source)
@@ -306,7 +306,7 @@ def matmul_rate(device: str) -> float:
 
 
 def fastest(timer: Callable[[Run, int], float], run: Run, calls: int) -> float:
-    """Return the least seconds per call in a third of a second: a floor is what is possible, not what is usual."""
+    """Return the least seconds per call, of the samples of a third of a second: a floor is a limit, not an average."""
     samples = [timer(run, calls)]
     until = time.perf_counter() + 0.3
     while len(samples) < 9 or time.perf_counter() < until:

@@ -35,7 +35,7 @@ COPY_BYTES = 256 << 20
 
 
 class Measurement(NamedTuple):
-    """Providers of one goal, and what compare() takes with them."""
+    """Providers of one goal, and the arguments of `compare` that belong to them."""
 
     providers: dict[str, Run]
     floor: float | None = None
@@ -89,7 +89,7 @@ def losses(goal: Goal, shape: tuple[int, ...]) -> Measurement:
 def pool_calls(size: int, batch_size: int, *, exact: bool) -> tuple[Run, torch.Tensor]:
     """Return draw and step as one call that a graph can hold, and the masses of the pool."""
     pool = learnt_pool(size, 1.0, "cuda")
-    # A graph registers the default generator by itself.
+    # A graph registers the default generator; others would have to be registered.
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     loss = torch.rand(batch_size, device="cuda")
 
@@ -259,7 +259,7 @@ MEASURES: dict[str, Callable[[Goal, tuple[int, ...]], Measurement]] = {
 
 @pytest.mark.parametrize("name", ["copy on the device", "empty launch", "empty kernel in a graph"])
 def test_floor(name: str, tiny: bool, budget: dict[str, float], record: Callable[[Comparison, Run], None]) -> None:
-    """Measure what no kernel on this GPU is faster than: a copy, a launch, and a launch from a graph."""
+    """Measure lower bounds for every kernel on this GPU: a copy, a launch, and a launch from a graph."""
     size = 1 << 16 if tiny else COPY_BYTES
     if name == "copy on the device":
         source = torch.zeros(size, dtype=torch.int8, device="cuda")

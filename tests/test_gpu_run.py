@@ -1,4 +1,4 @@
-"""The stages of a GPU run with stub commands: limits, kills, resumption, and what the verdict says."""
+"""The stages of a GPU run with stub commands: limits, kills, resumption, and the verdict."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import build, kernel_names, profiling, sanitize, train, verdict
-from benchmarks.gpu.context import Context, MissingTool, find_tools
+from benchmarks.gpu.context import Context, StageNotPossible, find_tools
 from benchmarks.gpu.goals import FLOOR, GOALS, TIME
 from benchmarks.gpu.record import (
     EXTENSION,
@@ -84,7 +84,7 @@ def goal_of(reference: str) -> str:
 
 def test_outcomes_and_the_folder(context: Context):
     def missing(context: Context, record: Record) -> list[Command]:
-        raise MissingTool("no such tool")
+        raise StageNotPossible("no such tool")
 
     stages = [
         stub("good", "print('fine')"),

@@ -7,11 +7,12 @@ import re
 import tarfile
 from pathlib import Path
 
-from .context import Context, MissingTool
+from .context import Context, StageNotPossible
 from .record import EXTENSION, Record
 from .runner import Command, Finding, Stage
 
 BUILD = "gpu-build"
+OPTIONAL_TOOLS = ("compute-sanitizer", "ncu", "nsys", "ninja")
 WITHOUT = {
     "compute-sanitizer": "memcheck, racecheck, synccheck and initcheck are not possible",
     "ncu": "profiles come from nsys or torch.profiler",
@@ -35,19 +36,18 @@ WITHOUT = {
     "nvidia.dali": "no DALI on the GPU",
     "triton": "no torch.compile peers",
 }
-"""Tools and packages, and what is left out without them."""
+"""Tools and packages that may be missing, and the consequence of each."""
 
 
 def _probe(context: Context, record: Record) -> list[Command]:
-    return [Command(argv=context.module("benchmarks.gpu.probe", *[name for name in WITHOUT if name not in TOOLS_OF]))]
-
-
-TOOLS_OF = ("compute-sanitizer", "ncu", "nsys", "ninja")
+    return [
+        Command(argv=context.module("benchmarks.gpu.probe", *[name for name in WITHOUT if name not in OPTIONAL_TOOLS]))
+    ]
 
 
 def read_machine(context: Context, record: Record, text: str) -> Finding:
-    """Keep what the probe has printed as its last line."""
-    missing = {name: WITHOUT[name] for name in TOOLS_OF if name not in context.tools}
+    """Store the facts that the probe has printed as its last line of JSON."""
+    missing = {name: WITHOUT[name] for name in OPTIONAL_TOOLS if name not in context.tools}
     lines = [line for line in text.splitlines() if line.startswith("{")]
     if not lines:
         record.missing = missing | {"torch": WITHOUT["torch"]}
@@ -68,7 +68,7 @@ def _build(context: Context, record: Record) -> list[Command]:
     options.append(f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={context.work / 'fastood'}")
     if context.rehearse:
         if not extensions(context.work):
-            raise MissingTool("a rehearsal takes the extension from the tree, which has none: make build")
+            raise StageNotPossible("a rehearsal takes the extension from the tree, which has none: make build")
         return [Command(argv=[cmake, "-S", ".", "-B", BUILD, *generator, *options, "-DFASTOOD_CUDA=0"])]
     context.tool("nvcc")
     return [

@@ -20,8 +20,8 @@ QUIET = ("-p", "no:cacheprovider", "-o", "addopts=--strict-markers")
 SOURCES = ("csrc", "cmake", "fastood", "tests", "benchmarks")
 
 
-class MissingTool(Exception):  # noqa: N818
-    """A tool that the stage cannot do without; the message says what is left out."""
+class StageNotPossible(Exception):  # noqa: N818
+    """A stage cannot run on this machine; the message says why."""
 
 
 @dataclass(kw_only=True)
@@ -53,10 +53,10 @@ class Context:
         """Return the path of a tool.
 
         Raises:
-            MissingTool: If the machine has no such tool.
+            StageNotPossible: If the machine has no such tool.
         """
         if name not in self.tools:
-            raise MissingTool(f"{name} is neither on PATH nor in the CUDA toolkit")
+            raise StageNotPossible(f"{name} is neither on PATH nor in the CUDA toolkit")
         return self.tools[name]
 
     def module(self, *arguments: str) -> list[str]:

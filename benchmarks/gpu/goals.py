@@ -1,8 +1,8 @@
 """Goals of the CUDA kernels as data: work, shape, limit, and where the limit comes from.
 
 `benchmarks/test_gpu_goals.py` measures each goal and stores the rows under its key; verdict.py compares them. The
-limits are the design targets of the kernels: K1 to K5 for losses, pool, head, metrics and nearest neighbours as they
-were set first, P1 to P5 as the review of the CUDA code restated them. Work without a target is measured and reported.
+limits are the design targets of the kernels: K1 to K5 are the first targets for losses, pool, head, metrics and nearest
+neighbours, P1 to P5 their later revision. Work without a target is measured and reported.
 """
 
 from __future__ import annotations

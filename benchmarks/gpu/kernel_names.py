@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .context import Context, MissingTool, capability
+from .context import Context, StageNotPossible, capability
 from .record import PROVEN, Record, write_atomically
 from .runner import Command, Finding, Stage
 from .sanitize import FILES, SMALL
@@ -44,7 +44,7 @@ except ImportError:
 
 def _commands(context: Context, record: Record) -> list[Command]:
     if context.rehearse:
-        raise MissingTool("the emulated device has no profiler that lists kernels")
+        raise StageNotPossible("the emulated device has no profiler that lists kernels")
     return [Command(argv=context.cuda_tests("-p", "benchmarks.gpu.kernel_names", "-s", *FILES, "-k", SMALL))]
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from . import verdict
-from .context import Context, MissingTool
+from .context import Context, StageNotPossible
 from .goals import GOALS, TIME, Goal
 from .measure import benchmark
 from .record import Record
@@ -42,7 +42,7 @@ def _commands(context: Context, record: Record) -> list[Command]:
     commands = []
     chosen = slowest(record)
     if not chosen:
-        raise MissingTool("no goal was measured: nothing to profile")
+        raise StageNotPossible("no goal was measured: nothing to profile")
     for goal in chosen:
         profiler = "torch" if not {"ncu", "nsys"} & context.tools.keys() else "cuda"
         run = benchmark(context, ["test_gpu_goals.py"], "0.05", "-s", "--profile", profiler, "-k", goal.key)

@@ -44,7 +44,7 @@ class Record:
     """Tools that were replaced by scripts that only imitate their output."""
     machine: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Tools and packages that the machine lacks, and what is left out for it."""
+    """Tools and packages that the machine lacks, and the consequence of each."""
     metadata: dict[str, Any] = field(default_factory=dict)
     running: str | None = None
     calls: int = 0
@@ -80,7 +80,7 @@ class Record:
             write_atomically(out / ROWS, f'{{\n {head},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of all stages; a later stage replaces an earlier row of the same op, shape and dtype."""
+        """Return the rows of all stages; of rows with equal op, shape and dtype the one of the last stage."""
         found = {}
         for stage in self.stages.values():
             for row in stage.rows:

@@ -1,7 +1,7 @@
 """A module on the emulated device, for a rehearsal: `python -m benchmarks.gpu.rehearsal --emulated SO -m MODULE …`.
 
-Beyond the emulated device of the tests it gives what times and profiles ask for. Every time is exactly one millisecond,
-so that no number of a rehearsal looks measured.
+It adds the functions by which benchmarks measure and profile to the emulated device of the tests. Every time is exactly
+one millisecond, so that no number of a rehearsal looks measured.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from . import verdict
-from .context import Context, MissingTool
+from .context import Context, StageNotPossible
 from .record import (
     RUNNING_LOG,
     RUNNING_ROWS,
@@ -28,7 +28,7 @@ from .record import (
 )
 
 LEAST = 10.0
-"""Seconds below which no stage is started."""
+"""Seconds that must be left to start a stage."""
 PATIENCE = 4
 """Factor of the budgets in a rehearsal: an emulated device is slow."""
 GRACE = 5.0
@@ -115,7 +115,7 @@ def run_stages(
 
 
 def recover(context: Context, record: Record) -> None:
-    """Keep what a killed call has left: its stage as cut off, with the rows and the log so far."""
+    """Record the stage in which an earlier call was killed as cut off, with its rows and log so far."""
     if record.running is None:
         return
     metadata, rows = read_rows(context.out / RUNNING_ROWS)
@@ -142,8 +142,8 @@ def run_stage(stage: Stage, context: Context, record: Record, seconds: float) ->
             if status != 0:
                 outcome, detail = "failed", f"exit status {status}"
                 break
-    except MissingTool as missing:
-        outcome, detail = "not possible", str(missing)
+    except StageNotPossible as reason:
+        outcome, detail = "not possible", str(reason)
     except Stopped:
         _keep(
             stage.name, _result(stage, context, record, "cut off", "the call was stopped", begun), context, record, None
@@ -185,7 +185,7 @@ def tail(text: str, lines: int = 3) -> str:
 
 
 def _result(stage: Stage, context: Context, record: Record, outcome: Outcome, detail: str, begun: float) -> StageRecord:
-    """Return the result of a stage, with what its log and its rows say."""
+    """Return the result of a stage, from its outcome, its log and its rows."""
     text = (context.out / RUNNING_LOG).read_text(errors="replace")
     metadata, rows = read_rows(context.rows)
     record.metadata = record.metadata or metadata
@@ -228,7 +228,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command with all that it has started."""
+    """End a command and all processes that it has started."""
     for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)

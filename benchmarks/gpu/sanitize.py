@@ -67,7 +67,7 @@ def _commands(tool: str, context: Context, record: Record) -> list[Command]:
 
 
 def read_sanitizer(context: Context, record: Record, text: str) -> Finding:
-    """Count the errors; a run without the sanitizer's summary or without tests has shown nothing."""
+    """Count the errors; a run without the sanitizer's summary, or without a test that passed, has failed."""
     summary = re.findall(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)", text)
     passed = counts(text).get("passed", 0)
     first = next((line for line in text.splitlines() if re.match(r"=+ (Invalid|Error|Race|Uninit|Barrier)", line)), "")

@@ -1,4 +1,4 @@
-"""Stages of a GPU run in the order of what they decide: a run that is cut off after ten minutes has seven answers."""
+"""Stages of a GPU run, the most decisive first: after ten minutes a run has built, measured the goals, and tested."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 LEAST_ACCURACY = 0.8
-"""Accuracy that a method shortened by three has on the embedded digits; chance is 0.125. Not checked if shorter."""
+"""Least accuracy on the embedded digits with a third of the epochs; chance is 0.125. Not checked with fewer."""
 
 
 def shortened(method: Any, factor: int) -> Any:
