@@ -1,4 +1,4 @@
-"""Batch of an ascent step as the op has seen it, kept until its status is known."""
+"""Batch of an ascent step, kept with the values that the op has checked until the status of the step is known."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AscentBatch:
             sparse: Whether the step is sparse.
         """
         wrong = (self.index < 0) | (self.index >= num_examples) | self._wrong_losses()
-        # Clamped, because an index out of range is reported together with those of other processes.
+        # Clamped, because errors are raised after the exchange with the other processes.
         weighted = (importance(self.index.clamp(0, num_examples - 1)) * self.loss).sum()
         numbers = (float(len(self.index)), self.lr, float(sparse))
         constants = [torch.full_like(weighted, number) for number in numbers]

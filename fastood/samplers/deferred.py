@@ -15,11 +15,11 @@ Origin = Literal["this", "earlier", "replayed"]
 """Call that a result belongs to: the one that reports it, an earlier one, or one that a CUDA graph has replayed."""
 
 _MOST = 16
-"""Results that may be unread; beyond, `add` waits for the oldest, which the device has passed long before."""
+"""Largest number of unread results. Beyond it `add` waits for the oldest, which the device has passed long before."""
 
 
 class _Unread(NamedTuple):
-    """Result of a check on its way to the host."""
+    """Result of a check whose copy to the host may not have arrived yet."""
 
     values: Tensor
     """The result in pinned memory."""
@@ -78,7 +78,7 @@ class DeferredChecks:
                 self._report_first()
 
     def poll(self) -> None:
-        """Report results that have arrived, in the order of the calls, without waiting.
+        """Report the results that have arrived, in the order of the calls, without waiting.
 
         Raises:
             Exception: The first exception of a `report`; later results stay unread.

@@ -142,7 +142,7 @@ def log_histogram(omega: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     edges = torch.lerp(low, torch.maximum(high, low + 1e-6), steps)
     counts = torch.zeros(bins + 1, dtype=torch.int64, device=omega.device)
     for _, weights in weight_chunks(omega):
-        # The last count is that of the examples without weight.
+        # Examples without weight are counted in the last entry.
         place = torch.bucketize(weights.log(), edges[1:-1], right=True).masked_fill_(weights == 0, bins)
         counts.index_add_(0, place, torch.ones_like(place))
     return counts[:bins], edges.exp()

@@ -129,12 +129,14 @@ class ShardedBackgroundPool:
     def importance(self, index: Tensor) -> Tensor:
         """Return the importance weights, float32 `[B]`, of examples of this slice; see `BackgroundPool.importance`.
 
+        Waits for the device once.
+
         Args:
             index: int64 `[B]`, each in `begin … end - 1`.
 
         Raises:
             TypeError: If `index` is not an int64 tensor.
-            ValueError: If an index is in another slice. Waits for the device once.
+            ValueError: If an index is in another slice.
         """
         pool_checks.check_index(index, empty=True)
         local = to_device(index, self._state.omega.device) - self.begin
@@ -151,13 +153,13 @@ class ShardedBackgroundPool:
     def ascend(self, index: Tensor, per_sample_loss: Tensor, *, lr: float, mode: AscentMode = "exact") -> None:
         """Take one step of gradient ascent on the batch of all processes; see `BackgroundPool.ascend`.
 
+        Waits for the device twice: for the numbers of all processes, and for the status of the step.
+
         Args:
             index: int64 `[b]`, the indices that `sample` returned to this process; may be empty.
             per_sample_loss: `[b]`, floating-point, >= 0.
             lr: Step size > 0, equal on every process.
             mode: "exact" or "sparse", equal on every process.
-
-        Waits for the device twice: for the numbers of all processes, and for the status of the step.
 
         Raises:
             TypeError: If `index` or `per_sample_loss` has another dtype.
