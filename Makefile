@@ -11,7 +11,7 @@ STAMP := $(VENV)/.made-by-fastood
 PINS := $(shell { cat constraints.txt; "$(PYTHON)" .ci/requirements.py; "$(PYTHON)" --version; } 2>&1 | cksum | tr ' ' '-')
 PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup build demo test check ctest benchmark clean
+.PHONY: help setup build demo test check ctest emulated benchmark clean
 
 help:
 	@echo "make build      set up, build the extension"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       set up, build, run the tests"
 	@echo "make check      format, lint, types, style of docstrings"
 	@echo "make ctest      host tests of the shared C++ maths, with the address and undefined-behaviour sanitizers"
+	@echo "make emulated   run every CUDA kernel on the CPU: tests, sanitizers, coverage, mutations (docs/emulation.md)"
 	@echo "make clean      remove the environment and what was built"
 	@echo "make benchmark  throughput of every op beside its peers, as ratios"
 
@@ -75,6 +76,10 @@ ctest: setup
 	    -DPython_EXECUTABLE="$$(cd "$(BIN)" && pwd)/python"; \
 	  cmake --build build/host --target host_tests; \
 	  ctest --test-dir build/host --output-on-failure
+
+# Parts alone: PARTS="sanitizers coverage".
+emulated: build
+	@PATH="$$(cd "$(BIN)" && pwd):$$PATH" "$(BIN)/python" -m tests.emulation $(PARTS)
 
 benchmark: build
 	"$(BIN)/python" -m pytest benchmarks

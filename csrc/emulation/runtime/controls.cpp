@@ -18,6 +18,10 @@ long max_blocks = 0;
 int switched_off = 0;
 bool skips_syncwarp = false;
 
+void skip_next_syncwarp() {
+  skips_syncwarp = true;
+}
+
 namespace {
 
 // Reports of sanitizers show source lines; this adds who ran. In a report nothing may be allocated.
