@@ -63,7 +63,9 @@ def all_stages(jobs: int, files: str) -> list[Stage]:
             [workload, str(variants.object_of("written")), "--small", "--seeds", "1"],
         ),
         coverage_stage(variants.folder_of("coverage")),
-        pytest_stage("selftest", "selftest", "plain", ["csrc/emulation/selftest"], also=("address", "thread", "written")),
+        pytest_stage(
+            "selftest", "selftest", "plain", ["csrc/emulation/selftest"], also=("address", "thread", "written")
+        ),
         suite_stage("tests of CUDA", ["--emulated-seed", "1", "tests"]),
         suite_stage(
             "tests of CUDA in grids of two blocks", ["--emulated-seed", "2", "--emulated-max-blocks", "2", "tests"]
