@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from source_text import code_of
+from source_text import closing, code_of
 
 INCLUDE = Path(__file__).parent / "include"
 
@@ -53,6 +53,16 @@ FORBIDDEN = {
 }
 """Patterns of features that a list of names cannot find, and their names in the error."""
 
+FORBIDDEN_IN_KERNELS = {
+    r"<<<": "a launch by a kernel (dynamic parallelism)",
+    r"\bstd::(?:atomic|memory_order|mutex|thread|lock_guard)\w*": "std::atomic and threads of the host in a kernel",
+    r"\b(?:throw|try)\b": "an exception in a kernel",
+    r"\b(?:new|delete)\b|\b(?:malloc|calloc|free)\s*\(": "memory that a kernel allocates",
+    r"\bstatic\b(?!\s+(?:constexpr|const)\b)": "a static variable of a kernel",
+    r"\bassert\s*\(": "assert in a kernel",
+}
+"""Patterns that C++ knows and a kernel must not use: the compiler of the emulation takes all code for the host's."""
+
 _CUDA_NAME = re.compile(
     r"(?<![\w:])(?:__\w+|atomic[A-Z]\w*|cuda[A-Z]\w*|cu[A-Z]\w+|CU(?:tensorMap|device|stream|event)\w*|cub::\w+|thrust::\w+)"
 )
@@ -63,8 +73,30 @@ _CUDA_HEADER = re.compile(
 _LAUNCH = re.compile(r"<<<(.*?)>>>", re.DOTALL)
 
 
+_DEVICE_FUNCTION = re.compile(r"__global__|__device__|\bFASTOOD_HD\b")
+_DEVICE_VARIABLE = re.compile(r"^[^\n#]*__device__[^\n;{}()]*(?<!operator)[;={]", re.MULTILINE)
+
+
 class NotEmulatedError(Exception):
     """A source uses CUDA features that the emulation does not have."""
+
+
+def device_bodies(code: str) -> list[tuple[int, int]]:
+    """Return the spans of the bodies of device functions that run at run time alone."""
+    spans: list[tuple[int, int]] = []
+    for match in _DEVICE_FUNCTION.finditer(code):
+        if spans and match.start() < spans[-1][1]:
+            continue
+        line = code[code.rfind("\n", 0, match.start()) + 1 : match.start()]
+        depth, i = 0, match.end()
+        while i < len(code) and not (depth == 0 and code[i] in "{;"):
+            depth += (code[i] in "([") - (code[i] in ")]")
+            i += 1
+        head = line + code[match.start() : i]
+        if i == len(code) or code[i] == ";" or "constexpr" in head or "#define" in head:
+            continue
+        spans.append((i, closing(code, i, "{}")))
+    return spans
 
 
 def unknown_features(text: str) -> Iterator[tuple[int, str]]:
@@ -80,6 +112,13 @@ def unknown_features(text: str) -> Iterator[tuple[int, str]]:
     for pattern, name in FORBIDDEN.items():
         for match in re.finditer(pattern, code):
             yield line(match.start()), name
+    for begin, end in device_bodies(code):
+        for pattern, name in FORBIDDEN_IN_KERNELS.items():
+            for match in re.compile(pattern).finditer(code, begin, end):
+                yield line(match.start()), name
+    for match in _DEVICE_VARIABLE.finditer(code):
+        if "constexpr" not in match[0]:
+            yield line(match.start()), "a variable of the device (__device__)"
     code = _INCLUDE.sub(lambda match: " " * len(match[0]), code)
     for match in _CUDA_NAME.finditer(code):
         if match[0] not in KNOWN and not OF_THE_COMPILER.fullmatch(match[0]):

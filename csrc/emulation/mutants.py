@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import features
 from source_text import closing, code_of
 
-_FUNCTION = re.compile(r"__global__|__device__|\bFASTOOD_HD\b")
-_BODY = re.compile(r"[{;]")
 _PATTERNS = {
     "barrier": re.compile(r"(?<![\w.])(?:__syncthreads\(\)|block\.barrier\(\));"),
     "barrier_reduction": re.compile(r"__syncthreads_(?:or|and|count)\((?P<inner>[^()]*)\)"),
@@ -35,24 +34,6 @@ class Site(NamedTuple):
     kind: str
     make: str
     """The replacement; `{k}` stands for the number of the site."""
-
-
-def _device_bodies(code: str) -> list[tuple[int, int]]:
-    """Return the spans of the bodies of device functions that are not constexpr."""
-    spans: list[tuple[int, int]] = []
-    for match in _FUNCTION.finditer(code):
-        if spans and match.start() < spans[-1][1]:
-            continue
-        line = code[code.rfind("\n", 0, match.start()) + 1 : match.start()]
-        depth, i = 0, match.end()
-        while i < len(code) and not (depth == 0 and code[i] in "{;"):
-            depth += (code[i] in "([") - (code[i] in ")]")
-            i += 1
-        head = line + code[match.start() : i]
-        if i == len(code) or code[i] == ";" or "constexpr" in head or "#define" in head:
-            continue
-        spans.append((i, closing(code, i, "{}")))
-    return spans
 
 
 def _statement_sites(code: str, begin: int, end: int) -> list[Site]:
@@ -117,7 +98,7 @@ class Sites:
         """Return the text with its sites numbered; numbers continue those of earlier texts."""
         code = code_of(text)
         found: list[Site] = []
-        for begin, end in _device_bodies(code):
+        for begin, end in features.device_bodies(code):
             headers, loops = _header_sites(code, begin, end)
             statements = _statement_sites(code, begin, end)
             # Steps of loops are no sums: a loop whose step is spoiled never ends.

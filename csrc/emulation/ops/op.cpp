@@ -11,7 +11,8 @@ extern "C" AOTITorchError aoti_torch_call_dispatcher(const char* name, const cha
 namespace emulation {
 namespace {
 
-int32_t get_current_stream(int32_t, void** stream) {
+int32_t get_current_stream(int32_t device, void** stream) {
+  check_device(device, "the current stream");
   *stream = current_stream();
   return 0;
 }

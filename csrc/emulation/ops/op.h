@@ -63,7 +63,7 @@ void* find_symbol(void* library, const char* name);
 namespace torch::stable::accelerator {
 
 struct EmulatedDeviceGuard : emulation::Guard {
-  explicit EmulatedDeviceGuard(DeviceIndex) {}
+  explicit EmulatedDeviceGuard(DeviceIndex index) : Guard(index) {}
 };
 
 }  // namespace torch::stable::accelerator

@@ -6,6 +6,7 @@
 
 #include "block.h"
 #include "sanitizers.h"
+#include "stream.h"
 
 namespace emulation {
 
@@ -22,7 +23,7 @@ void* shared_memory(const void* key, size_t size, size_t alignment, const Place&
   // malloc aligns for every type that is copied byte by byte.
   char* const memory = has_tsan() ? fresh_memory(size) : static_cast<char*>(std::malloc(size));
   if (memory == nullptr) throw std::bad_alloc();
-  fill_bytes(memory, 0xff, size);
+  fill_bytes(memory, poison_byte(), size);
   if (has_written()) emulation_track(memory, size, false);
   block.shared_.push_back({key, memory});
   return memory;

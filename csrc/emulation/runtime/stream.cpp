@@ -47,9 +47,9 @@ std::string last_error_text;
 void poison(void* memory) {
   const size_t bytes = malloc_usable_size(memory);
   if (has_tsan()) {
-    fill_bytes(memory, 0xff, bytes);
+    fill_bytes(memory, poison_byte(), bytes);
   } else {
-    std::memset(memory, 0xff, bytes);
+    std::memset(memory, poison_byte(), bytes);
   }
 }
 
@@ -105,7 +105,19 @@ Op::~Op() {
   mutex.unlock();
 }
 
-Guard::Guard() {
+void check_device(int device, const char* what) {
+  if (device != kDevice) {
+    throw std::runtime_error("emulated CUDA: " + std::string(what) + " of device " + std::to_string(device) +
+                             ", which is not the device of the tensors");
+  }
+}
+
+int poison_byte() {
+  return seed != 0 && seed % 2 == 0 ? 0x4b : 0xff;
+}
+
+Guard::Guard(int device) {
+  check_device(device, "a DeviceGuard");
   ++num_guards;
 }
 Guard::~Guard() {

@@ -3,7 +3,7 @@
 // On a GPU a launch returns before the kernel runs. Here a launch is queued, and the queue runs when the host waits, or
 // when the op has returned, and not earlier: a host that reads a kernel's result without waiting reads poison. Memory
 // that the op frees is freed in the order of the queue: kernels queued before still have it, kernels queued after do
-// not. Memory that an op allocates is filled with 0xff: NaN, or -1.
+// not. Memory that an op allocates is filled with poison_byte().
 #pragma once
 
 #include <cstddef>
@@ -30,10 +30,15 @@ class Op {
   bool finished_ = false;
 };
 
+// Index of the only device: that of tensors on the CPU, which is no number that code could assume.
+constexpr int kDevice = -1;
+// Throws std::runtime_error if `what` is asked for with the index of another device.
+void check_device(int device, const char* what);
+
 // The scope in which the device of the op is the current one: a launch outside of it is an error.
 class Guard {
  public:
-  Guard();
+  explicit Guard(int device);
   ~Guard();
   Guard(const Guard&) = delete;
   Guard& operator=(const Guard&) = delete;
@@ -57,6 +62,9 @@ void run_queue();
 // Counts a wait of the host, then runs the queue; an error while a graph is captured.
 cudaError_t host_wait(const char* function, const Place& place);
 
+// Of memory that nothing has written. 0xff is NaN and -1, which kernels also write, to mark what has no result; with even
+// seeds it is 0x4b, a large number of every type, so that a result that is not written differs from one that is marked.
+int poison_byte();
 void* device_allocate(size_t bytes);
 void device_free(void* memory);
 

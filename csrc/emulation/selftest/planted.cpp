@@ -45,7 +45,7 @@ void run_as_op(const char* name, Tensor& out) {
   if (std::strcmp(name, "no_guard") == 0) {
     run("good", out.data);
   } else {
-    const emulation::Guard guard;
+    const emulation::Guard guard(std::strcmp(name, "guard_of_another_device") == 0 ? 0 : emulation::kDevice);
     run(name, out.data);
   }
   op.finish();

@@ -50,6 +50,13 @@ UNKNOWN = {
     "__constant__": "__constant__ float c[4];",
     "__managed__": "__managed__ float c[4];",
     "atomicInc": "__global__ void k(unsigned* o) { atomicInc(o, 4); }",
+    "a launch by a kernel": "__global__ void c() {}\n__global__ void k() { c<<<1, 1>>>(); }",
+    "std::atomic": "__global__ void k(int* o) { std::atomic_ref<int> a(*o); ++a; }",
+    "an exception": "__device__ void k() { throw 1; }",
+    "memory that a kernel allocates": "__global__ void k(int** o) { o[0] = new int; }",
+    "a static variable": "__global__ void k(int* o) { static int n; o[0] = n++; }",
+    "assert in a kernel": "__global__ void k(int* o) { assert(o[0] == 1); }",
+    "a variable of the device": "__device__ int counter;",
     "clock": "__global__ void k(long long* o) { o[0] = clock64(); }",
 }
 """Text in the message, and a source that causes it."""
@@ -119,6 +126,15 @@ int last;"""
     original = (tmp_path / "csrc/op/cuda.cu").read_text().splitlines()
     # One line more: the #line directive.
     assert translated.index("int last;") == original.index("int last;") + 1
+
+
+def test_what_only_kernels_must_not_do_is_left_to_the_host(tmp_path: Path) -> None:
+    text = """__device__ constexpr int table[2] = {1, 2};
+__device__ int first(const int* a);
+__global__ void k(int* o) { static constexpr int kOne = 1; o[0] = static_cast<int>(kOne); }
+int* l() { static int n; if (n++ > 3) throw n; return new int; }"""
+    done = translate(text, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_names_in_comments_and_texts_are_no_features(tmp_path: Path) -> None:

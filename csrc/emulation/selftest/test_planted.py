@@ -62,6 +62,7 @@ BUGS = [
     Bug("default_stream", r"good at @default_stream@ is queued on the default stream instead of the current stream"),
     Bug("memset_on_default_stream", r"cudaMemsetAsync at @memset_on@ is queued on the default stream"),
     Bug("no_guard", r"good at csrc/\S+:\d+ is queued without a DeviceGuard"),
+    Bug("guard_of_another_device", r"a DeviceGuard of device 0, which is not the device of the tensors"),
     Bug("host_read", r"the host read -?nan after 0 waits"),
     Bug(
         "capture_waits",
@@ -155,6 +156,13 @@ def test_second_turn_is_wrong_only_with_a_cap_on_blocks(builds: Path) -> None:
     assert run(builds, "plain", "wrong_second_turn", seed=1) == "sum 2080\n"
     assert run(builds, "plain", "wrong_second_turn", seed=1, max_blocks=1) == "sum 136\n"
     assert run(builds, "plain", "good_second_turn", seed=1, max_blocks=1) == "sum 2080\n"
+
+
+def test_what_is_not_written_is_no_mark_of_a_missing_result_with_even_seeds(builds: Path) -> None:
+    """Kernels write NaN and -1, too, where there is no result: neither may be what memory holds from the beginning."""
+    for name in ("never_written", "workspace_never_written"):
+        assert re.fullmatch(r"sum -?nan\n", run(builds, "plain", name, seed=1))
+        assert re.fullmatch(r"sum \d\S*\n", run(builds, "plain", name, seed=2))
 
 
 def test_wrong_result_depends_on_the_seed(builds: Path) -> None:
