@@ -123,9 +123,10 @@ def checked_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str,
         raise TypeError(f"per_sample_loss must be floating-point, got {per_sample_loss.dtype}")
     if per_sample_loss.shape != index.shape:
         raise ValueError(f"per_sample_loss must have shape {tuple(index.shape)}, got {tuple(per_sample_loss.shape)}")
-    rate = as_real("lr", lr, wanted="finite and > 0")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"lr must be finite and > 0, got {shown(lr)}")
+    rate = as_real("lr", lr, wanted="finite in float32 and > 0")
+    # The step is one in float32: an infinite one times a gradient of zero is NaN.
+    if not 0 < rate <= torch.finfo(torch.float32).max:
+        raise ValueError(f"lr must be finite in float32 and > 0, got {shown(lr)}")
     if not isinstance(mode, str) or mode not in ("exact", "sparse"):
         raise ValueError(f'mode must be "exact" or "sparse", got {shown(mode)}')
     return rate

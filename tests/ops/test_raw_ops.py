@@ -94,8 +94,10 @@ def test_messages_name_the_file_without_the_build_machine() -> None:
     [
         (math.nan, 0.1, r"momentum must be in \[0, 1\), got nan"),
         (1.0, 0.1, r"momentum must be in \[0, 1\), got 1"),
-        (0.5, math.inf, r"lr must be finite, got inf"),
-        (0.5, math.nan, r"lr must be finite, got nan"),
+        (0.5, math.inf, r"lr must be finite in float32, got inf"),
+        (0.5, 3.5e38, r"lr must be finite in float32, got 3.5e\+38"),
+        (0.5, -1e300, r"lr must be finite in float32, got -1e\+300"),
+        (0.5, math.nan, r"lr must be finite in float32, got nan"),
     ],
 )
 def test_settings_of_a_step_are_finite(momentum: float, lr: float, message: str) -> None:

@@ -217,7 +217,7 @@ def test_tensors_without_data_and_states_that_are_none() -> None:
     with pytest.raises(TypeError, match=r"state\['omega'\] must be a torch.Tensor, got list"):
         pool.load_state_dict({"omega": [0.0], "velocity": [0.0]})
     for lr in (10**400, "x", None):
-        with pytest.raises((TypeError, ValueError), match="lr must be finite and > 0"):
+        with pytest.raises((TypeError, ValueError), match="lr must be finite in float32 and > 0"):
             pool.ascend(torch.tensor([0]), torch.ones(1), lr=lr)
 
 
