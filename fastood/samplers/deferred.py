@@ -106,9 +106,11 @@ class DeferredChecks:
             self._report_captured(numbers, "replayed")
 
     def _report_first(self) -> None:
-        values, arrived, report = self._unread.popleft()
+        values, arrived, report = self._unread[0]
         if not arrived.query():  # type: ignore[no-untyped-call]
             arrived.synchronize()
+        # Not before: a KeyboardInterrupt while the host waits must not lose the result.
+        self._unread.popleft()
         report(values.tolist(), "earlier")
 
 

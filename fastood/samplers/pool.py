@@ -41,7 +41,9 @@ class BackgroundPool(PoolQueries):
     call). The device checks the values of a batch and ignores a batch that is wrong; the ValueError is raised by a
     later call: by the next `ascend`, `state_dict` or `save`, or sooner, by a `sample` or `importance` that finds the
     result of the check on the host already. `synchronize` waits for it. The call that raises does nothing itself, and
-    works when it is repeated. On the CPU every error is raised by the call that it concerns.
+    works when it is repeated. An error that no later call has raised is lost with the pool: call
+    `synchronize` after the last step of a loop that ends without one of these calls. On the CPU every error is raised
+    by the call that it concerns.
 
     Ambiguities and differences, and how they are resolved:
         - The paper starts at `w = 1`, its code at `ω = 0` (`w = log 2`). Objectives and draws depend only on ratios of
@@ -365,7 +367,7 @@ class BackgroundPool(PoolQueries):
             KeyError: If `omega` or `velocity` is missing.
             TypeError: If `state` is not a mapping of tensors.
             ValueError: If a tensor has another size or dtype or a value that is not finite, or no example has weight.
-                The pool is then unchanged.
+                The pool is then unchanged. On a CUDA device also the error of an earlier call; a second call loads.
         """
         self._checks.settle()
         pool_checks.check_state(state, len(self))

@@ -152,6 +152,43 @@ def test_errors_come_in_the_order_of_the_calls() -> None:
     pool.synchronize()
 
 
+def test_an_interrupt_while_the_host_waits_loses_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BackgroundPool(100, device="cuda")
+    pool.ascend(*batch(100), lr=1.0)
+
+    def interrupted(event: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda.Event, "synchronize", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.synchronize()
+    with pytest.raises(ValueError, match="got 100 at position 0"):
+        pool.synchronize()
+
+
+def test_two_pools_of_a_device_report_their_own_errors() -> None:
+    pools = [BackgroundPool(size, device="cuda") for size in (100, 50)]
+    for pool in pools:
+        pool.ascend(*batch(200), lr=1.0)
+    for pool, last in zip(pools, (99, 49), strict=True):
+        with pytest.raises(ValueError, match=f"index must be in 0 … {last}, got 200"):
+            pool.ascend(*batch(1), lr=1.0)
+        pool.synchronize()
+
+
+def test_an_error_in_a_capture_leaves_the_pool_usable() -> None:
+    pool = BackgroundPool(100, device="cuda")
+    pool.ascend(*batch(100), lr=1.0)
+    index, loss = batch(3)
+    with pytest.raises(ValueError, match="lr must be"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        pool.ascend(index, loss, lr=-1.0)
+    with pytest.raises(ValueError, match="got 100 at position 0"):
+        pool.synchronize()
+    pool.ascend(index, loss, lr=1.0)
+    pool.synchronize()
+
+
 @pytest.mark.usefixtures("nan_outside")
 def test_errors_do_not_pile_up() -> None:
     """A loop that only asks for importance has its error after a fixed number of calls, whatever the device does."""
