@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.emulation import graphs, streams
+from tests.emulation import graphs, rules, streams
 from tests.emulation.generators import call_with_default, device_generator
 from tests.emulation.tensor import DeviceTensor
 
@@ -44,6 +44,7 @@ def _kernel(op: Any) -> Callable[..., Tensor]:
     is_random = torch.Tag.nondeterministic_seeded in op.tags
 
     def make(*args: Any, **kwargs: Any) -> Tensor:
+        rules.check_index(kwargs.get("device"))
         kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
         if is_random and "generator" in kwargs:
             kwargs["generator"] = device_generator(kwargs["generator"], name)

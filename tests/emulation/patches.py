@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _foreach_utils
 from torch.utils._pytree import tree_map_only
 
-from tests.emulation import generators, graphs, host_memory, streams
+from tests.emulation import generators, graphs, host_memory, rules, streams
 from tests.emulation.tensor import DeviceTensor
 from tests.emulation.waits import EXPLICIT, host_waits
 
@@ -35,20 +35,13 @@ def _set_sync_debug_mode(mode: int | str) -> None:
     SYNC_DEBUG_MODE.value = _MODES[mode] if isinstance(mode, str) else mode
 
 
-def _check(device: Any) -> None:
-    """Raise CUDA's error for a device that is not there."""
-    index = torch.device(device).index if isinstance(device, str | torch.device) else device
-    if index not in (None, 0, -1):
-        raise RuntimeError("CUDA error: invalid device ordinal")
-
-
 def _rng_state(device: Any = "cuda") -> Tensor:
-    _check(device)
+    rules.check_index(device)
     return generators.default.get_state()
 
 
 def _set_rng_state(state: Tensor, device: Any = "cuda") -> None:
-    _check(device)
+    rules.check_index(device)
     generators.default.set_state(state)
 
 
@@ -57,7 +50,7 @@ def _manual_seed(seed: int) -> None:
 
 
 def _properties(device: Any = None) -> SimpleNamespace:
-    _check(device)
+    rules.check_index(device)
     major, minor = CAPABILITY
     return SimpleNamespace(
         name=NAME, major=major, minor=minor, total_memory=MEMORY, multi_processor_count=132, warp_size=32
@@ -72,7 +65,7 @@ class _Device:
     """The stand-in for `torch.cuda.device`, a context in which a device is the current one."""
 
     def __init__(self, device: Any) -> None:
-        _check(device)
+        rules.check_index(device)
         self.idx = 0
 
     def __enter__(self) -> None: ...
@@ -89,7 +82,7 @@ _CUDA: dict[str, Any] = {
     "_lazy_call": lambda callable, **kwargs: callable(),
     "device_count": _returns(1),
     "current_device": _returns(0),
-    "set_device": _check,
+    "set_device": rules.check_index,
     "device": _Device,
     "get_device_name": lambda device=None: _properties(device).name,
     "get_device_capability": lambda device=None: CAPABILITY,
@@ -135,7 +128,7 @@ _ACCELERATOR: dict[str, Any] = {
     "device_count": _returns(1),
     "current_accelerator": _returns(torch.device("cuda")),
     "current_device_index": _returns(0),
-    "set_device_index": _check,
+    "set_device_index": rules.check_index,
     "current_stream": lambda device=None: streams.current(),
     "synchronize": lambda device=None: synchronize(device),
     "device_index": lambda device: nullcontext(),
@@ -156,7 +149,7 @@ def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         elif device is None or torch.device(device).type != "cuda":
             result = make(data, *args, device=device, **kwargs)
         else:
-            _check(device)
+            rules.check_index(device)
             result = make(data, *args, **kwargs).to(device)
         result = host_memory.mark_pinned(result) if pin_memory else result
         return result.requires_grad_() if requires_grad else result

@@ -52,6 +52,12 @@ NOT_ON_CUDA = frozenset(
     }
 )
 
+# cuBLAS multiplies no integers.
+_FLOATING_POINT_ONLY = {
+    *("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"),
+    *("aten::addmv", "aten::addmv_", "aten::mv", "aten::dot", "aten::vdot", "aten::addbmm"),
+}
+
 _TAKES_CPU_OPERANDS = {
     "aten::copy_",
     "aten::_to_copy",
@@ -84,16 +90,29 @@ def takes_cpu_scalars(func: Any) -> bool:
     return torch.Tag.pointwise in func.tags or func._schema.name in _TAKES_CPU_SCALARS
 
 
+def check_index(device: Any) -> None:
+    """Raise CUDA's error for a device that is not there.
+
+    Args:
+        device: A device, its name or its index; None for the current one.
+    """
+    index = torch.device(device).index if isinstance(device, str | torch.device) else device
+    if index not in (None, 0, -1):
+        raise RuntimeError("CUDA error: invalid device ordinal")
+
+
 def refuse(func: Any, args: Any, on_cpu: Iterable[Tensor]) -> None:
     """Raise an error for operands that a GPU refuses.
 
     Raises:
-        NotImplementedError: If the op has no CUDA kernel.
+        NotImplementedError: If the op has no CUDA kernel, or none for integers.
         RuntimeError: If operands are on different devices.
     """
     name = func._schema.name
     if f"{name}.{func._overloadname}" in NOT_ON_CUDA or name in NOT_ON_CUDA:
         raise NotImplementedError(f"Could not run '{name}' with arguments from the 'CUDA' backend.")
+    if name in _FLOATING_POINT_ONLY and not (args[0].is_floating_point() or args[0].is_complex()):
+        raise NotImplementedError(f"\"{name.split('::')[1]}_cuda\" not implemented for '{args[0].dtype}'")
     if name in ("aten::index", "aten::_unsafe_index") and not _is_device(args[0]):
         raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
     if name in ("aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):

@@ -190,6 +190,7 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
     stays = target is None or torch.device(target).type == "cuda"
     plain_args, plain_kwargs = tree_map(_inner, (args, kwargs))
     if target is not None:
+        rules.check_index(target)
         plain_kwargs["device"] = torch.device("cpu")
     if any(_is_abstract(x.inner) for x in on_device):
         kernel = kernel_of(func) if func.namespace == "fastood" else func

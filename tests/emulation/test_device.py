@@ -201,6 +201,13 @@ def test_new_memory_holds_poison() -> None:
         (lambda d, c: torch.histogram(d, 3), NotImplementedError, "Could not run 'aten::histogram'"),
         (lambda d, c: d.pin_memory(), RuntimeError, "only dense CPU tensors can be pinned"),
         (lambda d, c: torch.ops.fastood.sort_scores(d[None], c.long()), RuntimeError, "found at least two devices"),
+        (lambda d, c: d.long() @ d.long(), NotImplementedError, "not implemented for 'torch.int64'"),
+        (lambda d, c: d.long()[None] @ d.long()[:, None], NotImplementedError, "not implemented for 'torch.int64'"),
+        (lambda d, c: torch.zeros(3, device="cuda:1"), RuntimeError, "invalid device ordinal"),
+        (lambda d, c: d.to("cuda:1"), RuntimeError, "invalid device ordinal"),
+        (lambda d, c: c.to("cuda:1"), RuntimeError, "invalid device ordinal"),
+        (lambda d, c: torch.empty_like(d, device="cuda:1"), RuntimeError, "invalid device ordinal"),
+        (lambda d, c: torch.tensor([1.0], device="cuda:1"), RuntimeError, "invalid device ordinal"),
         (lambda d, c: torch.cuda.get_device_properties(1), RuntimeError, "invalid device ordinal"),
     ],
 )
