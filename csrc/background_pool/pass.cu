@@ -111,8 +111,7 @@ __global__ void __launch_bounds__(kThreads) pass_kernel(float* __restrict__ omeg
   total_weight = warp_sum(total_weight);
   total_square = warp_sum(total_square);
   largest = warp_max(largest);
-  __syncthreads();
-  if (lane == 0) {
+  if (lane == 0) {  // other rows than 2) has, so that no barrier is needed before
     shared[1][warp] = total_weight;
     shared[2][warp] = total_square;
     shared[3][warp] = largest;

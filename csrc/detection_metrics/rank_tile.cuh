@@ -96,6 +96,7 @@ struct SharedTile {
 
 // Calls ood(position, below, upto, first) and id(position, own, other) for this thread's scores of a tile, lane by lane in
 // the CPU's order. Ranks are found by bisection in shared memory: eleven steps, the same for random and for tied scores.
+// Two barriers before keys are read: what a call reads after them, the next one writes after its first.
 template <typename Key, typename OodBody, typename IdBody>
 __device__ __forceinline__ void for_ranks(const ScorePair<Key>& pair, int64_t tile, SharedTile<Key>& shared,
                                           const OodBody& ood_body, const IdBody& id_body) {

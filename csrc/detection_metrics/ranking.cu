@@ -32,7 +32,6 @@ __global__ void __launch_bounds__(kThreads) tiles_kernel(const __grid_constant__
       if (threadIdx.x == 0) {
         tiles[block] = found;
       }
-      __syncthreads();
     }
   }
 }

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kSubsetThreads) subset_kernel(const __grid_con
       counts[j] = bound.is_smaller(u) || (takes_all && bound.in_question(u)) ? 1 : 0;
     }
     __syncthreads();
-    // Ties of all 64 bits, the first by position: hardly ever.
+    // Ties of all 64 bits, the first by position: hardly ever. No shared memory, which the next replicate may write.
     if (threadIdx.x == 0 && !takes_all) {
       for (int64_t j = 0; j < p.count && bound.missing > 0; ++j) {
         if (bound.in_question(number_of(stream, j))) {
@@ -87,7 +87,6 @@ __global__ void __launch_bounds__(kSubsetThreads) subset_kernel(const __grid_con
         }
       }
     }
-    __syncthreads();
   }
 }
 

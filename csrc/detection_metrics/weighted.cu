@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(kThreads, 8) ranks_kernel(const __grid_constan
           ranks.own[i] = own;
           ranks.other[i] = other;
         });
-    __syncthreads();
   }
 }
 

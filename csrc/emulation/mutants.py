@@ -1,7 +1,8 @@
 """Sites of device code that a mutant build can spoil, one at a time, at run time.
 
 Kinds: `barrier`, `syncwarp` and `fence` are left out; `mask` is halved; `guard`, an `if` with a comparison, always
-holds; `bound`, the end of a loop, is one too small; `sum`, a `+=` or an atomic operation, stores instead of adding.
+holds; `bound`, the end of a loop, is one too small, or half where the loop doubles; `sum`, a `+=` or an atomic
+operation, stores instead of adding.
 """
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ def _header_sites(code: str, begin: int, end: int) -> tuple[list[Site], list[tup
         left = start + len(parts[0]) + 1
         bound = re.match(r"[^&|]*?(?= && |$)", parts[1][comparison.end() :])
         assert bound is not None
-        sign = "-" if comparison[0] == " < " else "+"
+        # One less than a power of two stops a loop that doubles at the same step: half of it does not.
+        change = ">>" if "*=" in parts[2] else "-" if comparison[0] == " < " else "+"
         at = left + comparison.end()
-        sites.append(Site(at, at + len(bound[0]), "bound", f"({bound[0]}) {sign} ::emulation::one({{k}})"))
+        sites.append(Site(at, at + len(bound[0]), "bound", f"({bound[0]}) {change} ::emulation::one({{k}})"))
     return sites, loops
 
 

@@ -38,6 +38,20 @@ def _special_head() -> Case:
     return Case(HEADS, "NaN, infinite and huge features", run, ulps=256)
 
 
+def _two_clusters() -> Case:
+    """Return a head whose means are in two tight clusters: half of the pairs are near, up to the last class."""
+    generator = torch.Generator().manual_seed(6)
+    side = torch.where(torch.arange(33) % 2 == 0, 10.0, -10.0)[:, None]
+    means = side + 0.1 * torch.randn(33, 8, generator=generator)
+    features = means[torch.arange(12)] + 0.1 * torch.randn(12, 8, generator=generator)
+
+    def run(ops: Ops) -> Iterator[Tensor]:
+        logits, residual, _, nearest = ops.mahalanobis_logits(features, means, torch.ones(8))
+        yield from (logits, nearest, residual)
+
+    return Case(HEADS, "two clusters of means", run, ulps=256)
+
+
 def mahalanobis_cases() -> list[Case]:
     """Return the cases of the heads."""
     samples = [
@@ -63,7 +77,7 @@ def mahalanobis_cases() -> list[Case]:
     # Tiles of 64 and several rows of a warp: enough blocks for 132 multiprocessors.
     cases.append(_head_case(MahalanobisSample(1060, 2, 130, diagonal=True), torch.float32, large=True))
     cases += [_head_case(MahalanobisSample(4170, 66, 16, spread=100.0), torch.float32, large=True), _many_tiles()]
-    cases.append(_special_head())
+    cases += [_special_head(), _two_clusters()]
     good = MahalanobisSample(5, 3, 4).make("cpu", torch.float32)
     cases.append(
         refusal(
