@@ -30,15 +30,40 @@ from tests.emulation.stages import (
 )
 
 PARTS = ("selftest", "workload", "suites", "sanitizers", "coverage", "mutations")
-AS_CPU = ("tests/ops", "tests/losses", "tests/metrics", "tests/heads", "tests/samplers", "tests/test_scores.py")
+SLOW = "bal or opcheck or large_shapes or rows_beyond_one_grid or was_stopped or test_compile"
+"""Tests of CUDA that run by `--thorough` alone, as an expression of `pytest -k`."""
+CAPPED = tuple(
+    f"tests/ops/test_{name}.py"
+    for name in (
+        "augment_images",
+        "background_pool_batches",
+        "background_pool_cuda",
+        "class_l1_nearest",
+        "detection_metrics_cuda",
+        "mahalanobis_cuda",
+        "mahalanobis_shapes",
+        "raw_op_values",
+    )
+)
+"""Tests of CUDA that run once more in grids of two blocks; by `--thorough` all do."""
+AS_CPU = ("tests/ops/test_background_pool_draws.py", "tests/ops/test_detection_metrics.py", "tests/ops/test_raw_ops.py")
 """Tests whose tensors of the CPU go to the CUDA kernels."""
+AS_CPU_THOROUGH = (
+    "tests/ops",
+    "tests/losses",
+    "tests/metrics",
+    "tests/heads",
+    "tests/samplers",
+    "tests/test_scores.py",
+)
+"""Tests whose tensors of the CPU go to the CUDA kernels, by `--thorough`."""
 RESULT = variants.BUILD / "result.json"
 EVIDENCE = variants.BUILD / "evidence.json"
 OUTCOMES = variants.BUILD / "mutations.json"
 
 
-def all_stages(jobs: int, files: str) -> list[Stage]:
-    """Return every stage; `files` limits the mutations."""
+def all_stages(jobs: int, files: str, *, thorough: bool = False) -> list[Stage]:
+    """Return every stage; `files` limits the mutations, `thorough` runs every test."""
     seeds = ",".join(map(str, SEEDS))
     workload = "tests.emulation.workload"
     limited = ["--file", files] if files else []
@@ -66,11 +91,18 @@ def all_stages(jobs: int, files: str) -> list[Stage]:
         pytest_stage(
             "selftest", "selftest", "plain", ["csrc/emulation/selftest"], also=("address", "thread", "written")
         ),
-        suite_stage("tests of CUDA", ["--emulated-seed", "1", "tests"]),
+        suite_stage("tests of CUDA", ["--emulated-seed", "1", "tests", *([] if thorough else ["-k", f"not ({SLOW})"])]),
         suite_stage(
-            "tests of CUDA in grids of two blocks", ["--emulated-seed", "2", "--emulated-max-blocks", "2", "tests"]
+            "tests of CUDA in grids of two blocks",
+            [
+                *("--emulated-seed", "2", "--emulated-max-blocks", "2"),
+                *(["tests"] if thorough else [*CAPPED, "-k", f"not ({SLOW})"]),
+            ],
         ),
-        suite_stage("tests of the CPU on CUDA kernels", ["--emulated-as-cpu", "--emulated-seed", "3", *AS_CPU]),
+        suite_stage(
+            "tests of the CPU on CUDA kernels",
+            ["--emulated-as-cpu", "--emulated-seed", "3", *(AS_CPU_THOROUGH if thorough else AS_CPU)],
+        ),
         module_stage(
             "mutations",
             "mutations",
@@ -133,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all by default")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time")
     parser.add_argument("--file", default="", help="mutations of files whose path has this part alone")
+    parser.add_argument("--thorough", action="store_true", help="also run the tests that take long")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {sorted(unknown)[0]!r}: choose among {', '.join(PARTS)}")
@@ -140,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs must be at least 1, got {options.jobs}")
     parts = options.parts or list(PARTS)
     start = time.perf_counter()
-    stages = [stage for stage in all_stages(options.jobs, options.file) if stage.first or stage.part in parts]
+    every = all_stages(options.jobs, options.file, thorough=options.thorough)
+    stages = [stage for stage in every if stage.first or stage.part in parts]
     needed = {variant for stage in stages if not stage.first for variant in (stage.variant, *stage.also)}
     stages = [stage for stage in stages if stage.variant in needed]
     results = run_all(stages, options.jobs)

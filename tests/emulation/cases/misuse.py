@@ -85,14 +85,14 @@ def _pool() -> Iterator[Case]:
 def _nearest() -> Iterator[Case]:
     folder = "class_l1_nearest"
     args = op_args(NearestSample(20, 40, 5, 1), "cpu", torch.float32)
+    last = int((args[2] == 19).nonzero())  # the position of the last row
     for value in (*OUTSIDE, 20):
         order = args[2].clone()
-        order[7] = value
+        order[last] = value
 
         def without_row(ops: Ops) -> list[Tensor]:
             distance, index = ops.class_l1_nearest(*args)
-            row = int(args[2][7])
-            distance[row], index[row] = NAN, -1
+            distance[-1], index[-1] = NAN, -1
             return [distance, index]
 
         yield _marked(
