@@ -1,4 +1,4 @@
-"""Build the emulation of the CUDA code and prove it: `python -m tests.emulation [PART …]`, or `make emulated`.
+"""Build the emulation of the CUDA code and check it there: `python -m tests.emulation [PART …]`, or `make emulated`.
 
 Parts: selftest, workload, suites, sanitizers, coverage, mutations; all by default. What changed is built first. Each
 stage prints a line with its time; at the end come coverage, mutations noticed and tests passed. Logs are in
@@ -82,7 +82,7 @@ def all_stages(jobs: int, files: str, *, thorough: bool = False) -> list[Stage]:
             "races", "sanitizers", "thread", [workload, str(variants.object_of("thread")), "--small", "--seeds", "1"]
         ),
         module_stage(
-            "reads of what nothing has written",
+            "reads of memory that was never written",
             "sanitizers",
             "written",
             [workload, str(variants.object_of("written")), "--small", "--seeds", "1"],

@@ -62,11 +62,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant."""
+    """Outcome of one mutant."""
 
     site: Site
     how: str
-    """What was noticed; empty: nothing."""
+    """Difference, error or report that revealed the mutant; empty if nothing did."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A line that tells how far a stage is, on a terminal alone."""
+"""Progress line of a stage, shown on a terminal only."""
 
 from __future__ import annotations
 

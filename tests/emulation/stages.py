@@ -1,4 +1,4 @@
-"""The stages of `make emulated`: commands, the variant that each loads, and what its output says at the end."""
+"""The stages of `make emulated`: their commands, the variant that each loads, and the summary of their output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT = 3600
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a stage."""
+    """Outcome of a stage."""
 
     passed: bool
     summary: str
@@ -41,7 +41,7 @@ class Stage:
 
     name: str
     part: str
-    """By which the command line chooses: build, selftest, workload, suites, sanitizers, coverage or mutations."""
+    """Stages of the command line: build, selftest, workload, suites, sanitizers, coverage or mutations."""
     variant: str
     run: Callable[[], Result]
     first: bool = False
@@ -54,7 +54,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ran:
-    """The end of a process."""
+    """Outcome of a process."""
 
     status: int
     output: str
@@ -79,7 +79,7 @@ def command(variant: str, arguments: Sequence[str], log: str) -> Ran:
         )
         watchdog = threading.Timer(TIMEOUT, process.kill)
         watchdog.start()
-        # Not process.wait, which does not tell the CPU time.
+        # os.wait4 returns the CPU time, process.wait does not.
         _, ended, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(ended)
         watchdog.cancel()
