@@ -79,7 +79,10 @@ def all_stages(jobs: int, files: str, *, thorough: bool = False) -> list[Stage]:
             [workload, str(variants.object_of("address")), "--small", "--seeds", "1,0"],
         ),
         module_stage(
-            "races", "sanitizers", "thread", [workload, str(variants.object_of("thread")), "--small", "--seeds", "1"]
+            "races",
+            "sanitizers",
+            "thread",
+            [workload, str(variants.object_of("thread")), "--small", "--no-races", "--seeds", "1"],
         ),
         module_stage(
             "reads of memory that was never written",

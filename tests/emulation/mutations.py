@@ -280,7 +280,7 @@ def run(options: argparse.Namespace, sites: Sequence[Site]) -> list[Outcome]:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     progress = Progress("mutations", len(sites))
     outcomes: dict[int, Outcome] = {}
-    cases = [case for case in all_cases() if not (options.sanitizer and case.large)]
+    cases = [case for case in all_cases() if not (options.sanitizer and (case.large or case.blocks_race))]
     compares = not options.sanitizer
     for outcome in mutate(load(options.path), sites, cases, options.jobs, seeds, compares=compares):
         outcomes[outcome.site.number] = outcome

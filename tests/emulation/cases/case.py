@@ -30,6 +30,8 @@ class Case:
     """Whether the case has more than two blocks, so that a grid capped at two makes its loops turn again."""
     large: bool = False
     """Whether the case has more of what smaller cases have as well. Sanitizers, which take long, leave it out."""
+    blocks_race: bool = False
+    """Whether two blocks may write the same element, because the input is invalid. ThreadSanitizer reports it."""
 
     def __str__(self) -> str:
         return f"{self.folder}: {self.name}"

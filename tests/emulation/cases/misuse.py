@@ -28,13 +28,14 @@ def _marked(
     expected: Callable[[Ops], Iterable[Tensor]],
     ulps: float = 0,
     large: bool = False,
+    blocks_race: bool = False,
 ) -> Case:
     """Return a case whose native results are made from valid arguments, and marked."""
 
     def run(ops: Ops) -> Iterable[Tensor]:
         return expected(ops) if ops is torch.ops.fastood else call(ops)
 
-    return Case(folder, f"misuse: {name}", run, ulps=ulps, large=large)
+    return Case(folder, f"misuse: {name}", run, ulps=ulps, large=large, blocks_race=blocks_race)
 
 
 def _pool() -> Iterator[Case]:
@@ -181,6 +182,8 @@ def _metrics() -> Iterator[Case]:
             f"keys that do not ascend, {name}",
             shapes,
             lambda ops: [torch.tensor([1, 8]), torch.tensor([2, 8])],
+            # Tiles overlap where their ends cross, so that two blocks write the ranks of a score.
+            blocks_race=True,
         )
     scores = torch.tensor([[3.0, 1.0, 2.0, 0.5]] * 2)
     for value, clamped in ((-1, 0), (5, 4), (LARGEST, 4)):
