@@ -46,7 +46,7 @@ CAPPED = tuple(
     )
 )
 """Tests of CUDA that run once more in grids of two blocks; by `--thorough` all do."""
-AS_CPU = ("tests/ops/test_background_pool_draws.py", "tests/ops/test_detection_metrics.py", "tests/ops/test_raw_ops.py")
+AS_CPU = ("tests/ops/test_detection_metrics.py", "tests/ops/test_raw_ops.py")
 """Tests whose tensors of the CPU go to the CUDA kernels."""
 AS_CPU_THOROUGH = (
     "tests/ops",
