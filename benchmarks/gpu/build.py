@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 from .context import Context, StageNotPossible
-from .record import EXTENSION, Record
+from .record import EXTENSION, Record, unpack
 from .runner import Command, Finding, Stage
 
 BUILD = "gpu-build"
@@ -107,8 +107,7 @@ def restore_extension(context: Context, record: Record) -> None:
     if built is None or built.outcome != "passed" or extensions(context.work):
         return
     if (context.out / EXTENSION).exists():
-        with tarfile.open(context.out / EXTENSION) as archive:
-            archive.extractall(context.work / "fastood", filter="data")
+        unpack(context.out / EXTENSION, context.work / "fastood")
     else:
         del record.stages["build"]
 

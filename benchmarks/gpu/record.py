@@ -126,5 +126,14 @@ def restore_logs(out: Path, logs: Path) -> None:
     """Unpack the logs of earlier calls."""
     logs.mkdir(parents=True, exist_ok=True)
     if (out / LOGS).exists():
-        with tarfile.open(out / LOGS) as archive:
-            archive.extractall(logs, filter="data")
+        unpack(out / LOGS, logs)
+
+
+def unpack(packed: Path, folder: Path) -> None:
+    """Write the files of an archive into an existing folder, without the folders that their names may have."""
+    # Python before 3.11.4 has no `filter` of extractall, which would keep a member from leaving the folder.
+    with tarfile.open(packed) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                write_atomically(folder / Path(member.name).name, content.read())
