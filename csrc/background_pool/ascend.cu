@@ -19,10 +19,12 @@ namespace {
 
 // kLossLanes of batch.h: partial sums by position, folded in halves, so that CUDA and the CPU round alike.
 constexpr int kThreads = 256;
+// 64 registers a thread; without it nvcc 13.0 aims at 32 and 48, and spills.
+constexpr int kBlocksPerMultiprocessor = 4;
 
 // Checks the batch and makes the plan. One block.
 template <PowerKind kPower>
-__global__ void __launch_bounds__(kThreads) plan_kernel(PoolParams pool, PoolAscent ascent) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) plan_kernel(PoolParams pool, PoolAscent ascent) {
   __shared__ double lanes[kThreads];
   __shared__ unsigned long long first_bad;
   if (threadIdx.x == 0) {
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(PoolParams pool, PoolA
 
 // Steps the drawn examples from where they were, and corrects the sums by the difference to the present omega.
 template <PowerKind kPower>
-__global__ void __launch_bounds__(kThreads) drawn_kernel(PoolParams pool, PoolAscent ascent) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) drawn_kernel(PoolParams pool, PoolAscent ascent) {
   if (ascent.plan->valid == 0) {
     return;
   }

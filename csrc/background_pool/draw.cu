@@ -11,6 +11,8 @@ namespace fastood::background_pool {
 namespace {
 
 constexpr int kThreads = 128;
+// 64 registers a thread; without it nvcc 13.0 aims at 48, and spills.
+constexpr int kBlocksPerMultiprocessor = 8;
 constexpr int kWarps = kThreads / kWarp;
 
 // Which of 64 masses, two per lane in order, holds the target, which becomes the target within it. The same in every lane.
@@ -57,9 +59,10 @@ __device__ int64_t descend(const PoolParams& pool, double target, double magic) 
 }
 
 template <PowerKind kPower>
-__global__ void __launch_bounds__(kThreads) draw_kernel(PoolParams pool, const double* __restrict__ uniform,  // [B]
-                                                        int64_t count, int64_t* __restrict__ index,           // [B]
-                                                        float* __restrict__ importance) {                     // [B]
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    draw_kernel(PoolParams pool, const double* __restrict__ uniform,  // [B]
+                int64_t count, int64_t* __restrict__ index,           // [B]
+                float* __restrict__ importance) {                     // [B]
   const int lane = threadIdx.x % kWarp;
   const double total = pool.stats[kMassTotal];
   const double quantum = pool.stats[kMassQuantum];
