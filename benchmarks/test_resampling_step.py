@@ -25,7 +25,7 @@ from fastood.data import Augment, DetectionTask, ImageSet
 from fastood.losses import OutlierExposureLoss
 from fastood.models import build_model
 from fastood.samplers import BackgroundPool
-from fastood.train.engine.background import AdversarialBackground
+from fastood.train.engine.adversarial import AdversarialBackground
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
@@ -75,11 +75,11 @@ def ours(name: str, task: DetectionTask, device: str, *, batch: int) -> Run:
         build_model=lambda: network(name),
         objective=lambda: LogitObjective(OutlierExposureLoss(weight=ALPHA, reduction="mean")),
         batch_size=batch,
-        background=lambda: AdversarialBackground(
-            BackgroundPool(len(task.background), epsilon=0.5, momentum=0.9),
+        background=lambda context: AdversarialBackground(
+            BackgroundPool(len(task.background), epsilon=0.5, momentum=0.9, device=context.fabric.device),
             batch_size=batch,
             learning_rate=WEIGHT_LEARNING_RATE,
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator(context.fabric.device).manual_seed(0),
         ),
         batch_norm="eval",
         dropout=False,

@@ -131,6 +131,11 @@ class PoolQueries:
         with allocating(f"bins {bins}"):
             return selection.log_histogram(self._state.omega, bins)
 
+    def effective_sample_size_tensor(self) -> Tensor:
+        """Return the effective sample size as a tensor on the device of the pool, float64 `[]`, without waiting."""
+        total, squares = self._state.stats[ops.WEIGHT_TOTAL], self._state.stats[ops.SQUARE_TOTAL]
+        return total * total / squares
+
     def effective_sample_size(self) -> float:
         """Return `(Σ w)² / Σ w²`, from 1 (a single example) to N (equal weights). Waits for the device.
 

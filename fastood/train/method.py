@@ -14,7 +14,7 @@ from fastood.common.config_checks import require_arm
 from fastood.common.seeding import named_generator
 from fastood.data import Augment, DataConfig, DetectionTask
 from fastood.models import Classifier, ModelConfig, build_model
-from fastood.samplers import BackgroundPool
+from fastood.samplers import BackgroundPool, ShardedBackgroundPool
 from fastood.train.arm import Arm
 from fastood.train.engine.stage import Stage
 
@@ -39,6 +39,8 @@ class MethodConfig(ABC):
     """First word of the command line."""
     summary: ClassVar[str]
     """One line of help: the method, its authors and the year."""
+    divides_background: ClassVar[bool] = False
+    """Flag: several processes divide the background images among them, so that each has a part in memory."""
     ignores_background: ClassVar[bool] = False
     """Flag: no arm of the method ever trains with background images."""
 
@@ -78,7 +80,7 @@ class MethodConfig(ABC):
 class LearntPool:
     """Background weights that a method learns."""
 
-    pool: BackgroundPool
+    pool: BackgroundPool | ShardedBackgroundPool
     """Final once every stage has run."""
     arm: str
     """Arm that trains on the images that the pool selects."""
@@ -155,13 +157,18 @@ class Method(ABC):
             arm: Name of the arm.
 
         Returns:
-            Indices int64 `[n]` into the task's background, the same at each call after the stages have run.
+            Indices int64 `[n]` into the whole background, the same at each call after the stages have run. If the
+            images are divided among processes, those of this process.
 
         Raises:
             ValueError: If there is no arm of this name.
         """
         require_arm(arm, [row.name for row in self.arms])
         return torch.empty(0, dtype=torch.int64)
+
+    def background_count(self, arm: str) -> int:
+        """Return the number of background images that an arm trains on, over all processes; all must call it."""
+        return len(self.background_index(arm))
 
     def build_classifier(self) -> Classifier:
         """Build the configured network with the run's initial weights, the same at each call and for every method."""

@@ -92,12 +92,12 @@ def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig)
     for arm in method.arms:
         is_learnt = learnt is not None and arm.name == learnt.arm
         # The pool selects by weights that are not learnt yet: only the expected number of images is known.
-        count = int(gamma * len(task.background)) if is_learnt else len(method.background_index(arm.name))
+        count = int(gamma * task.background_size) if is_learnt else method.background_count(arm.name)
         if not 0 < count < size:
             continue
-        part = f"{'about ' if is_learnt else ''}{count} of {len(task.background)} background images"
+        part = f"{'about ' if is_learnt else ''}{count} of {task.background_size} background images"
         reason = part if gamma is None else f"sample_rate (γ) {gamma} leaves it {part}"
-        if processes > 1 and (is_learnt or count % processes):
+        if processes > 1 and not config.divides_background and (is_learnt or count % processes):
             raise ValueError(
                 f"arm {arm.name!r} cannot be trained by {processes} processes: {reason}, fewer than a batch of {size}"
             )

@@ -147,6 +147,13 @@ class DetectionTask:
     """Pool of background images to train with; empty for methods that train without it."""
     ood: dict[str, ImageSet]
     """OOD test sets by name, in the order of the table; disjoint from the background."""
+    background_begin: int = 0
+    """Row of the whole background that is the first of `background`."""
+
+    @property
+    def background_size(self) -> int:
+        """Images of the whole background."""
+        return len(self.background)
 
     def __post_init__(self) -> None:
         if not self.ood:

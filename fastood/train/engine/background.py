@@ -1,12 +1,46 @@
 """Sources of a stage's background images: a fixed subset, or a pool with weights that are learnt."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from fastood.samplers import BackgroundPool
 from fastood.train.engine.stream import EpochStream
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """Batch of B images, of which this process knows and loads a part."""
+
+    index: Tensor
+    """Images of the part, int64 `[b]`: rows of the whole set."""
+    size: int
+    """B, images of the batch over all processes."""
+    position: Tensor | None = None
+    """Places of the part in the batch, int64 `[b]`; None if the part is the whole batch, in order."""
+
+    def whole_index(self) -> Tensor:
+        """Return the images of the whole batch, int64 `[B]`; every process of the group must call it."""
+        if self.position is None:
+            return self.index
+        whole = torch.zeros(self.size, dtype=torch.int64, device=self.index.device)
+        whole[self.position] = self.index
+        # Every place has one owner, and all others add 0.
+        dist.all_reduce(whole)
+        return whole
+
+
+def drawn_by_owner(index: Tensor, owned: range | None) -> Drawn:
+    """Return the part of a whole batch, int64 `[B]`, that has the images of `owned`; all of it for None."""
+    if owned is None:
+        return Drawn(index=index, size=len(index))
+    position = ((index >= owned.start) & (index < owned.stop)).nonzero().flatten()
+    return Drawn(index=index[position], size=len(index), position=position)
 
 
 class Background(Protocol):
@@ -16,22 +50,24 @@ class Background(Protocol):
     """
 
     batch_size: int
-    """Maximum number B of images in a batch."""
+    """Maximum number B of images in a batch, over all processes."""
+    owned: range | None
+    """Images that this process loads and no other does; None if each process can load every image."""
 
-    def draw(self) -> Tensor:
-        """Draw the next batch: indices int64 `[B]` into the task's background."""
+    def draw(self) -> Drawn:
+        """Draw the next batch of the task's background."""
         ...
 
     def importance(self, index: Tensor) -> Tensor | None:
-        """Return the importance float32 `[B]` of the images about to be used; None means 1 each."""
+        """Return the importance float32 `[b]` of the images about to be used; None means 1 each."""
         ...
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
-        """Take in the outlier losses float32 `[B]` of the images just used."""
+        """Take in the outlier losses float32 `[b]` of the images just used."""
         ...
 
-    def scalars(self) -> dict[str, float]:
-        """Return values to plot in TensorBoard."""
+    def scalars(self) -> dict[str, Tensor]:
+        """Return numbers to plot in TensorBoard, float64 `[]`, on the device of the stage."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,20 +82,46 @@ class Background(Protocol):
 class SubsetBackground:
     """A fixed subset of the background, shuffled again after each pass.
 
+    Every process draws the same batches of the whole subset. If the images are divided among the processes, each keeps
+    the draws of its own: the batches do not depend on the number of processes.
+
     Args:
-        index: The subset, int64 `[n]`, n of at least 1.
+        index: The subset, ascending, n of at least 1 over all processes: a tensor int64 or a range, which takes no
+            memory. With `owned` the part of the subset in it, which may be empty.
         batch_size: Images in a batch; a smaller subset is one batch.
         generator: Source of the order.
+        owned: Images that this process loads; None if each process can load every image.
+        counts: Number of images of the subset that each process owns, in the order of the ranks; only with `owned`.
+        rank: Rank of this process; only with `owned`.
     """
 
-    def __init__(self, index: Tensor, *, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        index: Tensor | range,
+        *,
+        batch_size: int,
+        generator: torch.Generator,
+        owned: range | None = None,
+        counts: Sequence[int] = (),
+        rank: int = 0,
+    ) -> None:
         self.index = index
-        self._stream = EpochStream(len(index), batch_size, generator)
+        self.owned = owned
+        self._before = sum(counts[:rank])
+        self._stream = EpochStream(len(index) if owned is None else sum(counts), batch_size, generator)
         self.batch_size = self._stream.batch_size
 
-    def draw(self) -> Tensor:
-        """Draw the next batch of the pass, int64 `[B]`."""
-        return self.index[self._stream.next()]
+    def draw(self) -> Drawn:
+        """Draw the next batch of the pass."""
+        place = self._stream.next()
+        if self.owned is None:
+            return Drawn(index=self._images(place), size=len(place))
+        place = place - self._before
+        position = ((place >= 0) & (place < len(self.index))).nonzero().flatten()
+        return Drawn(index=self._images(place[position]), size=len(place), position=position)
+
+    def _images(self, place: Tensor) -> Tensor:
+        return place + self.index.start if isinstance(self.index, range) else self.index[place]
 
     def importance(self, index: Tensor) -> Tensor | None:
         """Return None: every image has an importance of 1."""
@@ -68,8 +130,8 @@ class SubsetBackground:
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
         """Ignore the losses: the subset is fixed."""
 
-    def scalars(self) -> dict[str, float]:
-        """Return no values: a fixed subset has no state that changes."""
+    def scalars(self) -> dict[str, Tensor]:
+        """Return no numbers: a fixed subset has no state that changes."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,76 +141,3 @@ class SubsetBackground:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state of `state_dict`."""
         self._stream.load_state_dict(state)
-
-
-class AdversarialBackground:
-    """Draws from a pool by its weights, and raises the weights of images with a large outlier loss.
-
-    Li & Vasconcelos 2020, supplementary algorithm 1: the weights move at every step and the next draw uses them. With
-    `batches_ahead` of an epoch it is the authors' code: indices are drawn an epoch at a time, from weights that lag by
-    up to an epoch. Paper:
-    https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampling_for_Outlier-Aware_Classification_CVPR_2020_paper.html
-
-    Args:
-        pool: The pool; changed by `observe`.
-        batch_size: Images in a batch.
-        learning_rate: Step size η_w of the weights.
-        generator: Source of the draws.
-        batches_ahead: Batches whose indices are drawn at once, at least 1. Importance and ascent always use the current
-            weights.
-    """
-
-    def __init__(
-        self,
-        pool: BackgroundPool,
-        *,
-        batch_size: int,
-        learning_rate: float,
-        generator: torch.Generator,
-        batches_ahead: int = 1,
-    ) -> None:
-        self.pool = pool
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.batches_ahead = batches_ahead
-        self._generator = generator
-        self._ahead = torch.empty(0, dtype=torch.int64)
-        self.effective_sample_sizes: list[float] = []
-        """Effective sample size of the pool after every step."""
-
-    def draw(self) -> Tensor:
-        """Draw a batch with replacement, by supplementary eq. 11."""
-        if len(self._ahead) == 0:
-            # All batches of an epoch in one draw, as in the authors' code: one pass over the weights serves them all.
-            self._ahead, _ = self.pool.sample(self.batches_ahead * self.batch_size, generator=self._generator)
-        index, self._ahead = self._ahead[: self.batch_size], self._ahead[self.batch_size :]
-        return index
-
-    def importance(self, index: Tensor) -> Tensor:
-        """Return the importance by supplementary eq. 12, from the current weights."""
-        return self.pool.importance(index)
-
-    def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
-        """Take an ascent step on the weighted outlier loss, in closed form: no second backward pass."""
-        self.pool.ascend(index, per_sample_loss, lr=self.learning_rate)
-        self.effective_sample_sizes.append(self.pool.effective_sample_size())
-
-    def scalars(self) -> dict[str, float]:
-        """Return the effective sample size of the weights."""
-        return {"effective_sample_size": self.pool.effective_sample_size()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return pool, generator, the indices drawn ahead, and the effective sample sizes so far."""
-        return {
-            "pool": self.pool.state_dict(),
-            "generator": self._generator.get_state(),
-            "ahead": self._ahead.clone(),
-            "effective_sample_sizes": torch.tensor(self.effective_sample_sizes, dtype=torch.float64),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a state of `state_dict`."""
-        self.pool.load_state_dict(state["pool"])
-        self._generator.set_state(state["generator"])
-        self._ahead = state["ahead"]
-        self.effective_sample_sizes = state["effective_sample_sizes"].tolist()

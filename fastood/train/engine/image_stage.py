@@ -1,34 +1,24 @@
 """Stages that train on images, with the training step that most methods share."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fastood.common.seeding import named_generator
-from fastood.console.wording import some
-from fastood.data import Images
-from fastood.data.loaders import open_loader
 from fastood.train.acceleration import compile_in_place, memory_format
 from fastood.train.engine.background import Background
-from fastood.train.engine.failure import LinAlgError, NonFiniteLossError, StageFailedError
-from fastood.train.engine.objective import Batch, Objective
-from fastood.train.engine.prefetch import PrefetchedBatches
-from fastood.train.engine.processes import (
-    mean_of_processes,
-    of_every_process,
-    of_whole_batch,
-    require_equal_shares,
-    share_of,
-)
+from fastood.train.engine.failure import LinAlgError, NonFiniteLossError
+from fastood.train.engine.objective import Objective
+from fastood.train.engine.processes import of_every_process
 from fastood.train.engine.schedule import Schedule
 from fastood.train.engine.stage import Embed, StageContext, Weights, load_all
-from fastood.train.engine.stream import EpochStream
+from fastood.train.engine.stage_batches import StageBatches, StepImages
+from fastood.train.engine.step_reader import READ_EVERY
 from fastood.train.engine.sync_batch_norm import synchronize_batch_norm
 from fastood.train.engine.training_accuracy import AccuracyCounter
 
@@ -59,7 +49,7 @@ class ImageStage:
     """Puts those weights into the network, which may have another head."""
     id_index: Tensor | None = None
     """In-distribution images to train on, int64 `[n]`; None for all."""
-    background: Callable[[], Background] | None = None
+    background: Callable[[StageContext], Background] | None = None
     """Builds the source of background images when the stage begins; None trains on in-distribution images alone."""
     batch_norm: NormMode = "train"
     """Whether BatchNorm learns its statistics ("train") or keeps and uses them ("eval")."""
@@ -74,6 +64,9 @@ class ImageStage:
 class ImageStageRun:
     """An `ImageStage` in progress.
 
+    On a GPU no step waits for the device, except where a loader with workers must know the images that a pool on the
+    device has drawn, and where processes that share a pool count their draws.
+
     Args:
         stage: Stage to run.
         model: Network, already holding the weights that the stage begins with; trained in place.
@@ -81,7 +74,7 @@ class ImageStageRun:
     """
 
     def __init__(self, stage: ImageStage, model: nn.Module, context: StageContext) -> None:
-        task, fabric, seed = context.task, context.fabric, context.seed
+        task, fabric = context.task, context.fabric
         self.stage = stage
         self.name, self.rng_name, self.context = stage.name, stage.rng_name, context
         self.task = task
@@ -96,99 +89,80 @@ class ImageStageRun:
         decay = context.ema_decay
         self.average = None if decay is None else average_of(self.model, decay)
         compile_in_place(self.model, context.compile)
-        self.id_index = torch.arange(len(task.id_train)) if stage.id_index is None else stage.id_index
-        self.order = EpochStream(len(self.id_index), stage.batch_size, named_generator(seed, stage.rng_name, "order"))
-        # Separate generators: stages with the same rng_name see the same pixels, regardless of their background.
-        self.background = stage.background() if stage.background is not None else None
-
-        def batches(images: Images, choose: Callable[[], Tensor], batch_size: int, name: str) -> PrefetchedBatches:
-            try:
-                require_equal_shares(f"the batch of stage {stage.name!r}", batch_size, fabric.world_size)
-            except ValueError as error:
-                # Only the number of images that learnt weights select cannot be checked before training.
-                raise StageFailedError(str(error)) from None
-            share = batch_size // fabric.world_size
-            return PrefetchedBatches(
-                open_loader(context.loading, images, context.augment, batch_size=share, device=fabric.device),
-                choose,
-                augment=context.augment,
-                height=images.shape[2],
-                generator=named_generator(seed, stage.rng_name, name),
-                share=partial(share_of, fabric=fabric),
-            )
-
-        self.id_batches = batches(task.id_train.images, self._next_id, self.order.batch_size, "augment-id")
-        self.background_batches = None
-        if self.background is not None:
-            source = self.background
-            self.background_batches = batches(
-                task.background.images, source.draw, source.batch_size, "augment-background"
-            )
+        self.batches = StageBatches(
+            context,
+            name=stage.name,
+            rng_name=stage.rng_name,
+            id_index=torch.arange(len(task.id_train)) if stage.id_index is None else stage.id_index,
+            batch_size=stage.batch_size,
+            background=stage.background(context) if stage.background is not None else None,
+        )
+        self.background = self.batches.background
+        self.order = self.batches.order
         self.step = 0
         self.steps_per_epoch: int | None = self.order.batches_per_epoch
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
         self.images_per_step = self.order.batch_size + (0 if self.background is None else self.background.batch_size)
         self._accuracy = AccuracyCounter(task.num_classes)
+        self._recent: deque[StepImages] = deque(maxlen=READ_EVERY)
+        # Reading a loss on the CPU costs nothing, and stops a diverged step before it moves a weight.
+        self._reads_losses = fabric.world_size == 1 and fabric.device.type == "cpu"
 
-    def train_step(self) -> float:
-        """Train on one batch: a joint forward of ID and background images, a backward, and both updates.
+    def train_step(self) -> Tensor:
+        """Train on one batch.
 
         Returns:
-            The loss.
+            The loss of this process, `[]`. The mean over the processes is the loss of the whole batch.
 
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite, or cannot be computed because a value is; no weight of
-                network or pool has moved then.
+            NonFiniteLossError: If the loss is NaN or infinite, or cannot be computed because a value is. A single
+                process on the CPU raises before a weight of network or pool moves; others at a later step.
         """
         epoch = self.step / self.order.batches_per_epoch
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
-        # Indices are those of the whole batch; images, labels and importance those of this process's share.
-        id_index, batch = self.id_batches.next()
-        labels = self.task.id_train.labels[share_of(id_index, self.fabric)]
-        id_count = len(labels)
-        importance: Tensor | None = None
-        background_index: Tensor | None = None
-        if self.background is not None and self.background_batches is not None:
-            background_index, background = self.background_batches.next()
-            background_importance = self.background.importance(background_index)
-            batch = torch.cat([batch, background])
-            labels = torch.cat([labels, self.task.background.labels[share_of(background_index, self.fabric)]])
-            if background_importance is not None:
-                importance = torch.cat([torch.ones(id_count), share_of(background_importance, self.fabric)])
-
-        device = self.fabric.device
-        labels = labels.to(device)
-        problem: str | None = None
+        batch, images = self.batches.next()
+        problem = None
         try:
             loss, per_sample = self.objective(
-                cast(nn.Module, self._accuracy.counting(self._forward, labels[:id_count])),
-                Batch(
-                    images=batch,
-                    labels=labels,
-                    importance=None if importance is None else importance.to(device),
-                ),
+                cast(nn.Module, self._accuracy.counting(self._forward, batch.labels[: images.id_count])), batch
             )
         except (LinAlgError, ValueError) as error:
             if not self._has_diverged(error):
                 raise
-            # Other processes may have a finite loss: the mean with a NaN stops them as well.
-            problem, loss, per_sample = str(error), torch.tensor(math.nan, device=device), torch.empty(0)
-        value = mean_of_processes(loss.detach(), self.fabric)
-        if not math.isfinite(value):
-            problems = [text for text in of_every_process(problem, self.fabric) if text is not None]
-            problems.append(f"the loss is {value}")
-            raise NonFiniteLossError(self._describe(problems[0], id_index, background_index))
+            problem = str(error)
+            loss, per_sample = (
+                self._undefined_loss(),
+                torch.full(batch.labels.shape, math.nan, device=batch.labels.device),
+            )
+        value = loss.detach()
+        if self._reads_losses and not math.isfinite(number := float(value)):
+            raise NonFiniteLossError(self._describe(problem or f"the loss is {number}", self.step, images))
+        self._recent.append(images)
         self._stepper.zero_grad()
         self.fabric.backward(loss)
         self._stepper.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        if self.background is not None and background_index is not None:
-            self.background.observe(background_index, of_whole_batch(per_sample[id_count:], self.fabric).cpu())
+        if self.background is not None and images.background is not None:
+            self._observe(self.background, images.background.index, per_sample[images.id_count :], images)
         self.step += 1
         return value
+
+    def _observe(self, source: Background, index: Tensor, per_sample: Tensor, images: StepImages) -> None:
+        """Pass the background losses to their source; a pool refuses those of a step that has diverged, or earlier."""
+        try:
+            source.observe(index, per_sample)
+        except ValueError as error:
+            if self._reads_losses or not self._has_diverged(error):
+                raise
+            raise NonFiniteLossError(self._describe(str(error), self.step, images)) from None
+
+    def _undefined_loss(self) -> Tensor:
+        """Return a NaN that depends on every weight: other processes wait for this one's gradients."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        return torch.stack([weight.sum() for weight in weights]).sum() * math.nan
 
     def _has_diverged(self, error: Exception) -> bool:
         """Return whether an operator refused values that are not finite, rather than an argument."""
@@ -196,15 +170,16 @@ class ImageStageRun:
             return True
         return not all(torch.isfinite(value).all() for value in self.model.state_dict().values())
 
-    def _next_id(self) -> Tensor:
-        return self.id_index[self.order.next()]
+    def loss_failure(self, step: int, loss: float) -> NonFiniteLossError:
+        """Return the error for the loss of a recent step, which names its images."""
+        images = self._recent[step - self.step] if step - self.step >= -len(self._recent) else None
+        return NonFiniteLossError(self._describe(f"the loss is {loss}", step, images))
 
-    def _describe(self, problem: str, id_index: Tensor, background_index: Tensor | None) -> str:
-        drawn = [] if background_index is None else background_index.tolist()
-        return (
-            f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {problem}; "
-            f"in-distribution images {some(id_index.tolist())}; background images {some(drawn)}"
-        )
+    def _describe(self, problem: str, step: int, images: StepImages | None) -> str:
+        text = f"stage {self.stage.name!r}, step {step} of {self.total_steps}: {problem}"
+        if images is None:
+            return text
+        return f"{text}; {images.describe()}"
 
     def require_finite_weights(self) -> None:
         """Raise `NonFiniteLossError` if a parameter or a BatchNorm statistic is NaN or infinite."""
@@ -219,20 +194,17 @@ class ImageStageRun:
         """Learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def take_accuracy_counts(self) -> tuple[int, int]:
-        """Return the correctly classified and all training images of this process since the last call."""
+    def take_accuracy_counts(self) -> Tensor:
+        """Return the correctly classified and all training images of this process since the last call, `[2]`."""
         return self._accuracy.take()
 
-    def scalars(self) -> dict[str, float]:
-        """Return the learning rate, and the values of the background."""
-        rate = {"learning_rate": self.learning_rate}
-        return rate if self.background is None else rate | self.background.scalars()
+    def scalars(self) -> dict[str, Tensor]:
+        """Return the numbers of the background."""
+        return {} if self.background is None else self.background.scalars()
 
     def close(self) -> None:
         """End the processes and threads that load images."""
-        for batches in (self.id_batches, self.background_batches):
-            if batches is not None:
-                batches.close()
+        self.batches.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which another process resumes exactly."""
@@ -248,10 +220,7 @@ class ImageStageRun:
             else {"training": self.model.state_dict(), "steps": self.average.n_averaged},
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
-            "order": self.order.state_dict(),
-            "id_batches": self.id_batches.state_dict(),
-            "background_batches": None if self.background_batches is None else self.background_batches.state_dict(),
-            "background": None if self.background is None else self.background.state_dict(),
+            **self.batches.state_dict(),
             "dropout": of_every_process(random_state, self.fabric),
         }
 
@@ -279,11 +248,7 @@ class ImageStageRun:
             self.average.n_averaged.copy_(state["averaged"]["steps"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
-        self.order.load_state_dict(state["order"])
-        self.id_batches.load_state_dict(state["id_batches"])
-        if self.background is not None and self.background_batches is not None:
-            self.background.load_state_dict(state["background"])
-            self.background_batches.load_state_dict(state["background_batches"])
+        self.batches.load_state_dict(state)
         random_state = state["dropout"][self.fabric.global_rank]
         torch.set_rng_state(random_state["cpu"])
         if self.fabric.device.type == "cuda":

@@ -1,5 +1,6 @@
 """The training loop: every stage of every method runs through `run_stage`."""
 
+import math
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from fastood.train.engine.checkpoint import CheckpointFolder, summary
 from fastood.train.engine.curve import Curve, write_curve
 from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.interrupt import StopRequest, TrainingInterrupted
-from fastood.train.engine.processes import any_process, from_first_process, sum_of_processes
+from fastood.train.engine.processes import any_process, from_first_process
 from fastood.train.engine.progress import StageProgress
 from fastood.train.engine.stage import StageRun
+from fastood.train.engine.step_reader import Reading, StepReader
 
 LOG_EVERY = 10
 """Steps between two points of a TensorBoard curve."""
@@ -101,31 +103,40 @@ def _run_steps(
     checkpoint_every: int,
 ) -> None:
     fabric = run.context.fabric
+    reader = StepReader(fabric)
     while run.step < run.total_steps:
-        loss = run.train_step()
-        curve.add(loss=loss)
-        at_end, stopping = run.step == run.total_steps, any_process(stop.requested, fabric)
-        saves = run.step % checkpoint_every == 0 or at_end or stopping
-        if curve.ends_at(run.step) or saves:
-            curve.add_accuracy_counts(*(sum_of_processes(count, fabric) for count in run.take_accuracy_counts()))
-        if run.step % LOG_EVERY == 0 or at_end:
-            shown.show_loss(loss)
+        reader.add(run.train_step())
+        shown.advance()
+        at_end = run.step == run.total_steps
+        ends, logs = curve.ends_at(run.step), run.step % LOG_EVERY == 0 or at_end
+        saves = run.step % checkpoint_every == 0 or at_end
+        if not (ends or logs or saves or run.step % reader.every == 0):
+            continue
+        scalars = run.scalars() if logs and writer is not None else {}
+        reading = reader.read(stop=stop.requested, accuracy_counts=run.take_accuracy_counts(), scalars=scalars)
+        first = run.step - len(reading.losses)
+        for step, loss in enumerate(reading.losses, first):
+            if not math.isfinite(loss):
+                raise run.loss_failure(step, loss)
+            curve.add(loss=loss)
+        curve.add_accuracy_counts(reading.correct, reading.total)
+        if logs:
+            shown.show_loss(reading.losses[-1])
             if writer is not None:
-                log_scalars(writer, run, loss)
-        if curve.ends_at(run.step):
+                log_scalars(writer, run, reading)
+        if ends:
             entry = curve.close(run.step, learning_rate=run.learning_rate)
             shown.end_epoch(entry)
             if writer is not None and entry["accuracy"] is not None:
                 writer.add_scalar("training_accuracy", entry["accuracy"], run.step)
-        if saves:
+        if saves or reading.stopping:
             run.require_finite_weights()
             state = run.state_dict() | {"curve": curve.state_dict()}
             if writer is not None:
                 writer.flush()
                 checkpoints.save(run.name, state)
             fabric.barrier()
-        shown.advance()
-        if stopping:
+        if reading.stopping:
             return
 
 
@@ -137,7 +148,10 @@ def open_writer(folder: Path, run: StageRun) -> AbstractContextManager[SummaryWr
     return writer
 
 
-def log_scalars(writer: SummaryWriter, run: StageRun, loss: float) -> None:
+def log_scalars(writer: SummaryWriter, run: StageRun, reading: Reading) -> None:
     """Add a point to each of the stage's TensorBoard curves."""
-    for tag, value in {"loss": loss, **run.scalars()}.items():
+    values = {"loss": reading.losses[-1], **reading.scalars}
+    if run.learning_rate is not None:
+        values["learning_rate"] = run.learning_rate
+    for tag, value in values.items():
         writer.add_scalar(tag, value, run.step)

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from fastood.data import Augment, AugmentDraws
 from fastood.data.loaders import ImageLoader
+from fastood.train.engine.background import Drawn
+
+
+def whole_batch(index: Tensor) -> Drawn:
+    """Return a batch, int64 `[B]`, of which this process loads every image."""
+    return Drawn(index=index, size=len(index))
 
 
 class PrefetchedBatches:
@@ -19,66 +25,74 @@ class PrefetchedBatches:
 
     Args:
         loader: Loader of the images; closed by `close`.
-        choose: Returns the indices of the next batch, int64 `[B]`.
+        choose: Returns the next batch, or the part of it that this process loads.
         augment: Draws crops and flips.
         height: Rows of an image.
-        generator: Source of crops and flips; belongs to this object from here on.
-        share: Selects the part of a batch that this process loads; indices and crops are always drawn for the whole.
+        generator: Source of crops and flips; belongs to this object from here on. They are always drawn for the whole
+            batch, so that they do not depend on the number of processes.
+        own: Returns the part of a whole batch, int64 `[B]`, that this process loads.
+        begin: Row of the whole set that is the loader's first image.
     """
 
     def __init__(
         self,
         loader: ImageLoader,
-        choose: Callable[[], Tensor],
+        choose: Callable[[], Drawn],
         *,
         augment: Augment,
         height: int,
         generator: torch.Generator,
-        share: Callable[[Tensor], Tensor] = lambda whole: whole,
+        own: Callable[[Tensor], Drawn] = whole_batch,
+        begin: int = 0,
     ) -> None:
         self.loader = loader
-        self._share = share
+        self._own = own
         self._choose = choose
         self._augment = augment
         self._height = height
         self._generator = generator
-        self._pending: deque[tuple[Tensor, AugmentDraws]] = deque()
+        self._begin = begin
+        self._pending: deque[tuple[Drawn, AugmentDraws]] = deque()
         self._submitted = 0
 
-    def next(self) -> tuple[Tensor, Tensor]:
+    def next(self) -> tuple[Drawn, Tensor | None]:
         """Return the step's batch, on the loader's device.
 
         Returns:
-            Indices int64 `[B]` of the whole batch, and images float32 `[b, C, H, W]` of this process's share.
+            The batch, and the images float32 `[b, C, H, W]` of this process's part; None if it has none.
         """
         while len(self._pending) <= self.loader.prefetch_depth:
-            index = self._choose()
-            draws = self._augment.draw(len(index), height=self._height, generator=self._generator)
-            self._pending.append((index, draws))
+            drawn = self._choose()
+            draws = self._augment.draw(drawn.size, height=self._height, generator=self._generator)
+            self._pending.append((drawn, draws))
         while self._submitted < len(self._pending):
-            index, draws = self._pending[self._submitted]
-            mine = AugmentDraws(
-                rows=self._share(draws.rows), columns=self._share(draws.columns), flip=self._share(draws.flip)
-            )
-            self.loader.submit(self._share(index), mine)
+            drawn, draws = self._pending[self._submitted]
+            if len(drawn.index) > 0:
+                self.loader.submit(drawn.index - self._begin if self._begin else drawn.index, part_of(draws, drawn))
             self._submitted += 1
-        images = self.loader.collect()
-        index, _ = self._pending.popleft()
+        drawn, _ = self._pending[0]
+        images = self.loader.collect() if len(drawn.index) > 0 else None
+        self._pending.popleft()
         self._submitted -= 1
-        return index, images
+        return drawn, images
 
     def close(self) -> None:
         """End the loader's processes and threads."""
         self.loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator, and the batches chosen for the next steps."""
+        """Return the generator, and the whole batches chosen for the next steps; every process must call it."""
         return {
             "generator": self._generator.get_state(),
             "pending": [
                 # Copies: an index may be a view of all that a source drew at once.
-                {"index": index.clone(), "rows": draws.rows, "columns": draws.columns, "flip": draws.flip}
-                for index, draws in self._pending
+                {
+                    "index": drawn.whole_index().to("cpu", copy=True),
+                    "rows": draws.rows,
+                    "columns": draws.columns,
+                    "flip": draws.flip,
+                }
+                for drawn, draws in self._pending
             ],
         }
 
@@ -96,6 +110,21 @@ class PrefetchedBatches:
             )
         self._generator.set_state(state["generator"])
         self._pending = deque(
-            (batch["index"], AugmentDraws(rows=batch["rows"], columns=batch["columns"], flip=batch["flip"]))
+            (
+                self._own(batch["index"]),
+                AugmentDraws(rows=batch["rows"], columns=batch["columns"], flip=batch["flip"]),
+            )
             for batch in pending
         )
+
+
+def part_of(draws: AugmentDraws, drawn: Drawn) -> AugmentDraws:
+    """Return the crops and flips of this process's part of a batch."""
+    if drawn.position is None:
+        return draws
+    # Moved first: a position on a device cannot index a tensor on the host.
+    place = drawn.position
+    rows, columns, flip = (
+        values.to(place.device, non_blocking=True)[place] for values in (draws.rows, draws.columns, draws.flip)
+    )
+    return AugmentDraws(rows=rows, columns=columns, flip=flip)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastood.data import Augment, DetectionTask, ImageSet
 from fastood.data.loaders import LoaderPlan
 from fastood.train.acceleration import CompileMode
+from fastood.train.engine.failure import StageFailedError
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -75,23 +76,31 @@ class StageRun(Protocol):
         """Learning rate of the last step; None for a stage without a single one."""
         ...
 
-    def take_accuracy_counts(self) -> tuple[int, int]:
-        """Return the correctly classified and all training images of this process since the last call."""
+    def take_accuracy_counts(self) -> Tensor:
+        """Return the correctly classified and all training images of this process since the last call, `[2]`."""
         ...
 
-    def train_step(self) -> float:
+    def train_step(self) -> Tensor:
         """Take one step.
 
         Returns:
-            The loss.
+            The loss of this process, `[]` on its device. It may be NaN or infinite: the loop reads it later, so that a
+            step does not wait for the device.
 
         Raises:
-            StageFailedError: If the loss is NaN or infinite, or cannot be computed; no weight has moved then.
+            StageFailedError: If the loss is NaN or infinite and known at once, or cannot be computed.
         """
         ...
 
-    def scalars(self) -> dict[str, float]:
-        """Return values to plot in TensorBoard in addition to the loss."""
+    def loss_failure(self, step: int, loss: float) -> StageFailedError:
+        """Return the error for a loss that is NaN or infinite, of a step of the last `READ_EVERY`.
+
+        Every process must call it.
+        """
+        ...
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Return numbers to plot in TensorBoard in addition to loss and learning rate, `[]` each."""
         ...
 
     def require_finite_weights(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 class AccuracyCounter:
     """Number of correctly classified in-distribution images of training batches.
 
-    The count stays on the device of the logits and is read once per epoch, so that no step waits for it.
+    The count stays on the device of the logits, so that no step waits for it.
 
     Args:
         num_classes: K; logits beyond the first K, those of reject classes, are ignored.
@@ -18,8 +18,8 @@ class AccuracyCounter:
         >>> counter = AccuracyCounter(2)
         >>> network = counter.counting(lambda images: images, torch.tensor([0, 1, 1]))
         >>> _ = network(torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [0.0, 0.0]]))
-        >>> counter.take(), counter.take()
-        ((2, 3), (0, 0))
+        >>> counter.take().tolist(), counter.take().tolist()
+        ([2, 3], [0, 0])
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -38,9 +38,11 @@ class AccuracyCounter:
         self._correct = correct if self._correct is None else self._correct + correct
         self._total += len(labels)
 
-    def take(self) -> tuple[int, int]:
-        """Return correct and all images since the last call; both 0 if nothing was classified."""
-        counts = (0 if self._correct is None else int(self._correct), self._total)
+    def take(self) -> Tensor:
+        """Return correct and all images since the last call, int64 `[2]`; both 0 if nothing was classified."""
+        if self._correct is None:
+            return torch.zeros(2, dtype=torch.int64)
+        counts = torch.stack([self._correct, torch.full_like(self._correct, self._total)])
         self._correct, self._total = None, 0
         return counts
 

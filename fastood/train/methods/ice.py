@@ -25,7 +25,7 @@ from fastood.train.engine.background import SubsetBackground
 from fastood.train.engine.image_stage import ImageStage, NormMode
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.engine.stage import Embed, Stage, Weights, load_all
+from fastood.train.engine.stage import Embed, Stage, StageContext, Weights, load_all
 from fastood.train.method import Method, MethodConfig, Preset, PresetName
 
 ArmName = Literal["plain", "oe", "energy", "ice", "ice-minus", "sigmoid", "energy-gaussian"]
@@ -252,7 +252,7 @@ class ICE(Method):
     def _arm(self, arm: ArmName) -> ImageStage:
         recipe, fine_tuned = RECIPES[arm], self.config.training == "fine-tune"
 
-        def background() -> SubsetBackground:
+        def background(context: StageContext) -> SubsetBackground:
             return SubsetBackground(
                 self.background_index(arm),
                 batch_size=self.config.background_batch_size,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -15,26 +15,37 @@ from fastood.data import DetectionTask
 from fastood.losses import OutlierExposureLoss
 from fastood.models import Classifier, ModelConfig
 from fastood.models.classifier import initialize
-from fastood.samplers import BackgroundPool
+from fastood.samplers import BackgroundPool, ShardedBackgroundPool
 from fastood.train.arm import Arm
 from fastood.train.engine.background import SubsetBackground
 from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.image_stage import ImageStage, NormMode
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.engine.stage import Stage
+from fastood.train.engine.stage import Stage, StageContext
 from fastood.train.method import Method, MethodConfig
+from fastood.train.methods.background_part import (
+    BackgroundPart,
+    full_part,
+    group_device,
+    on_device,
+    owned_slice,
+    random_part,
+    selected_part,
+)
 from fastood.train.methods.outlier_losses import OutlierLossConfig
 from fastood.train.methods.pool_weights import require_same_background
 
-BackgroundPart = Literal["none", "random", "resampled", "full"]
+BackgroundName = Literal["none", "random", "resampled", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureConfig(MethodConfig):
     """Fine-tuning of a network with an outlier loss, once for each configured part of the background."""
 
-    backgrounds: tuple[BackgroundPart, ...] = ("none", "full")
+    divides_background: ClassVar[bool] = True
+
+    backgrounds: tuple[BackgroundName, ...] = ("none", "full")
     """Parts of the background to train with, an arm each. none: no background image, for as many steps; random: each
     image with probability γ; resampled: by learnt weights, from the file `pool_weights`; full: all."""
     sample_rate: float = 0.1
@@ -62,7 +73,7 @@ class ExposureConfig(MethodConfig):
     def __post_init__(self) -> None:
         if not 0 < self.sample_rate <= 1:
             raise ValueError(f"sample_rate (γ) must be in (0, 1], got {self.sample_rate}")
-        require_choice(self, backgrounds=BackgroundPart, batch_norm=NormMode)
+        require_choice(self, backgrounds=BackgroundName, batch_norm=NormMode)
         require_at_least_one(self, "batch_size", "background_batch_size")
 
     @property
@@ -127,19 +138,19 @@ class Exposure(Method):
 
     def setup(self) -> None:
         """Check γ and open the weights of the resampled arm."""
-        background_size, sample_rate = len(self.task.background), self.config.sample_rate
+        background_size, sample_rate = self.task.background_size, self.config.sample_rate
         if {"random", "resampled"} & set(self.config.backgrounds) and sample_rate * background_size < 1:
             raise ValueError(
                 f"sample_rate (γ) {sample_rate} of {background_size} background images is less than one image"
             )
-        self._pool = self._open_pool()
+        self._check_pool_weights()
         if "random" in self.config.backgrounds:
-            self._require_background("random")
+            self._require_images("random", self._part("random"))
 
     def build_arms(self) -> tuple[Arm, ...]:
         """Return one arm for each part of the background."""
         percent = f"γ = {100 * self.config.sample_rate:g} %"
-        labels: dict[BackgroundPart, str] = {
+        labels: dict[BackgroundName, str] = {
             "none": "None, γ = 0",
             "random": f"Random, {percent}",
             "resampled": f"Resampled, {percent}",
@@ -174,55 +185,68 @@ class Exposure(Method):
     def background_index(self, arm: str) -> Tensor:
         """Return the background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
         none = super().background_index(arm)
-        return none if arm == "none" else self._selected(arm)
+        if arm == "none":
+            return none
+        index = self._part(arm).index
+        return torch.arange(index.start, index.stop) if isinstance(index, range) else index
 
-    def _selected(self, arm: str) -> Tensor:
-        """Return the background images that an arm other than none selects."""
-        background_size = len(self.task.background)
+    def background_count(self, arm: str) -> int:
+        """Return the number of images of `background_index`, over all processes."""
+        super().background_index(arm)
+        return 0 if arm == "none" else self._part(arm).total
+
+    def _part(self, arm: str) -> BackgroundPart:
+        """Return the images of an arm other than none; every process must call it."""
         generator = named_generator(self.seed, "select", arm)
         if arm == "full":
-            return torch.arange(background_size)
+            return full_part(self.task)
         if arm == "random":
-            kept = torch.rand(background_size, generator=generator) < self.config.sample_rate
-            return kept.nonzero().flatten()
-        assert self._pool is not None
-        return self._pool.select(self.config.sample_rate, generator=generator)
+            return random_part(self.task, self.config.sample_rate, generator=generator)
+        pool = self._selecting_pool()
+        generator = on_device(generator, pool.device)
+        return selected_part(self.task, pool.select(self.config.sample_rate, generator=generator))
 
-    def _open_pool(self) -> BackgroundPool | None:
-        """Return the weights of the resampled arm, if the configuration has any."""
+    def _selecting_pool(self) -> BackgroundPool | ShardedBackgroundPool:
+        """Return the weights of the resampled arm, on the CPU or the device of the process group."""
+        assert self.config.pool_weights is not None
+        if owned_slice(self.task) is not None:
+            return ShardedBackgroundPool.from_file(self.config.pool_weights, device=group_device())
+        pool = BackgroundPool(self.task.background_size)
+        pool.load_state_dict(load_file(self.config.pool_weights))
+        return pool
+
+    def _check_pool_weights(self) -> None:
+        """Check that the weights of the resampled arm, if there is one, belong to the background."""
         path = self.config.pool_weights
         if path is None:
             if "resampled" in self.config.backgrounds:
                 raise ValueError(
                     "backgrounds with resampled needs pool_weights, pool.safetensors of a run of resample, got none"
                 )
-            return None
+            return
         try:
-            state = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                size = file.get_slice("omega").get_shape()[0] if "omega" in file.keys() else None  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"pool_weights must be pool.safetensors of a run, got {path}: {error}") from None
-        background_size = len(self.task.background)
-        if "omega" not in state or len(state["omega"]) != background_size:
-            content = f"of {len(state['omega'])} images" if "omega" in state else "no weights"
+        background_size = self.task.background_size
+        if size != background_size:
+            content = "no weights" if size is None else f"of {size} images"
             raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {content}")
         require_same_background(path, self.task.background.sha256())
-        pool = BackgroundPool(background_size)
-        pool.load_state_dict(state)
-        return pool
 
     def _learning_stages(self) -> tuple[ImageStage, ...]:
         """Return the stages between pre-training and fine-tuning."""
         return ()
 
-    def _require_background(self, arm: str) -> Tensor:
-        """Return an arm's background images, at least one: independent draws can all fail if γ N is small."""
-        index = self._selected(arm)
-        if len(index) == 0:
+    def _require_images(self, arm: str, part: BackgroundPart) -> BackgroundPart:
+        """Check that an arm has at least one image: independent draws can all fail if γ N is small."""
+        if part.total == 0:
             raise ValueError(
-                f"sample_rate (γ) {self.config.sample_rate} of {len(self.task.background)} background images "
+                f"sample_rate (γ) {self.config.sample_rate} of {self.task.background_size} background images "
                 f"left the {arm} arm none with seed {self.seed}; it must be larger"
             )
-        return index
+        return part
 
     def _pretrain(self) -> ImageStage:
         return ImageStage(
@@ -235,15 +259,18 @@ class Exposure(Method):
         )
 
     def _finetune(self, arm: str) -> ImageStage:
-        def background() -> SubsetBackground:
+        def background(context: StageContext) -> SubsetBackground:
             try:
-                index = self._require_background(arm)
+                part = self._require_images(arm, self._part(arm))
             except ValueError as error:
                 raise StageFailedError(str(error)) from None
             return SubsetBackground(
-                index,
+                part.index,
                 batch_size=self.config.background_batch_size,
                 generator=named_generator(self.seed, "finetune", arm, "background"),
+                owned=part.owned,
+                counts=part.counts,
+                rank=part.rank,
             )
 
         return ImageStage(

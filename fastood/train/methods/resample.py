@@ -15,16 +15,22 @@ from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.losses import OutlierExposureLoss
 from fastood.models import ModelConfig
-from fastood.samplers import BackgroundPool
-from fastood.train.engine.background import AdversarialBackground
+from fastood.samplers import BackgroundPool, ShardedBackgroundPool
+from fastood.samplers.state import AscentMode
+from fastood.train.engine.adversarial import AdversarialBackground
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
+from fastood.train.engine.stage import StageContext
 from fastood.train.engine.stream import EpochStream
 from fastood.train.method import LearntPool
-from fastood.train.methods.outlier_exposure import BackgroundPart, Exposure, ExposureConfig
+from fastood.train.methods.background_part import on_device, owned_slice
+from fastood.train.methods.outlier_exposure import BackgroundName, Exposure, ExposureConfig
 
 SamplerRefresh = Literal["step", "epoch"]
+Ascent = Literal["auto", "exact", "sparse"]
+SPARSE_FROM = 1_000_000
+"""Background images from which `ascent: auto` moves the weights of the drawn ones alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class ResampleConfig(ExposureConfig):
         "background resampling (Li & Vasconcelos 2020), next to no, a random part of, and the full background"
     )
 
-    backgrounds: tuple[BackgroundPart, ...] = ("none", "random", "resampled", "full")
+    backgrounds: tuple[BackgroundName, ...] = ("none", "random", "resampled", "full")
     """Parts of the background to train with, an arm each. none: no image; random: each with probability γ; resampled: a
     share γ by learnt weights; full: all."""
     outlier_weight: float = 0.5
@@ -71,9 +77,15 @@ class ResampleConfig(ExposureConfig):
     """When draws use new weights. step: at every step, as in the paper's algorithm; epoch: as in the authors' code,
     which draws a whole epoch's indices from the weights at its start. Importance always uses the current weights."""
 
+    ascent: Ascent = "auto"
+    """Weights that a step moves. exact: all, as in the paper, in a pass over the pool. sparse: those of the drawn images
+    alone; the time of a step does not depend on the size of the pool. The gradient is the same, but its part that comes
+    from the sums over all weights, small in a large pool, and the momentum reach an image only when it is drawn. auto:
+    exact for fewer than 1,000,000 background images, else sparse."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self, sampler_refresh=SamplerRefresh)
+        require_choice(self, sampler_refresh=SamplerRefresh, ascent=Ascent)
         require_weight(self, "outlier_weight")
         if self.pool_weights is not None:
             raise ValueError(
@@ -118,37 +130,69 @@ class Resample(Exposure):
     config: ResampleConfig
 
     def setup(self) -> None:
-        """Make the pool; the reweighting learns its weights."""
-        self.pool = BackgroundPool(
-            len(self.task.background),
-            epsilon=self.config.epsilon,
-            momentum=self.config.weight_momentum,
-            initial_weight=self.config.initial_weight,
-        )
+        """Check γ; the stages make the pool, on their device."""
+        self._pool: BackgroundPool | ShardedBackgroundPool | None = None
         self._adversary: AdversarialBackground | None = None
         super().setup()
+
+    def open_pool(self, device: torch.device | str = "cpu") -> BackgroundPool | ShardedBackgroundPool:
+        """Return the pool, made at the first call with equal weights on `device`; the reweighting learns them.
+
+        Where the images are divided among processes, the pool is, too, and each process makes its slice.
+        """
+        if self._pool is None:
+            options = {
+                "epsilon": self.config.epsilon,
+                "momentum": self.config.weight_momentum,
+                "initial_weight": self.config.initial_weight,
+            }
+            kind = BackgroundPool if owned_slice(self.task) is None else ShardedBackgroundPool
+            self._pool = kind(self.task.background_size, device=device, **options)
+        return self._pool
+
+    @property
+    def pool(self) -> BackgroundPool | ShardedBackgroundPool:
+        """Pool of the run; on the CPU before training begins."""
+        return self.open_pool()
 
     @property
     def learnt_pool(self) -> LearntPool:
         """Pool, and the effective sample size of its weights after each step of the reweighting."""
-        sizes = [] if self._adversary is None else self._adversary.effective_sample_sizes
+        none = torch.empty(0, dtype=torch.float64)
         return LearntPool(
-            pool=self.pool, arm="resampled", effective_sample_sizes=torch.tensor(sizes, dtype=torch.float64)
+            pool=self.pool,
+            arm="resampled",
+            effective_sample_sizes=none if self._adversary is None else self._adversary.effective_sample_sizes,
         )
 
-    def _open_pool(self) -> BackgroundPool:
+    @property
+    def ascent_mode(self) -> AscentMode:
+        """Weights that a step of the reweighting moves."""
+        if self.config.ascent != "auto":
+            return self.config.ascent
+        return "exact" if self.task.background_size < SPARSE_FROM else "sparse"
+
+    def _check_pool_weights(self) -> None:
+        """Accept that there is no file: the weights are learnt."""
+
+    def _selecting_pool(self) -> BackgroundPool | ShardedBackgroundPool:
         return self.pool
 
     def _learning_stages(self) -> tuple[ImageStage, ...]:
         order = EpochStream(len(self.task.id_train), self.config.batch_size, torch.Generator())
 
-        def background() -> AdversarialBackground:
+        def background(context: StageContext) -> AdversarialBackground:
+            device = context.fabric.device
+            pool, mode = self.open_pool(device), self.ascent_mode
+            reason = "asked for" if self.config.ascent != "auto" else f"{len(pool):,} background images"
+            context.fabric.print(f"ascent of the weights: {mode} ({reason}), pool on {device}", flush=True)
             self._adversary = AdversarialBackground(
-                self.pool,
+                pool,
                 batch_size=self.config.background_batch_size,
                 learning_rate=self.config.weight_learning_rate,
-                generator=named_generator(self.seed, "reweight", "background"),
+                generator=on_device(named_generator(self.seed, "reweight", "background"), pool.device),
                 batches_ahead=order.batches_per_epoch if self.config.sampler_refresh == "epoch" else 1,
+                mode=mode,
             )
             return self._adversary
 

@@ -72,7 +72,7 @@ def metrics_document(
                 "label": arm.label,
                 "accuracy": scores[arm.name].accuracy,
                 "aurc": _aurc(scores[arm.name]),
-                "background_size": len(method.background_index(arm.name)),
+                "background_size": method.background_count(arm.name),
                 **_detection(
                     scores[arm.name],
                     None if baseline is None or arm.name == baseline else scores[baseline],

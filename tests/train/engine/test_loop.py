@@ -14,7 +14,8 @@ from fastood.data import Augment
 from fastood.losses import OutlierExposureLoss
 from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
-from fastood.train.engine.background import AdversarialBackground, SubsetBackground
+from fastood.train.engine.adversarial import AdversarialBackground
+from fastood.train.engine.background import SubsetBackground
 from fastood.train.engine.checkpoint import CheckpointFolder
 from fastood.train.engine.failure import NonFiniteLossError
 from fastood.train.engine.image_stage import ImageStage, ImageStageRun
@@ -54,13 +55,13 @@ def start(stage: ImageStage, *, dropout: float = 0.0) -> ImageStageRun:
 
 
 def adversarial(pool: BackgroundPool, *, learning_rate: float = 100.0):
-    return lambda: AdversarialBackground(
+    return lambda context: AdversarialBackground(
         pool, batch_size=24, learning_rate=learning_rate, generator=torch.Generator().manual_seed(1)
     )
 
 
 def subset(count: int = 40, batch_size: int = 16):
-    return lambda: SubsetBackground(
+    return lambda context: SubsetBackground(
         torch.arange(count), batch_size=batch_size, generator=torch.Generator().manual_seed(1)
     )
 
@@ -91,7 +92,7 @@ def test_reweighting_is_algorithm_1_with_autograd_over_every_weight():
     epsilon, alpha, eta_w = 0.5, 0.7, 100.0
     pool = BackgroundPool(160, epsilon=epsilon, momentum=0.9)
     source = RecordingBackground(pool, batch_size=24, learning_rate=eta_w, generator=torch.Generator())
-    actual = start(make_stage(lambda: source, alpha=alpha, batch_norm="eval"))
+    actual = start(make_stage(lambda context: source, alpha=alpha, batch_norm="eval"))
     images, background = actual.task.id_train, actual.task.background
 
     model = start(make_stage()).model.double().eval()
@@ -104,7 +105,7 @@ def test_reweighting_is_algorithm_1_with_autograd_over_every_weight():
     for _ in range(5):
         loss = actual.train_step()
 
-        id_index, index, importance = order.next(), source.drawn, source.given
+        id_index, index, importance = order.next(), source.drawn.index, source.given
         w = F.softplus(omega)
         r = w.pow(epsilon).sum() / w.sum() * w[index].pow(1 - epsilon)
         torch.testing.assert_close(r.float(), importance, rtol=1e-4, atol=1e-6)
@@ -252,8 +253,7 @@ def test_draws_ahead_do_not_see_the_steps_between(ahead: int):
         )
         batches = []
         for _ in range(8):
-            index = source.draw()
-            batches.append(index.tolist())
+            batches.append(source.draw().index.tolist())
             source.observe(torch.arange(8), torch.full((8,), losses))
         return batches
 
@@ -272,7 +272,7 @@ def test_draws_ahead_go_on_where_they_were_saved():
     whole, resumed = fresh(1), fresh(2)
     whole.draw()
     resumed.load_state_dict(whole.state_dict())
-    assert [whole.draw().tolist() for _ in range(6)] == [resumed.draw().tolist() for _ in range(6)]
+    assert [whole.draw().index.tolist() for _ in range(6)] == [resumed.draw().index.tolist() for _ in range(6)]
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

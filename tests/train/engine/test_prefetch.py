@@ -14,7 +14,8 @@ from fastood.data.loaders.choice import dali_installed
 from fastood.losses import OutlierExposureLoss
 from fastood.models import Classifier, build_model
 from fastood.samplers import BackgroundPool
-from fastood.train.engine.background import AdversarialBackground
+from fastood.train.engine.adversarial import AdversarialBackground
+from fastood.train.engine.background import Drawn
 from fastood.train.engine.checkpoint import CheckpointFolder
 from fastood.train.engine.image_stage import ImageStage, ImageStageRun
 from fastood.train.engine.objective import LogitObjective
@@ -44,8 +45,8 @@ def test_the_draws_of_a_step_are_of_the_weights_depth_steps_before(name, depth):
     weights_before_step, used = [], []
     for step in range(10):
         weights_before_step.append(pool.state_dict())
-        index, pixels = batches.next()
-        used.append((index, pixels))
+        drawn, pixels = batches.next()
+        used.append((drawn.index, pixels))
         # Another part of the pool is the hard one at every step, so that no two steps draw from the same weights.
         source.observe(torch.arange(50), 5.0 * (torch.arange(50) % 10 == step).float())
     batches.close()
@@ -80,7 +81,7 @@ def start(name: str, depth: int, pool: BackgroundPool) -> ImageStageRun:
         build_model=small_cnn,
         schedule=Schedule(epochs=2, learning_rate=0.05),
         objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.5, reduction="mean")),
-        background=lambda: AdversarialBackground(
+        background=lambda context: AdversarialBackground(
             pool, batch_size=24, learning_rate=100.0, generator=torch.Generator().manual_seed(1)
         ),
     )
@@ -132,13 +133,14 @@ def serve_share(rank: int, folder: str) -> None:
     for name in ("resident", "dataloader", *(("dali",) if dali_installed() else ())):
         drawn, crops = torch.Generator().manual_seed(3), torch.Generator().manual_seed(rank)
 
-        def choose(drawn=drawn) -> torch.Tensor:
-            return shard.sample(16, generator=drawn)[0]
+        def choose(drawn=drawn) -> Drawn:
+            index, _ = shard.sample(16, generator=drawn)
+            return Drawn(index=index, size=len(index))
 
         batches = PrefetchedBatches(
             open_named(name, images, depth=1), choose, augment=AUGMENT, height=16, generator=crops
         )
-        served = [batches.next() for _ in range(4)]
+        served = [(part.index, pixels) for part, pixels in (batches.next() for _ in range(4))]
         batches.close()
         crops = torch.Generator().manual_seed(rank)
         for index, pixels in served:

@@ -11,7 +11,9 @@ from fastood.data import Augment
 from fastood.models import ModelConfig
 from fastood.scores import max_softmax_score
 from fastood.train.engine.failure import StageFailedError
+from fastood.train.engine.objective import Batch
 from fastood.train.engine.stage import StageContext
+from fastood.train.engine.stage_batches import StepImages
 from fastood.train.methods.resample import Resample, ResampleConfig
 from tests.support.tiny_run import tiny_task
 
@@ -47,20 +49,24 @@ def test_every_arm_starts_from_pretraining_and_takes_the_same_steps():
     assert [stage.background is None for stage in finetunes] == [True, False, False, False]
 
 
+def on_cpu() -> StageContext:
+    """What the stages share, in one process."""
+    return StageContext(task=tiny_task(), augment=Augment(), seed=0, fabric=Fabric(accelerator="cpu", devices=1))
+
+
 def test_arms_see_the_same_in_distribution_pixels(monkeypatch: pytest.MonkeyPatch):
-    resample, task = method(), tiny_task()
+    resample = method()
     seen = []
     for stage in resample.stages[2:]:
-        context = StageContext(task=task, augment=Augment(), seed=0, fabric=Fabric(accelerator="cpu", devices=1))
-        run = stage.begin(resample.build_classifier(), context)
-        served, pixels = run.id_batches.next, []
+        run = stage.begin(resample.build_classifier(), on_cpu())
+        served, pixels = run.batches.next, []
 
-        def recorded(served=served, pixels=pixels) -> tuple[torch.Tensor, torch.Tensor]:
-            index, images = served()
-            pixels.append(images)
-            return index, images
+        def recorded(served=served, pixels=pixels) -> tuple[Batch, StepImages]:
+            batch, images = served()
+            pixels.append(batch.images[: images.id_count])
+            return batch, images
 
-        monkeypatch.setattr(run.id_batches, "next", recorded)
+        monkeypatch.setattr(run.batches, "next", recorded)
         for _ in range(3):
             run.train_step()
         seen.append(torch.stack(pixels))
@@ -82,14 +88,14 @@ def test_an_arm_that_draws_nothing_is_refused():
         if len(resample.background_index("resampled")) == 0:
             refused["resampled"] += 1
             with pytest.raises(StageFailedError, match=r"sample_rate .* left the resampled arm none"):
-                resample.stages[4].background()
+                resample.stages[4].background(on_cpu())
     assert all(0 < count < 20 for count in refused.values())
 
 
 @pytest.mark.parametrize(("refresh", "ahead"), [("step", 1), ("epoch", 6)])
 def test_sampler_refresh_decides_how_far_draws_run_ahead(refresh: str, ahead: int):
     resample = method(sampler_refresh=refresh, batch_size=16)
-    assert resample.stages[1].background().batches_ahead == ahead
+    assert resample.stages[1].background(on_cpu()).batches_ahead == ahead
 
 
 def test_arms_keep_their_part_of_the_background():

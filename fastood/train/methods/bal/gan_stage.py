@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastood.common.seeding import named_generator
 from fastood.detectors.bal import BoundaryLosses, BoundarySettings, BoundaryTraining, FeatureBank
@@ -82,11 +83,11 @@ class BoundaryStageRun:
             generator=named_generator(self.context.seed, self.rng_name),
         )
 
-    def train_step(self) -> float:
+    def train_step(self) -> Tensor:
         """Train both networks on one batch.
 
         Returns:
-            The discriminator's loss.
+            The discriminator's loss, float64 `[]`.
 
         Raises:
             NonFiniteLossError: If a loss is NaN or infinite, or no GAN can be trained on the features of the
@@ -97,13 +98,17 @@ class BoundaryStageRun:
         except (FloatingPointError, ValueError, LinAlgError) as error:
             raise NonFiniteLossError(self._describe(str(error))) from None
         self.step += 1
-        return self._losses.discriminator
+        return torch.tensor(self._losses.discriminator, dtype=torch.float64)
 
-    def take_accuracy_counts(self) -> tuple[int, int]:
+    def loss_failure(self, step: int, loss: float) -> NonFiniteLossError:
+        """Return the error for a loss of another process that is NaN or infinite."""
+        return NonFiniteLossError(self._describe(f"the loss is {loss}"))
+
+    def take_accuracy_counts(self) -> Tensor:
         """Return no images: the classifier is not trained."""
-        return 0, 0
+        return torch.zeros(2)
 
-    def scalars(self) -> dict[str, float]:
+    def scalars(self) -> dict[str, Tensor]:
         """Return the generator's losses and, at the end, its coverage of the training features."""
         if self._losses is None:
             return {}
@@ -112,7 +117,7 @@ class BoundaryStageRun:
             rng = named_generator(self.context.seed, self.rng_name, "coverage")
             reached = generator_coverage(self.model.generator, self.training.bank, generator=rng)
             scalars |= {"generator_coverage": reached.coverage, "generator_spread": reached.spread}
-        return scalars
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in scalars.items()}
 
     def require_finite_weights(self) -> None:
         """Raise `NonFiniteLossError` if a parameter is NaN or infinite."""

@@ -22,7 +22,7 @@ from fastood.train.engine.background import SubsetBackground
 from fastood.train.engine.image_stage import ImageStage, NormMode
 from fastood.train.engine.objective import Batch, LogitObjective, Objective
 from fastood.train.engine.schedule import Schedule
-from fastood.train.engine.stage import Embed, Stage, Weights, load_all
+from fastood.train.engine.stage import Embed, Stage, StageContext, Weights, load_all
 from fastood.train.method import Method, MethodConfig, Preset, PresetName
 from fastood.train.methods.reject.reject_scores import RejectScoreName, reject_scorer
 
@@ -218,7 +218,7 @@ class Reject(Method):
         )
 
     def _finetune(self, arm: ArmName) -> ImageStage:
-        def background() -> SubsetBackground:
+        def background(context: StageContext) -> SubsetBackground:
             return SubsetBackground(
                 torch.arange(len(self.task.background)),
                 batch_size=self.config.background_batch_size,
