@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastood.ops.augment_images import augment_images
+from fastood.samplers.deferred import to_device
 
 MEAN, STD = 0.5, 0.25
 """Normalisation of every data set (Li & Vasconcelos 2020, supplementary C,
@@ -100,10 +101,7 @@ class Augment:
         device = images.device
         return augment_images(
             images,
-            index.to(device),
-            draws.rows.to(device),
-            draws.columns.to(device),
-            draws.flip.to(device),
+            *(to_device(values, device) for values in (index, draws.rows, draws.columns, draws.flip)),
             padding=self.padding_of(images.shape[2]),
             mean=MEAN,
             std=STD,
