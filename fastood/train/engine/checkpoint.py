@@ -7,9 +7,11 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
+import torch.distributed as dist
 
 from fastood.common.config_checks import shorten
 from fastood.common.files import write_atomically
+from fastood.train.engine.slices import remove_other_slices, save_slices
 
 
 class CheckpointFolder:
@@ -42,6 +44,24 @@ class CheckpointFolder:
             OSError: If it cannot be written; the error names the file and, for a full disk, the bytes needed and free.
         """
         write_atomically(self.path(stage), lambda file: torch.save(dict(state), file))
+
+    def save_together(self, stage: str, state: Mapping[str, Any], *, step: int) -> None:
+        """Replace the stage's checkpoint; the first process writes it, each process its slices of divided tensors.
+
+        Collective: every process must call it, with the folder shared by all if a tensor is divided.
+
+        Args:
+            stage: Name of the stage.
+            state: State of the stage.
+            step: Steps done, which names the folder of the slices.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
+        stored = save_slices(state, self.folder / f"{stage}.slices-{step:09}")
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            self.save(stage, stored)
+            remove_other_slices(self.folder, stage, stored)
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """Return the stage's checkpoint on the CPU, or None before its first.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastood.common.seeding import named_generator
 from fastood.train.acceleration import compile_in_place, memory_format
 from fastood.train.engine.background import Background
 from fastood.train.engine.failure import LinAlgError, NonFiniteLossError
@@ -227,15 +228,12 @@ class ImageStageRun:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state of `state_dict`.
 
+        Another number of processes than it was saved by resumes with the same batches. Dropout, which each process
+        draws for its own images, then draws from new streams.
+
         Raises:
-            ValueError: If the state is that of a stage of another length, another number of processes or another
-                prefetch depth.
+            ValueError: If the state is that of a stage of another length or another prefetch depth.
         """
-        if len(state["dropout"]) != self.fabric.world_size:
-            raise ValueError(
-                f"the checkpoint of stage {self.stage.name!r} must be of {self.fabric.world_size} processes, "
-                f"got {len(state['dropout'])}: resume with as many as it was written by"
-            )
         if state["total_steps"] != self.total_steps:
             raise ValueError(
                 f"the checkpoint of stage {self.stage.name!r} must be of {self.total_steps} steps, "
@@ -249,10 +247,15 @@ class ImageStageRun:
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
         self.batches.load_state_dict(state)
-        random_state = state["dropout"][self.fabric.global_rank]
-        torch.set_rng_state(random_state["cpu"])
-        if self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(random_state["cuda"], self.fabric.device)
+        if len(state["dropout"]) == self.fabric.world_size:
+            random_state = state["dropout"][self.fabric.global_rank]
+            torch.set_rng_state(random_state["cpu"])
+            if self.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(random_state["cuda"], self.fabric.device)
+        else:
+            moment = ("dropout", str(self.step), str(self.fabric.world_size))
+            seed = named_generator(self.context.seed, self.stage.rng_name, *moment).initial_seed()
+            torch.manual_seed(seed + self.fabric.global_rank)
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:

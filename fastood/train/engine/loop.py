@@ -15,6 +15,7 @@ from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.interrupt import StopRequest, TrainingInterrupted
 from fastood.train.engine.processes import any_process, from_first_process
 from fastood.train.engine.progress import StageProgress
+from fastood.train.engine.slices import load_slices
 from fastood.train.engine.stage import StageRun
 from fastood.train.engine.step_reader import Reading, StepReader
 
@@ -55,7 +56,7 @@ def run_stage(
         torch.manual_seed(seed + fabric.global_rank)
         curve = Curve(run.steps_per_epoch, run.total_steps)
         if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
-            _resume(run, saved, checkpoints.path(name))
+            _resume(run, load_slices(saved, checkpoints.folder, device=device), checkpoints.path(name))
             if "curve" in saved:
                 curve.load_state_dict(saved["curve"])
         if run.step < run.total_steps:
@@ -134,7 +135,7 @@ def _run_steps(
             state = run.state_dict() | {"curve": curve.state_dict()}
             if writer is not None:
                 writer.flush()
-                checkpoints.save(run.name, state)
+            checkpoints.save_together(run.name, state, step=run.step)
             fabric.barrier()
         if reading.stopping:
             return

@@ -65,9 +65,13 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(inputs)
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         shape = [1, -1] + [1] * (inputs.ndim - 2)
-        count = inputs.numel() // inputs.shape[1] * dist.get_world_size()
+        # The processes may have unequal numbers of images: count them together with the sums.
+        # At least float32: half precision cannot count.
+        dtype = torch.promote_types(inputs.dtype, torch.float32)
+        own = inputs.new_full((1,), inputs.numel() // inputs.shape[1], dtype=dtype)
+        sums, count = all_reduce(torch.cat([inputs.sum(axes, dtype=dtype), own])).split([inputs.shape[1], 1])
         # Two passes, not E[x²] - E[x]², which cancels where the mean is large.
-        mean = all_reduce(inputs.sum(axes)) / count
+        mean = sums / count
         centred = inputs - mean.view(shape)
         variance = all_reduce(centred.square().sum(axes)) / count
         # Running statistics hold the unbiased variance, as in torch.nn.BatchNorm2d.

@@ -78,8 +78,8 @@ class ResampleConfig(ExposureConfig):
     which draws a whole epoch's indices from the weights at its start. Importance always uses the current weights."""
 
     ascent: Ascent = "auto"
-    """Weights that a step moves. exact: all, as in the paper, in a pass over the pool. sparse: those of the drawn images
-    alone; the time of a step does not depend on the size of the pool. The gradient is the same, but its part that comes
+    """Weights that a step moves. exact: all, as in the paper, in a pass over the pool. sparse: those of the drawn
+    images, in a time that does not depend on the size of the pool. The gradient is the same, but its part that comes
     from the sums over all weights, small in a large pool, and the momentum reach an image only when it is drawn. auto:
     exact for fewer than 1,000,000 background images, else sparse."""
 

@@ -1,0 +1,143 @@
+"""Slices of tensors that processes own, stored by torch.distributed.checkpoint beside a stage's checkpoint.
+
+A checkpoint is one file that the first process writes. Of a tensor that is divided among the processes (a DTensor) it
+holds only a reference; each process writes its slice into a folder of the same step, before the file is replaced. The
+file thus always refers to a complete folder. Slices are read by any number of processes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+
+REFERENCE = "fastood.slices"
+"""Key of the references in a checkpoint."""
+
+
+def has_slices(state: Mapping[str, Any]) -> bool:
+    """Return whether a state holds a tensor that is divided among processes."""
+    return bool(_slices_of(state))
+
+
+def save_slices(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write every slice of this process, and return the state with references in their place.
+
+    Collective: every process must call it.
+
+    Args:
+        state: State of a stage; nested mappings and lists of numbers and tensors.
+        folder: Folder of the slices, shared by all processes; what a killed attempt left in it is replaced.
+
+    Raises:
+        OSError: If a process cannot write its slice.
+    """
+    slices = _slices_of(state)
+    if not slices:
+        return dict(state)
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    dist.barrier()
+    dcp.save(slices, checkpoint_id=folder)
+
+    def reference(key: str, tensor: DTensor) -> dict[str, Any]:
+        return {
+            REFERENCE: folder.name,
+            "key": key,
+            "size": tensor.shape[0],
+            "dtype": str(tensor.dtype).partition(".")[2],
+        }
+
+    stored: dict[str, Any] = _replaced(state, lambda key, value: reference(key, value) if key in slices else value)
+    return stored
+
+
+def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device) -> dict[str, Any]:
+    """Return a state in which every reference is replaced by its tensor.
+
+    Collective: every process must call it. With several processes a tensor is divided among them, in slices of
+    `ceil(N / R)`; a single process reads it whole.
+
+    Args:
+        state: State with references, as `save_slices` returns it.
+        folder: Folder that holds the folders of the slices.
+        device: Device of the process group's tensors.
+
+    Raises:
+        FileNotFoundError: If the slices are missing.
+    """
+    wanted = _references_of(state)
+    if not wanted:
+        return dict(state)
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    tensors = {key: _empty(reference, processes, device) for key, reference in wanted.items()}
+    (name,) = {reference[REFERENCE] for reference in wanted.values()}
+    if not (folder / name / ".metadata").exists():
+        raise FileNotFoundError(f"{folder / name} is missing or incomplete: it holds slices of the checkpoint")
+    with warnings.catch_warnings():
+        # It warns that a single process reads what several may have written, as intended here.
+        warnings.filterwarnings("ignore", module="torch.distributed.checkpoint")
+        dcp.load(tensors, checkpoint_id=folder / name, no_dist=processes == 1)
+    loaded: dict[str, Any] = _replaced(state, lambda key, value: tensors.get(key, value))
+    return loaded
+
+
+def remove_other_slices(folder: Path, stage: str, keep: Mapping[str, Any]) -> None:
+    """Remove the slices of a stage's earlier checkpoints, of which `keep`, the state just stored, refers to none."""
+    kept = {reference[REFERENCE] for reference in _references_of(keep).values()}
+    for old in folder.glob(f"{stage}.slices-*"):
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _empty(reference: Mapping[str, Any], processes: int, device: torch.device) -> Tensor:
+    size, dtype = reference["size"], getattr(torch, reference["dtype"])
+    if processes == 1:
+        return torch.empty(size, dtype=dtype)
+    length, rank = -(-size // processes), dist.get_rank()
+    local = torch.empty(max(0, min(length, size - rank * length)), dtype=dtype, device=device)
+    mesh = DeviceMesh(device.type, torch.arange(processes))
+    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=torch.Size([size]), stride=(1,))
+
+
+def _slices_of(state: Mapping[str, Any]) -> dict[str, DTensor]:
+    found: dict[str, DTensor] = {}
+
+    def note(key: str, value: Any) -> Any:
+        if isinstance(value, DTensor):
+            found[key] = value
+        return value
+
+    _replaced(state, note)
+    return found
+
+
+def _references_of(state: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+
+    def note(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping) and REFERENCE in value:
+            found[key] = value
+        return value
+
+    _replaced(state, note)
+    return found
+
+
+def _replaced(value: Any, replace: Callable[[str, Any], Any], key: str = "") -> Any:
+    """Return nested mappings and lists with `replace(key, value)` for every leaf; keys are joined with dots."""
+    if isinstance(value, Mapping) and REFERENCE not in value:
+        return {name: _replaced(item, replace, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, replace, f"{key}.{number}") for number, item in enumerate(value)]
+    return replace(key, value)
