@@ -9,6 +9,7 @@ from torch import Tensor
 from fastood.train.engine.failure import LinAlgError, StageFailedError, StageFailure, reason_of
 from fastood.train.engine.loop import run_stage
 from fastood.train.engine.processes import from_first_process
+from fastood.train.engine.slices import gathered
 from fastood.train.engine.stage import Embed, Stage, StageContext
 from fastood.train.failed_stages import failed_arms, learnt_pool_of, with_dependants
 from fastood.train.method import Method
@@ -55,8 +56,10 @@ def train_stages(
         for arm in method.arms:
             if arm.name not in arms:
                 folder.write_weights(arm.name, _final_weights(folder, arm.stage))
-        if (learnt := learnt_pool_of(method, failed)) is not None:
-            state = {**learnt.pool.state_dict(), "effective_sample_sizes": learnt.effective_sample_sizes}
+    if (learnt := learnt_pool_of(method, failed)) is not None:
+        state = {name: gathered(tensor) for name, tensor in learnt.pool.state_dict().items()}
+        state["effective_sample_sizes"] = learnt.effective_sample_sizes
+        if fabric.is_global_zero:
             folder.write_pool(state, background=context.task.background.sha256())
 
 

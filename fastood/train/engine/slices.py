@@ -141,3 +141,26 @@ def _replaced(value: Any, replace: Callable[[str, Any], Any], key: str = "") -> 
     if isinstance(value, list):
         return [_replaced(item, replace, f"{key}.{number}") for number, item in enumerate(value)]
     return replace(key, value)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return the whole of a divided tensor `[N]` on the CPU of the first process, and an empty one on others.
+
+    Collective: every process must call it. The first process holds the whole and one slice at a time. Other tensors are
+    returned as they are.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    local, rank = tensor.to_local().contiguous(), dist.get_rank()
+    if rank > 0:
+        if local.numel():
+            dist.send(local, 0)
+        return torch.empty(0, dtype=tensor.dtype)
+    size = tensor.shape[0]
+    whole = torch.empty(size, dtype=tensor.dtype)
+    whole[: local.numel()] = local
+    for begin in range(local.numel(), size, local.numel()):
+        part = local.new_empty(min(local.numel(), size - begin))
+        dist.recv(part, begin // local.numel())
+        whole[begin : begin + part.numel()] = part
+    return whole
