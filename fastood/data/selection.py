@@ -9,6 +9,7 @@ from fastood.common.seeding import named_generator
 from fastood.console.wording import counted
 from fastood.data.config import DataConfig
 from fastood.data.images.image_source import ImageSource
+from fastood.data.images.row_values import constant_rows
 from fastood.data.sources.folder_listing import require_classes
 from fastood.data.sources.overlap import kept_images
 from fastood.data.sources.source_spec import SourceSpec
@@ -40,6 +41,14 @@ class Selection:
     """int64 `[M]`, index into `group_names`."""
     group_names: tuple[str, ...]
     class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def rows(self) -> Tensor | range:
+        """Indices of the selected images; a range, which takes no memory, for all."""
+        return range(len(self.source)) if self.index is None else self.index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +133,7 @@ def _select_in_distribution(
             source=source,
             index=index,
             labels=source_labels[index],
-            groups=torch.zeros(len(index), dtype=torch.int64),
+            groups=constant_rows(0, len(index)),
             group_names=(source.name,),
             class_names=class_names,
         )
@@ -174,7 +183,7 @@ def _select_outliers(source: ImageSource, index: Tensor | None, spec: SourceSpec
     if source.labels is not None and source.class_names:
         groups, group_names = source.labels if index is None else source.labels[index], source.class_names
     else:
-        groups = torch.zeros(count, dtype=torch.int64)
+        groups = constant_rows(0, count)
         group_names = (spec.name if source.mapped is None else source.name,)
-    labels = torch.full((count,), -1)
+    labels = constant_rows(-1, count)
     return Selection(source=source, index=index, labels=labels, groups=groups, group_names=group_names)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from fastood.console.names import first_of, printable
 from fastood.console.wording import counted
@@ -23,8 +23,8 @@ def data_summary(config: DataConfig, task: DetectionTask) -> dict[str, Any]:
         task: Task that `load_task` returned for `config`.
 
     Returns:
-        "in_distribution", "in_distribution_test", "background" and "ood" (by name), each with the source, the number of
-        images, the number of images of each class or group, and the files that were left out.
+        "in_distribution", "in_distribution_test", "background" (the whole, in every process) and "ood" (by name), each
+        with the source, the number of images, in total and of each class or group, and the files that were left out.
 
     Example:
         >>> from fastood.data import EmbeddedConfig, load_task
@@ -36,12 +36,17 @@ def data_summary(config: DataConfig, task: DetectionTask) -> dict[str, Any]:
     test = config.in_dist_test_spec or config.in_dist_spec
     held_out = config.in_dist_test is None and not config.in_dist_spec.has_test_part
     specs = dict(config.ood_specs)
+
+    def part(images: ImageSet) -> dict[str, Any]:
+        return _part(images, len(images), images.group_counts())
+
+    background = _part(task.background, task.background_size, task.background_groups())
     return {
-        "in_distribution": {"source": str(config.in_dist_spec), **_part(task.id_train)},
-        "in_distribution_test": {"source": str(test), "held_out": held_out, **_part(task.id_test)},
-        "background": {"source": str(config.background_spec), **_part(task.background)},
+        "in_distribution": {"source": str(config.in_dist_spec), **part(task.id_train)},
+        "in_distribution_test": {"source": str(test), "held_out": held_out, **part(task.id_test)},
+        "background": {"source": str(config.background_spec), **background},
         "ood": {
-            name: {"source": str(specs.get(name, SourceSpec("embedded"))), **_part(images)}
+            name: {"source": str(specs.get(name, SourceSpec("embedded"))), **part(images)}
             for name, images in task.ood.items()
         },
     }
@@ -92,17 +97,16 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield from _left_out(role, part)
 
 
-def _part(images: ImageSet) -> dict[str, Any]:
+def _part(images: ImageSet, total: int, counts: Tensor) -> dict[str, Any]:
     """Return the number of images, in total and of each class or group, and the files that were left out."""
-    names, index = (images.class_names, images.labels) if images.class_names else (images.source_names, images.source)
     groups: dict[str, int] = {}
-    for name, count in zip(names, torch.bincount(index, minlength=len(names)).tolist(), strict=True):
+    for name, count in zip(images.class_names or images.source_names, counts.tolist(), strict=True):
         # Classes of one name with different ids are counted together.
         groups[printable(name)] = groups.get(printable(name), 0) + count
     left_out = [
         {"reason": entry.reason, "count": entry.count, "examples": list(entry.examples)} for entry in images.left_out
     ]
-    return {"images": len(images), "groups": groups if len(images) else {}, "left_out": left_out}
+    return {"images": total, "groups": groups if total else {}, "left_out": left_out}
 
 
 def _groups(groups: Mapping[str, int], noun: str, plural: str = "") -> str:

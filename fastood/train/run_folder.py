@@ -28,16 +28,18 @@ _LARGEST_TEXT = 1 << 28
 
 
 def fingerprint(task: DetectionTask) -> dict[str, str]:
-    """SHA-256 of every set's images, labels and sources, by the set's name, from `ImageSet.sha256`.
+    """Return the SHA-256 of every set's images, labels and sources, by the set's name, from `ImageSet.sha256`.
+
+    For a slice of the background it is that of the whole, so that it is equal for any number of processes.
 
     Example:
         >>> from fastood.data import DataConfig, load_task
         >>> list(fingerprint(load_task(DataConfig(), seed=0)))[:4]
         ['id_train', 'id_test', 'background', 'ood/held-out digits']
     """
-    sets = {"id_train": task.id_train, "id_test": task.id_test, "background": task.background}
-    sets |= {f"ood/{name}": images for name, images in task.ood.items()}
-    return {name: images.sha256() for name, images in sets.items()}
+    digests = {"id_train": task.id_train.sha256(), "id_test": task.id_test.sha256()}
+    digests["background"] = task.background_digest()
+    return digests | {f"ood/{name}": images.sha256() for name, images in task.ood.items()}
 
 
 class RunFolder:

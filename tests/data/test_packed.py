@@ -1,13 +1,14 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fastood.data import DataConfig, load_task
+from fastood.data import DataConfig, EmbeddedConfig, load_task
 from fastood.data.packed.packed_pool import open_packed
 from fastood.data.packed.writer import pack
 from fastood.data.sources.local_files import open_arrays
@@ -46,12 +47,18 @@ def mapped_bytes(file: Path) -> int:
     return resident
 
 
+def resident(field: str) -> int:
+    """Return a field of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is in memory")
-def test_imagenet_sized_pool_opens_without_reading_it(pool):
-    n = 1_281_167
+def test_pool_of_ten_million_opens_without_reading_it(pool):
+    n = 10_000_000
     header = json.loads((pool / "pool.json").read_text())
     for name, dtype, row in (
-        ("images", "|u1", (3, 32, 32)),
+        ("images", "|u1", (3, 8, 8)),
         ("labels", "<i8", ()),
         ("index", "<i8", ()),
         ("sha256", "|u1", (32,)),
@@ -59,13 +66,23 @@ def test_imagenet_sized_pool_opens_without_reading_it(pool):
         # Sparse: it takes no room on the disk.
         np.lib.format.open_memmap(pool / f"{name}.npy", "w+", dtype, (n, *row)).flush()
         header["bytes"][f"{name}.npy"] = (pool / f"{name}.npy").stat().st_size
-    (pool / "pool.json").write_text(json.dumps({**header, "images": n, "shape": [3, 32, 32]}))
-    opened = open_packed(pool)
-    images = opened.image_set()
-    assert images.images.shape == (n, 3, 32, 32)
-    assert images.images.nbytes == 3_935_745_024
-    assert mapped_bytes(pool / "images.npy") == 0
-    assert images.images[torch.tensor([5, n - 1])].sum() == 0
+    changes = {"images": n, "shape": [3, 8, 8], "class_names": [], "label_range": [-1, -1]}
+    (pool / "pool.json").write_text(json.dumps({**header, **changes}))
+    options = config(f"packed:{pool}", channels=3, image_size=8, embedded=EmbeddedConfig(held_out_digits=()))
+    load_task(replace(options, background="none"), seed=0)  # What is imported and cached stays in memory.
+    Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
+    before = resident("VmRSS")
+    whole = load_task(options, seed=0)
+    part = load_task(options, seed=0, share=(1, 4))
+    assert part.background_digest() == whole.background.sha256()
+    assert part.background_groups().tolist() == [n]
+    # A byte per image would be 10 MB.
+    assert resident("VmHWM") - before < 8 << 20
+    images = whole.background.images
+    assert images.shape == (n, 3, 8, 8)
+    assert images.nbytes == 1_920_000_000
+    assert all(mapped_bytes(pool / f"{name}.npy") <= 1 << 16 for name in ("images", "labels", "index"))
+    assert images[torch.tensor([5, n - 1])].sum() == part.background.images[[0, -1]].sum() == 0
     assert 0 < mapped_bytes(pool / "images.npy") < 1 << 20
 
 

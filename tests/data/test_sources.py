@@ -307,7 +307,7 @@ def test_a_test_tree_must_have_the_same_classes(tree, tmp_path):
 
 @pytest.mark.parametrize("part", ["in_dist", "background", "ood"])
 def test_empty_sets_are_refused_before_anything_is_decoded(arrays, tmp_path, part, monkeypatch):
-    monkeypatch.setattr("fastood.data.task.decode_images", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("fastood.data.decoding.decode_images", lambda *_, **__: pytest.fail("decoded"))
     np.save(tmp_path / "empty.npy", random_pixels(0, 8, 8))
     np.save(tmp_path / "none.npy", np.zeros(0, int))
     options = {"in_dist": arrays["in_dist"], "background": arrays["background"], "ood": ("u=uniform",)}

@@ -21,6 +21,7 @@ from fastood.data.embedded.scans import SCAN_SIZE, quantize, to_pixels
 from fastood.data.images.image_set import ImageSet
 from fastood.data.images.noise import NOISES
 from fastood.data.images.resize import fit_images
+from fastood.data.images.row_values import constant_rows
 from fastood.data.splits import stratified_split
 
 # The files of Computer Modern have Greek letters and symbols at other code points than Unicode.
@@ -92,7 +93,7 @@ def embedded_digits(
         name="scikit-learn digits",
         images=fit_images(to_pixels(levels[chosen]), size=size, channels=channels),
         labels=labels,
-        source=torch.zeros_like(labels),
+        source=constant_rows(0, len(labels)),
         source_names=("scikit-learn digits",),
         class_names=tuple(map(str, kept)),
     )
@@ -174,7 +175,7 @@ def embedded_ood(config: EmbeddedConfig, *, size: int, channels: int, seed: int)
         generator = named_generator(seed, "ood", name)
         # Drawn before resizing, as a scan, so that noise is as smooth between pixels as the other sets.
         levels = quantize(NOISES[noise]((config.ood_size, SCAN_SIZE, SCAN_SIZE), generator=generator))
-        sets[name] = levels, torch.zeros(config.ood_size, dtype=torch.int64), (name,)
+        sets[name] = levels, constant_rows(0, config.ood_size), (name,)
     return {name: _unlabelled(name, *parts, size=size, channels=channels) for name, parts in sets.items()}
 
 
@@ -192,7 +193,7 @@ def _unlabelled(
     return ImageSet(
         name=name,
         images=fit_images(to_pixels(levels), size=size, channels=channels),
-        labels=torch.full((len(levels),), -1),
+        labels=constant_rows(-1, len(levels)),
         source=source,
         source_names=source_names,
     )

@@ -65,9 +65,9 @@ class EncodedImages:
         """Bytes of the images once decoded."""
         return len(self) * self.channels * self.size**2
 
-    def select(self, index: Tensor) -> "EncodedImages":
-        """Return the images at int64 `index` `[M]`, in that order, still encoded."""
-        chosen: Any = choose_files(self.files, index.tolist())
+    def select(self, index: Tensor | range) -> "EncodedImages":
+        """Return the images at int64 `index` `[M]`, or at a range of indices, in that order, still encoded."""
+        chosen: Any = choose_files(self.files, index)
         return replace(self, files=chosen)
 
     def decode(self, index: Tensor) -> Tensor:

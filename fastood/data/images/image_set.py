@@ -1,15 +1,16 @@
 """Labelled sets of images, and the task that methods train and are evaluated on."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fastood.data.images.digests import digest_of_subset
-from fastood.data.images.encoded import Images, decoded_images, select_images, split_images
+from fastood.data.images.background_share import BackgroundShare
+from fastood.data.images.digests import digest_of_set, digest_of_subset
+from fastood.data.images.encoded import EncodedImages, Images, decoded_images, select_images, split_images
 from fastood.data.images.left_out import LeftOut
+from fastood.data.images.row_values import check_range, count_rows, take_rows
 
 _HASHED_AT_ONCE = 512
 
@@ -39,15 +40,17 @@ class ImageSet:
     images: Images
     """uint8 `[N, C, H, W]`, or image files that are decoded to this shape."""
     labels: Tensor
-    """int64 `[N]`: 0…K-1 in-distribution, -1 background or out-of-distribution."""
+    """int64 `[N]`: 0…K-1 in-distribution, -1 background or out-of-distribution; never written to (`constant_rows`)."""
     source: Tensor
-    """int64 `[N]`, index into `source_names`."""
+    """int64 `[N]`, index into `source_names`; never written to (`constant_rows`)."""
     source_names: tuple[str, ...]
     """Origins of the images, e.g. "letters: DejaVu Sans"."""
     class_names: tuple[str, ...] = ()
     """Names of the K classes of an in-distribution set; empty for background and OOD sets."""
     digest: Callable[[], str] | None = None
     """Function that computes a SHA-256 of the images without decoding them; None if their pixels must be hashed."""
+    digest_covers_rows: bool = False
+    """Whether `digest` depends on labels and sources, too (`digest_of_set`)."""
     left_out: tuple[LeftOut, ...] = ()
     """Files and folders among the images that are not read."""
 
@@ -63,11 +66,11 @@ class ImageSet:
                 raise ValueError(f"{self.name}: {field} must have shape [{len(self)}], got {list(index.shape)}")
         if not self.source_names:
             raise ValueError(f"{self.name}: source_names must not be empty")
-        _check_range(self.name, "source", self.source, 0, len(self.source_names))
+        check_range(self.name, "source", self.source, 0, len(self.source_names))
         if self.class_names:
-            _check_range(self.name, "labels", self.labels, 0, len(self.class_names))
+            check_range(self.name, "labels", self.labels, 0, len(self.class_names))
         else:
-            _check_range(self.name, "labels without class_names", self.labels, -1, 0)
+            check_range(self.name, "labels without class_names", self.labels, -1, 0)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,14 +93,36 @@ class ImageSet:
             raise TypeError(f"index must be int64, got {index.dtype}")
         if index.ndim != 1:
             raise ValueError(f"index must have shape [M], got {list(index.shape)}")
-        _check_range(self.name, "index", index, 0, len(self))
+        check_range(self.name, "index", index, 0, len(self))
         return replace(
             self,
             name=self.name if name is None else name,
             images=select_images(self.images, index),
-            labels=self.labels[index],
-            source=self.source[index],
+            labels=take_rows(self.labels, index),
+            source=take_rows(self.source, index),
             digest=digest_of_subset(self.digest, index),
+        )
+
+    def rows(self, begin: int, end: int) -> "ImageSet":
+        """Return consecutive images, a view: images that are mapped or encoded stay so.
+
+        Args:
+            begin: Index of the first image.
+            end: Index after the last image, `begin <= end <= N`.
+
+        Raises:
+            ValueError: If the range is not within the set.
+        """
+        if not 0 <= begin <= end <= len(self):
+            raise ValueError(f"begin and end must be in 0…{len(self)} and ascend, got {begin} and {end}")
+        chosen = range(begin, end)
+        images = self.images
+        return replace(
+            self,
+            images=images.select(chosen) if isinstance(images, EncodedImages) else images[begin:end],
+            labels=self.labels[begin:end],
+            source=self.source[begin:end],
+            digest=digest_of_subset(self.digest, chosen),
         )
 
     def pixels(self, index: Tensor) -> Tensor:
@@ -119,15 +144,15 @@ class ImageSet:
 
         Images enter by `digest` if there is one, otherwise by their pixels.
         """
-        whole = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        if self.digest is not None:
-            whole.update(self.digest().encode())
-        else:
-            for chunk in split_images(self.images, _HASHED_AT_ONCE):
-                whole.update(chunk.contiguous().numpy().data)
-        for tensor in (self.labels, self.source):
-            whole.update(tensor.contiguous().numpy().data)
-        return whole.hexdigest()
+        images = split_images(self.images, _HASHED_AT_ONCE) if self.digest is None else self.digest()
+        rows = (self.labels, self.source)
+        return digest_of_set(self.images.shape, images, rows, covers_rows=self.digest_covers_rows)
+
+    def group_counts(self) -> Tensor:
+        """Return the number of images of each class, or of each source of a set without classes, int64."""
+        if self.class_names:
+            return count_rows(self.labels, minlength=len(self.class_names))
+        return count_rows(self.source, minlength=len(self.source_names))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,16 +169,11 @@ class DetectionTask:
     id_test: ImageSet
     """In-distribution test images of the same classes."""
     background: ImageSet
-    """Pool of background images to train with; empty for methods that train without it."""
+    """Pool of background images to train with, or this process's slice of it; empty for methods that train without."""
     ood: dict[str, ImageSet]
     """OOD test sets by name, in the order of the table; disjoint from the background."""
-    background_begin: int = 0
-    """Row of the whole background that is the first of `background`."""
-
-    @property
-    def background_size(self) -> int:
-        """Images of the whole background."""
-        return len(self.background)
+    share: BackgroundShare | None = None
+    """Place of the slice in the whole background; None if `background` is the whole."""
 
     def __post_init__(self) -> None:
         if not self.ood:
@@ -178,16 +198,32 @@ class DetectionTask:
             )
         if self.num_classes < 2:
             raise ValueError(f"id_train must have at least 2 classes, got {self.num_classes}")
+        end = self.background_begin + len(self.background)
+        if self.background_begin < 0 or end > self.background_size:
+            raise ValueError(
+                f"share must place the slice in the {self.background_size} images of the whole background, "
+                f"got {self.background_begin}…{end - 1}"
+            )
 
     @property
     def num_classes(self) -> int:
         """Number K of in-distribution classes."""
         return len(self.id_train.class_names)
 
+    @property
+    def background_begin(self) -> int:
+        """Index of the first image of `background` in the whole background."""
+        return 0 if self.share is None else self.share.begin
 
-def _check_range(name: str, field: str, values: Tensor, low: int, high: int) -> None:
-    """Check that values are in [low, high)."""
-    outside = values[(values < low) | (values >= high)]
-    if len(outside):
-        expected = f"in {low}…{high - 1}" if high > low + 1 else str(low)
-        raise ValueError(f"{name}: {field} must be {expected}, got {int(outside[0])}")
+    @property
+    def background_size(self) -> int:
+        """Number N of images of the whole background."""
+        return len(self.background) if self.share is None else self.share.size
+
+    def background_digest(self) -> str:
+        """Return `ImageSet.sha256` of the whole background, equal for any number of processes."""
+        return self.background.sha256() if self.share is None else self.share.digest()
+
+    def background_groups(self) -> Tensor:
+        """Return the number of images of each source in the whole background, int64 `[len(source_names)]`."""
+        return self.background.group_counts() if self.share is None else self.share.group_counts()

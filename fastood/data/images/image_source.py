@@ -1,6 +1,6 @@
 """Sources of images that are read one by one, reading of image files, and decoding into memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fastood.console.names import printable
 from fastood.data.images.decoding import UNREADABLE, require_decodable, upright
-from fastood.data.images.digests import digest_of_subset
+from fastood.data.images.digests import as_tensor, digest_of_subset
 from fastood.data.images.lazy_files import choose_files
 from fastood.data.images.left_out import LeftOut
 from fastood.data.images.resize import fit_in_turn
 
 _GREY_MODES = ("1", "L", "LA")
 _CHUNK = 64
+_DECODED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +49,8 @@ class ImageSource:
     """uint8 `[N, C, H, W]`, the images mapped from a file; None if they are not stored at one size."""
     digest: Callable[[], str] | None = None
     """Function that computes a SHA-256 of the images without decoding them; None if their pixels must be hashed."""
+    digest_covers_rows: bool = False
+    """Whether `digest` depends on the labels, too (`fastood.data.images.digests.digest_of_set`)."""
     left_out: tuple[LeftOut, ...] = ()
     """Files and folders among the images that are not read."""
 
@@ -56,18 +59,18 @@ class ImageSource:
 
     def subset(self, index: Tensor) -> "ImageSource":
         """Return the images at int64 `index` `[M]`, in that order, with all classes of the source."""
-        read, chosen = self.read, index.tolist()
+        read = self.read
         labels = None if self.labels is None else self.labels[index]
         return replace(
             self,
             labels=labels,
-            size=len(chosen),
-            files=None if self.files is None else choose_files(self.files, chosen),
-            contents=None if self.contents is None else choose_files(self.contents, chosen),
+            size=len(index),
+            files=None if self.files is None else choose_files(self.files, index),
+            contents=None if self.contents is None else choose_files(self.contents, index),
             # Indexing would copy the images into memory.
             mapped=None,
             digest=digest_of_subset(self.digest, index),
-            read=lambda i: read(chosen[i]),
+            read=lambda i: read(int(index[i])),
         )
 
 
@@ -110,14 +113,17 @@ def read_image(path: str, content: bytes | None = None) -> Tensor:
         raise ValueError(f"unreadable image {printable(path)}: {error}") from error
 
 
-def decode_images(source: ImageSource, index: Tensor, *, size: int, channels: int) -> Tensor:
+def decode_images(
+    source: ImageSource, index: Tensor | range, *, size: int, channels: int, progress: bool = True
+) -> Tensor:
     """Decode images into memory in parallel, and fit all to one size.
 
     Args:
         source: Source of the images.
-        index: int64 `[M]`, the images to decode.
+        index: int64 `[M]` or a range, the images to decode.
         size: Rows and columns.
         channels: 1 or 3.
+        progress: Whether a terminal shows a bar.
 
     Returns:
         uint8 `[M, channels, size, size]`.
@@ -131,14 +137,39 @@ def decode_images(source: ImageSource, index: Tensor, *, size: int, channels: in
     decoded = torch.empty(len(index), channels, size, size, dtype=torch.uint8)
 
     def decode(start: int) -> int:
-        chunk = index[start : start + _CHUNK].tolist()
+        chunk = as_tensor(index[start : start + _CHUNK]).tolist()
         fitted = fit_in_turn(map(source.read, chunk), size=size, channels=channels)
         for offset, image in enumerate(fitted):
             decoded[start + offset] = image
         return len(chunk)
 
-    progress = tqdm(total=len(index), desc=f"decoding {source.name}", unit=" images", leave=False, disable=None)
-    with ThreadPoolExecutor() as pool, progress:
+    hidden = None if progress else True
+    bar = tqdm(total=len(index), desc=f"decoding {source.name}", unit=" images", leave=False, disable=hidden)
+    with ThreadPoolExecutor() as pool, bar:
         for count in pool.map(decode, range(0, len(index), _CHUNK)):
-            progress.update(count)
+            bar.update(count)
     return decoded
+
+
+def decode_in_chunks(source: ImageSource, index: Tensor | range, *, size: int, channels: int) -> Iterator[Tensor]:
+    """Decode images as `decode_images` does, and hold a few thousand of them at a time.
+
+    Args:
+        source: Source of the images.
+        index: int64 `[M]` or a range, the images to decode.
+        size: Rows and columns.
+        channels: 1 or 3.
+
+    Yields:
+        uint8 `[n, channels, size, size]`, in the order of `index`.
+
+    Raises:
+        ValueError: If an image is unreadable; the message names it.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=len(index), desc=f"decoding {source.name}", unit=" images", leave=False, disable=None) as bar:
+        for start in range(0, len(index), _DECODED_AT_ONCE):
+            chunk = index[start : start + _DECODED_AT_ONCE]
+            yield decode_images(source, chunk, size=size, channels=channels, progress=False)
+            bar.update(len(chunk))

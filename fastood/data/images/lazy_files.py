@@ -13,14 +13,14 @@ class ChosenFiles(Sequence[FileT]):
 
     Args:
         files: The sequence.
-        chosen: Their indices in `files`.
+        chosen: Their indices in `files`, int64 `[M]` or a range.
 
     Example:
         >>> list(ChosenFiles(("a.jpg", "b.jpg", "c.jpg"), range(2, 0, -1)))
         ['c.jpg', 'b.jpg']
     """
 
-    def __init__(self, files: Sequence[FileT], chosen: Sequence[int]) -> None:
+    def __init__(self, files: Sequence[FileT], chosen: Tensor | range) -> None:
         self._files = files
         self._chosen = chosen
 
@@ -35,7 +35,7 @@ class ChosenFiles(Sequence[FileT]):
         """Return the item at an index, or a further subset."""
         if isinstance(place, slice):
             return ChosenFiles(self._files, self._chosen[place])
-        return self._files[self._chosen[place]]
+        return self._files[int(self._chosen[place])]
 
 
 class FileContents(Sequence[bytes]):
@@ -72,8 +72,13 @@ class FileContents(Sequence[bytes]):
         return self._joined[begin:end].numpy().tobytes()
 
 
-def choose_files(files: Sequence[FileT], chosen: list[int]) -> Sequence[FileT]:
-    """Return selected items of a sequence: a tuple for a list or tuple, otherwise a sequence that fetches on use."""
+def choose_files(files: Sequence[FileT], chosen: Tensor | range) -> Sequence[FileT]:
+    """Return selected items of a sequence: a tuple for a list or tuple, otherwise a sequence that fetches on use.
+
+    Args:
+        files: The sequence.
+        chosen: Indices in `files`, int64 `[M]` or a range.
+    """
     if isinstance(files, list | tuple):
-        return tuple(files[place] for place in chosen)
+        return tuple(files[place] for place in (chosen.tolist() if isinstance(chosen, Tensor) else chosen))
     return ChosenFiles(files, chosen)

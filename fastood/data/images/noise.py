@@ -12,6 +12,7 @@ x = 0.5 + 0.25·z in 0.25…0.75, so that noise is stored, resampled and normali
 x = 0.5 + 0.5·z. Gaussian noise is N(0.5, 0.5²), clipped, so that its z is twice as wide.
 """
 
+from collections.abc import Iterator
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -144,3 +145,33 @@ NOISES: dict[str, Noise] = {
     "blobs": blob_noise,
 }
 """Noise functions by their names in options."""
+
+# A multiple of 16: PyTorch draws normal numbers in groups of 16, so that chunks equal one draw of all images.
+_DRAWN_AT_ONCE = 1024
+
+
+def noise_chunks(
+    kind: str, count: int, shape: tuple[int, int, int], *, generator: torch.Generator, space: NoiseSpace
+) -> Iterator[Tensor]:
+    """Draw images of noise, a chunk at a time; their pixels equal those of one draw of all images.
+
+    Args:
+        kind: A key of `NOISES`.
+        count: Number N of images.
+        shape: C, H and W, at least 16 pixels.
+        generator: RNG of the noise.
+        space: Space that the noise is drawn in.
+
+    Yields:
+        uint8 `[n, C, H, W]`.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> chunks = noise_chunks("gaussian", 1500, (1, 8, 8), generator=generator, space="normalized")
+        >>> [len(chunk) for chunk in chunks]
+        [1024, 476]
+    """
+    for start in range(0, count, _DRAWN_AT_ONCE):
+        drawn = min(_DRAWN_AT_ONCE, count - start)
+        noise = NOISES[kind]((drawn, *shape), generator=generator, space=space)
+        yield (noise * 255).round().to(torch.uint8)

@@ -68,7 +68,7 @@ class DaliLoader:
             self._shape = (images.shape[1], images.shape[2], images.shape[3])
         self._padding = augment.padding_of(self._shape[1])
         self._waiting: deque[Tensor | ValueError] = deque()
-        self._checked = bytearray(len(images))
+        self._checked = bytearray(len(images) if isinstance(images, EncodedImages) else 0)
         values = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
         self._pipeline = _pipeline(
             batch_size=batch_size,

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastood.console.names import printable
@@ -30,6 +29,7 @@ from fastood.data.images.image_set import ImageSet
 from fastood.data.images.image_source import ImageSource, read_image
 from fastood.data.images.lazy_files import FileContents
 from fastood.data.images.left_out import LeftOut
+from fastood.data.images.row_values import constant_rows
 from fastood.data.packed.mapped_files import file_sha256, map_array, read_only_tensor
 
 Store = Literal["pixels", "jpeg"]
@@ -37,6 +37,7 @@ Store = Literal["pixels", "jpeg"]
 
 FORMAT = "fastood packed pool, version 1"
 HEADER, PROGRESS = "pool.json", "progress.json"
+_COMPARED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class PackedPool:
     """Images of the source that could not be read."""
     digests: dict[str, str]
     """SHA-256 of the small files, by name."""
+    label_range: tuple[int, int]
+    """Smallest and largest label."""
     left_out: tuple[LeftOut, ...] = ()
     """Files and folders among the source's images that were not read."""
 
@@ -125,10 +128,11 @@ class PackedPool:
         return ImageSet(
             name=self.name if name is None else name,
             images=self.images,
-            labels=torch.full((len(self),), -1),
-            source=self.labels if self.class_names else torch.zeros(len(self), dtype=torch.int64),
+            labels=constant_rows(-1, len(self)),
+            source=self.labels if self.class_names else constant_rows(0, len(self)),
             source_names=self.class_names or (self.name,),
             digest=self.digest,
+            digest_covers_rows=True,
             left_out=self.left_out,
         )
 
@@ -145,10 +149,9 @@ class PackedPool:
                 return stored
             return read_image(f"{i} of {self.path}", content=stored.numpy().tobytes())
 
-        labelled = bool((self.labels >= 0).all())
         return ImageSource(
             name=self.name,
-            labels=self.labels if labelled else None,
+            labels=self.labels if self.label_range[0] >= 0 else None,
             class_names=self.class_names,
             class_ids=self.class_ids,
             channels=self.channels,
@@ -158,6 +161,7 @@ class PackedPool:
             place=str(self.path),
             mapped=self.images,
             digest=self.digest,
+            digest_covers_rows=True,
             left_out=self.left_out,
         )
 
@@ -246,22 +250,34 @@ def _open_files(path: Path, header: dict[str, Any]) -> PackedPool:
         duplicates=header["duplicates"],
         skipped=tuple(SkippedImage(**image) for image in header["skipped"]),
         digests=header["sha256"],
+        label_range=_label_range(path, header),
         left_out=tuple(LeftOut(one["reason"], one["count"], tuple(one["examples"])) for one in header["left_out"])
         if "left_out" in header
         else (),
     )
 
 
+def _label_range(path: Path, header: dict[str, Any]) -> tuple[int, int]:
+    """Return the smallest and the largest label; labels of a pool without any are not read."""
+    # Pools of earlier versions do not have it.
+    if header.get("label_range") == [-1, -1] and not header["class_names"]:
+        return -1, -1
+    labels = map_array(path / "labels.npy", "int64", (header["images"],))
+    return (int(labels.min()), int(labels.max())) if len(labels) else (-1, -1)
+
+
 def _require_indices(pool: PackedPool) -> None:
     """Check that labels and offsets are in range."""
-    classes, labels, offsets = len(pool.class_names), pool.labels, pool.offsets
-    if len(labels) and (int(labels.min()) < -1 or (classes and int(labels.max()) >= classes)):
+    classes, (low, high), offsets = len(pool.class_names), pool.label_range, pool.offsets
+    if low < -1 or (classes and high >= classes):
         expected = f"in -1…{classes - 1}" if classes else "-1 or larger"
-        actual = f"{int(labels.min())}…{int(labels.max())}"
-        raise ValueError(f"{pool.path / 'labels.npy'} is damaged: labels must be {expected}, got {actual}")
+        raise ValueError(f"{pool.path / 'labels.npy'} is damaged: labels must be {expected}, got {low}…{high}")
     if offsets is None or pool.encoded is None:
         return
-    if int(offsets[0]) != 0 or int(offsets[-1]) != len(pool.encoded) or bool((offsets[1:] < offsets[:-1]).any()):
+    # In chunks, which overlap by one: a comparison of all offsets at once would take a byte for each.
+    parts = (offsets[start : start + _COMPARED + 1] for start in range(0, len(pool), _COMPARED))
+    ascending = all(bool((part[1:] >= part[:-1]).all()) for part in parts)
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(pool.encoded) or not ascending:
         raise ValueError(f"{pool.path / 'offsets.npy'} is damaged: offsets must ascend from 0 to {len(pool.encoded)}")
 
 

@@ -198,13 +198,14 @@ def _write_progress(partial: Path, progress: dict[str, Any]) -> None:
 
 def _write_header(partial: Path, plan: dict[str, Any], progress: dict[str, Any]) -> None:
     """Write pool.json, which completes the pool."""
-    sha256 = np.load(partial / "sha256.npy", mmap_mode="r")
+    sha256, labels = (np.load(partial / f"{name}.npy", mmap_mode="r") for name in ("sha256", "labels"))
     names = sorted(file.name for file in partial.iterdir() if file.suffix in (".npy", ".bin"))
     header = {
         **plan,
         "images": progress["images"],
         "duplicates": len(sha256) - len(np.unique(np.ascontiguousarray(sha256).view("V32"))),
         "skipped": progress["skipped"],
+        "label_range": [int(labels.min()), int(labels.max())],
         "bytes": {name: (partial / name).stat().st_size for name in names},
         "sha256": {name: file_sha256(partial / name) for name in names if not name.startswith("images.")},
     }
