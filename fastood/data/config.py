@@ -78,7 +78,8 @@ class DataConfig:
     decode: Literal["auto", "memory", "stream"] = "auto"
     """When image files and packed pools of JPEGs are decoded; the pixels are equal.
     memory: all before training. stream: each image whenever it is used (`python -m fastood.data pack` decodes once).
-    auto: stream for sets that take more than decode_budget_gb when decoded."""
+    auto: stream for sets that take more than decode_budget_gb when decoded; the whole set counts, for any number of
+    processes."""
     decode_budget_gb: float = 2.0
     """Limit in GB (10⁹ bytes) of the decoded images of one set that auto keeps in memory, and of the images of a packed
     pool that exclude_overlap copies into memory."""

@@ -116,6 +116,10 @@ def test_damage_to_a_packed_pool_names_the_pool(sources, tmp_path):
         file.write(bytes(end - begin))
     with pytest.raises(ValueError, match=f"unreadable image 2 of 25 in {tmp_path / 'pool'}"):
         background(sources["packed"], decode="stream").pixels(torch.tensor([2]))
+    # A slice, and a selection from one, name the image's number in the pool.
+    some = background(sources["packed"], decode="stream").rows(1, 9).subset(torch.tensor([5, 1]))
+    with pytest.raises(ValueError, match=f"unreadable image 2 of 25 in {tmp_path / 'pool'}"):
+        some.pixels(torch.tensor([1]))
 
 
 def test_files_are_known_again_by_name_size_and_content(tree, tmp_path):

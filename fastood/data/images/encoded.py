@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastood.data.images.image_source import read_image
-from fastood.data.images.lazy_files import choose_files
+from fastood.data.images.lazy_files import ChosenFiles, choose_files
 from fastood.data.images.resize import fit_images
 
 _DECODED_AT_ONCE = 64
@@ -91,7 +91,12 @@ class EncodedImages:
         file = self.files[index]
         if isinstance(file, str):
             return read_image(file)
-        return read_image(f"{index} of {len(self)} in {self.place}", file)
+        return read_image(self.place_of(index), file)
+
+    def place_of(self, index: int) -> str:
+        """Return number and place of a file content for errors; the number does not depend on selections."""
+        number, count = self.files.origin(index) if isinstance(self.files, ChosenFiles) else (index, len(self))
+        return f"{number} of {count} in {self.place}"
 
 
 Images: TypeAlias = Tensor | EncodedImages

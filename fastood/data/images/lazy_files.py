@@ -37,6 +37,11 @@ class ChosenFiles(Sequence[FileT]):
             return ChosenFiles(self._files, self._chosen[place])
         return self._files[int(self._chosen[place])]
 
+    def origin(self, place: int) -> tuple[int, int]:
+        """Return the index of an item in the sequence that it was chosen from first, and the length of that."""
+        chosen = int(self._chosen[place])
+        return self._files.origin(chosen) if isinstance(self._files, ChosenFiles) else (chosen, len(self._files))
+
 
 class FileContents(Sequence[bytes]):
     r"""Contents of files that are joined in one.

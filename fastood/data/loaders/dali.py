@@ -179,7 +179,7 @@ def _require_served(images: EncodedImages, chosen: int) -> None:
         ValueError: If the file is unreadable or its format unsupported; the message names it.
     """
     file = images.files[chosen]
-    name = printable(file) if isinstance(file, str) else f"{chosen} of {len(images)} in {images.place}"
+    name = printable(file) if isinstance(file, str) else images.place_of(chosen)
     try:
         if isinstance(file, bytes):
             head = file[: len(_JPEG_MAGIC)]
