@@ -58,7 +58,7 @@ def config_of(folder: Path, monkeypatch: pytest.MonkeyPatch):
     return config
 
 
-def require_slices(config: DataConfig, numbers: tuple[int, ...] = (2, 3)) -> list[DetectionTask]:
+def require_slices(config: DataConfig, numbers: tuple[int, ...] = (1, 2, 3)) -> list[DetectionTask]:
     """Check the slices of each number of processes against the whole; return those of the last."""
     whole = load_task(config, seed=1)
     summary, digests = data_summary(config, whole), fingerprint(whole)

@@ -41,6 +41,21 @@ def test_a_subset_may_be_empty():
     assert len(image_set().subset(torch.empty(0, dtype=torch.int64))) == 0
 
 
+def test_rows_are_a_view():
+    whole = image_set(6, classes=3)
+    part = whole.rows(2, 5)
+    assert (part.images[:, 0, 0, 0].tolist(), part.labels.tolist(), part.source.tolist()) == (
+        [2, 3, 4],
+        [2, 0, 1],
+        [0, 1, 0],
+    )
+    assert part.images.data_ptr() == whole.images[2].data_ptr()
+    assert len(whole.rows(6, 6)) == 0
+    for begin, end in ((-1, 2), (4, 3), (0, 7)):
+        with pytest.raises(ValueError, match=f"begin and end must be in 0…6 and ascend, got {begin} and {end}"):
+            whole.rows(begin, end)
+
+
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
