@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-__all__ = ["check_alike", "check_in_group", "exchange"]
+__all__ = ["check_alike", "check_in_group", "exchange", "raise_on_every_process"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,29 @@ def exchange(value: T, group: dist.ProcessGroup | None = None, *, device: torch.
     return every  # type: ignore[return-value]
 
 
+def raise_on_every_process(
+    call: str, error: Exception | None, group: dist.ProcessGroup | None = None, *, device: torch.device | None = None
+) -> None:
+    """Raise on every process of `group` if there is an error on one; all processes must call it.
+
+    Args:
+        call: Name of the call that failed, for the error on the other processes.
+        error: Error of this process; None if there is none.
+        group: Process group; None for the default group.
+        device: Device of the data of this process, for NCCL.
+
+    Raises:
+        Exception: `error` on the process that it is from.
+        ValueError: On the other processes, with rank and message of the first error.
+    """
+    every = exchange(None if error is None else f"{type(error).__name__}: {error}", group, device=device)
+    if error is not None:
+        raise error
+    for rank, message in enumerate(every):
+        if message is not None:
+            raise ValueError(f"{call} failed on rank {rank}: {message}")
+
+
 def check_in_group(group: dist.ProcessGroup | None) -> None:
     """Raise unless this process is in `group`; collectives silently do nothing on processes outside the group.
 
@@ -45,12 +68,13 @@ def check_in_group(group: dist.ProcessGroup | None) -> None:
         raise ValueError(f"group must hold this process, which is rank {dist.get_rank()} of all")
 
 
-def check_alike(name: str, every: list[T]) -> None:
+def check_alike(name: str, every: list[T], ending: str = "") -> None:
     """Raise ValueError, on every process, unless the values of all processes are equal.
 
     Args:
         name: Name of the value, for the error.
         every: Values of all processes, as `exchange` returns them.
+        ending: Ending of the error's message.
 
     Example:
         >>> check_alike("bits", [20, 20])
@@ -62,5 +86,5 @@ def check_alike(name: str, every: list[T]) -> None:
     for rank, value in enumerate(every):
         if value != every[0]:
             raise ValueError(
-                f"{name} must be the same on every process, got {every[0]} on rank 0 and {value} on rank {rank}"
+                f"{name} must be the same on every process, got {every[0]} on rank 0 and {value} on rank {rank}{ending}"
             )

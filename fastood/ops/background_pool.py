@@ -20,6 +20,8 @@ STATS = 7  # kStats
 MASS_TOTAL, WEIGHT_TOTAL, SQUARE_TOTAL, MASS_QUANTUM, WEIGHT_QUANTUM, SQUARE_QUANTUM, BOUND = range(STATS)
 DONE, BAD_INDEX, BAD_LOSS, TOO_LARGE, NEEDS_BUILD = range(5)  # PoolStatus of csrc/background_pool/status.h
 
+LOW, HIGH = 2.0**46, 2.0**52  # kLowTotal and kHighTotal: range of a total in quanta
+
 LOSS_DTYPE = torch.float64
 
 _QUANTA_BITS = 50
@@ -78,11 +80,6 @@ def choose_quanta(sums: Tensor) -> Tensor:
     # From the bits, on the device: torch.ldexp takes a power in float32, which overflows.
     exponents = (sums.frexp().exponent.long() + (_EXPONENT_BIAS - _QUANTA_BITS)).clamp_(min=1)
     return torch.where(sums > 0, (exponents << _MANTISSA_BITS).view(torch.float64), 1.0)
-
-
-def has_room(sums: Tensor, quanta: Tensor) -> Tensor:
-    """Return whether sums `[3]` are in the range of their quanta `[3]`, bool `[]`: has_room of status.h."""
-    return ((sums >= 2.0**46 * quanta) & (sums <= 2.0**52 * quanta)).all()
 
 
 def _fill_fake(state: Tensor, value: float) -> None:

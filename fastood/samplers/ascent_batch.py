@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,13 +11,22 @@ from torch import Tensor
 from fastood.ops import background_pool as ops
 from fastood.samplers.deferred import Origin, to_device
 
-__all__ = ["AscentBatch"]
+__all__ = ["WHERE", "AscentBatch", "too_large"]
 
-_WHERE: dict[Origin, str] = {
+WHERE: dict[Origin, str] = {
     "this": "",
     "earlier": "; this was the batch of an earlier call of ascend, which changed nothing",
     "replayed": "; this was the batch of a captured call of ascend, of which a replay changed nothing",
 }
+"""Ending of an error's message by the call that the error belongs to."""
+
+
+def too_large(loss: str, lr: float) -> str:
+    """Return the message of the error for a step that exceeds float32, with the largest loss and the step size."""
+    return (
+        f"per_sample_loss times lr, also divided by the pool's sums, must stay in float32's range, got up to "
+        f"{loss} · {lr:g}: reduce lr"
+    )
 
 
 @dataclass(frozen=True)
@@ -42,37 +51,27 @@ class AscentBatch:
         object.__setattr__(self, "versions", (_version(self.index), _version(self.loss)))
 
     @classmethod
-    def of(cls, index: Tensor, per_sample_loss: Tensor, lr: float, like: Tensor) -> AscentBatch:
-        """Return the batch on the device of `like`."""
-        loss = per_sample_loss.detach()
-        return cls(to_device(index, like.device), to_device(loss, like.device, ops.LOSS_DTYPE), lr)
+    def of(cls, index: Tensor, per_sample_loss: Tensor, lr: float, like: Tensor, *, begin: int = 0) -> AscentBatch:
+        """Return the batch on the device of `like`, with indices relative to `begin`."""
+        index, loss = to_device(index, like.device), per_sample_loss.detach()
+        return cls(index - begin if begin else index, to_device(loss, like.device, ops.LOSS_DTYPE), lr, begin)
 
-    def shifted(self, begin: int) -> AscentBatch:
-        """Return the batch of a slice, with indices relative to the first example of the slice."""
-        return replace(self, index=self.index - begin, begin=self.begin + begin)
-
-    def summary(self, num_examples: int, importance: Callable[[Tensor], Tensor], *, sparse: bool) -> Tensor:
-        """Return whether a value is out of range, `Σ_b r_b l_b`, B, the step size and `sparse`, float64 `[5]`.
+    def summary(self, num_examples: int, importance: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return whether a value is out of range, as 1 or 0, and `Σ_b r_b l_b`, float64 `[2]`; does not wait.
 
         Args:
             num_examples: Number of examples of the slice.
             importance: Function that returns the importance, float64, of indices in the slice.
-            sparse: Whether the step is sparse.
         """
-        wrong = (self.index < 0) | (self.index >= num_examples) | self._wrong_losses()
-        # Clamped, because errors are raised after the exchange with the other processes.
-        weighted = (importance(self.index.clamp(0, num_examples - 1)) * self.loss).sum()
-        numbers = (float(len(self.index)), self.lr, float(sparse))
-        constants = [torch.full_like(weighted, number) for number in numbers]
-        return torch.stack([wrong.any().double(), weighted, *constants])
-
-    def first_bad_loss(self) -> ValueError:
-        """Return the error for the first loss that is out of range. Waits for the device."""
-        return self.error(ops.BAD_LOSS, int(self._wrong_losses().nonzero()[0]), 0)
-
-    def _wrong_losses(self) -> Tensor:
         # The negated comparison also selects NaN.
-        return ~((self.loss >= 0) & (self.loss < torch.inf))
+        wrong = ~((self.loss >= 0) & (self.loss < torch.inf)) | (self.index < 0) | (self.index >= num_examples)
+        # Clamped, because errors are raised after the exchange with the other processes.
+        weighted = importance(self.index.clamp(0, num_examples - 1)) * self.loss
+        return torch.stack([wrong.any().double(), weighted.sum()])
+
+    def largest_loss(self) -> float:
+        """Return the largest loss of the batch; 0 if the batch is empty. Waits for the device."""
+        return float(self.loss.max()) if self.loss.numel() else 0.0
 
     def error(self, status: int, position: int, num_examples: int, origin: Origin = "this") -> ValueError:
         """Return the error for a status of the op `pool_ascend`. Reads the batch, which waits for the device.
@@ -91,14 +90,8 @@ class AscentBatch:
             got, example = self._shown(self.loss, position, origin), self._shown(self.index, position, origin)
             message = f"per_sample_loss must be finite and >= 0, got {got} at position {position} (example {example})"
         else:
-            # In a sharded pool the batch of this process may be empty.
-            largest = int(self.loss.argmax()) if self.loss.numel() else -1
-            got = "0" if largest < 0 else self._shown(self.loss, largest, origin, digits="g")
-            message = (
-                f"per_sample_loss times lr, also divided by the pool's sums, must stay in float32's range, "
-                f"got up to {got} · {self.lr:g}: reduce lr"
-            )
-        return ValueError(message + _WHERE[origin])
+            message = too_large(self._shown(self.loss, int(self.loss.argmax()), origin, digits="g"), self.lr)
+        return ValueError(message + WHERE[origin])
 
     def _shown(self, tensor: Tensor, position: int, origin: Origin, *, digits: str = "") -> str:
         # The caller may have overwritten its tensors since: no value is better than a wrong one.

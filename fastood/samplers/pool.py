@@ -19,7 +19,6 @@ from fastood.samplers.ascent_batch import AscentBatch
 from fastood.samplers.deferred import DeferredChecks, Origin, to_device
 from fastood.samplers.queries import PoolQueries
 from fastood.samplers.sharded import ShardedBackgroundPool
-from fastood.samplers.sharded import shard as shard_pool
 from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of
 from fastood.samplers.state import AscentMode, PoolState
 from fastood.samplers.storage import map_tensors, save_tensors
@@ -226,13 +225,7 @@ class BackgroundPool(PoolQueries):
     def _sample_distinct(
         self, batch_size: int, *, generator: torch.Generator, stratified: bool
     ) -> tuple[Tensor, Tensor]:
-        if stratified:
-            raise ValueError("stratified draws cannot be distinct: stratified=True needs replacement=True")
-        if batch_size > self._state.drawable:
-            raise ValueError(
-                f"batch_size must be at most the {self._state.drawable} examples with weight when "
-                f"replacement=False, got {batch_size}"
-            )
+        pool_checks.check_distinct(batch_size, self._state.drawable, stratified=stratified)
         if self.device.type == "cuda":
             with allocating(f"batch_size {batch_size}"):
                 index = draw_earliest(self._state, self.epsilon, batch_size, generator=generator)
@@ -327,7 +320,8 @@ class BackgroundPool(PoolQueries):
     def shard(self, rank: int, world_size: int, *, group: dist.ProcessGroup | None = None) -> ShardedBackgroundPool:
         """Return the slice of this pool that this process owns; the pool can be deleted afterwards.
 
-        Every process of the group must call it with an equal pool.
+        Every process of the group must call it with an equal pool. A pool that does not fit into the memory of one
+        process is made by `ShardedBackgroundPool(num_examples)`, slice by slice.
 
         Args:
             rank: Rank of this process in the group.
@@ -336,11 +330,13 @@ class BackgroundPool(PoolQueries):
 
         Raises:
             RuntimeError: If there is no process group.
-            ValueError: If `rank` or `world_size` do not match the group, the pools of the processes differ, or there
-                are more processes than examples. Raised on every process.
+            ValueError: If `rank` or `world_size` do not match the group, the pools of the processes differ, or a
+                process would have no example. Raised on every process.
         """
         self._checks.settle()
-        return shard_pool(self, rank, world_size, group=group)
+        return ShardedBackgroundPool.cut(
+            self._state, rank, world_size, epsilon=self.epsilon, momentum=self.momentum, group=group
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the tensors that determine the pool, for a checkpoint.

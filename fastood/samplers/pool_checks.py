@@ -20,12 +20,14 @@ from fastood.samplers.softplus import OMEGA_MAX
 __all__ = [
     "MAX_COUNT",
     "WEIGHT_MIN",
+    "check_distinct",
     "check_excess",
     "check_file",
     "check_generator",
     "check_index",
     "check_learns",
     "check_scale",
+    "check_settings",
     "check_state",
     "checked_ascent",
     "checked_options",
@@ -130,6 +132,16 @@ def checked_ascent(index: Tensor, per_sample_loss: Tensor, lr: float, mode: str,
     if not isinstance(mode, str) or mode not in ("exact", "sparse"):
         raise ValueError(f'mode must be "exact" or "sparse", got {shown(mode)}')
     return rate
+
+
+def check_distinct(batch_size: int, drawable: int, *, stratified: bool) -> None:
+    """Raise ValueError if distinct draws are stratified, or more than the examples with weight."""
+    if stratified:
+        raise ValueError("stratified draws cannot be distinct: stratified=True needs replacement=True")
+    if batch_size > drawable:
+        raise ValueError(
+            f"batch_size must be at most the {drawable} examples with weight when replacement=False, got {batch_size}"
+        )
 
 
 def check_learns(epsilon: float) -> None:
@@ -271,10 +283,18 @@ def check_scale(scale: Tensor, sums: Tensor) -> None:
 
 def check_file(path: str | PathLike[str], state: Mapping[str, Tensor], options: Mapping[str, str]) -> None:
     """Raise ValueError unless the contents of a file are a complete pool: its state and its settings."""
+    check_settings(path, state, options)
+    try:
+        check_state(state, state["omega"].numel())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a background pool: {error}") from error
+
+
+def check_settings(path: str | PathLike[str], state: Mapping[str, Tensor], options: Mapping[str, str]) -> None:
+    """Raise ValueError unless a file has ω of some examples and valid settings. Does not read ω."""
     try:
         if state["omega"].dim() != 1:
             raise ValueError("omega is not 1-D")
-        check_state(state, state["omega"].numel())
         checked_options(state["omega"].numel(), float(options["epsilon"]), float(options["momentum"]), 1.0)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a background pool: {error}") from error

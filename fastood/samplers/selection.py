@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -75,7 +75,9 @@ def bernoulli(
     return torch.cat(chosen)
 
 
-def calibrated_factor(omega: Tensor, expected: float, *, start: float) -> float:
+def calibrated_factor(
+    omega: Tensor, expected: float, *, start: float, add: Callable[[Tensor], Tensor] | None = None
+) -> float:
     """Return the factor `c` with `Σ min(1, c w_i) = expected`.
 
     The sum is concave and piecewise linear in c, so that Newton's method from below converges in finitely many steps
@@ -85,6 +87,7 @@ def calibrated_factor(omega: Tensor, expected: float, *, start: float) -> float:
         omega: float32 `[N]`.
         expected: Expected size, in (0, number of examples with weight].
         start: A factor with an expected size of at most `expected`, such as `expected / Σ w`.
+        add: Function that adds a float64 tensor over all slices, if `omega` is a slice; None for a whole pool.
 
     Example:
         >>> omega = torch.tensor([100.0, 1.0, 1.0])
@@ -98,7 +101,7 @@ def calibrated_factor(omega: Tensor, expected: float, *, start: float) -> float:
         for _, weights in weight_chunks(omega):
             cut = factor * weights >= 1
             sums += torch.stack([cut.sum(dtype=torch.float64), weights.masked_fill(cut, 0.0).sum()])
-        certain, rest = sums.tolist()
+        certain, rest = (sums if add is None else add(sums)).tolist()
         if rest == 0:
             return factor
         following = (expected - certain) / rest
@@ -127,16 +130,31 @@ def heaviest(omega: Tensor, count: int) -> Tensor:
     return index[present.sort(descending=True, stable=True).indices[:count]]
 
 
-def log_histogram(omega: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+def log_histogram(
+    omega: Tensor,
+    bins: int,
+    *,
+    largest: Callable[[Tensor], Tensor] | None = None,
+    add: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return counts, int64 `[bins]`, and logarithmic edges, float64 `[bins + 1]`, of a histogram of the weights.
 
     The edges go from the smallest to the largest weight. Examples without weight are not counted. If all weights are
     equal they fall into the first bin, and the outer edges are one part in a million apart.
+
+    Args:
+        omega: float32 `[N]`.
+        bins: Number of bins.
+        largest: Function that takes the maximum of a tensor over all slices, if `omega` is a slice.
+        add: Function that adds a tensor over all slices, if `omega` is a slice.
     """
     lowest = torch.stack(
         [part.masked_fill(part == -torch.inf, torch.inf).min() for part in torch.split(omega, CHUNK)]
     ).min()
-    low, high = (softplus(x.double()).log() for x in (lowest, omega.max()))
+    # One maximum for both limits.
+    limits = torch.stack([-lowest, omega.max()])
+    lowest, highest = limits if largest is None else largest(limits)
+    low, high = (softplus(x.double()).log() for x in (-lowest, highest))
     # Neither linspace, which reads the limits, nor bincount, which reads the largest place: both would wait.
     steps = torch.arange(bins + 1, dtype=torch.float64, device=omega.device) / bins
     edges = torch.lerp(low, torch.maximum(high, low + 1e-6), steps)
@@ -145,4 +163,4 @@ def log_histogram(omega: Tensor, bins: int) -> tuple[Tensor, Tensor]:
         # Examples without weight are counted in the last entry.
         place = torch.bucketize(weights.log(), edges[1:-1], right=True).masked_fill_(weights == 0, bins)
         counts.index_add_(0, place, torch.ones_like(place))
-    return counts[:bins], edges.exp()
+    return (counts if add is None else add(counts))[:bins], edges.exp()

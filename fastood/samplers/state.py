@@ -13,7 +13,10 @@ from fastood.samplers import pool_checks
 from fastood.samplers.ascent_batch import AscentBatch
 from fastood.samplers.softplus import OMEGA_MAX, OMEGA_MIN, softplus
 
-__all__ = ["AscentMode", "PoolState"]
+__all__ = ["NO_WEIGHT", "AscentMode", "PoolState"]
+
+NO_WEIGHT = "every example has weight zero: there is nothing to draw"
+"""Message of the error for a pool without any weight."""
 
 AscentMode = Literal["exact", "sparse"]
 """Coordinates that one step of ascent moves: all of them, or only those of the batch."""
@@ -39,12 +42,28 @@ class PoolState:
     """Number of examples with weight."""
 
     @classmethod
-    def uniform(cls, num_examples: int, omega: float, epsilon: float, device: torch.device | str) -> PoolState:
-        """Return the state of N examples with equal ω and zero velocity, without a pass over the examples."""
+    def uniform(
+        cls,
+        num_examples: int,
+        omega: float,
+        epsilon: float,
+        device: torch.device | str,
+        *,
+        pool_size: int | None = None,
+    ) -> PoolState:
+        """Return the state of N examples with equal ω and zero velocity, without a pass over the examples.
+
+        Args:
+            num_examples: N.
+            omega: ω of every example.
+            epsilon: ε in [0, 1].
+            device: Device of the tensors.
+            pool_size: Number of examples of the whole pool, whose sums determine the quanta, if this is a slice.
+        """
         state = cls.filled(num_examples, omega, device)
         # Sums of quanta are exact, so that the sums over N equal examples are multiples of the sums over one.
         one = cls.filled(1, omega, device)
-        one.sum_up(epsilon, quanta=ops.choose_quanta(ops.pool_sums(one.omega, epsilon) * num_examples))
+        one.sum_up(epsilon, quanta=ops.choose_quanta(ops.pool_sums(one.omega, epsilon) * (pool_size or num_examples)))
         state.stats.copy_(one.stats)
         state.stats[: ops.MASS_QUANTUM] *= num_examples
         mass, below = one.stats[ops.MASS_TOTAL], 1
@@ -72,19 +91,52 @@ class PoolState:
         Raises:
             ValueError: If no example has weight, or `scale` does not fit. The state is then unchanged.
         """
+        omega, drawable = self.clamped(omega)
+        if drawable == 0:
+            raise ValueError(NO_WEIGHT)
+        sums = ops.pool_sums(omega, epsilon)
+        if scale is not None:
+            pool_checks.check_scale(scale, sums)
+        # Written after all checks, so that an error leaves the state unchanged.
+        return self.write(omega, velocity, epsilon, drawable=drawable, sums=sums, scale=scale)
+
+    def clamped(self, omega: Tensor) -> tuple[Tensor, int]:
+        """Return ω within its limits on the device of this state, and the number of examples with weight.
+
+        Args:
+            omega: float32 `[N]`, finite or -inf, on any device.
+        """
         low, high = torch.stack(omega.aminmax()).tolist()
-        if high == -torch.inf:
-            raise ValueError("every example has weight zero: there is nothing to draw")
         removed = 0
         if low < OMEGA_MIN or high > OMEGA_MAX:
             gone = omega == -torch.inf
             removed = int(gone.sum())
             omega = omega.clamp(OMEGA_MIN, OMEGA_MAX).masked_fill_(gone, -torch.inf)
-        omega = omega.to(self.omega.device).contiguous()
-        sums = ops.pool_sums(omega, epsilon)
-        if scale is not None:
-            pool_checks.check_scale(scale, sums)
-        # Written after all checks, so that an error leaves the state unchanged.
+        return omega.to(self.omega.device).contiguous(), omega.numel() - removed
+
+    def write(
+        self,
+        omega: Tensor,
+        velocity: Tensor | None,
+        epsilon: float,
+        *,
+        drawable: int,
+        sums: Tensor,
+        scale: Tensor | None,
+    ) -> PoolState:
+        """Copy checked values into the tensors of this state and build the sums.
+
+        Args:
+            omega: float32 `[N]`, as `clamped` returns it.
+            velocity: float32 `[N]`; None for zeros.
+            epsilon: ε in [0, 1].
+            drawable: Number of examples with weight.
+            sums: Sums of the whole pool, which determine the quanta, float64 `[3]`; not read if there is a scale.
+            scale: Quanta and bound of an earlier state, float64 `[4]`; None to choose new ones.
+
+        Returns:
+            A state that shares the tensors of this one and replaces it.
+        """
         self.omega.copy_(omega)
         if velocity is None:
             self.velocity.zero_()
@@ -94,7 +146,7 @@ class PoolState:
         if scale is not None:
             # Draws by rejection depend on the bound: with the saved one a restored pool makes the same draws.
             self.stats[ops.BOUND] = torch.maximum(self.stats[ops.BOUND], scale[3].to(self.stats.device))
-        return replace(self, drawable=self.omega.numel() - removed)
+        return replace(self, drawable=drawable)
 
     @classmethod
     def filled(cls, num_examples: int, omega: float, device: torch.device | str) -> PoolState:

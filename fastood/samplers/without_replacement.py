@@ -10,7 +10,7 @@ from torch import Tensor
 from fastood.ops import background_pool as ops
 from fastood.samplers.state import PoolState
 
-__all__ = ["draw_distinct", "draw_earliest"]
+__all__ = ["draw_distinct", "draw_earliest", "earliest_clocks_of_slice"]
 
 _ROUNDS = 16
 """Batches of draws before a pass over the pool is cheaper, because a few drawn examples have most of the mass."""
@@ -57,6 +57,46 @@ def draw_distinct(
 def draw_earliest(state: PoolState, epsilon: float, count: int, *, generator: torch.Generator) -> Tensor:
     """Draw distinct examples by successive sampling without reading a value, so that the host never waits.
 
+    Args:
+        state: The pool.
+        epsilon: ε in [0, 1].
+        count: Number of distinct examples to draw, at most the number of examples with mass.
+        generator: Source of the draws, on the device of the pool.
+
+    Returns:
+        int64 `[count]`, in the order of the draws.
+    """
+    # The order does not depend on the time of the first ring.
+    return _earliest_clocks(state, epsilon, count, torch.zeros_like(state.stats[:1]), generator=generator)[1]
+
+
+def earliest_clocks_of_slice(
+    state: PoolState, epsilon: float, count: int, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the earliest of independent clocks, one for every example, with their times.
+
+    The earliest clocks of all slices of a pool are a draw by successive sampling from the whole pool.
+
+    Args:
+        state: The slice.
+        epsilon: ε in [0, 1].
+        count: Number of clocks, at most the number of examples of the slice, also of those without weight.
+        generator: Source of the clocks, on the device of the slice; every slice needs its own stream of numbers.
+
+    Returns:
+        rings: Times, float64 `[count]`, ascending; infinite for examples without weight.
+        index: Examples of the slice, int64 `[count]`.
+    """
+    mass = state.stats[ops.MASS_TOTAL :][:1]
+    first = _exponential(mass, generator) / torch.maximum(mass, _least_mass(state))
+    return _earliest_clocks(state, epsilon, count, first, generator=generator)
+
+
+def _earliest_clocks(
+    state: PoolState, epsilon: float, count: int, first: Tensor, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the times of the earliest clocks, float64 `[count]`, ascending, and their examples, int64 `[count]`.
+
     Every example has a clock that rings after a time distributed as Exp(1) / p_i; the order in which the clocks ring is
     successive sampling (Efraimidis & Spirakis 2006). The clock of a node of the tree is the earliest below the node,
     distributed as Exp(1) / Σ p, and the `count` earliest examples are below the `count` earliest nodes of each level.
@@ -69,23 +109,22 @@ def draw_earliest(state: PoolState, epsilon: float, count: int, *, generator: to
     of the total, are drawn after all others, nodes in any order.
 
     Args:
-        state: The pool.
+        state: The pool, or a slice.
         epsilon: ε in [0, 1].
-        count: Number of distinct examples to draw, at most the number of examples with mass.
-        generator: Source of the draws, on the device of the pool.
-
-    Returns:
-        int64 `[count]`, in the order of the draws.
+        count: Number of clocks, at most the number of examples.
+        first: Time of the first ring, distributed as Exp(1) / Σ p, or any other if only the order is of interest;
+            float64 `[1]`. Not used if each example has a clock.
+        generator: Source of the clocks, on the device of the pool.
     """
     size = state.omega.numel()
     if size <= ops.FAN_OUT * count or state.drawable < size:
-        return _flat_clocks(state, epsilon, generator).topk(count, largest=False).indices
+        rings, earliest = _flat_clocks(state, epsilon, generator).topk(count, largest=False)
+        return rings, earliest
     device = state.omega.device
     children = torch.arange(ops.FAN_OUT, device=device)
-    # A mass that is 0 by rounding still needs a clock, later than any other.
-    least = state.stats[ops.MASS_QUANTUM] * 2.0**-64
+    least = _least_mass(state)
     earliest = torch.zeros(1, dtype=torch.int64, device=device)
-    rings = torch.zeros(1, dtype=torch.float64, device=device)
+    rings = first
     for offset, nodes in [*reversed(ops.levels(size)), (-1, size)]:
         place = earliest[:, None] * ops.FAN_OUT + children
         inside = place < nodes
@@ -95,7 +134,12 @@ def draw_earliest(state: PoolState, epsilon: float, count: int, *, generator: to
         clocks += rings[:, None] - clocks.amin(1, keepdim=True)
         rings, order = clocks.flatten().topk(min(count, nodes), largest=False)
         earliest = place.flatten()[order]
-    return earliest
+    return rings, earliest
+
+
+def _least_mass(state: PoolState) -> Tensor:
+    """Return a mass, float64 `[]`, for nodes whose mass is 0 by rounding: their clocks ring later than any other."""
+    return state.stats[ops.MASS_QUANTUM] * 2.0**-64
 
 
 def _flat_clocks(state: PoolState, epsilon: float, generator: torch.Generator) -> Tensor:
