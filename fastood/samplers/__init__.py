@@ -5,7 +5,8 @@ https://openaccess.thecvf.com/content_CVPR_2020/html/Li_Background_Data_Resampli
 
 from fastood.samplers.batch_sampler import BackgroundPoolSampler
 from fastood.samplers.pool import BackgroundPool
-from fastood.samplers.sharded import ShardedBackgroundPool, SliceDraws
+from fastood.samplers.sharded import ShardedBackgroundPool
+from fastood.samplers.sharded_draws import SliceDraws
 from fastood.samplers.state import AscentMode
 
 __all__ = [

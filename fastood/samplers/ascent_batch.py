@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from fastood.ops import background_pool as ops
 from fastood.samplers.deferred import Origin, to_device
 
-__all__ = ["WHERE", "AscentBatch", "too_large"]
+__all__ = ["ROW", "WHERE", "AscentBatch", "too_large"]
 
+ROW = 6
+"""Numbers that a process of a sharded pool tells the others before a step; see `AscentBatch.summary`."""
 WHERE: dict[Origin, str] = {
     "this": "",
     "earlier": "; this was the batch of an earlier call of ascend, which changed nothing",
@@ -42,6 +45,8 @@ class AscentBatch:
     """float64 `[B]`, on the device of the pool."""
     lr: float
     """Step size."""
+    sparse: bool
+    """Whether the step is sparse."""
     begin: int = 0
     """Index of the first example of the slice, which the index is relative to."""
     versions: tuple[int, int] = field(init=False)
@@ -51,23 +56,54 @@ class AscentBatch:
         object.__setattr__(self, "versions", (_version(self.index), _version(self.loss)))
 
     @classmethod
-    def of(cls, index: Tensor, per_sample_loss: Tensor, lr: float, like: Tensor, *, begin: int = 0) -> AscentBatch:
+    def of(
+        cls, index: Tensor, per_sample_loss: Tensor, lr: float, like: Tensor, *, sparse: bool, begin: int = 0
+    ) -> AscentBatch:
         """Return the batch on the device of `like`, with indices relative to `begin`."""
         index, loss = to_device(index, like.device), per_sample_loss.detach()
-        return cls(index - begin if begin else index, to_device(loss, like.device, ops.LOSS_DTYPE), lr, begin)
+        return cls(index - begin if begin else index, to_device(loss, like.device, ops.LOSS_DTYPE), lr, sparse, begin)
 
-    def summary(self, num_examples: int, importance: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return whether a value is out of range, as 1 or 0, and `Σ_b r_b l_b`, float64 `[2]`; does not wait.
+    def summary(self, num_examples: int, importance: Callable[[Tensor], Tensor], *, drawn: Tensor | float) -> Tensor:
+        """Return what the processes of a sharded pool exchange before a step, float64 `[ROW]`.
+
+        Does not wait for a CUDA device.
 
         Args:
             num_examples: Number of examples of the slice.
             importance: Function that returns the importance, float64, of indices in the slice.
+            drawn: Last number that this process has drawn, float64 `[1]`; a float on the CPU.
+
+        Returns:
+            1 if a value is out of range, or 0; `Σ_b r_b l_b`; B; the step size; 1 for a sparse step, or 0; the last
+            number drawn.
         """
+        count = float(len(self.index))
+        if isinstance(drawn, float):
+            bad, total = self._sum_on_host(num_examples, importance)
+            return torch.tensor([bad, total, count, self.lr, self.sparse, drawn], dtype=torch.float64)
         # The negated comparison also selects NaN.
         wrong = ~((self.loss >= 0) & (self.loss < torch.inf)) | (self.index < 0) | (self.index >= num_examples)
         # Clamped, because errors are raised after the exchange with the other processes.
-        weighted = importance(self.index.clamp(0, num_examples - 1)) * self.loss
-        return torch.stack([wrong.any().double(), weighted.sum()])
+        weighted = (importance(self.index.clamp(0, num_examples - 1)) * self.loss).sum()
+        constants = [torch.full_like(weighted, number) for number in (count, self.lr, float(self.sparse))]
+        return torch.cat([torch.stack([wrong.any().double(), weighted, *constants]), drawn])
+
+    def _sum_on_host(self, num_examples: int, importance: Callable[[Tensor], Tensor]) -> tuple[bool, float]:
+        """Return whether a value is out of range, and `Σ_b r_b l_b`. By NumPy: its calls are short."""
+        loss = self.loss.numpy()
+        if len(loss) == 0:
+            return False, 0.0
+        try:
+            weighted = float((importance(self.index).numpy() * loss).sum())
+        except RuntimeError:
+            # The op of the CPU raises for an index out of range. A check before it would take as long as the op.
+            if bool(((self.index < 0) | (self.index >= num_examples)).any()):
+                return True, 0.0
+            raise
+        # The negated comparisons are also true of NaN; a sum that is not finite may be that of finite losses.
+        if not loss.min() >= 0 or (not weighted < math.inf and not loss.max() < math.inf):
+            return True, 0.0
+        return False, weighted
 
     def largest_loss(self) -> float:
         """Return the largest loss of the batch; 0 if the batch is empty. Waits for the device."""

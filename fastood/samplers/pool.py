@@ -297,8 +297,8 @@ class BackgroundPool(PoolQueries):
         pool_checks.check_learns(self.epsilon)
         # The device has usually passed the step before by now: the host is never more than one step ahead of it.
         self._checks.settle(captured=False)
-        batch = AscentBatch.of(index, per_sample_loss, lr, self._state.omega)
-        status = self._state.ascend(batch, self.epsilon, self.momentum, sparse=mode == "sparse")
+        batch = AscentBatch.of(index, per_sample_loss, lr, self._state.omega, sparse=mode == "sparse")
+        status = self._state.ascend(batch, self.epsilon, self.momentum)
         self._checks.add(status, partial(self._finish_step, batch), replayed=True)
 
     def _finish_step(self, batch: AscentBatch, status: list[int], origin: Origin) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastood.common.distributed import check_alike, exchange
 from fastood.ops import background_pool as ops
 from fastood.samplers import pool_checks
-from fastood.samplers.sharded_queries import ShardedQueries
+from fastood.samplers.sharded_ascent import ShardedAscent
 from fastood.samplers.state import NO_WEIGHT
 from fastood.samplers.storage import SharedFile
 
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ShardedCheckpoint"]
 
 
-class ShardedCheckpoint(ShardedQueries):
+class ShardedCheckpoint(ShardedAscent):
     """Base class of `ShardedBackgroundPool` with the methods that save and load its state."""
-
-    def _gather_totals(self) -> None:
-        raise NotImplementedError
 
     def synchronize(self) -> None:
         """Wait for the device, and raise the error of an earlier call on it on every process.
@@ -43,9 +40,7 @@ class ShardedCheckpoint(ShardedQueries):
 
     def _leaves(self) -> dict[str, Tensor]:
         """Return the tensors that determine the slice, not copied, with the bound of the whole pool."""
-        leaves = self._state.leaves()
-        bound = self._processes.largest(self._state.stats[ops.BOUND :])
-        return {**leaves, "scale": torch.cat([leaves["scale"][:3], bound])}
+        return {**self._state.leaves(), "scale": self._whole[ops.MASS_QUANTUM :]}
 
     def state_dict(self) -> dict[str, Tensor | DTensor]:
         """Return copies of the tensors that determine the pool, for a checkpoint.

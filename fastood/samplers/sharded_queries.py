@@ -32,7 +32,9 @@ class ShardedQueries:
     _own_checks: DeferredChecks
     """Checks of this process alone, whose errors the next exchange of arguments brings to the others."""
     _whole: Tensor
-    """Statistics in the layout of `PoolState.stats`, with the totals of the whole pool."""
+    """Statistics of the whole pool in the layout of `PoolState.stats`."""
+    _on_host: list[float]
+    """Numbers of `_whole`, in a pool on the CPU."""
 
     def __len__(self) -> int:
         return self._num_examples
@@ -151,7 +153,8 @@ class ShardedQueries:
         counts = [min(k, size, len(self) - rank * size) for rank in range(self._processes.size)]
         every = self._processes.gather(candidates)
         omega, index = torch.cat([part[:, :count] for part, count in zip(every, counts, strict=True)], 1)
-        return index[omega.sort(descending=True, stable=True).indices[:k]].long()
+        heaviest: Tensor = index[omega.sort(descending=True, stable=True).indices[:k]]
+        return heaviest.long()
 
     def histogram(self, bins: int = 50) -> tuple[Tensor, Tensor]:
         """Return a histogram of the weights of the whole pool with logarithmically spaced edges.

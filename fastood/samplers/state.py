@@ -200,16 +200,13 @@ class PoolState:
         state.sum_up(epsilon, quanta=self.stats[ops.MASS_QUANTUM : ops.BOUND])
         return replace(state, drawable=int((state.omega != -torch.inf).sum()))
 
-    def ascend(
-        self, batch: AscentBatch, epsilon: float, momentum: float, *, sparse: bool, shared: Tensor | None = None
-    ) -> Tensor:
+    def ascend(self, batch: AscentBatch, epsilon: float, momentum: float, *, shared: Tensor | None = None) -> Tensor:
         """Take one ascent step in place; see `BackgroundPool.ascend`.
 
         Args:
             batch: The batch, on the device of this state.
             epsilon: ε in [0, 1).
             momentum: Momentum in [0, 1).
-            sparse: Whether to move only the examples of the batch.
             shared: Z, S, L and B of the whole pool, float64 `[4]`, if this state is a slice; else None.
 
         Returns:
@@ -226,7 +223,7 @@ class PoolState:
             epsilon,
             momentum,
             batch.lr,
-            sparse,
+            batch.sparse,
         )
 
     def leaves(self) -> dict[str, Tensor]:
