@@ -111,8 +111,8 @@ class ShardedCheckpoint(ShardedAscent):
         if not any(count for count, *_ in every):
             raise ValueError(NO_WEIGHT)
         total = torch.tensor([numbers for _, numbers, _ in every], dtype=torch.float64).sum(0)
-        if scale is not None:
-            pool_checks.check_scale(scale, total)
+        if found[2] is not None:
+            pool_checks.check_scale(torch.tensor(found[2], dtype=torch.float64), total)
         total = total.to(self.device)
         self._state = self._state.write(
             omega, own["velocity"], self.epsilon, drawable=drawable, sums=total, scale=scale

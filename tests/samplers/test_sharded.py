@@ -40,7 +40,9 @@ def same_bits(pool: ShardedBackgroundPool, whole: BackgroundPool, group: Group) 
         assert torch.equal(importance, draws.importance)
         assert torch.equal(alone.get_state(), source.get_state())
     for calibrated in (False, True):
-        selected = [p.select(0.3, generator=g, calibrated=calibrated) for p, g in zip((pool, whole), sources(2))]
+        selected = [
+            p.select(0.3, generator=g, calibrated=calibrated) for p, g in zip((pool, whole), sources(2), strict=True)
+        ]
         assert torch.equal(torch.cat(gather(selected[0], group)), selected[1])
         mask = pool.select_mask(0.3, generator=sources(1)[0], calibrated=calibrated)
         assert torch.equal(mask.nonzero().flatten() + pool.begin, selected[0])

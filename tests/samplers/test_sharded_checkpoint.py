@@ -10,7 +10,7 @@ import torch.distributed.checkpoint as dcp
 
 from fastood.samplers import BackgroundPool, ShardedBackgroundPool
 from tests.support.background_pool_samples import LAYOUTS, pool_of
-from tests.support.gloo import WORLD_SIZE, gather, run_in_groups
+from tests.support.gloo import gather, run_in_groups
 
 Group = dist.ProcessGroup
 NAMES = ("omega", "velocity", "masses", "stats")
@@ -44,7 +44,7 @@ def is_slice_of(pool: ShardedBackgroundPool, whole: BackgroundPool, rank: int, s
 def resharded(rank: int, world_size: int, group: Group, folder: Path) -> None:
     """4 processes save; 4, 3, 2 and a pool of one process load, by torch's checkpoints, by files and by tensors."""
     whole = trained()
-    pool = whole.shard(rank, WORLD_SIZE, group=group)
+    pool = whole.shard(rank, world_size, group=group)
     state = pool.state_dict()
     assert state["omega"].shape == (len(whole),)
     dcp.save({"pool": state}, checkpoint_id=folder / "dcp", process_group=group)
@@ -146,8 +146,8 @@ def refused(rank: int, world_size: int, group: Group, folder: Path) -> None:
     assert [file.name for file in folder.iterdir()] == ["pool.safetensors"]
 
     dist.barrier(group)
+    damaged = folder / "damaged"
     for content, message in ((old[:-9], "is not a complete background pool"), (b"", "is not a complete")):
-        damaged = folder / "damaged"
         if rank == 0:
             damaged.write_bytes(content)
         dist.barrier(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
-WORLD_SIZE = 4
 
 # The processes are forked from one that has imported the slow modules: each launch would import them four times.
 multiprocessing.set_forkserver_preload(
@@ -24,14 +23,14 @@ Body = Callable[[int, int, dist.ProcessGroup, Path], None]
 
 
 def run_in_groups(bodies: Sequence[Body], folder: Path, sizes: Sequence[int] = (2, 3, 4)) -> None:
-    """Run each body in groups of the given sizes, all in one launch of four processes."""
+    """Run each body in groups of the given sizes, all in one launch of as many processes as the largest has."""
     run = partial(_run, tuple(bodies), str(folder), tuple(sizes))
-    mp.start_processes(run, nprocs=WORLD_SIZE, start_method="forkserver")
+    mp.start_processes(run, nprocs=max(sizes), start_method="forkserver")
 
 
 def _run(bodies: tuple[Body, ...], folder: str, sizes: tuple[int, ...], rank: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=max(sizes))
     try:
         groups = {size: dist.new_group(list(range(size))) for size in sizes}
         for body in bodies:
@@ -39,7 +38,12 @@ def _run(bodies: tuple[Body, ...], folder: str, sizes: tuple[int, ...], rank: in
                 if rank < size:
                     shared = Path(folder) / f"{body.__name__}-{size}"
                     shared.mkdir(exist_ok=True)
-                    body(rank, size, group, shared)
+                    try:
+                        body(rank, size, group, shared)
+                    except BaseException:
+                        # The first error is not always the one that is reported: others lose their connection by it.
+                        traceback.print_exc()
+                        raise
         dist.barrier()
     finally:
         dist.destroy_process_group()

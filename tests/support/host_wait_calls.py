@@ -13,7 +13,7 @@ from fastood import heads, losses, metrics, ops, scores
 from fastood.detectors import LinearHeadModel
 from fastood.detectors.registry import build_detectors
 from fastood.metrics import DetectionEvaluator, HistogramEvaluator, ScoreCalibration
-from fastood.samplers import BackgroundPool, BackgroundPoolSampler
+from fastood.samplers import BackgroundPool, BackgroundPoolSampler, ShardedBackgroundPool
 
 __all__ = ["calls"]
 
@@ -65,17 +65,36 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
     }
 
 
-def _sharded_calls() -> dict[str, Call]:
+def _sharded_calls(folder: Path) -> dict[str, Call]:
     """Calls in a group of one process; waits within the collectives are not counted."""
-    pool, generator = BackgroundPool(5000, device="cuda").shard(0, 1), torch.Generator("cuda")
+    pool, generator = ShardedBackgroundPool(5000, device="cuda"), torch.Generator("cuda")
     index, importance = pool.sample(8, generator=generator)
+    path, state = folder / "sharded.safetensors", BackgroundPool(5000, device="cuda").state_dict()
+    pool.save(path)
     return {
+        "ShardedBackgroundPool(N)": lambda: ShardedBackgroundPool(5000, device="cuda"),
+        "ShardedBackgroundPool.from_file": lambda: ShardedBackgroundPool.from_file(path, device="cuda"),
+        "ShardedBackgroundPool.draw(verify=False)": lambda: pool.draw(8, generator=generator, verify=False),
         "ShardedBackgroundPool.sample": lambda: pool.sample(8, generator=generator),
+        "ShardedBackgroundPool.sample(stratified=True)": lambda: pool.sample(8, generator=generator, stratified=True),
+        "ShardedBackgroundPool.sample(replacement=False)": lambda: pool.sample(
+            8, generator=generator, replacement=False
+        ),
         "ShardedBackgroundPool.importance": lambda: pool.importance(index),
         "ShardedBackgroundPool.ascend": lambda: pool.ascend(index, importance, lr=1.0),
+        'ShardedBackgroundPool.ascend(mode="sparse")': lambda: pool.ascend(index, importance, lr=1.0, mode="sparse"),
+        "ShardedBackgroundPool.synchronize": pool.synchronize,
+        "ShardedBackgroundPool.weights": lambda: pool.weights,
+        "ShardedBackgroundPool.drawable": lambda: pool.drawable,
         "ShardedBackgroundPool.select": lambda: pool.select(0.1, generator=generator),
+        "ShardedBackgroundPool.select(calibrated=True)": lambda: pool.select(0.1, generator=generator, calibrated=True),
+        "ShardedBackgroundPool.select_mask": lambda: pool.select_mask(0.1, generator=generator),
+        "ShardedBackgroundPool.top": lambda: pool.top(10),
+        "ShardedBackgroundPool.histogram": pool.histogram,
         "ShardedBackgroundPool.effective_sample_size": pool.effective_sample_size,
         "ShardedBackgroundPool.state_dict": pool.state_dict,
+        "ShardedBackgroundPool.load_state_dict": lambda: pool.load_state_dict(state),
+        "ShardedBackgroundPool.save": lambda: pool.save(path),
     }
 
 
@@ -242,7 +261,7 @@ def _metric_calls() -> dict[str, Call]:
 def calls(folder: Path) -> dict[str, dict[str, Call]]:
     """Return the calls by package and by the names of the page."""
     return {
-        "samplers": {**_pool_calls(folder), **_sharded_calls()},
+        "samplers": {**_pool_calls(folder), **_sharded_calls(folder)},
         "ops": _op_calls(),
         "losses": _loss_calls(),
         "heads": _head_calls(),
