@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Comparison, Run, compare
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2

@@ -29,7 +29,7 @@ blocked = {
     top for top, owners in packages_distributions().items()
     if not any(owner.lower().replace("_", "-") in allowed for owner in owners)
 } - {"fastood"}
-assert {"torchvision", "sklearn", "safetensors", "lightning", "PIL", "yaml"} <= blocked
+assert {"torchvision", "sklearn", "safetensors", "lightning_fabric", "PIL", "yaml"} <= blocked
 
 class WithoutBlocked:
     def __init__(self, finder):

@@ -26,7 +26,7 @@ WITHOUT = {
     "xdist": "the CUDA tests run in one process",
     "scipy": "tests that need it fail",
     "sklearn": "no scikit-learn peers, no training on the embedded digits",
-    "lightning": "no training, no resampling step",
+    "lightning_fabric": "no training, no resampling step",
     "torchvision": "no peers with transforms, no resampling step",
     "torchmetrics": "no torchmetrics peer",
     "torchrl": "no peer with a prioritized tree on the GPU",

@@ -30,6 +30,7 @@ __all__ = [
 COMMANDS = {"fastood.train": "train", "fastood.evaluate": "train", "fastood.data": "train"}
 """Extra that each command `python -m MODULE` needs."""
 _MODULES = {
+    "lightning-fabric": "lightning_fabric",
     "nvidia-dali-cuda130": "nvidia.dali",
     "pillow": "PIL",
     "pyyaml": "yaml",
@@ -43,7 +44,7 @@ class MissingPackageError(ModuleNotFoundError):
 
 
 def requirements(extra: str) -> list[str]:
-    """Return the requirements of an extra of fastood, such as "lightning>=2.4".
+    """Return the requirements of an extra of fastood, such as "lightning-fabric>=2.4".
 
     Example:
         >>> "tyro>=0.9" in requirements("train")

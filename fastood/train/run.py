@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from fastood.data import DetectionTask, ImageSet, load_task

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from fastood.train.engine.failure import LinAlgError, StageFailedError, StageFailure, reason_of

@@ -13,7 +13,7 @@ from fastood.data import Augment, ImageSet, split_images
 from fastood.train.acceleration import memory_format
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 BATCH_SIZE = 512
 """Images per forward pass."""

@@ -62,7 +62,7 @@ def test_help_fits_the_terminal_and_has_examples(tmp_path: Path):
 
 
 def test_help_waits_for_no_training(tmp_path: Path):
-    heavy = ["lightning", "torchvision", "sklearn", "scipy", "matplotlib", "tensorboard", "torch._dynamo"]
+    heavy = ["lightning_fabric", "torchvision", "sklearn", "scipy", "matplotlib", "tensorboard", "torch._dynamo"]
     code = (
         "import sys; from fastood.train import cli as train\n"
         "try: train.main(['msp', '--help'])\nexcept SystemExit: pass\n"

@@ -9,8 +9,8 @@ SCRIPT = """
 import importlib, pkgutil, sys
 
 BLOCKED = {
-    "sklearn", "scipy", "jinja2", "matplotlib", "tensorboard", "lightning", "rich", "safetensors", "tqdm", "tyro",
-    "yaml",
+    "sklearn", "scipy", "jinja2", "matplotlib", "tensorboard", "lightning_fabric", "rich", "safetensors", "tqdm",
+    "tyro", "yaml",
 }
 
 class Blocker:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
 import fastood.train.recipe

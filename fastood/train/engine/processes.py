@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 _LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -58,7 +58,7 @@ def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabri
     Raises:
         ConnectionRefusedError: If torchrun has ended meanwhile, so that no other process would join.
     """
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     processes = launched_processes()
     if processes > 1:
@@ -102,7 +102,7 @@ def close_group() -> None:
 
 def without_group(fabric: Fabric, *, precision: Any) -> Fabric:
     """Return a Fabric instance of this process alone, on the same device: no call waits for other processes."""
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     if fabric.world_size == 1:
         return fabric

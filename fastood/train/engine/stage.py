@@ -14,7 +14,7 @@ from fastood.train.acceleration import CompileMode
 from fastood.train.engine.failure import StageFailedError
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 RESIDENT = LoaderPlan(name="resident", prefetch_depth=0, reason="the default")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from fastood.data import Augment
 from fastood.data.loaders import LoaderPlan
