@@ -8,10 +8,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from fastood.common.distributed import exchange
 from fastood.common.files import NO_ROOM
 from fastood.console.names import printable_lines
 from fastood.console.terminal import tolerant_terminal
 from fastood.train.command import Command, complete_command, parse_command
+from fastood.train.engine.group import Group, outcome_of_first
+from fastood.train.engine.interrupt import TrainingInterrupted
 
 SOME_FAILED = 3
 """Exit code of a run that is finished but lacks some of its arms."""
@@ -28,16 +31,25 @@ def main(args: Sequence[str] | None = None) -> int:
         failed in every arm; 130 if stopped by Ctrl-C. (2 is the exit code of a wrong option.)
     """
     args = sys.argv[1:] if args is None else args
-    with tolerant_terminal(), ExitStack() as held:
-        return _run(args, held)
+    with tolerant_terminal():
+        if {"-h", "--help", "--help-all"} & set(args):
+            parse_command(args)
+        try:
+            group = Group.join()
+        except (OSError, ValueError) as error:
+            return _report(error, None)
+        with group, ExitStack() as held:
+            code = _run(args, group, held)
+        # A process that has ended while this one waited for the end of all.
+        return code or int(group.ended is not None)
 
 
-def _run(args: Sequence[str], held: ExitStack) -> int:
+def _run(args: Sequence[str], group: Group, held: ExitStack) -> int:
     """Run the command line; `held` closes the run after errors have been printed."""
     started = time.monotonic()
     command = None
     try:
-        command = complete_command(parse_command(args))
+        command = _agreed_command(args, group)
         # Imported late: help and wrong options do not wait for it.
         from fastood.train.engine.failure import StageFailedError
         from fastood.train.report.results_table import print_metrics
@@ -46,8 +58,12 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         command_line = shlex.join(["python", "-m", "fastood.train", *args])
         run = held.enter_context(Run.open(command.config, command.path, resume=command.resume, command=command_line))
     except (OSError, TypeError, ValueError) as error:
+        group.fail(str(error))
         return _report(error, command)
+    except RuntimeError as error:
+        return _broken(error, group)
     except KeyboardInterrupt:
+        group.fail("it was stopped before training began")
         print("stopped before training began", file=sys.stderr)
         return 130
     try:
@@ -58,20 +74,60 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
         evaluation = run.evaluate()
         run.report(evaluation)
     except (StageFailedError, OSError, ValueError) as error:
+        group.fail(str(error))
         return _report(error, command)
     except RuntimeError as error:
-        if run.fabric.world_size == 1 or "onnection" not in str(error):
-            raise
-        print(f"error: another process of the group has ended: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stopped:
+        return _broken(error, group)
+    except TrainingInterrupted as stopped:
         if run.is_first:
-            print(f"{stopped or 'stopped'}\nresume with: {command.to_resume()}", file=sys.stderr)
+            print(f"{stopped}\nresume with: {command.to_resume()}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        group.fail("it was stopped")
+        if run.is_first:
+            print(f"stopped\nresume with: {command.to_resume()}", file=sys.stderr)
         return 130
     print_metrics(evaluation.metrics)
     print(f"report: {command.path / 'report.html'}")
     print(f"total: {time.monotonic() - started:.0f} s")
     return SOME_FAILED if "failed" in evaluation.metrics else 0
+
+
+def _agreed_command(args: Sequence[str], group: Group) -> Command:
+    """Return the command of the first process, which reads recipe and run: the disks of others may lack them.
+
+    Raises:
+        SystemExit: If an option is wrong; on every process.
+        ValueError: If options exclude each other, or the processes have different command lines; on every process.
+    """
+    if group.launch.processes == 1:
+        return complete_command(parse_command(args))
+
+    def parse() -> Command | int:
+        try:
+            return complete_command(parse_command(args))
+        except SystemExit as wrong:
+            return wrong.code if isinstance(wrong.code, int) else 1
+
+    every = exchange(list(args))
+    for rank, other in enumerate(every):
+        if other != every[0]:
+            raise ValueError(
+                f"every process must have the same command line, got {shlex.join(every[0])} on rank 0 and "
+                f"{shlex.join(other)} on rank {rank}"
+            )
+    outcome = outcome_of_first(parse)
+    if isinstance(outcome, int):
+        raise SystemExit(outcome)
+    return outcome
+
+
+def _broken(error: RuntimeError, group: Group) -> int:
+    """Report that another process has ended, or raise an error of this process."""
+    if not group.is_broken():
+        raise error
+    print(f"error: {group.ended}", file=sys.stderr)
+    return 1
 
 
 def _report(error: Exception, command: Command | None) -> int:

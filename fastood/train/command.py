@@ -16,7 +16,7 @@ import tyro
 from fastood.console.command_line import launcher, read_command_line
 from fastood.console.names import expanded
 from fastood.train.config import PRESETS, RunConfig
-from fastood.train.engine.processes import launched_processes, require_known_launcher
+from fastood.train.engine.launch import launched_processes
 from fastood.train.methods import METHODS, PresetName
 from fastood.train.recipe import read_recipe, recipe_name
 
@@ -58,8 +58,9 @@ class Command:
     Without options it needs no download and takes a minute or two on two CPU cores. A run leaves its config,
     metrics.json, scores, weights, TensorBoard curves and report.html in OUT/NAME.
 
-    Several GPUs, or CPU processes, share every batch and compute the result of one:
-    torchrun --nproc-per-node 2 -m fastood.train METHOD --name NAME.
+    Several GPUs, or CPU processes, on one machine or several, share every batch and compute the result of one:
+    torchrun --nproc-per-node 2 -m fastood.train METHOD --name NAME. Slurm's srun, accelerate launch, and processes with
+    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT join in the same way. The first process alone writes the run.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -144,7 +145,6 @@ def complete_command(command: Command) -> Command:
     Raises:
         ValueError: If two options exclude each other, or one needs another.
     """
-    require_known_launcher()
     if command.resume and command.name is None:
         raise ValueError("resume needs the name of a run: --name NAME --resume")
     if command.name is None and launched_processes() > 1:

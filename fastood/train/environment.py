@@ -4,6 +4,7 @@ metrics.json of a run is the same on every machine; environment.json is not, and
 """
 
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping
@@ -44,7 +45,29 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
         "processes": processes,
         "cpu_capability": build_info()["cpu_capability"],
     }
+    if (launch := _torchrun()) is not None:
+        session["torchrun"] = launch
     _write(path, [*read_sessions(path), session])
+
+
+def is_restarted(path: Path) -> bool:
+    """Return whether the last session was begun by the torchrun that has now started this process again.
+
+    `torchrun --max-restarts` starts the processes anew with the same command after one has ended.
+
+    Args:
+        path: File of the sessions.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return False
+    sessions = read_sessions(path)
+    return bool(sessions) and sessions[-1].get("torchrun") == _torchrun()
+
+
+def _torchrun() -> str | None:
+    """Return a name of the torchrun that has started this process, the same after a restart; None without."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if run_id is None else f"{run_id}, pid {os.getppid()}"
 
 
 def end_session(path: Path) -> None:

@@ -9,7 +9,8 @@ from fastood.data import DetectionTask
 from fastood.metrics import Protocol
 from fastood.train.acceleration import require_compiler
 from fastood.train.config import RunConfig
-from fastood.train.engine.processes import launched_processes, require_equal_shares
+from fastood.train.engine.launch import launched_processes
+from fastood.train.engine.processes import require_equal_shares
 from fastood.train.method import Method
 from fastood.train.methods import MethodConfig
 

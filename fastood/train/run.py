@@ -21,15 +21,10 @@ from fastood.train.arm import Arm
 from fastood.train.config import Device, RunConfig, to_dict
 from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailedError, StageFailure
-from fastood.train.engine.processes import (
-    close_group,
-    from_first_process,
-    of_every_process,
-    open_fabric,
-    without_group,
-)
+from fastood.train.engine.group import Group
+from fastood.train.engine.processes import from_first_process, of_every_process, open_fabric, without_group
 from fastood.train.engine.stage import StageContext
-from fastood.train.environment import begin_session, end_session, read_sessions
+from fastood.train.environment import begin_session, end_session, is_restarted, read_sessions
 from fastood.train.failed_stages import failed_arms, learnt_pool_of
 from fastood.train.method import Method
 from fastood.train.report import LearntWeights, write_report
@@ -101,20 +96,23 @@ class Run:
 
         Raises:
             BlockingIOError: If another process is writing the run.
+            ConnectionError: If a process of the launcher cannot be reached.
             FileExistsError: If the folder exists and `resume` is false, or it holds files but no run to resume.
             FileNotFoundError: If images are missing.
             ValueError: If the config is out of range, requires something that this machine lacks, or it or the images
                 are not those of the run to resume.
         """
-        check_config(config)
-        asked, folder = resolve(config), RunFolder(path)
+        folder = RunFolder(path)
         with ExitStack() as held:
+            held.enter_context(Group.join())
+            check_config(config)
+            asked = resolve(config)
             held.callback(torch.set_num_threads, torch.get_num_threads())
-            held.callback(close_group)
 
             def enter() -> RunConfig:
-                held.enter_context(folder.lock(exist_ok=resume))
-                return config_to_run(asked, folder, resume=resume, threads=config.threads)
+                going_on = resume or is_restarted(folder.environment)
+                held.enter_context(folder.lock(exist_ok=going_on))
+                return config_to_run(asked, folder, resume=going_on, threads=config.threads)
 
             fabric = open_fabric(resolve_device(asked.device), precision=config.precision)
             # The first process alone reads and writes the folder.
@@ -148,10 +146,10 @@ class Run:
         require_background(config)
         accelerator = resolve_device(config.device if device is None else device)
         with ExitStack() as held:
+            held.enter_context(Group.join())
             held.callback(torch.set_num_threads, torch.get_num_threads())
             parts = _load_parts(config)
             folder.require_same_data(fingerprint(parts["task"]))
-            held.callback(close_group)
             run = cls(config, folder, **parts, fabric=open_fabric(accelerator, precision=config.precision))
             run._held = held.pop_all()
         return run
@@ -162,10 +160,13 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._held.__exit__(kind, error, traceback)
 
     def close(self) -> None:
-        """Unlock the folder, end the group of processes, and restore PyTorch's number of threads."""
+        """Unlock the folder, restore PyTorch's number of threads, and leave the group of processes.
+
+        A process without further work waits for the last one, unless the caller has set up the group.
+        """
         self._held.close()
 
     @property
@@ -193,7 +194,7 @@ class Run:
         """Train every stage, each from its checkpoint if there is one, and store the arms' weights and the pool.
 
         A failed stage excludes the arms that depend on it, and no others; they are named under "failed" in
-        metrics.json. After training the group of processes is closed: the first process evaluates alone.
+        metrics.json. The group of processes stays open until `close`.
 
         Args:
             checkpoint_every: Steps between two checkpoints.
@@ -219,8 +220,6 @@ class Run:
         )
         train_stages(self.method, self.folder, context, embed=self.embed, checkpoint_every=checkpoint_every)
         self.fabric.barrier()
-        # Evaluation may take longer than the other processes would wait in a collective.
-        close_group()
 
     def evaluate(self) -> Evaluation:
         """Score the test images with every arm's stored weights, and compute the metrics.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for the end of a step."""
+"""Ctrl-C, SIGTERM and SIGUSR1 that wait for the end of a step."""
 
 import signal
 import threading
@@ -24,7 +24,9 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Context in which a first Ctrl-C or SIGTERM only sets `requested`; a second Ctrl-C stops at once.
+    """Context in which a first Ctrl-C, SIGTERM or SIGUSR1 only sets `requested`; a second Ctrl-C stops at once.
+
+    Slurm sends SIGUSR1 before it ends or requeues a job that asks for it (`--signal=USR1@120`).
 
     A signal can fall between the update of the network and that of the pool. Stopping only between steps makes
     the saved state that of an uninterrupted run. Off the main thread, where Python delivers no
@@ -43,7 +45,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -7,8 +7,6 @@ are of one size for this. BatchNorm that learns its statistics uses the whole ba
 
 from __future__ import annotations
 
-import gc
-import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -17,97 +15,76 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.train.engine.group import outcome_of_first
+from fastood.train.engine.launch import told_local_rank
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
-_LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""Environment variables that launchers other than torchrun set to the number of processes."""
-
-
-def launched_processes() -> int:
-    """Return the number of processes that torchrun has launched for this run; 1 without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
-
-
-def require_known_launcher() -> None:
-    """Check that no launcher except torchrun has started several processes: each would train the whole run.
-
-    Raises:
-        ValueError: If a launcher such as srun or mpirun has started several processes and torchrun has not.
-    """
-    if dist.is_torchelastic_launched():
-        return
-    # An interactive shell with several tasks is one process.
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    for name in _LAUNCHERS:
-        count = os.environ.get(name, "1")
-        if name.startswith("SLURM") and (interactive or (name == "SLURM_NTASKS" and _LAUNCHERS[1] in os.environ)):
-            continue
-        if count.isdecimal() and int(count) > 1:
-            raise ValueError(
-                f"{name} is {count}: several processes must be launched by torchrun, or each trains the whole run; "
-                f"torchrun --nproc-per-node {count} -m fastood.train METHOD --name NAME (under Slurm as one task per "
-                f"node), or unset {name} for a single process"
-            )
 
 
 def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabric:
-    """Open the device and, under torchrun, the group of processes; wait until all processes have joined.
+    """Open the device of this process, with the process group if one is set up (`Group.join`).
+
+    A process that sees one GPU takes it, since its launcher has then given each process its own; otherwise the GPU of
+    its number on the node.
 
     Raises:
-        ConnectionRefusedError: If torchrun has ended meanwhile, so that no other process would join.
+        ValueError: If the node has fewer GPUs than processes.
     """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        fabric = _single(accelerator, 1, precision)
+        fabric.launch()
+        return fabric
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
-    processes = launched_processes()
-    if processes > 1:
-        require_launcher()
-    if processes == 1:
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    else:
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        fabric = Fabric(
-            accelerator=accelerator, devices=here, num_nodes=processes // here, strategy="ddp", precision=precision
-        )
+    from fastood.train.engine.fabric_environment import ProcessGroupEnvironment
+
+    local_rank, here = _place_on_node()
+    device = torch.device(accelerator)
+    if accelerator == "cuda":
+        gpus = torch.cuda.device_count()
+        if 1 < gpus <= local_rank:
+            raise ValueError(
+                f"process {dist.get_rank()} is number {local_rank} on {socket.gethostname()}, which has {gpus} GPUs: "
+                "launch at most as many processes per node as it has GPUs"
+            )
+        device = torch.device("cuda", local_rank if gpus > 1 else 0)
+    # An entry per process of the node, of which Fabric takes that of this process.
+    strategy = DDPStrategy(parallel_devices=[device] * here, cluster_environment=ProcessGroupEnvironment(local_rank))
+    fabric = Fabric(strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
 
 
-def require_launcher() -> None:
-    """Check that torchrun still runs: PyTorch would try for half an hour to reach one that was killed.
-
-    Raises:
-        ConnectionRefusedError: If the store that torchrun opens before it launches anything is gone.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    try:
-        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=60).close()
-    except ConnectionRefusedError as error:
-        raise ConnectionRefusedError(error.errno, "torchrun, which launched this process, has ended") from None
-    except OSError:
-        return  # PyTorch tries again, and reports the error if it persists.
+def _place_on_node() -> tuple[int, int]:
+    """Return the number of this process on its node, and the number of processes there."""
+    mine = (socket.gethostname(), told_local_rank())
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, mine)
+    here = [rank for rank, (host, _) in enumerate(every) if host == mine[0]]
+    told = [every[rank][1] for rank in here]
+    # A group that its owner has set up within one task of a launcher repeats that task's number.
+    if None in told or len(set(told)) < len(told):
+        return here.index(dist.get_rank()), len(here)
+    return told[here.index(dist.get_rank())], max(told) + 1
 
 
-def close_group() -> None:
-    """End the group of processes, if there is one.
+def _single(accelerator: str, devices: int | list[int], precision: Any) -> Fabric:
+    """Return a Fabric instance of one process; no launcher's variables make Fabric wait for others."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-    Must be called on every exit path: threads of the group that run when the interpreter ends abort the process.
-    """
-    if dist.is_available() and dist.is_initialized():
-        gc.collect()  # Networks wrapped for the group hold references to it.
-        dist.destroy_process_group()
+    return Fabric(accelerator=accelerator, devices=devices, precision=precision, plugins=[LightningEnvironment()])
 
 
 def without_group(fabric: Fabric, *, precision: Any) -> Fabric:
     """Return a Fabric instance of this process alone, on the same device: no call waits for other processes."""
-    from lightning_fabric import Fabric
-
     if fabric.world_size == 1:
         return fabric
-    devices = 1 if fabric.device.type == "cpu" else [fabric.local_rank]
-    return Fabric(accelerator=fabric.device.type, devices=devices, precision=precision)
+    return _single(fabric.device.type, 1 if fabric.device.type == "cpu" else [fabric.device.index], precision)
 
 
 def share_of(values: Tensor, fabric: Fabric) -> Tensor:
@@ -175,15 +152,4 @@ def from_first_process(make: Callable[[], T], fabric: Fabric) -> T:
         OSError: If the first process raised one; then on every process.
         ValueError: If the first process raised one; then on every process.
     """
-    if fabric.world_size == 1:
-        return make()
-    outcome: list[Any] = [None, None]
-    if fabric.is_global_zero:
-        try:
-            outcome[0] = make()
-        except (OSError, ValueError) as error:
-            outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return cast(T, outcome[0])
+    return make() if fabric.world_size == 1 else outcome_of_first(make)

@@ -1,0 +1,58 @@
+"""Ranks of the process group for Fabric, whose own environments know the variables of some launchers alone."""
+
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+
+class ProcessGroupEnvironment(ClusterEnvironment):
+    """Ranks of PyTorch's process group, which is set up already.
+
+    Args:
+        local_rank: Number of this process among those of its node.
+    """
+
+    def __init__(self, local_rank: int) -> None:
+        super().__init__()
+        self._local_rank = local_rank
+
+    @staticmethod
+    def detect() -> bool:
+        """Return False: Fabric chooses it never by itself."""
+        return False
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether the processes exist already."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """No address, since the group is set up."""
+        return ""
+
+    @property
+    def main_port(self) -> int:
+        """No port, since the group is set up."""
+        return 0
+
+    def world_size(self) -> int:
+        """Return the number of processes."""
+        return dist.get_world_size()
+
+    def set_world_size(self, size: int) -> None:
+        """Keep the group's number."""
+
+    def global_rank(self) -> int:
+        """Return the rank of this process."""
+        return dist.get_rank()
+
+    def set_global_rank(self, rank: int) -> None:
+        """Keep the group's rank."""
+
+    def local_rank(self) -> int:
+        """Return the number of this process among those of its node."""
+        return self._local_rank
+
+    def node_rank(self) -> int:
+        """Return 0: nothing of this library depends on the node."""
+        return 0

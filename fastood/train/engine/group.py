@@ -1,0 +1,210 @@
+"""The group of processes of a run: joined at its beginning by whatever launcher, and left together at its end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from fastood.common.distributed import exchange
+from fastood.train.engine.launch import Launch, find_launch
+from fastood.train.engine.lifeline import Lifeline
+
+T = TypeVar("T")
+JOIN_TIMEOUT = timedelta(minutes=5)
+"""Time from the first process that joins to the last one: more than nodes differ in starting Python."""
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
+"""Time that a process waits for the others in a collective.
+
+The first process alone writes checkpoints and the report, and shares of an evaluation differ in length: the others wait
+for it meanwhile. It may be long, since the death of a process is not found by it but by `Lifeline`, within a minute."""
+
+
+class Group:
+    """The processes that train one run. It does nothing for a single process.
+
+    `Group.join` sets up PyTorch's process group. A group that is already set up, by Ray Train, Lightning or the
+    caller, is used, and neither watched nor destroyed. As a context manager it is left at the end: a process without
+    work waits for the last one; after an error it tells the others, which then end as well.
+
+    Args:
+        launch: How this process was launched.
+        lifeline: Connections to the other processes; None for a single process or another's group.
+
+    Example:
+        >>> with Group.join() as group:
+        ...     group.launch.processes
+        1
+    """
+
+    def __init__(self, launch: Launch, lifeline: Lifeline | None = None) -> None:
+        self.launch = launch
+        self._lifeline = lifeline
+        self._is_left = False
+
+    @classmethod
+    def join(cls) -> Self:
+        """Join the processes that the launcher has started, and wait until all have joined.
+
+        Raises:
+            ConnectionError: If torchrun has ended meanwhile, or a process cannot be reached.
+            OSError: If the first process cannot open MASTER_PORT.
+            TimeoutError: If a process does not join within `JOIN_TIMEOUT`; the error has its rank.
+            ValueError: If the launcher's variables contradict one another.
+        """
+        launch = find_launch()
+        if launch.processes == 1 or launch.launcher == "group":
+            return cls(launch)
+        store = _open_store(launch)
+        _wait_for_all(store, launch)
+        dist.init_process_group(
+            # Objects travel through the CPU, so that processes agree before any of them opens a device.
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=PrefixStore("fastood", store),
+            rank=launch.rank,
+            world_size=launch.processes,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+        try:
+            return cls(launch, Lifeline(launch.rank, launch.processes, exchange, address=launch.address))
+        except BaseException:
+            close_group()
+            raise
+
+    @property
+    def ended(self) -> str | None:
+        """Another process that has ended before its time, with host, process id and cause; None if there is none."""
+        return None if self._lifeline is None else self._lifeline.ended
+
+    def is_broken(self, seconds: float = 5.0) -> bool:
+        """Return whether another process has ended, of which the news may come some seconds after an error."""
+        return self._lifeline is not None and self._lifeline.wait_for_end_of_another(seconds) is not None
+
+    def fail(self, reason: str) -> None:
+        """Tell the other processes that this one ends with an error, and leave them."""
+        if self._lifeline is not None and not self._is_left:
+            self._is_left = True
+            self._lifeline.fail(reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lifeline is None:
+            return
+        try:
+            if error is not None:
+                self.fail(f"{type(error).__name__}: {error}")
+            elif not self._is_left:
+                self._is_left = True
+                self._lifeline.leave()
+                if self.ended is not None:
+                    print(f"error: {self.ended}", file=sys.stderr, flush=True)
+        finally:
+            close_group()
+
+
+def close_group() -> None:
+    """Destroy the process group, if there is one.
+
+    Must be called on every exit path of the process that made it: threads of the group that run when the interpreter
+    ends abort the process.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # Networks wrapped for the group hold references to it.
+        dist.destroy_process_group()
+
+
+def require_launcher() -> None:
+    """Check that torchrun still runs: PyTorch would try for minutes to reach one that was killed.
+
+    Raises:
+        ConnectionRefusedError: If the store that torchrun opens before it launches anything is gone.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=60).close()
+    except ConnectionRefusedError as error:
+        raise ConnectionRefusedError(error.errno, "torchrun, which launched this process, has ended") from None
+    except OSError:
+        return  # PyTorch tries again, and reports the error if it persists.
+
+
+def _open_store(launch: Launch) -> Store:
+    """Open the store by which processes find each other: torchrun's, or that of the first process."""
+    require_launcher()
+    place = f"{launch.address}:{launch.port}"
+    host = f"[{launch.address}]" if ":" in (launch.address or "") else launch.address
+    url = "env://" if launch.launcher == "torchrun" else f"tcp://{host}:{launch.port}"
+    try:
+        joining = dist.rendezvous(  # type: ignore[attr-defined]
+            f"{url}?rank={launch.rank}&world_size={launch.processes}", timeout=JOIN_TIMEOUT
+        )
+        store: Store = next(joining)[0]
+    except (dist.DistError, TimeoutError) as error:
+        if launch.rank == 0 and launch.launcher != "torchrun":
+            raise OSError(
+                f"process 0 cannot open port {launch.port} for the other processes: {_first_line(error)}; set "
+                "MASTER_PORT to a free port, and MASTER_ADDR to this host"
+            ) from None
+        raise TimeoutError(
+            f"process {launch.rank} of {launch.processes} has not reached process 0 on {place} within "
+            f"{JOIN_TIMEOUT.seconds} s: {_first_line(error)}"
+        ) from None
+    return store
+
+
+def _wait_for_all(store: Store, launch: Launch) -> None:
+    """Wait until every process has opened the store.
+
+    Raises:
+        TimeoutError: If one has not within `JOIN_TIMEOUT`; the error has its rank.
+    """
+    names = [f"fastood/joined/{rank}" for rank in range(launch.processes)]
+    store.set(names[launch.rank], "")
+    try:
+        store.wait(names, JOIN_TIMEOUT)
+    except (dist.DistError, RuntimeError) as error:
+        missing = "unknown"
+        with suppress(dist.DistError, RuntimeError):
+            missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+        raise TimeoutError(
+            f"of {launch.processes} processes, those of rank {missing} have not joined within "
+            f"{JOIN_TIMEOUT.seconds} s ({launch.launcher}, {launch.address}:{launch.port}): {_first_line(error)}"
+        ) from None
+
+
+def outcome_of_first(make: Callable[[], T]) -> T:
+    """Return on every process of the group the result of the first one, in which alone `make` is called.
+
+    Raises:
+        OSError: If the first process raised one; then on every process.
+        ValueError: If the first process raised one; then on every process.
+    """
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = make()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
