@@ -124,9 +124,10 @@ def _agreed_command(args: Sequence[str], group: Group) -> Command:
 
 def _broken(error: RuntimeError, group: Group) -> int:
     """Report that another process has ended, or raise an error of this process."""
-    if not group.is_broken():
+    ended = group.break_off()
+    if ended is None:
         raise error
-    print(f"error: {group.ended}", file=sys.stderr)
+    print(f"error: {ended}", file=sys.stderr)
     return 1
 
 

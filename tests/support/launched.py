@@ -15,7 +15,10 @@ import pytest
 import torch
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["fastood.train"])
+# Imported once for all processes that are forked from this server.
+FORKSERVER.set_forkserver_preload(
+    ["fastood.train.run", "lightning_fabric.strategies.ddp", "torch.nn.parallel", "torch.utils.tensorboard"]
+)
 FOREIGN = ("TORCHELASTIC", "SLURM", "OMPI", "PMI", "MPI_")
 """Beginnings of the names of launchers' variables."""
 PLAIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -15,9 +15,9 @@ import torch
 import fastood
 from fastood.common.locking import hold_lock
 from fastood.train import cli as train
+from fastood.train.engine.group import require_launcher
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.engine.objective import LogitObjective
-from fastood.train.engine.processes import require_launcher
 from tests.support.tiny_run import tiny_args
 from tests.train.engine.test_processes import as_torchrun, together
 
@@ -64,7 +64,7 @@ def test_an_arm_that_diverges_in_one_process_fails_in_all(tmp_path: Path):
 
 
 def test_torchrun_ends_well_however_often_it_judges(tmp_path: Path):
-    """The second process returns while the first judges: the group must be gone by then."""
+    """The second process waits while the first judges, and the group is destroyed on both."""
     args = [*tiny_args(tmp_path), "--model.dropout", "0"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fastood.train"]
     there = {"PYTHONPATH": str(Path(fastood.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

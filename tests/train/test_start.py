@@ -131,33 +131,6 @@ def test_python_is_named_as_it_is_found_from_here(tmp_path: Path, monkeypatch: p
     assert launcher() == ["torchrun", "--nproc-per-node", "4"]
 
 
-@pytest.mark.parametrize(
-    ("variables", "refused"),
-    [
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2"),
-        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "SLURM_NTASKS is 2"),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE is 4"),
-        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"}, None),
-        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "interactive"}, None),
-        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
-    ],
-)
-def test_processes_of_other_launchers_are_not_taken_for_one(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], refused: str | None
-):
-    from fastood.train.engine.processes import require_known_launcher
-
-    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    if refused is None:
-        require_known_launcher()
-    else:
-        with pytest.raises(ValueError, match=f"{refused}: several processes must be launched by torchrun"):
-            require_known_launcher()
-
-
 def test_a_background_below_a_batch_is_told_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

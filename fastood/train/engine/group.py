@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
 
 from fastood.common.distributed import exchange
 from fastood.train.engine.launch import Launch, find_launch
@@ -86,9 +86,16 @@ class Group:
         """Another process that has ended before its time, with host, process id and cause; None if there is none."""
         return None if self._lifeline is None else self._lifeline.ended
 
-    def is_broken(self, seconds: float = 5.0) -> bool:
-        """Return whether another process has ended, of which the news may come some seconds after an error."""
-        return self._lifeline is not None and self._lifeline.wait_for_end_of_another(seconds) is not None
+    def break_off(self, seconds: float = 5.0) -> str | None:
+        """Leave a group of which another process has ended, and return which; None if there is no such process.
+
+        Args:
+            seconds: Time to wait for the news, which may come after an error in a collective.
+        """
+        if self._lifeline is None or self._lifeline.wait_for_end_of_another(seconds) is None:
+            return None
+        self.fail("another process has ended")
+        return self.ended
 
     def fail(self, reason: str) -> None:
         """Tell the other processes that this one ends with an error, and leave them."""
@@ -147,13 +154,22 @@ def _open_store(launch: Launch) -> Store:
     """Open the store by which processes find each other: torchrun's, or that of the first process."""
     require_launcher()
     place = f"{launch.address}:{launch.port}"
-    host = f"[{launch.address}]" if ":" in (launch.address or "") else launch.address
-    url = "env://" if launch.launcher == "torchrun" else f"tcp://{host}:{launch.port}"
     try:
-        joining = dist.rendezvous(  # type: ignore[attr-defined]
-            f"{url}?rank={launch.rank}&world_size={launch.processes}", timeout=JOIN_TIMEOUT
-        )
-        store: Store = next(joining)[0]
+        if launch.launcher == "torchrun":
+            joining = dist.rendezvous(  # type: ignore[attr-defined]
+                f"env://?rank={launch.rank}&world_size={launch.processes}", timeout=JOIN_TIMEOUT
+            )
+            store: Store = next(joining)[0]
+        else:
+            assert launch.address is not None and launch.port is not None
+            store = TCPStore(
+                launch.address,
+                launch.port,
+                launch.processes,
+                is_master=launch.rank == 0,
+                timeout=JOIN_TIMEOUT,
+                wait_for_workers=False,
+            )
     except (dist.DistError, TimeoutError) as error:
         if launch.rank == 0 and launch.launcher != "torchrun":
             raise OSError(

@@ -1,7 +1,6 @@
 """Two processes that share every batch train what one does: gloo on the CPU, as torchrun would launch them."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -16,12 +15,11 @@ from fastood.train import cli as train
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.engine.stage import StageRun
 from fastood.train.methods.bal.gan_stage import BoundaryStageRun
+from tests.support.launched import FORKSERVER
 from tests.support.tiny_run import tiny_args
 from tests.train.engine.test_loop import make_stage, start
 from tests.train.methods.test_bal import bal_args
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["fastood.train"])
 WORLD_SIZE = 2
 
 
