@@ -295,7 +295,7 @@ def test_variables_that_contradict_one_another_are_refused(variables: Mapping[st
 )
 def test_a_launch_is_read_from_its_variables(variables: Mapping[str, str], found: tuple[object, ...]):
     launch = find_launch(variables)
-    place = None if launch.address is None else (launch.address, launch.port)
+    place = (launch.address, launch.port) if launch.address else None
     assert (launch.launcher, launch.rank, launch.processes, place) == found
 
 

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
 
 from fastood.common.distributed import exchange
 from fastood.train.engine.launch import Launch, find_launch
 from fastood.train.engine.lifeline import Lifeline
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 JOIN_TIMEOUT = timedelta(minutes=5)
@@ -70,13 +72,13 @@ class Group:
         dist.init_process_group(
             # Objects travel through the CPU, so that processes agree before any of them opens a device.
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=PrefixStore("fastood", store),
+            store=dist.PrefixStore("fastood", store),  # type: ignore[attr-defined]
             rank=launch.rank,
             world_size=launch.processes,
             timeout=COLLECTIVE_TIMEOUT,
         )
         try:
-            return cls(launch, Lifeline(launch.rank, launch.processes, exchange, address=launch.address))
+            return cls(launch, Lifeline(launch.rank, launch.processes, exchange, address=launch.address or None))
         except BaseException:
             close_group()
             raise
@@ -161,8 +163,7 @@ def _open_store(launch: Launch) -> Store:
             )
             store: Store = next(joining)[0]
         else:
-            assert launch.address is not None and launch.port is not None
-            store = TCPStore(
+            store = dist.TCPStore(  # type: ignore[attr-defined]
                 launch.address,
                 launch.port,
                 launch.processes,

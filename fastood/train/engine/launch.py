@@ -30,10 +30,10 @@ class Launch:
     """Number of this process, from 0."""
     processes: int = 1
     """Number of processes."""
-    address: str | None = None
-    """Host of the first process; None if the group or torchrun's store is already set up."""
-    port: int | None = None
-    """Port there."""
+    address: str = ""
+    """Host of the first process; empty for a group that is set up."""
+    port: int = 0
+    """Port there; 0 for a group that is set up."""
 
 
 def launched_processes() -> int:
@@ -64,7 +64,7 @@ def find_launch(variables: Mapping[str, str] | None = None) -> Launch:
 
     Example:
         >>> find_launch({})
-        Launch(launcher='none', rank=0, processes=1, address=None, port=None)
+        Launch(launcher='none', rank=0, processes=1, address='', port=0)
         >>> find_launch({"WORLD_SIZE": "2"})
         Traceback (most recent call last):
             ...
@@ -110,8 +110,8 @@ def _plain(variables: Mapping[str, str]) -> Launch | None:
     if count == 1:
         return Launch(launcher="variables")
     address, port = _meeting_point(variables)
-    if address is None or port is None:
-        name = "MASTER_ADDR" if address is None else "MASTER_PORT"
+    if not address or not port:
+        name = "MASTER_PORT" if address else "MASTER_ADDR"
         raise ValueError(f"WORLD_SIZE is {count}, but {name}, where the process of rank 0 is reached, is not set")
     launcher: Launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in variables else "variables"
     return Launch(launcher=launcher, rank=rank, processes=count, address=address, port=port)
@@ -134,13 +134,13 @@ def _srun(variables: Mapping[str, str]) -> Launch | None:
         )
     _require_below("SLURM_PROCID", rank, name, count)
     address, port = _meeting_point(variables)
-    if address is None:
+    if not address:
         from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
         names = ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
         nodes = next((variables[name] for name in names if variables.get(name)), "127.0.0.1")
         address = SLURMEnvironment.resolve_root_node_address(nodes)
-    if port is None:
+    if not port:
         # Every task derives the same port from the job: different ones for jobs and steps that share a node.
         job = (_number(variables, "SLURM_JOB_ID") or 0) + (_number(variables, "SLURM_STEP_ID") or 0)
         port = 15000 + job % 10000
@@ -178,8 +178,8 @@ def _require_agreement(launches: list[Launch], variables: Mapping[str, str]) -> 
             raise ValueError(
                 f"{name} is {value}, but {told} by {_NAMES[used.launcher]}: unset {name}, or start as many processes"
             )
-    if used.address is None or used.port is None:
-        name = "MASTER_ADDR" if used.address is None else "MASTER_PORT"
+    if not used.address or not used.port:
+        name = "MASTER_PORT" if used.address else "MASTER_ADDR"
         raise ValueError(
             f"{name}, where the process of rank 0 is reached, is not set, which mpirun does not tell: set MASTER_ADDR "
             "and MASTER_PORT alike for all processes (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or use torchrun"
@@ -194,12 +194,12 @@ _NAMES: dict[Launcher, str] = {
 }
 
 
-def _meeting_point(variables: Mapping[str, str]) -> tuple[str | None, int | None]:
-    """Return MASTER_ADDR and MASTER_PORT."""
-    port = _number(variables, "MASTER_PORT", least=1)
-    if port is not None and port > 65535:
+def _meeting_point(variables: Mapping[str, str]) -> tuple[str, int]:
+    """Return MASTER_ADDR and MASTER_PORT; empty and 0 if they are not set."""
+    port = _number(variables, "MASTER_PORT", least=1) or 0
+    if port > 65535:
         raise ValueError(f"MASTER_PORT must be in 1 … 65535, got {port}")
-    return variables.get("MASTER_ADDR") or None, port
+    return variables.get("MASTER_ADDR", ""), port
 
 
 def _number(variables: Mapping[str, str], name: str, *, least: int = 0) -> int | None:
