@@ -25,8 +25,9 @@ from fastood.train.engine.interrupt import StopRequest
 from fastood.train.engine.launch import find_launch
 from fastood.train.engine.processes import open_fabric
 from fastood.train.engine.shared_folder import is_shared, see_folder
+from fastood.train.environment import begin_session, is_restarted
 from tests.support.launched import free_port, launched
-from tests.support.tiny_run import contents, tiny_args, tiny_data_args
+from tests.support.tiny_run import tiny_args, tiny_data_args
 
 Variables = list[dict[str, str]]
 
@@ -227,12 +228,19 @@ def test_torchrun_restarts_from_the_last_checkpoint(tmp_path: Path):
     sessions = json.loads((tmp_path / "runs" / "run" / "environment.json").read_text())["sessions"]
     assert len(sessions) == 2
     assert "epoch 1/1, step 3/3" in done.stdout
-    # Another torchrun does not go on with a run that it has not begun.
-    before = contents(tmp_path / "runs")
-    done = subprocess.run(args, cwd=tmp_path, env=os.environ | there, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert "run exists: resume it with --resume, or choose another --name" in done.stderr
-    assert contents(tmp_path / "runs") == before
+
+
+def test_another_torchrun_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sessions = tmp_path / "environment.json"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    begin_session(sessions, command="train", device="cpu")
+    assert not is_restarted(sessions)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert is_restarted(sessions)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
+    assert not is_restarted(sessions)
+    assert not is_restarted(tmp_path / "absent.json")
 
 
 def test_usr1_asks_for_the_end_of_the_step():
@@ -309,7 +317,7 @@ def test_a_contradiction_ends_the_command_before_data_is_opened(
 
 
 def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastood.train.engine.group.JOIN_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr("fastood.train.engine.meeting.JOIN_TIMEOUT", timedelta(seconds=1))
     for name, value in plain(port := free_port())[0].items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TimeoutError, match="of 2 processes, those of rank 1 have not joined within 1 s"):

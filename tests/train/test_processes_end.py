@@ -15,8 +15,8 @@ import torch
 import fastood
 from fastood.common.locking import hold_lock
 from fastood.train import cli as train
-from fastood.train.engine.group import require_launcher
 from fastood.train.engine.image_stage import ImageStageRun
+from fastood.train.engine.meeting import require_launcher
 from fastood.train.engine.objective import LogitObjective
 from tests.support.tiny_run import tiny_args
 from tests.train.engine.test_processes import as_torchrun, together

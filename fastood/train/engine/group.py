@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
-import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,13 +15,9 @@ import torch.distributed as dist
 from fastood.common.distributed import exchange
 from fastood.train.engine.launch import Launch, find_launch
 from fastood.train.engine.lifeline import Lifeline
-
-if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
+from fastood.train.engine.meeting import meet
 
 T = TypeVar("T")
-JOIN_TIMEOUT = timedelta(minutes=5)
-"""Time from the first process that joins to the last one: more than nodes differ in starting Python."""
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """Time that a process waits for the others in a collective.
 
@@ -61,18 +54,17 @@ class Group:
         Raises:
             ConnectionError: If torchrun has ended meanwhile, or a process cannot be reached.
             OSError: If the first process cannot open MASTER_PORT.
-            TimeoutError: If a process does not join within `JOIN_TIMEOUT`; the error has its rank.
+            TimeoutError: If a process does not join within `meeting.JOIN_TIMEOUT`; the error has its rank.
             ValueError: If the launcher's variables contradict one another.
         """
         launch = find_launch()
         if launch.processes == 1 or launch.launcher == "group":
             return cls(launch)
-        store = _open_store(launch)
-        _wait_for_all(store, launch)
+        store = meet(launch)
         dist.init_process_group(
             # Objects travel through the CPU, so that processes agree before any of them opens a device.
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=dist.PrefixStore("fastood", store),  # type: ignore[attr-defined]
+            store=store,
             rank=launch.rank,
             world_size=launch.processes,
             timeout=COLLECTIVE_TIMEOUT,
@@ -136,74 +128,6 @@ def close_group() -> None:
         dist.destroy_process_group()
 
 
-def require_launcher() -> None:
-    """Check that torchrun still runs: PyTorch would try for minutes to reach one that was killed.
-
-    Raises:
-        ConnectionRefusedError: If the store that torchrun opens before it launches anything is gone.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    try:
-        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=60).close()
-    except ConnectionRefusedError as error:
-        raise ConnectionRefusedError(error.errno, "torchrun, which launched this process, has ended") from None
-    except OSError:
-        return  # PyTorch tries again, and reports the error if it persists.
-
-
-def _open_store(launch: Launch) -> Store:
-    """Open the store by which processes find each other: torchrun's, or that of the first process."""
-    require_launcher()
-    place = f"{launch.address}:{launch.port}"
-    try:
-        if launch.launcher == "torchrun":
-            joining = dist.rendezvous(  # type: ignore[attr-defined]
-                f"env://?rank={launch.rank}&world_size={launch.processes}", timeout=JOIN_TIMEOUT
-            )
-            store: Store = next(joining)[0]
-        else:
-            store = dist.TCPStore(  # type: ignore[attr-defined]
-                launch.address,
-                launch.port,
-                launch.processes,
-                is_master=launch.rank == 0,
-                timeout=JOIN_TIMEOUT,
-                wait_for_workers=False,
-            )
-    except (dist.DistError, TimeoutError) as error:
-        if launch.rank == 0 and launch.launcher != "torchrun":
-            raise OSError(
-                f"process 0 cannot open port {launch.port} for the other processes: {_first_line(error)}; set "
-                "MASTER_PORT to a free port, and MASTER_ADDR to this host"
-            ) from None
-        raise TimeoutError(
-            f"process {launch.rank} of {launch.processes} has not reached process 0 on {place} within "
-            f"{JOIN_TIMEOUT.seconds} s: {_first_line(error)}"
-        ) from None
-    return store
-
-
-def _wait_for_all(store: Store, launch: Launch) -> None:
-    """Wait until every process has opened the store.
-
-    Raises:
-        TimeoutError: If one has not within `JOIN_TIMEOUT`; the error has its rank.
-    """
-    names = [f"fastood/joined/{rank}" for rank in range(launch.processes)]
-    store.set(names[launch.rank], "")
-    try:
-        store.wait(names, JOIN_TIMEOUT)
-    except (dist.DistError, RuntimeError) as error:
-        missing = "unknown"
-        with suppress(dist.DistError, RuntimeError):
-            missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
-        raise TimeoutError(
-            f"of {launch.processes} processes, those of rank {missing} have not joined within "
-            f"{JOIN_TIMEOUT.seconds} s ({launch.launcher}, {launch.address}:{launch.port}): {_first_line(error)}"
-        ) from None
-
-
 def outcome_of_first(make: Callable[[], T]) -> T:
     """Return on every process of the group the result of the first one, in which alone `make` is called.
 
@@ -221,7 +145,3 @@ def outcome_of_first(make: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return cast(T, outcome[0])
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
