@@ -8,6 +8,7 @@ from fastood.detectors.activation import ASH, SCALE, ReAct
 from fastood.detectors.base import Detector
 from fastood.detectors.dice import DICE
 from fastood.detectors.feature_extractor import FeatureExtractor
+from fastood.detectors.gathering import gather_rows
 from fastood.detectors.gradnorm import GradNorm
 from fastood.detectors.knn import KNN
 from fastood.detectors.linear_head import LinearHeadModel
@@ -50,4 +51,5 @@ __all__ = [
     "ViM",
     "build_detectors",
     "detector_names",
+    "gather_rows",
 ]

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.common.distributed import exchange
+from fastood.common.gathering import gather_rows
 from fastood.metrics.detection import DetectionMetrics, detection_metrics
 from fastood.metrics.inputs import Values, as_labels, as_scores, checked_void_label, has_dtype, in_dtype
 from fastood.metrics.open_set import autc, oscr
@@ -214,15 +215,21 @@ class DetectionEvaluator:
             return self
         device = self.device or (self._id_scores[0].device if self._id_scores else None)
         # Summaries first, so that every process raises the same error before scores are exchanged.
-        check_shards(exchange(ShardSummary(self._dtype, bool(self._correct), self.mode), group, device=device))
-        # Shards are pickled from the CPU and merged in rank order, so that every process has the same order.
-        on_cpu, total = DetectionEvaluator(mode=self.mode).merge(self), DetectionEvaluator(mode=self.mode)
-        for share in exchange(on_cpu, group, device=device):
-            total.merge(share)
-        self.reset().merge(total)
-        if device is not None:
-            for parts in (self._id_scores, self._ood_scores, self._correct):
-                parts[:] = [part.to(device) for part in parts]
+        names = tuple(self._images[0]) if self._images else ()
+        own = ShardSummary(self._dtype, bool(self._correct), self.mode, names)
+        common = check_shards(exchange(own, group, device=device))
+        parts = {"id_scores": self._id_scores, "ood_scores": self._ood_scores, "correct": self._correct}
+        # A process without a batch sends None and takes the dtype of the others.
+        sent = {name: torch.cat(tensors) if tensors else None for name, tensors in parts.items()}
+        values = [[image[name] for name in common.names] for image in self._images]
+        found = gather_rows({**sent, "images": torch.tensor(values, dtype=torch.float64) if values else None}, group)
+        self._dtype = common.dtype
+        if self.mode == "segmentation":
+            self._images = [dict(zip(common.names, image, strict=True)) for image in found["images"].tolist()]
+        elif common.dtype is not None:
+            for name, tensors in parts.items():
+                rows = found[name] if device is None else found[name].to(device)
+                tensors[:] = [rows] if name != "correct" or common.has_predictions else []
         return self
 
     @property

@@ -17,14 +17,16 @@ class ShardSummary(NamedTuple):
     """Dtype of the scores; None for a process without a batch, which agrees with any other."""
     has_predictions: bool
     mode: str
+    names: tuple[str, ...] = ()
+    """Names of the metrics of each image; empty for a process without images, which agrees with any other."""
 
 
-def check_shards(shards: Sequence[ShardSummary]) -> None:
-    """Check that the shards of all processes, in the order of their ranks, can be merged.
+def check_shards(shards: Sequence[ShardSummary]) -> ShardSummary:
+    """Check that the shards of all processes, in the order of their ranks, can be merged, and return their summary.
 
     Raises:
         TypeError: If the scores of two processes differ in dtype.
-        ValueError: If the modes differ, or only some processes have predictions.
+        ValueError: If the modes or the names of the metrics of images differ, or only some processes have predictions.
     """
     check_alike("mode", [shard.mode for shard in shards])
     ranks = [rank for rank, shard in enumerate(shards) if shard.dtype is not None]
@@ -41,3 +43,9 @@ def check_shards(shards: Sequence[ShardSummary]) -> None:
                 "predictions must be given on all processes or on none, got them on rank "
                 f"{with_predictions} and not on rank {without}"
             )
+        if shard.names != first.names:
+            raise ValueError(
+                f"images must have the same metrics on all processes, got {', '.join(first.names)} on rank {ranks[0]} "
+                f"and {', '.join(shard.names)} on rank {rank}: tpr must be the same"
+            )
+    return shards[ranks[0]] if ranks else shards[0]

@@ -69,9 +69,9 @@ def _run(args: Sequence[str], group: Group, held: ExitStack) -> int:
     try:
         run.fabric.print(f"run folder: {command.path}", flush=True)
         run.train(checkpoint_every=command.checkpoint_every)
-        if not run.is_first:
-            return 0
         evaluation = run.evaluate()
+        if evaluation is None:
+            return 0  # the first process writes the results
         run.report(evaluation)
     except (StageFailedError, OSError, ValueError) as error:
         group.fail(str(error))

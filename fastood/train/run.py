@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from fastood.common.gathering import broadcast_tensors
 from fastood.data import DetectionTask, ImageSet, load_task
 from fastood.data.loaders import EncodedImages, LoaderPlan, plan_loader
 from fastood.data.summary import data_summary, summary_lines
@@ -34,8 +36,11 @@ from fastood.train.results.metrics_document import metrics_document
 from fastood.train.results.run_warnings import run_warnings
 from fastood.train.results.scoring import ArmScores, score_arm
 from fastood.train.run_folder import RunFolder, fingerprint, naming
+from fastood.train.shared_work import is_shared
 from fastood.train.stages import train_stages
 from fastood.train.trained_network import TrainedNetwork
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class Run:
         fabric: Device and group of processes.
 
     Example:
-        Train and evaluate a method from Python:
+        Train and evaluate a method from Python; several processes run all of it:
 
         >>> from pathlib import Path
         >>> from fastood.train.config import PRESETS
@@ -70,7 +75,8 @@ class Run:
         >>> with Run.open(PRESETS["msp", "embedded"], Path("runs/mine")) as run:  # doctest: +SKIP
         ...     run.train()
         ...     evaluation = run.evaluate()
-        ...     run.report(evaluation)
+        ...     if evaluation is not None:  # it is None in all processes but the first
+        ...         run.report(evaluation)
     """
 
     def __init__(
@@ -130,9 +136,10 @@ class Run:
 
     @classmethod
     def load(cls, config: RunConfig, folder: RunFolder, *, device: Device | None = None) -> Self:
-        """Open a finished run to evaluate it again, in this process alone.
+        """Open a finished run to evaluate it again; several processes share the work.
 
-        A compiler and the run's loader serve training alone, and may be missing.
+        Every process reads the config and its images; the first one alone reads the other files of the folder. A
+        compiler and the run's loader serve training alone, and may be missing.
 
         Args:
             config: The run's config, `folder.read_config()`; the protocol may be another.
@@ -171,7 +178,7 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the first of its group: it alone evaluates and writes."""
+        """Whether this process is the first of its group: it alone computes metrics and writes."""
         return self.fabric.is_global_zero
 
     @cached_property
@@ -221,19 +228,28 @@ class Run:
         train_stages(self.method, self.folder, context, embed=self.embed, checkpoint_every=checkpoint_every)
         self.fabric.barrier()
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> Evaluation | None:
         """Score the test images with every arm's stored weights, and compute the metrics.
+
+        Several processes share the forward passes, with the bits of one process, and the group is then closed.
+
+        Returns:
+            The results; None in all processes but the first.
 
         Raises:
             FileNotFoundError: If the run has not been trained.
             StageFailedError: If no arm has scores.
-            ValueError: If a file is damaged.
+            ValueError: If a file is damaged or an image unreadable; on every process.
         """
-        failures = self.folder.read_failures()
+        failures = self._from_first(self.folder.read_failures)
         learnt = learnt_pool_of(self.method, failures)
-        if learnt is not None:
-            with naming(self.folder.pool):
-                learnt.pool.load_state_dict(self.folder.read_pool())
+
+        def load_pool() -> None:
+            if learnt is not None:
+                with naming(self.folder.pool):
+                    learnt.pool.load_state_dict(self.folder.read_pool())
+
+        self._from_first(load_pool)
         failed = failed_arms(self.method, failures)
         scores = {}
         for arm in self.method.arms:
@@ -246,6 +262,12 @@ class Run:
                 failed[arm.name] = StageFailure(stage=arm.stage, step=None, steps=None, reason=reason)
         if not scores:
             raise StageFailedError(f"no arm can be evaluated: {next(iter(failed.values())).describe()}")
+        if is_shared(self.fabric):
+            self.fabric.barrier()
+            # Metrics and report may take longer than the other processes would wait in a collective.
+            close_group()
+        if not self.is_first:
+            return None
         metrics = metrics_document(
             self.method,
             self.task,
@@ -291,12 +313,13 @@ class Run:
         folder.write_metrics(metrics)
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
-        """Return a network for evaluation, on this process's device."""
+        """Return a network for evaluation on this process's device; the processes share its batches."""
         return TrainedNetwork(
             model,
             augment=self.config.augment,
             fabric=without_group(self.fabric, precision=self.config.precision),
             channels_last=self.config.channels_last,
+            shared_by=self.fabric,
         )
 
     def embed(self, model: nn.Module, images: ImageSet) -> Tensor:
@@ -304,16 +327,26 @@ class Run:
         return self.trained(model).features(images)
 
     def network(self, arm: Arm) -> nn.Module:
-        """Return an arm's network with its stored weights.
+        """Return an arm's network with its stored weights, which the first process reads for all.
 
         Raises:
             FileNotFoundError: If the run has not been trained.
             ValueError: If the file is damaged or its weights are of another network.
         """
         model = next(stage for stage in self.method.stages if stage.name == arm.stage).build_model()
-        with naming(self.folder.weights(arm.name)):
-            model.load_state_dict(self.folder.read_weights(arm.name))
+
+        def load() -> None:
+            with naming(self.folder.weights(arm.name)):
+                model.load_state_dict(self.folder.read_weights(arm.name))
+
+        self._from_first(load)
+        if is_shared(self.fabric):
+            broadcast_tensors(model.state_dict())
         return model
+
+    def _from_first(self, make: Callable[[], T]) -> T:
+        """Return the result of the first process; of this one once the group is closed."""
+        return from_first_process(make, self.fabric) if is_shared(self.fabric) else make()
 
     def _write_beginning(self) -> None:
         """Check that all processes have the run's images, and write config and images' digests into its folder."""

@@ -17,8 +17,8 @@ def one_process() -> Iterator[None]:
     def all_gather(parts: list[Tensor], own: Tensor, group: object = None) -> None:
         parts[0].copy_(own)
 
-    def all_gather_into_tensor(every: Tensor, own: Tensor, group: object = None) -> None:
-        every.copy_(own)
+    def all_gather_into_tensor(whole: Tensor, own: Tensor, group: object = None) -> None:
+        whole.copy_(own.view_as(whole))
 
     def all_gather_object(parts: list[object], own: object, group: object = None) -> None:
         parts[0] = own
@@ -35,6 +35,7 @@ def one_process() -> Iterator[None]:
             ("all_reduce", lambda tensor, group=None: None),
             ("all_gather", all_gather),
             ("all_gather_into_tensor", all_gather_into_tensor),
+            ("get_backend_config", lambda group=None: "cpu:gloo,cuda:gloo"),
             ("all_gather_object", all_gather_object),
         ):
             stack.enter_context(mock.patch.object(torch.distributed, name, value))

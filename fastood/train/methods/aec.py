@@ -191,8 +191,8 @@ def by_reconstruction(distance_weight: float) -> Scorer:
 def reconstructions(network: TrainedNetwork, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Return latent vectors `[N, d]` and reconstruction errors `[N]` of images, float64 on the CPU."""
     module: Any = network.module
-    parts = [module.reconstruct(batch) for batch in network.batches(images)]
-    return torch.cat([z.double().cpu() for z, _ in parts]), torch.cat([e.double().cpu() for _, e in parts])
+    latents, errors = network.over_batches(images, lambda batch: [of.double() for of in module.reconstruct(batch)])
+    return latents, errors
 
 
 def mahalanobis_distance(rows: Tensor) -> Callable[[Tensor], Tensor]:

@@ -183,17 +183,18 @@ def by_confidence(confidence: Confidence, magnitudes: Sequence[float], held_out:
             assert isinstance(head, DecomposedConfidenceHead)
             return head.class_scores(features).amax(dim=1) if confidence == "h" else head.gate_logits(features)
 
+        def confidences(images: ImageSet, epsilon: float) -> Tensor:
+            return network.over_batches(images, lambda inputs: [moved(inputs, ranks, epsilon)])[0].double()
+
         def average(epsilon: float) -> float:
-            scores = [moved(inputs, ranks, epsilon) for inputs in network.batches(task.id_train.subset(held_out))]
-            values = torch.cat(scores).double()
+            values = confidences(task.id_train.subset(held_out), epsilon)
             return float((values if confidence == "h" else values.sigmoid()).mean())
 
         # max takes the first of equal values: the smallest step, in the default order.
         epsilon = magnitudes[0] if len(magnitudes) == 1 else max(magnitudes, key=average)
 
         def predict(images: ImageSet) -> Prediction:
-            confidences = [moved(inputs, ranks, epsilon).double().cpu() for inputs in network.batches(images)]
-            return Prediction(scores=-torch.cat(confidences), classes=network.logits(images).argmax(dim=1))
+            return Prediction(scores=-confidences(images, epsilon), classes=network.logits(images).argmax(dim=1))
 
         return predict
 

@@ -81,7 +81,9 @@ def test_score_adds_error_and_distance_each_in_its_spread(generator: torch.Gener
     fitted = torch.randn(20, 1, 1, 2, generator=generator, dtype=torch.float64)
     images = torch.tensor([[[[1.0, 2.0]]], [[[-3.0, 0.5]]]]).double()
     network = SimpleNamespace(
-        module=Given(), batches=lambda rows: [rows], logits=lambda rows: torch.tensor([[1, 0], [0, 1]])
+        module=Given(),
+        over_batches=lambda rows, compute: compute(rows),
+        logits=lambda rows: torch.tensor([[1, 0], [0, 1]]),
     )
     task = SimpleNamespace(id_train=fitted)
     rows = fitted.flatten(1)

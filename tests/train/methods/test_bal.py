@@ -59,7 +59,7 @@ def test_each_score_by_hand(generator: torch.Generator):
     network = SimpleNamespace(
         logits=lambda images: outputs.logits,
         outputs=lambda images: outputs,
-        batches=lambda images: [outputs.logits.clone().view(6, 1, 2, 2)],
+        over_batches=lambda images, compute: compute(outputs.logits.clone().view(6, 1, 2, 2)),
         module=nn.ModuleDict({"discriminator": Discriminator()}),
         device=torch.device("cpu"),
     )

@@ -72,7 +72,7 @@ def predicted(confidence: str, magnitudes: tuple[float, ...], held_out: Tensor) 
     """Scores of `FEATURES` as images of one channel, where held-out images are another set's."""
     network = SimpleNamespace(
         module=Inputs(),
-        batches=lambda images: [images],
+        over_batches=lambda images, compute: compute(images),
         logits=lambda images: Inputs().head(images.flatten(1)),
     )
     task = SimpleNamespace(id_train=SimpleNamespace(subset=lambda index: held_out))
@@ -101,7 +101,9 @@ def test_the_step_is_the_one_at_which_held_out_images_are_most_confident():
             self.head = network_head
 
     network = SimpleNamespace(
-        module=Cosine(), batches=lambda images: [images], logits=lambda images: network_head(images.flatten(1))
+        module=Cosine(),
+        over_batches=lambda images, compute: compute(images),
+        logits=lambda images: network_head(images.flatten(1)),
     )
     task = SimpleNamespace(id_train=SimpleNamespace(subset=lambda index: held_out))
     image = torch.tensor([[[[1.0, 0.2]]]])

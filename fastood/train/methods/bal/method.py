@@ -190,16 +190,17 @@ class BAL(Method):
             input_std=[STD] * channels,
         )
 
+        def of_batch(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            inputs.requires_grad_()
+            logits = network(inputs)
+            moved = detector.moved(inputs, logits)
+            with torch.no_grad():
+                scores = detector.score_logits(network(moved))
+            return scores, logits.argmax(dim=1)
+
         def predict(images: ImageSet) -> Prediction:
-            scores, classes = [], []
-            for inputs in network.batches(images):
-                inputs.requires_grad_()
-                logits = network(inputs)
-                moved = detector.moved(inputs, logits)
-                with torch.no_grad():
-                    scores.append(detector.score_logits(network(moved)).cpu())
-                classes.append(logits.argmax(dim=1).cpu())
-            return Prediction(scores=torch.cat(scores), classes=torch.cat(classes))
+            scores, classes = network.over_batches(images, of_batch)
+            return Prediction(scores=scores, classes=classes)
 
         return predict
 
