@@ -57,8 +57,7 @@ class ArmNetwork:
     def outputs(self, images: ImageSet) -> Outputs:
         """Compute logits and features of images in one pass, float32 on the CPU."""
         with torch.no_grad():
-            parts = [tuple(part.float().cpu() for part in self(batch)) for batch in self.network.batches(images)]
-        features, logits = (torch.cat(of_batches) for of_batches in zip(*parts, strict=True))
+            features, logits = self.network.over_batches(images, lambda batch: [part.float() for part in self(batch)])
         return Outputs(logits=logits, features=features)
 
     def gradient_batches(self, images: ImageSet) -> Iterator[Tensor]:
@@ -71,21 +70,24 @@ class ArmNetwork:
 
         Args:
             images: N images.
-            suite: Detectors on this network.
+            suite: Detectors on this network; those that fail in any process are in its `failed` afterwards.
 
         Returns:
             Outputs on the CPU, and scores `[N]` by name of the detectors that perturb inputs.
         """
-        features, logits = [], []
-        perturbed: dict[str, list[Tensor]] = {}
-        for batch in self.gradient_batches(images):
-            of_batch = suite.forward(batch)
-            features.append(of_batch[0].float().cpu())
-            logits.append(of_batch[1].float().cpu())
-            for name, scores in of_batch[2].items():
-                perturbed.setdefault(name, []).append(scores.cpu())
-        outputs = Outputs(logits=torch.cat(logits), features=torch.cat(features))
-        return outputs, {name: torch.cat(parts) for name, parts in perturbed.items()}
+        names = [name for name, one in suite.detectors.items() if one.reads == "inputs" and name not in suite.failed]
+
+        def of_batch(batch: Tensor) -> list[Tensor]:
+            parts = []
+            for rows in torch.split(batch, GRADIENT_ROWS):
+                features, logits, scores = suite.forward(rows)
+                # A detector that fails at one batch is left out; its scores only keep the number of results.
+                absent = features.new_full((len(rows),), torch.nan, dtype=torch.float64)
+                parts.append([features.float(), logits.float(), *(scores.get(name, absent) for name in names)])
+            return [torch.cat(of_rows) for of_rows in zip(*parts, strict=True)]
+
+        features, logits, *scores = self.network.over_batches(images, of_batch)
+        return Outputs(logits=logits, features=features), dict(zip(names, scores, strict=True))
 
 
 def image_sets(task: DetectionTask) -> dict[str, ImageSet]:

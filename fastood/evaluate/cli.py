@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from fastood.console.terminal import tolerant_terminal
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.train.config import Device
 from fastood.train.engine.failure import StageFailedError
+from fastood.train.engine.processes import launched_processes
 
 if TYPE_CHECKING:
     from fastood.train.run import Run
@@ -27,12 +29,16 @@ Examples:
 
   python -m fastood.evaluate runs/mine
   python -m fastood.evaluate runs/mine --detectors all --write
+  torchrun --nproc-per-node 2 -m fastood.evaluate runs/mine --detectors all
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Score a run's stored weights again, print its table, and compare it with metrics.json."""
+    """Score a run's stored weights again, print its table, and compare it with metrics.json.
+
+    Processes that torchrun launches share the work, with the numbers of one process.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, runs/NAME."""
@@ -126,12 +132,13 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
                 f"write must not be given with protocol {command.protocol}: metrics.json holds the run's own protocol"
             )
         config = folder.read_config()
-        if command.write:
-            held.enter_context(folder.lock())
         if command.protocol is not None:
             config = replace(config, protocol=PROTOCOLS[command.protocol])
         stored = folder.read_metrics()
-        run = held.enter_context(Run.load(config, folder, device=command.device))
+        run = held.enter_context(Run.load(config, folder, device=command.device, write=command.write))
+        if not run.is_first:
+            # Every process fits the detectors and would print the warnings of the first one again.
+            held.enter_context(warnings.catch_warnings(action="ignore"))
         if command.detectors:
             return evaluate_detectors(run, command)
         evaluation = run.evaluate()
@@ -141,6 +148,13 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if launched_processes() == 1 or "onnection" not in str(error):
+            raise
+        print(f"error: another process of the group has ended: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    if evaluation is None:
+        return 0  # the first process prints and writes
     print_metrics(evaluation.metrics)
     if command.protocol is not None:
         return 0
@@ -171,7 +185,11 @@ def evaluate_detectors(run: Run, command: Command) -> int:
     from fastood.evaluate.printing import print_detectors, write_detectors
 
     names = detector_names() if command.detectors == ("all",) else command.detectors
-    document = detectors_document(run, score_detectors(run, names))
+    scores = score_detectors(run, names)
+    run.end_sharing()
+    if not run.is_first:
+        return 0
+    document = detectors_document(run, scores)
     print_detectors(document)
     if command.write:
         print(f"written: {', '.join(map(str, write_detectors(run.folder, document)))}")

@@ -1,13 +1,16 @@
 """Scores of the test images by detectors that are fitted to the outputs of a run's networks."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from fastood import __version__
+from fastood.common.distributed import exchange
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
 from fastood.data.images.augment import STD
@@ -15,12 +18,15 @@ from fastood.detectors import DETECTORS, ODIN, Detector, DetectorSuite
 from fastood.detectors.bal import BoundaryAwareDetector
 from fastood.detectors.head_detector import HeadDetector
 from fastood.detectors.registry import Build, builder
+from fastood.detectors.row_detector import CHUNK_ROWS
 from fastood.evaluate.arm_network import GRADIENT_ROWS, ArmNetwork, image_sets
 from fastood.evaluate.outputs_cache import OutputsCache, fingerprint_of
 from fastood.train.arm import Arm
+from fastood.train.engine.processes import any_process
 from fastood.train.failed_stages import failed_arms
 from fastood.train.run import Run
 from fastood.train.run_folder import fingerprint
+from fastood.train.shared_work import compute_shared, is_shared, of_any
 from fastood.train.trained_network import Outputs
 
 AVAILABLE: Mapping[str, Build] = {**DETECTORS, "bal": builder("bal", BoundaryAwareDetector)}
@@ -51,7 +57,8 @@ def score_detectors(run: Run, names: Sequence[str]) -> dict[str, DetectorScores]
     """Score the test images of every arm with detectors; each image passes the network once for all of them.
 
     With ODIN, that pass computes gradients and a second pass follows. Logits and features are cached in the run folder,
-    so that the next call needs the network for ODIN only.
+    so that the next call needs the network for ODIN only. Several processes share passes and scores; each fits every
+    detector to the outputs of all training images, so that its state has the bits of one process.
 
     Args:
         run: The run.
@@ -70,7 +77,7 @@ def score_detectors(run: Run, names: Sequence[str]) -> dict[str, DetectorScores]
             f"detectors must be all, or one or more of {', '.join(AVAILABLE)}, each once, got {list(names)}"
         )
     digests = fingerprint(run.task)
-    failed = failed_arms(run.method, run.folder.read_failures())
+    failed = failed_arms(run.method, run.failures())
     arms = [arm for arm in run.method.arms if arm.name not in failed]
     return {arm.name: _score_arm(run, arm, names, digests) for arm in arms}
 
@@ -78,7 +85,7 @@ def score_detectors(run: Run, names: Sequence[str]) -> dict[str, DetectorScores]
 def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, str]) -> DetectorScores:
     task = arm.task(run.task)
     module = run.network(arm)
-    weights = run.folder.read_weights(arm.name)
+    weights = {name: weight.cpu().clone() for name, weight in module.state_dict().items()}
     network = run.trained(module)
     dependencies = {
         "images": dict(digests) if task is run.task else fingerprint(task),
@@ -90,6 +97,9 @@ def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, s
         run.folder.path / "features" / f"{arm.name}.safetensors", fingerprint_of(dependencies, weights)
     )
     cached = cache.read()
+    if any_process(cached is None, run.fabric):
+        # All take part in the passes, or none.
+        cached = None
     no_scores = torch.empty(0, len(task.id_test), dtype=torch.float64)
     try:
         model = ArmNetwork(network, task.num_classes)
@@ -98,16 +108,17 @@ def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, s
         reasons = dict.fromkeys(names, str(error))
         return DetectorScores(label=arm.label, settings={}, skipped=reasons, id_scores=no_scores, ood_scores={})
     fitted, skipped = fitted_detectors(model, names, train, task.id_train.labels)
-    if "odin" in fitted and len(task.background) == 0:
-        del fitted["odin"]
-        skipped["odin"] = "its step is chosen with background images, of which the run has none (data.background none)"
     odin = fitted.get("odin")
     if isinstance(odin, ODIN):
         try:
             _choose_epsilon(odin, model, task, run.config.seed)
         except _FAILURES as error:
             skipped["odin"] = str(error)
-            del fitted["odin"]
+    skipped = of_any(skipped, run.fabric)
+    fitted = {name: detector for name, detector in fitted.items() if name not in skipped}
+    if isinstance(odin, ODIN) and is_shared(run.fabric):
+        # Machines that round differently may choose differently: all take the step of the first process.
+        odin.epsilon = exchange(odin.epsilon, device=network.device)[0]
     outputs: dict[str, Outputs] = {"id_train": train}
     scores: dict[str, dict[str, Tensor]] = {}
     suite = DetectorSuite(model, fitted) if fitted else None
@@ -121,8 +132,8 @@ def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, s
         else:
             outputs[name] = model.outputs(images) if cached is None else cached[name]
         if suite is not None:
-            scores[name] = _scores(suite, outputs[name], perturbed, network.device)
-    if cached is None:
+            scores[name] = _scores(suite, outputs[name], perturbed, run.fabric)
+    if cached is None and run.is_first:
         cache.write(outputs)
     failed = {} if suite is None else suite.failed
     scored = [name for name in fitted if name not in failed]
@@ -173,6 +184,8 @@ def fitted_detectors(
 
 def _choose_epsilon(detector: ODIN, model: ArmNetwork, task: DetectionTask, seed: int) -> None:
     """Choose ODIN's ε on training and background images; test sets take no part."""
+    if len(task.background) == 0:
+        raise ValueError("its step is chosen with background images, of which the run has none (data.background none)")
     detector.input_std = (STD,) * task.id_train.images.shape[1]
     batches: list[tuple[Tensor, Tensor]] = []
     for name, images in (("in-distribution", task.id_train), ("background", task.background)):
@@ -183,12 +196,36 @@ def _choose_epsilon(detector: ODIN, model: ArmNetwork, task: DetectionTask, seed
 
 
 def _scores(
-    suite: DetectorSuite, outputs: Outputs, perturbed: Mapping[str, Tensor], device: torch.device
+    suite: DetectorSuite, outputs: Outputs, perturbed: Mapping[str, Tensor], fabric: Fabric
 ) -> dict[str, Tensor]:
-    """Return scores float64 `[N]` on the CPU, by name, of the detectors that have not failed."""
-    scores = dict(perturbed)
-    with warnings.catch_warnings():
-        # The notes below the table name the detectors that are left out.
-        warnings.filterwarnings("ignore", "detector .* is left out", RuntimeWarning)
-        scores |= suite.predict_outputs(outputs.features.to(device), outputs.logits.to(device))
-    return {name: of_detector.double().cpu() for name, of_detector in scores.items()}
+    """Return scores float64 `[N]` on the CPU, by name, of the detectors that have failed in no process."""
+    _leave_out(suite, fabric)
+    names = [name for name in suite.detectors if name not in suite.failed and name not in perturbed]
+
+    def of_part(part: range) -> list[Tensor]:
+        # Whole chunks, because the bits of a matrix product depend on its number of rows.
+        rows = slice(part.start * CHUNK_ROWS, part.stop * CHUNK_ROWS)
+        features, logits = (of_all[rows].to(fabric.device) for of_all in (outputs.features, outputs.logits))
+        with warnings.catch_warnings():
+            # The notes below the table name the detectors that are left out.
+            warnings.filterwarnings("ignore", "detector .* is left out", RuntimeWarning)
+            found = suite.predict_outputs(features, logits)
+        # A detector that has just failed is left out below; its scores only keep the number of results.
+        absent = torch.full((len(features),), torch.nan, dtype=torch.float64)
+        return [found.get(name, absent).double().cpu() for name in names]
+
+    chunks = max(1, math.ceil(len(outputs.logits) / CHUNK_ROWS))
+    found = dict(zip(names, compute_shared(chunks, of_part, fabric), strict=True)) if names else {}
+    _leave_out(suite, fabric)
+    return {
+        name: of_detector.double().cpu()
+        for name, of_detector in {**perturbed, **found}.items()
+        if name not in suite.failed
+    }
+
+
+def _leave_out(suite: DetectorSuite, fabric: Fabric) -> None:
+    """Mark detectors that have failed in any process as failed."""
+    reasons = of_any({name: str(error) for name, error in suite.failed.items()}, fabric)
+    for name, reason in reasons.items():
+        suite.failed.setdefault(name, RuntimeError(reason))

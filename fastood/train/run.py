@@ -36,7 +36,7 @@ from fastood.train.results.metrics_document import metrics_document
 from fastood.train.results.run_warnings import run_warnings
 from fastood.train.results.scoring import ArmScores, score_arm
 from fastood.train.run_folder import RunFolder, fingerprint, naming
-from fastood.train.shared_work import is_shared
+from fastood.train.shared_work import is_shared, raise_on_all
 from fastood.train.stages import train_stages
 from fastood.train.trained_network import TrainedNetwork
 
@@ -135,18 +135,20 @@ class Run:
         return run
 
     @classmethod
-    def load(cls, config: RunConfig, folder: RunFolder, *, device: Device | None = None) -> Self:
+    def load(cls, config: RunConfig, folder: RunFolder, *, device: Device | None = None, write: bool = False) -> Self:
         """Open a finished run to evaluate it again; several processes share the work.
 
-        Every process reads the config and its images; the first one alone reads the other files of the folder. A
+        Every process reads the images and their record in the folder, and the first one alone the other files. A
         compiler and the run's loader serve training alone, and may be missing.
 
         Args:
             config: The run's config, `folder.read_config()`; the protocol may be another.
             folder: The run's folder.
             device: Device to compute on; None for that of the config.
+            write: Whether results are to be written; the folder is then locked until the run is closed.
 
         Raises:
+            BlockingIOError: If `write` is set and another process is writing the run.
             FileNotFoundError: If images, or the record of the run's images, are missing.
             ValueError: If the images are not those of the run, or the config does not fit this machine.
         """
@@ -155,9 +157,22 @@ class Run:
         with ExitStack() as held:
             held.enter_context(Group.join())
             held.callback(torch.set_num_threads, torch.get_num_threads())
-            parts = _load_parts(config)
-            folder.require_same_data(fingerprint(parts["task"]))
-            run = cls(config, folder, **parts, fabric=open_fabric(accelerator, precision=config.precision))
+            fabric = open_fabric(accelerator, precision=config.precision)
+
+            def enter() -> None:
+                if write:
+                    held.enter_context(folder.lock())
+
+            from_first_process(enter, fabric)
+            parts, error = {}, None
+            try:
+                parts = _load_parts(config)
+                folder.require_same_data(fingerprint(parts["task"]))
+            except (OSError, TypeError, ValueError) as raised:
+                error = raised
+            # Images may be missing or differ on one machine alone, and the other processes would wait for its own.
+            raise_on_all(error, fabric)
+            run = cls(config, folder, **parts, fabric=fabric)
             run._held = held.pop_all()
         return run
 
@@ -241,7 +256,7 @@ class Run:
             StageFailedError: If no arm has scores.
             ValueError: If a file is damaged or an image unreadable; on every process.
         """
-        failures = self._from_first(self.folder.read_failures)
+        failures = self.failures()
         learnt = learnt_pool_of(self.method, failures)
 
         def load_pool() -> None:
@@ -262,10 +277,7 @@ class Run:
                 failed[arm.name] = StageFailure(stage=arm.stage, step=None, steps=None, reason=reason)
         if not scores:
             raise StageFailedError(f"no arm can be evaluated: {next(iter(failed.values())).describe()}")
-        if is_shared(self.fabric):
-            self.fabric.barrier()
-            # Metrics and report may take longer than the other processes would wait in a collective.
-            close_group()
+        self.end_sharing()
         if not self.is_first:
             return None
         metrics = metrics_document(
@@ -311,6 +323,19 @@ class Run:
             sessions=read_sessions(folder.environment),
         )
         folder.write_metrics(metrics)
+
+    def failures(self) -> dict[str, StageFailure]:
+        """Return the failures of stages by name, which the first process reads for all."""
+        return self._from_first(self.folder.read_failures)
+
+    def end_sharing(self) -> None:
+        """Wait for all processes and close their group, so that the first one can compute metrics and write alone.
+
+        Metrics and report may take longer than the other processes would wait in a collective.
+        """
+        if is_shared(self.fabric):
+            self.fabric.barrier()
+            close_group()
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
         """Return a network for evaluation on this process's device; the processes share its batches."""

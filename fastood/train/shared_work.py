@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -86,6 +86,10 @@ def raise_on_all(error: Exception | None, fabric: Fabric) -> None:
         Exception: `error` itself on the process that it is of. Others raise an error of its type if that is an OSError,
             TypeError or ValueError, and otherwise a RuntimeError, with its message.
     """
+    if not is_shared(fabric):
+        if error is not None:
+            raise error
+        return
     failed = torch.tensor(int(error is not None), device=fabric.device)
     dist.all_reduce(failed, op=dist.ReduceOp.MAX)
     if not failed:
@@ -97,6 +101,24 @@ def raise_on_all(error: Exception | None, fabric: Fabric) -> None:
     if kind in _ERRORS:
         raise _ERRORS[kind](message)
     raise RuntimeError(f"process {rank} has failed: {kind}: {message}")
+
+
+def of_any(reasons: Mapping[str, str], fabric: Fabric) -> dict[str, str]:
+    """Return the reasons of all processes by name, on every process, so that all leave out the same names.
+
+    Args:
+        reasons: Reasons of this process by name.
+        fabric: The processes.
+
+    Returns:
+        The reason of the first process that has one, for each name, in the order of the ranks.
+    """
+    if not is_shared(fabric):
+        return dict(reasons)
+    found: dict[str, str] = {}
+    for of_process in exchange(dict(reasons), device=fabric.device):
+        found = {**of_process, **found}
+    return {name: found[name] for name in sorted(found)}
 
 
 def _kind(error: Exception) -> str:
