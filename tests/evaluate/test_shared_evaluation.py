@@ -1,11 +1,10 @@
 """Evaluation by 1, 2 and 3 processes: equal bytes, equal parts of the work, and errors on all of them."""
 
 import json
-import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from tests.train.engine.test_processes import FORKSERVER
 
 PROCESSES = 3
 BATCH, CHUNK = 7, 16
-WRITTEN = ("metrics.json", "scores.safetensors", "detectors.json", "features/plain.safetensors")
+WRITTEN = ("metrics.json", "scores.safetensors", "detectors.json", "features/msp.safetensors")
 DETECTORS = ("msp", "klm", "knn", "vim", "she", "mahalanobis", "odin")
 FITTING = ("godin", "aec", "reject", "bal", "deep-svdd", "gcpl")
 """Methods whose scorers are more than a function of logits: they fit, move inputs, or read features."""
@@ -41,6 +40,18 @@ def group_of(world_size: int, rank: int, port: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items() if world_size > 1 else ():
             patch.setenv(name, str(value))
+        yield
+
+
+@contextmanager
+def printing_to(path: Path) -> Iterator[None]:
+    """Write standard output and errors to files."""
+    with (
+        path.with_suffix(".out").open("w") as out,
+        path.with_suffix(".err").open("w") as errors,
+        redirect_stdout(out),
+        redirect_stderr(errors),
+    ):
         yield
 
 
@@ -87,23 +98,20 @@ def evaluate_in_turns(rank: int, ports: list[int], finished: Path, folder: Path)
     patch.setattr(Augment, "normalize", counted)
     with group_of(PROCESSES, rank, ports[0]):
         scores_of_arms(rank, folder)
-    for world_size, port in zip((3, 2, 1), ports[1:], strict=False):
+    for world_size, port in zip((3, 2, 1), ports[1:4], strict=True):
         if rank >= world_size:
             break
         run = folder / str(world_size)
         found: dict[str, Any] = {"codes": [], "batches": []}
         for name, options in (("own", ()), ("detectors", ("--detectors", *DETECTORS))):
             batches.clear()
-            for stream, number in (("out", 1), ("err", 2)):
-                os.dup2((folder / f"{name}-{world_size}-{rank}.{stream}").open("w").fileno(), number)
-            with group_of(world_size, rank, port):
+            with group_of(world_size, rank, port), printing_to(folder / f"{name}-{world_size}-{rank}"):
                 found["codes"].append(evaluate.main([str(run), "--write", *options]))
             found["batches"].append(len(batches))
         (folder / f"{world_size}-{rank}.json").write_text(json.dumps(found))
     if rank < 2:
-        os.dup2((folder / f"broken-{rank}.err").open("w").fileno(), 2)
         patch.setattr(Augment, "normalize", unreadable if rank == 1 else normalize)
-        with group_of(2, rank, ports[4]):
+        with group_of(2, rank, ports[4]), printing_to(folder / f"broken-{rank}"):
             (folder / f"broken-{rank}.json").write_text(json.dumps(evaluate.main([str(finished), "--write"])))
 
 
