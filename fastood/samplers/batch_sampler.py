@@ -1,51 +1,81 @@
-"""Batch sampler of a `torch.utils.data.DataLoader` that draws from a background pool."""
+"""Batch sampler of a `torch.utils.data.DataLoader` that draws from a background pool, on one or more ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from warnings import warn
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.utils.data import Sampler
+from torch import Tensor
+from torch.utils.data import BatchSampler, Sampler
 
-from fastood.ops._arguments import as_flag, shown
+from fastood.ops import background_pool as ops
+from fastood.ops._arguments import allocating, as_flag, shown
+from fastood.ops._arrays import Values
 from fastood.samplers import pool_checks
+from fastood.samplers.draw_progress import DrawProgress
+from fastood.samplers.epoch_length import EpochLength
+from fastood.samplers.gathered_batch import batch_tensors, check_ranks, digest, gather_batch, ranks_of_group
 from fastood.samplers.pool import BackgroundPool
+from fastood.samplers.state import AscentMode
 
 __all__ = ["BackgroundPoolSampler"]
 
 
-class BackgroundPoolSampler(Sampler[list[int]]):
+class BackgroundPoolSampler(BatchSampler):
     """Batch sampler that draws indices from a pool, each batch with the weights at the time of the draw.
+
+    Several ranks divide one stream of draws: step t draws `world_size * batch_size` examples, of which rank r receives
+    the r-th part. All ranks have equally many batches of equal sizes, and their union is distributed as the batches of
+    one process. This needs equal pools and generators in equal states on all ranks (seed them with one number, not with
+    the rank). The start of an epoch compares both, with one collective if rank and size are those of the process group,
+    and raises on every rank if they differ. A pool that learns stays equal with the method `ascend` of the sampler,
+    which gathers the losses of all ranks; `BackgroundPool.ascend` would step each replica with its own losses.
 
     A loader with worker processes prefetches: it draws `prefetch_factor * num_workers` batches before it returns the
     first one. The weights of a draw are therefore at most this many steps old when the batch is used; see
     `max_staleness`. With `num_workers=0` every draw uses the current weights. `BackgroundPool.importance` always uses
-    the weights at the time of the call.
+    the weights at the time of the call. On a CUDA device each batch waits for the device once, because a DataLoader
+    needs a list of Python numbers; several batches are not drawn at once, because their weights would be older.
 
-    The dataset should return the index of an example along with it, because `BackgroundPool.ascend` needs the indices
-    of the losses.
+    The dataset should return the index of an example along with it, because `ascend` needs the indices of the losses.
 
-    Each process draws independently of the others: generators with the same seed draw the same batches in every
-    process. A warning is issued once if `torch.distributed` runs more than one process; seed each generator with the
-    rank, or use `BackgroundPool.shard`.
+    Frameworks (examples/ has a file for each):
+        - Plain DDP, HF Trainer with a loader from `get_train_dataloader`, and Lightning with a loader that is made in
+          `train_dataloader` need no option. A loader passed to `Trainer.fit` of Lightning needs
+          `Trainer(use_distributed_sampler=False)`, because Lightning rebuilds a batch sampler from `batch_size` alone.
+        - `Accelerator.prepare(loader)` divides batches itself: pass `rank=0, world_size=1`. It also draws one batch
+          ahead, which adds 1 to the staleness. `ascend` gathers over all processes there, too.
+        - torchdata's `StatefulDataLoader` stores the state of the sampler; store that of the pool as well.
 
     Args:
-        pool: The pool, with one entry for each example of the dataset.
-        batch_size: B >= 1, examples per batch.
+        pool: The pool, with one entry for each example of the dataset; equal on all ranks.
+        batch_size: B >= 1, examples per batch and rank.
         num_batches: Length of an epoch in batches, at least 1. Pass either this or `num_samples`.
-        generator: Source of the draws, on the device of the pool; its state continues from epoch to epoch.
-        num_samples: Length of an epoch in examples, at least 1, as in `WeightedRandomSampler`. The last batch is
-            shorter if B does not divide it.
-        replacement: False draws every example at most once per epoch, by successive sampling as in
+        generator: Source of the draws, on the device of the pool; required. Its state continues from epoch to epoch
+            unless `set_epoch` is called.
+        num_samples: Length of an epoch in examples over all ranks, at least 1, as in `WeightedRandomSampler`. It is
+            rounded up to a multiple of the number of ranks. The last batch is shorter if B does not divide it.
+        replacement: False draws every example at most once per epoch and over all ranks, by successive sampling as in
             `BackgroundPool.sample`. The whole epoch is drawn at its start, with the weights at that time.
+        drop_last: Whether to leave out the batch of an epoch that is shorter on some rank; for `num_samples`.
+        rank: Rank of this process, in `0 … world_size - 1`. None for the rank in the default process group at the start
+            of an epoch, which may be initialised after the sampler; 0 without a group.
+        world_size: Number of ranks that divide the draws. None, together with `rank`, for that of the group.
+        sampler: Ignored. Lightning passes a `DistributedSampler` here, which the division of draws makes unnecessary.
+
+    Attributes:
+        pool: The pool.
+        batch_size: B, an int.
+        drop_last: As the argument.
+        generator: Source of the draws.
 
     Raises:
         TypeError: If `pool` is not a BackgroundPool, or `generator` not a `torch.Generator`.
         ValueError: If `batch_size`, `num_batches` or `num_samples` is not an int or below 1, not exactly one length is
-            passed, an epoch without replacement is longer than the number of examples with weight, or `generator` is
-            on another device.
+            passed, an epoch without replacement is longer than the number of examples with weight, `generator` is on
+            another device, or `rank` is not in `0 … world_size - 1`. On iteration also if pools, generators or
+            arguments differ between ranks.
 
     Example:
         Replaces `DataLoader(data, batch_size=2, sampler=WeightedRandomSampler(weights, num_samples=6))`:
@@ -64,55 +94,195 @@ class BackgroundPoolSampler(Sampler[list[int]]):
         batch_size: int,
         num_batches: int | None = None,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
         num_samples: int | None = None,
         replacement: bool = True,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        sampler: object = None,
     ) -> None:
-        if not isinstance(pool, BackgroundPool):
-            raise TypeError(
-                f"pool must be a BackgroundPool, such as from_weights(weights) returns, got {type(pool).__name__}"
-            )
-        pool_checks.check_generator(generator, pool.device)
-        if (num_batches is None) == (num_samples is None):
-            raise ValueError(
-                "num_batches or num_samples must be given, and not both, got "
-                f"{shown(num_batches)} and {shown(num_samples)}"
-            )
+        _check_pool(pool)
+        pool_checks.check_generator(generator, pool.device)  # type: ignore[arg-type]
+        assert generator is not None
         self.pool = pool
-        self.batch_size = pool_checks.integer("batch_size", batch_size)
-        if num_batches is not None:
-            self.num_samples = self.batch_size * pool_checks.integer("num_batches", num_batches)
-        else:
-            self.num_samples = pool_checks.integer("num_samples", num_samples)
+        self._length = EpochLength(batch_size, num_batches, num_samples, drop_last)
+        self.batch_size, self.drop_last = self._length.batch_size, self._length.drop_last
         self.generator = generator
         self.replacement = as_flag("replacement", replacement)
-        if not self.replacement and self.num_samples > pool.drawable:
-            raise ValueError(
-                f"num_samples must be at most the {pool.drawable} examples with weight when replacement=False, got "
-                f"{self.num_samples}"
-            )
-        self._warned = False
+        self._place = _checked_place(rank, world_size)
+        self._progress = DrawProgress(generator)
+        self._check_length()
+
+    @property
+    def sampler(self) -> BackgroundPoolSampler:  # type: ignore[override]
+        """The batch sampler itself, whose `set_epoch` and `generator` frameworks look for under this name."""
+        return self
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process among those that divide the draws."""
+        return (self._place or ranks_of_group())[0]
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks that divide the draws."""
+        return (self._place or ranks_of_group())[1]
+
+    @property
+    def num_samples(self) -> int:
+        """Length of an epoch in examples over all ranks."""
+        return self._length.examples(self.world_size)
 
     @property
     def num_batches(self) -> int:
-        """Length of an epoch in batches."""
-        return -(-self.num_samples // self.batch_size)
+        """Length of an epoch in batches, equal on all ranks."""
+        return self._length.batches(self.world_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
+    def _check_length(self) -> None:
+        """Raise ValueError if an epoch has no batch, or more examples than can be drawn without replacement."""
+        self._length.check(self.world_size, drawable=None if self.replacement else self.pool.drawable)
+
     def __iter__(self) -> Iterator[list[int]]:
-        self._warn_of_other_processes()
-        if not self.replacement:
+        self._progress.begin()
+        # After the agreement: an epoch that is too long is then an error on every rank.
+        self._check_agreement()
+        self._check_length()
+        progress, rank, ranks = self._progress, self.rank, self.world_size
+        for size in self._length.sizes(ranks, batches=progress.batches, examples=progress.examples):
+            batch = self._draw(size, rank, ranks).tolist()
+            progress.advance(size * ranks)
+            yield batch
+        progress.restart()
+
+    def _draw(self, size: int, rank: int, ranks: int) -> Tensor:
+        """Return the part of this rank of the next draws, int64 `[size]`."""
+        own, pool, progress = slice(rank * size, (rank + 1) * size), self.pool, self._progress
+        if self.replacement:
+            # The uniforms of all ranks, so that generators stay equal, but only the examples of this one.
+            with allocating(f"batch_size {size}"):
+                uniform = torch.rand(size * ranks, dtype=torch.float64, device=pool.device, generator=self.generator)
+            state = pool._state
+            return ops.pool_draw(state.omega, state.masses, state.stats, uniform[own], pool.epsilon)[0]  # type: ignore[no-any-return]
+        if progress.order is None:
             # Drawn as a whole: a batch drawn later would have to exclude the examples of all batches before it.
-            epoch, _ = self.pool.sample(self.num_samples, generator=self.generator, replacement=False)
-            for batch in torch.split(epoch, self.batch_size):
-                yield batch.tolist()
+            left = self._length.examples(ranks, batches=progress.batches, examples=progress.examples)
+            progress.order = pool.sample(left, generator=self.generator, replacement=False)[0]
+        batch = progress.order[own]
+        progress.order = progress.order[size * ranks :]
+        return batch
+
+    def _check_agreement(self) -> None:
+        """Raise ValueError on every rank if pools, generators or settings of the ranks differ. A collective."""
+        if self.world_size == 1 or self.world_size != ranks_of_group()[1]:
             return
-        for begin in range(0, self.num_samples, self.batch_size):
-            count = min(self.batch_size, self.num_samples - begin)
-            # One draw per batch and not per epoch, so that ascent steps between two batches take effect.
-            yield self.pool.sample(count, generator=self.generator)[0].tolist()
+        alike: dict[str, object] = {
+            "num_examples": len(self.pool),
+            "epsilon": self.pool.epsilon,
+            "batch_size": self.batch_size,
+            "num_batches": self._length.num_batches,
+            "num_samples": self._length.num_samples,
+            "drop_last": self.drop_last,
+            "replacement": self.replacement,
+            "the number of batches drawn in this epoch": self._progress.batches,
+            "the sums over the pool's weights": self.pool._state.stats[: ops.MASS_QUANTUM].tolist(),
+            "the state of generator": f"{digest(self.generator):014x}",
+        }
+        check_ranks(self.rank, alike, device=self.pool.device)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch, on which its draws then depend instead of on the epochs before it.
+
+        The generator is put into a state that depends on its state at the construction of the sampler and on `epoch`;
+        that of epoch 0 is the state at the construction. Call it before the epoch and on every rank, as for
+        `torch.utils.data.DistributedSampler`; Lightning, accelerate and HF Trainer do. Without it the generator
+        continues from epoch to epoch, which needs no call. After `load_state_dict` the epoch of the loaded state
+        continues where it was.
+
+        Args:
+            epoch: Number of the epoch, at least 0.
+
+        Raises:
+            ValueError: If `epoch` is not an int or below 0.
+        """
+        self._progress.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the epoch and the state of the generator, for a checkpoint.
+
+        It is equal on all ranks. Together with the `state_dict` of the pool it determines all further batches. It
+        counts the batches that were drawn: a loader with worker processes has drawn some that the loop has not received
+        yet, and only `torchdata.stateful_dataloader.StatefulDataLoader` stores the state before those. A pool that
+        learns draws them again with the weights of the checkpoint.
+
+        Returns:
+            `epoch`, `batches` and `examples` drawn in it over all ranks, `first_state` and `generator`, the states of
+            the generator at the construction and now, and `order`, the examples of an epoch without replacement that
+            were not returned yet, or None.
+        """
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state: the next iteration returns the batches that followed it.
+
+        The number of ranks may be another one. An epoch of `num_batches` then has the batches that were left, and an
+        epoch of `num_samples` the examples that were left.
+
+        Args:
+            state: State that `state_dict` returned.
+
+        Raises:
+            KeyError: If an entry is missing.
+            TypeError: If `state` is not a mapping, or has an entry of another type.
+            ValueError: If an entry is out of range, or of a generator on another device.
+        """
+        self._progress.load_state_dict(state, num_examples=len(self.pool), device=self.pool.device)
+
+    def ascend(self, index: Values, per_sample_loss: Values, *, lr: float, mode: AscentMode = "sparse") -> None:
+        """Take the ascent step of the batches of all ranks on every rank, so that the pools stay equal.
+
+        Index and losses are gathered from all processes of the default process group, in the order of the ranks, by one
+        collective that the host waits for; on a CUDA device it also waits for the step, so that an error is raised by
+        the call that it concerns, on every rank. Without a group this is `BackgroundPool.ascend`.
+
+        Args:
+            index: Indices of this rank, int64 `[b]`, or an array or list; b may differ between ranks and may be 0.
+            per_sample_loss: Losses of this rank, floating-point `[b]`, finite and >= 0, or an array or list.
+            lr: Step size > 0, equal on every rank.
+            mode: "exact" or "sparse" as in `BackgroundPool.ascend`, equal on every rank.
+
+        Raises:
+            TypeError: If an argument has another type or dtype.
+            ValueError: If an argument is out of range on a rank, or differs between ranks, the pools or generators of
+                the ranks differ, the batches of all ranks are empty, or ε = 1. Every rank raises, and no weight
+                changes. A position in the message counts the batches of all ranks.
+
+        Example:
+            >>> sampler = BackgroundPoolSampler(BackgroundPool(4), 2, 1, generator=torch.Generator().manual_seed(0))
+            >>> sampler.ascend([0, 2], [1.0, 0.0], lr=1.0)
+            >>> int(sampler.pool.weights.argmax())
+            0
+        """
+        if ranks_of_group()[1] == 1:
+            index, per_sample_loss = batch_tensors(index, per_sample_loss, self.pool.device)
+            self.pool.ascend(index, per_sample_loss, lr=lr, mode=mode)
+            return
+        index, per_sample_loss = gather_batch(
+            index,
+            per_sample_loss,
+            lr=lr,
+            mode=mode,
+            generator=self.generator if self.world_size > 1 else None,
+            stats=self.pool._state.stats[: ops.MASS_QUANTUM],
+            capacity=self.batch_size,
+            device=self.pool.device,
+        )
+        self.pool.ascend(index, per_sample_loss, lr=lr, mode=mode)
+        # Otherwise one rank might raise in its next draw, and another one wait for it in the next collective.
+        self.pool.synchronize()
 
     @staticmethod
     def max_staleness(*, num_workers: int, prefetch_factor: int = 2) -> int:
@@ -133,14 +303,26 @@ class BackgroundPoolSampler(Sampler[list[int]]):
             "prefetch_factor", prefetch_factor
         )
 
-    def _warn_of_other_processes(self) -> None:
-        if self._warned or not (dist.is_available() and dist.is_initialized()):
-            return
-        self._warned = True
-        if dist.get_world_size() > 1:
-            warn(
-                f"each of {dist.get_world_size()} processes draws from its BackgroundPoolSampler independently, and "
-                "generators with the same seed draw the same batches: seed them with the rank, or use "
-                "BackgroundPool.shard",
-                stacklevel=3,
-            )
+
+def _check_pool(pool: object) -> None:
+    """Raise TypeError unless `pool` is a BackgroundPool."""
+    if isinstance(pool, BackgroundPool):
+        return
+    message = f"pool must be a BackgroundPool, such as from_weights(weights) returns, got {type(pool).__name__}"
+    if isinstance(pool, Sampler):
+        message += (
+            ". If Lightning passed it: the sampler divides its draws among the ranks itself, so that "
+            "Trainer(use_distributed_sampler=False) is right, or make the loader in train_dataloader"
+        )
+    raise TypeError(message)
+
+
+def _checked_place(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
+    """Return rank and number of ranks, or None for those of the process group."""
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"rank and world_size must be given together, got {shown(rank)} and {shown(world_size)}")
+    if rank is None or world_size is None:
+        return None
+    world_size = pool_checks.integer("world_size", world_size)
+    wanted = f"an int in 0 … {world_size - 1}"
+    return pool_checks.integer("rank", rank, 0, world_size - 1, wanted=wanted), world_size

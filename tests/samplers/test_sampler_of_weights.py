@@ -1,19 +1,13 @@
-"""A pool in place of WeightedRandomSampler: the same weights in, the same law out, and one loader line."""
+"""Pools of given weights: any scale, arrays and lists, sizes and devices, and processes that differ."""
 
 import math
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from scipy.stats import chisquare
-from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
-from fastood.samplers import BackgroundPool, BackgroundPoolSampler
+from fastood.samplers import BackgroundPool
 from fastood.samplers.softplus import inverse_softplus
 
 F64 = torch.float64
@@ -97,88 +91,6 @@ def test_a_device_of_number_zero_is_a_device() -> None:
         BackgroundPool.from_weights([1.0], device="")
 
 
-WEIGHTS = [1.0, 5.0, 0.0, 2.0, 8.0]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_loader_draws_by_the_law_of_a_weighted_random_sampler(num_workers: int) -> None:
-    pool = BackgroundPool.from_weights(WEIGHTS)
-    sampler = BackgroundPoolSampler(pool, 100, np.int64(40), generator=torch.Generator().manual_seed(0))
-    assert isinstance(sampler, Sampler)
-    loader = DataLoader(torch.arange(5), batch_sampler=sampler, num_workers=num_workers)
-    assert len(loader) == len(sampler) == 40
-    epochs = [torch.cat(list(loader)) for _ in range(2)]
-    assert not torch.equal(*epochs)  # the generator goes on
-    drawn = torch.cat(epochs)
-    counts = torch.bincount(drawn, minlength=5).double()
-    assert counts.sum() == 8000
-    assert counts[2] == 0
-    present = [0, 1, 3, 4]
-    share = torch.tensor(WEIGHTS, dtype=F64)[present] / sum(WEIGHTS)
-    assert chisquare(counts[present], 8000 * share).pvalue > 1e-3
-    peer = WeightedRandomSampler(WEIGHTS, 8000, generator=torch.Generator().manual_seed(0))
-    theirs = torch.bincount(torch.tensor(list(peer)), minlength=5).double()
-    assert ((counts - theirs).abs() < 6 * (8000 * share.max()).sqrt()).all()
-
-
-@pytest.mark.parametrize(("num_samples", "sizes"), [(3, [2, 1]), (4, [2, 2]), (1, [1])])
-@pytest.mark.parametrize("replacement", [True, False])
-def test_an_epoch_in_examples(num_samples: int, sizes: list[int], replacement: bool) -> None:
-    sampler = BackgroundPoolSampler(
-        BackgroundPool.from_weights(WEIGHTS),
-        2,
-        generator=torch.Generator().manual_seed(0),
-        num_samples=num_samples,
-        replacement=replacement,
-    )
-    for _ in range(20):
-        batches = list(sampler)
-        assert [len(batch) for batch in batches] == sizes
-        assert len(sampler) == len(sizes)
-        drawn = [index for batch in batches for index in batch]
-        assert 2 not in drawn
-        assert replacement or len(set(drawn)) == num_samples
-
-
-def test_draws_without_replacement_follow_the_law_of_a_weighted_random_sampler() -> None:
-    """Pairs of distinct examples: P(i, j) = w_i / W · w_j / (W - w_i)."""
-    generator = torch.Generator().manual_seed(0)
-    pool = BackgroundPool.from_weights([1, 2, 5])
-    sampler = BackgroundPoolSampler(pool, 1, generator=generator, num_samples=2, replacement=False)
-    pairs = [tuple(index for batch in sampler for index in batch) for _ in range(4000)]
-    w, total = (1, 2, 5), 8
-    want = {(i, j): w[i] / total * w[j] / (total - w[i]) for i in range(3) for j in range(3) if i != j}
-    assert chisquare([pairs.count(pair) for pair in want], [4000 * p for p in want.values()]).pvalue > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({}, ValueError, "num_batches or num_samples must be given, and not both, got None and None"),
-        ({"num_batches": 2, "num_samples": 2}, ValueError, "and not both, got 2 and 2"),
-        ({"num_batches": 10**400}, ValueError, "num_batches must be at most"),
-        ({"num_samples": 0}, ValueError, "num_samples must be an int >= 1, got 0"),
-        ({"num_samples": 5, "replacement": False}, ValueError, "at most the 4 examples with weight .* got 5"),
-        ({"num_samples": 2, "replacement": "no"}, TypeError, "replacement must be a bool, got 'no'"),
-        ({"num_samples": 2, "batch_size": 1.5}, ValueError, "batch_size must be an int >= 1, got 1.5"),
-        ({"num_samples": 2, "generator": 3}, TypeError, r"generator must be a torch\.Generator, got int"),
-        ({"num_samples": 2, "pool": WEIGHTS}, TypeError, "pool must be a BackgroundPool, .* got list"),
-    ],
-)
-def test_bad_arguments_are_named(arguments: dict[str, object], error: type[Exception], message: str) -> None:
-    call = {"pool": BackgroundPool.from_weights(WEIGHTS), "batch_size": 2, "generator": torch.Generator(), **arguments}
-    with pytest.raises(error, match=message):
-        BackgroundPoolSampler(**call)
-
-
-@pytest.mark.parametrize("wrong", [-1, "x", math.nan, None, True, 1.5])
-def test_staleness_is_of_whole_workers(wrong: object) -> None:
-    with pytest.raises(ValueError, match="num_workers must be an int >= 0, got"):
-        BackgroundPoolSampler.max_staleness(num_workers=wrong)
-    with pytest.raises(ValueError, match="prefetch_factor must be an int >= 1, got"):
-        BackgroundPoolSampler.max_staleness(num_workers=2, prefetch_factor=wrong)
-
-
 def test_sizes_are_numpy_integers_and_no_allocator_answers() -> None:
     pool = BackgroundPool(np.int64(5))
     generator = torch.Generator().manual_seed(0)
@@ -219,21 +131,3 @@ def test_tensors_without_data_and_states_that_are_none() -> None:
     for lr in (10**400, "x", None):
         with pytest.raises((TypeError, ValueError), match="lr must be finite in float32 and > 0"):
             pool.ascend(torch.tensor([0]), torch.ones(1), lr=lr)
-
-
-def differing_processes(rank: int, rendezvous: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    try:
-        sampler = BackgroundPoolSampler(BackgroundPool(20), 2, 3, generator=torch.Generator().manual_seed(rank))
-        with pytest.warns(UserWarning, match="each of 2 processes draws .* seed them with the rank"):
-            list(sampler)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            list(sampler)  # once is enough
-    finally:
-        dist.destroy_process_group()
-
-
-def test_processes_that_differ_all_raise(tmp_path: Path) -> None:
-    mp.spawn(differing_processes, args=(str(tmp_path / "rendezvous"),), nprocs=2)

@@ -1,13 +1,11 @@
-"""Passes over the whole pool, and the pool behind a DataLoader."""
+"""Passes over the whole pool."""
 
 import math
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from fastood.samplers import BackgroundPool, BackgroundPoolSampler, selection
+from fastood.samplers import BackgroundPool, selection
 from tests.support.background_pool_samples import LAYOUTS, one_hot, pool_of
 
 
@@ -76,57 +74,3 @@ def test_effective_sample_size_is_that_of_the_weights() -> None:
         w = pool.weights
         assert pool.effective_sample_size() == pytest.approx(float(w.sum() ** 2 / w.square().sum()), rel=1e-6), name
     assert pool_of(one_hot(1000, 3)).effective_sample_size() == pytest.approx(1)
-
-
-class Indexed(Dataset[int]):
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
-def test_a_loader_without_workers_sees_every_step() -> None:
-    """Each batch is what the pool itself draws after the step on the one before."""
-
-    def run(through_loader: bool) -> Tensor:
-        pool, source = BackgroundPool(200), torch.Generator().manual_seed(2)
-        sampler = BackgroundPoolSampler(pool, 16, 30, generator=source)
-        assert len(sampler) == 30
-        loader = DataLoader(Indexed(200), batch_sampler=sampler)
-        batches = iter(loader) if through_loader else (pool.sample(16, generator=source)[0] for _ in range(30))
-        drawn = []
-        for index in batches:
-            pool.ascend(index, (index < 20).float(), lr=100.0)
-            drawn.append(index)
-        return torch.stack(drawn)
-
-    drawn = run(True)
-    assert torch.equal(drawn, run(False))
-    assert (drawn[:5] < 20).float().mean() < 0.15 < (drawn[-5:] < 20).float().mean()
-
-
-@pytest.mark.parametrize(("workers", "prefetch"), [(1, 2), (2, 3)])
-def test_prefetch_is_no_further_ahead_than_stated(workers: int, prefetch: int) -> None:
-    used, lead = 0, []
-
-    class Counting(BackgroundPoolSampler):
-        def __iter__(self):
-            for drawn, batch in enumerate(super().__iter__()):
-                lead.append(drawn - used)
-                yield batch
-
-    sampler = Counting(BackgroundPool(50), 4, 20, generator=torch.Generator())
-    loader = DataLoader(Indexed(50), batch_sampler=sampler, num_workers=workers, prefetch_factor=prefetch)
-    for _ in loader:
-        used += 1
-    assert max(lead) == BackgroundPoolSampler.max_staleness(num_workers=workers, prefetch_factor=prefetch)
-
-
-def test_bad_sampler() -> None:
-    for arguments, message in (((0, 3), "batch_size must be"), ((3, 0), "num_batches must be"), ((3, 1.5), "num_ba")):
-        with pytest.raises(ValueError, match=message):
-            BackgroundPoolSampler(BackgroundPool(5), *arguments, generator=torch.Generator())

@@ -1,0 +1,177 @@
+"""Exchange of the batches of all ranks before an ascent step, so that every replica of a pool takes one step."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastood.common.distributed import check_alike, exchange
+from fastood.ops import background_pool as ops
+from fastood.ops._arrays import Values, as_tensor
+from fastood.samplers import pool_checks
+from fastood.samplers.deferred import to_device
+
+__all__ = ["batch_tensors", "check_ranks", "digest", "gather_batch", "ranks_of_group"]
+
+_HEADER = 8
+"""Numbers in front of a batch: validity, count, step size, mode, digest of the generator, and three sums."""
+_MODES = ("exact", "sparse")
+
+
+def ranks_of_group() -> tuple[int, int]:
+    """Return rank and number of processes of the default process group; 0 and 1 without a group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def digest(generator: torch.Generator) -> int:
+    """Return a digest of the state of a generator, an integer of 56 bits."""
+    state = generator.get_state().numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(state, digest_size=7).digest(), "big")
+
+
+def check_ranks(rank: int, alike: dict[str, object], *, device: torch.device) -> None:
+    """Raise ValueError on every process if a value differs between the processes, or two have one rank. A collective.
+
+    Args:
+        rank: Rank of this process among those that divide the draws.
+        alike: Values that must be equal on every process, by the name that an error gives them.
+        device: Device of the pool.
+    """
+    every = exchange((rank, alike), device=device)
+    for name in alike:
+        check_alike(name, [values[name] for _, values in every])
+    ranks = [other for other, _ in every]
+    if len(set(ranks)) < len(ranks):
+        raise ValueError(f"rank must differ between processes, got {ranks}")
+
+
+def batch_tensors(index: Values, per_sample_loss: Values, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return index and losses as tensors on `device`; arrays and lists of integers become int64, losses float64.
+
+    Args:
+        index: Tensor, array or list of integers.
+        per_sample_loss: Tensor, array or list of numbers.
+        device: Device of the pool.
+
+    Raises:
+        TypeError: If an argument is not a tensor, array or list of numbers.
+    """
+    if not isinstance(index, Tensor):
+        index = as_tensor("index", index)
+        # An empty list has no integers that would show its type.
+        index = index if index.is_floating_point() and index.numel() else index.long()
+    if not isinstance(per_sample_loss, Tensor):
+        per_sample_loss = as_tensor("per_sample_loss", per_sample_loss).double()
+    return to_device(index, device), to_device(per_sample_loss.detach(), device)
+
+
+def gather_batch(
+    index: Values,
+    per_sample_loss: Values,
+    *,
+    lr: float,
+    mode: str,
+    generator: torch.Generator | None,
+    stats: Tensor | None,
+    capacity: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Return the batches of all processes of the default group, joined in the order of the ranks.
+
+    One collective, which the host waits for; a second one if a batch is longer than `capacity`.
+
+    Args:
+        index: Indices of this process, int64 `[b]`; b differs between processes and may be 0.
+        per_sample_loss: Losses of this process, `[b]`.
+        lr: Step size, equal on every process.
+        mode: "exact" or "sparse", equal on every process.
+        generator: Generator whose state must be equal on every process; None if it may differ.
+        stats: Sums over the pool that must be equal on every process, float64 `[3]`; None if they may differ.
+        capacity: Usual length of a batch, equal on every process.
+        device: Device of the pool.
+
+    Returns:
+        index: int64 `[B]`, on `device`.
+        loss: float64 `[B]`, on `device`.
+
+    Raises:
+        TypeError: If `index` or `per_sample_loss` of this process has another type.
+        ValueError: If an argument of a process is out of range, an argument or the generator differs between
+            processes, or every batch is empty. Every process raises.
+    """
+    wire = _device_of_group(device)
+    trouble: Exception | None = None
+    header = [0, 0, 0, 0, 0]
+    loss = torch.zeros(0, dtype=ops.LOSS_DTYPE, device=wire)
+    positions = torch.zeros(0, dtype=torch.int64, device=wire)
+    try:
+        index, per_sample_loss = batch_tensors(index, per_sample_loss, wire)
+        rate = pool_checks.checked_ascent(index, per_sample_loss, lr, mode, empty=True)
+        positions, loss = index, per_sample_loss.to(ops.LOSS_DTYPE)
+        of_generator = 0 if generator is None else digest(generator)
+        header = [1, len(positions), _bits(rate), _MODES.index(mode), of_generator]
+    except Exception as error:  # of any type, because the other processes wait for the exchange below
+        trouble = error
+    sums = torch.zeros(3, dtype=torch.float64) if stats is None else stats
+    front = torch.cat([to_device(torch.tensor(header), wire), to_device(sums, wire).view(torch.int64)])
+    parts = _exchange(front, positions, loss, capacity)
+    heads = [part[:_HEADER].tolist() for part in parts] if wire.type == "cpu" else _read(parts)
+    if trouble is not None:
+        raise trouble
+    for rank, head in enumerate(heads):
+        if not head[0]:
+            raise ValueError(f"the arguments of ascend are invalid on rank {rank}: no weight was changed")
+    check_alike("lr", [_number(head[2]) for head in heads])
+    check_alike("mode", [_MODES[head[3]] for head in heads])
+    check_alike("the state of generator", [f"{head[4]:014x}" for head in heads])
+    check_alike("the sums over the pool's weights", [[_number(bits) for bits in head[5:]] for head in heads])
+    counts = [head[1] for head in heads]
+    if not any(counts):
+        raise ValueError("index must have at least one example on some process")
+    if max(counts) > capacity:
+        capacity = max(counts)
+        parts = _exchange(front, positions, loss, capacity)
+    begin = _HEADER + capacity
+    joined = torch.cat([part[_HEADER : _HEADER + count] for part, count in zip(parts, counts, strict=True)])
+    losses = torch.cat([part[begin : begin + count] for part, count in zip(parts, counts, strict=True)])
+    return to_device(joined, device), to_device(losses.view(torch.float64), device)
+
+
+def _exchange(front: Tensor, index: Tensor, loss: Tensor, capacity: int) -> list[Tensor]:
+    """Return header, indices and losses of every process, int64 `[8 + 2 capacity]`; losses as their bits."""
+    packet = torch.zeros(_HEADER + 2 * capacity, dtype=torch.int64, device=front.device)
+    packet[:_HEADER] = front
+    # A longer batch is sent again, once every process knows its length.
+    if len(index) <= capacity:
+        packet[_HEADER : _HEADER + len(index)] = index
+        packet[_HEADER + capacity : _HEADER + capacity + len(loss)] = loss.view(torch.int64)
+    parts = [torch.empty_like(packet) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, packet)
+    return parts
+
+
+def _read(parts: list[Tensor]) -> list[list[int]]:
+    """Return the headers, by one read of the device."""
+    return torch.stack([part[:_HEADER] for part in parts]).tolist()
+
+
+def _device_of_group(device: torch.device) -> torch.device:
+    """Return the device on which the default group exchanges tensors: that of the pool, unless NCCL cannot use it."""
+    if device.type == "cpu" and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _bits(number: float) -> int:
+    """Return the bits of a float64 as an integer."""
+    return int(torch.tensor(number, dtype=torch.float64).view(torch.int64))
+
+
+def _number(bits: int) -> float:
+    """Return the float64 with these bits."""
+    return float(torch.tensor(bits).view(torch.float64))
