@@ -41,9 +41,10 @@ class BackgroundPoolSampler(BatchSampler):
     The dataset should return the index of an example along with it, because `ascend` needs the indices of the losses.
 
     Frameworks (examples/ has a file for each):
-        - Plain DDP, HF Trainer with a loader from `get_train_dataloader`, and Lightning with a loader that is made in
-          `train_dataloader` need no option. A loader passed to `Trainer.fit` of Lightning needs
-          `Trainer(use_distributed_sampler=False)`, because Lightning rebuilds a batch sampler from `batch_size` alone.
+        - Plain DDP, HF Trainer with a loader from `get_train_dataloader`, and Lightning with a sampler that is made in
+          `train_dataloader` need no option. A sampler that is made elsewhere needs
+          `Trainer(use_distributed_sampler=False)`, because Lightning rebuilds batch samplers, and records their
+          arguments only there.
         - `Accelerator.prepare(loader)` divides batches itself: pass `rank=0, world_size=1`. It also draws one batch
           ahead, which adds 1 to the staleness. `ascend` gathers over all processes there, too.
         - torchdata's `StatefulDataLoader` stores the state of the sampler; store that of the pool as well.
@@ -198,7 +199,7 @@ class BackgroundPoolSampler(BatchSampler):
 
         The generator is put into a state that depends on its state at the construction of the sampler and on `epoch`;
         that of epoch 0 is the state at the construction. Call it before the epoch and on every rank, as for
-        `torch.utils.data.DistributedSampler`; Lightning, accelerate and HF Trainer do. Without it the generator
+        `torch.utils.data.DistributedSampler`; Lightning and the prepared loaders of accelerate do. Without it the generator
         continues from epoch to epoch, which needs no call. After `load_state_dict` the epoch of the loaded state
         continues where it was.
 
@@ -312,7 +313,7 @@ def _check_pool(pool: object) -> None:
     if isinstance(pool, Sampler):
         message += (
             ". If Lightning passed it: the sampler divides its draws among the ranks itself, so that "
-            "Trainer(use_distributed_sampler=False) is right, or make the loader in train_dataloader"
+            "Trainer(use_distributed_sampler=False) is right, or make the sampler in train_dataloader"
         )
     raise TypeError(message)
 
