@@ -2,9 +2,11 @@
 
     python examples/pool_lightning.py
 
-The sampler is made in `train_dataloader`, where Lightning records the arguments of batch samplers and can rebuild them. A
-sampler that is made elsewhere needs `Trainer(use_distributed_sampler=False)`.
+The sampler is made in `train_dataloader`, where Lightning records the arguments of batch samplers and can rebuild them.
+A sampler that is made elsewhere needs `Trainer(use_distributed_sampler=False)`.
 """
+
+import argparse
 
 import lightning
 import torch
@@ -72,11 +74,14 @@ class Resampling(lightning.LightningModule):
 
 def main() -> None:
     """Train on two processes, and print the mean weights of both parts of the background on each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=10)
+    options = parser.parse_args()
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=2,
         strategy="ddp",
-        max_epochs=10,
+        max_epochs=options.epochs,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -72,9 +72,12 @@ def check(command: str) -> None:
     words = shlex.split(command)
     program, args = words[0], words[1:]
     if program == "torchrun":
-        module = args.index("-m")
-        assert args[:module] in (["--nproc-per-node", "N"], ["--nproc-per-node", "2"])
-        check_module(args[module + 1], args[module + 2 :])
+        first = next(place for place, arg in enumerate(args) if arg == "-m" or arg.endswith(".py"))
+        assert [arg for arg in args[:first] if arg != "--standalone"] in (["--nproc-per-node", n] for n in "N2")
+        if args[first] == "-m":
+            check_module(args[first + 1], args[first + 2 :])
+        else:
+            assert (ROOT / args[first]).exists(), args[first]
     elif program == "python" and args[0] == "-m":
         check_module(args[1], args[2:])
     elif program in ("python", "pytest"):

@@ -10,13 +10,21 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
 from fastood.ops import background_pool as ops
-from fastood.ops._arguments import allocating, as_flag, shown
+from fastood.ops._arguments import allocating, as_flag
 from fastood.ops._arrays import Values
 from fastood.samplers import pool_checks
 from fastood.samplers.draw_progress import DrawProgress
 from fastood.samplers.epoch_length import EpochLength
-from fastood.samplers.gathered_batch import batch_tensors, check_ranks, digest, gather_batch, ranks_of_group
+from fastood.samplers.gathered_batch import (
+    batch_tensors,
+    check_ranks,
+    checked_place,
+    digest,
+    gather_batch,
+    ranks_of_group,
+)
 from fastood.samplers.pool import BackgroundPool
+from fastood.samplers.sharded import ShardedBackgroundPool
 from fastood.samplers.state import AscentMode
 
 __all__ = ["BackgroundPoolSampler"]
@@ -40,6 +48,9 @@ class BackgroundPoolSampler(BatchSampler):
 
     The dataset should return the index of an example along with it, because `ascend` needs the indices of the losses.
 
+    A `ShardedBackgroundPool` is not accepted: the draws of a slice differ in number between ranks and may be none,
+    which no DataLoader can return, and only the owner of an example has its importance. Call its `draw` in the loop.
+
     Frameworks (examples/ has a file for each):
         - Plain DDP, HF Trainer with a loader from `get_train_dataloader`, and Lightning with a sampler that is made in
           `train_dataloader` need no option. A sampler that is made elsewhere needs
@@ -59,24 +70,20 @@ class BackgroundPoolSampler(BatchSampler):
             rounded up to a multiple of the number of ranks. The last batch is shorter if B does not divide it.
         replacement: False draws every example at most once per epoch and over all ranks, by successive sampling as in
             `BackgroundPool.sample`. The whole epoch is drawn at its start, with the weights at that time.
-        drop_last: Whether to leave out the batch of an epoch that is shorter on some rank; for `num_samples`.
+        drop_last: Whether to leave out the last batch of an epoch if it is shorter than B; for `num_samples`.
         rank: Rank of this process, in `0 … world_size - 1`. None for the rank in the default process group at the start
             of an epoch, which may be initialised after the sampler; 0 without a group.
         world_size: Number of ranks that divide the draws. None, together with `rank`, for that of the group.
         sampler: Ignored. Lightning passes a `DistributedSampler` here, which the division of draws makes unnecessary.
 
     Attributes:
-        pool: The pool.
-        batch_size: B, an int.
-        drop_last: As the argument.
-        generator: Source of the draws.
+        pool, batch_size, drop_last, replacement, generator: The arguments.
 
     Raises:
-        TypeError: If `pool` is not a BackgroundPool, or `generator` not a `torch.Generator`.
-        ValueError: If `batch_size`, `num_batches` or `num_samples` is not an int or below 1, not exactly one length is
-            passed, an epoch without replacement is longer than the number of examples with weight, `generator` is on
-            another device, or `rank` is not in `0 … world_size - 1`. On iteration also if pools, generators or
-            arguments differ between ranks.
+        TypeError: If `pool` is not a BackgroundPool, `generator` not a `torch.Generator`, or a flag not a bool.
+        ValueError: If a number is not an int or out of range, not exactly one length is passed, an epoch has no batch
+            or, without replacement, more examples than have weight, or `generator` is on another device. On iteration
+            also if pools, generators or arguments differ between ranks.
 
     Example:
         Replaces `DataLoader(data, batch_size=2, sampler=WeightedRandomSampler(weights, num_samples=6))`:
@@ -111,9 +118,9 @@ class BackgroundPoolSampler(BatchSampler):
         self.batch_size, self.drop_last = self._length.batch_size, self._length.drop_last
         self.generator = generator
         self.replacement = as_flag("replacement", replacement)
-        self._place = _checked_place(rank, world_size)
+        self._place = checked_place(rank, world_size)
         self._progress = DrawProgress(generator)
-        self._check_length()
+        self._length.check(self.world_size, drawable=None if self.replacement else pool.drawable)
 
     @property
     def sampler(self) -> BackgroundPoolSampler:  # type: ignore[override]
@@ -143,15 +150,11 @@ class BackgroundPoolSampler(BatchSampler):
     def __len__(self) -> int:
         return self.num_batches
 
-    def _check_length(self) -> None:
-        """Raise ValueError if an epoch has no batch, or more examples than can be drawn without replacement."""
-        self._length.check(self.world_size, drawable=None if self.replacement else self.pool.drawable)
-
     def __iter__(self) -> Iterator[list[int]]:
         self._progress.begin()
         # After the agreement: an epoch that is too long is then an error on every rank.
         self._check_agreement()
-        self._check_length()
+        self._length.check(self.world_size, drawable=None if self.replacement else self.pool.drawable)
         progress, rank, ranks = self._progress, self.rank, self.world_size
         for size in self._length.sizes(ranks, batches=progress.batches, examples=progress.examples):
             batch = self._draw(size, rank, ranks).tolist()
@@ -167,7 +170,8 @@ class BackgroundPoolSampler(BatchSampler):
             with allocating(f"batch_size {size}"):
                 uniform = torch.rand(size * ranks, dtype=torch.float64, device=pool.device, generator=self.generator)
             state = pool._state
-            return ops.pool_draw(state.omega, state.masses, state.stats, uniform[own], pool.epsilon)[0]  # type: ignore[no-any-return]
+            index, _ = ops.pool_draw(state.omega, state.masses, state.stats, uniform[own], pool.epsilon)
+            return index  # type: ignore[no-any-return]
         if progress.order is None:
             # Drawn as a whole: a batch drawn later would have to exclude the examples of all batches before it.
             left = self._length.examples(ranks, batches=progress.batches, examples=progress.examples)
@@ -183,10 +187,7 @@ class BackgroundPoolSampler(BatchSampler):
         alike: dict[str, object] = {
             "num_examples": len(self.pool),
             "epsilon": self.pool.epsilon,
-            "batch_size": self.batch_size,
-            "num_batches": self._length.num_batches,
-            "num_samples": self._length.num_samples,
-            "drop_last": self.drop_last,
+            **self._length.settings(),
             "replacement": self.replacement,
             "the number of batches drawn in this epoch": self._progress.batches,
             "the sums over the pool's weights": self.pool._state.stats[: ops.MASS_QUANTUM].tolist(),
@@ -198,10 +199,9 @@ class BackgroundPoolSampler(BatchSampler):
         """Set the number of the epoch, on which its draws then depend instead of on the epochs before it.
 
         The generator is put into a state that depends on its state at the construction of the sampler and on `epoch`;
-        that of epoch 0 is the state at the construction. Call it before the epoch and on every rank, as for
-        `torch.utils.data.DistributedSampler`; Lightning and the prepared loaders of accelerate do. Without it the generator
-        continues from epoch to epoch, which needs no call. After `load_state_dict` the epoch of the loaded state
-        continues where it was.
+        in epoch 0 it is the state at the construction. Call it before the epoch and on every rank, as for
+        `torch.utils.data.DistributedSampler`; Lightning and the prepared loaders of accelerate do. Without a call the
+        generator continues from epoch to epoch. After `load_state_dict` the loaded epoch continues where it was.
 
         Args:
             epoch: Number of the epoch, at least 0.
@@ -220,9 +220,9 @@ class BackgroundPoolSampler(BatchSampler):
         learns draws them again with the weights of the checkpoint.
 
         Returns:
-            `epoch`, `batches` and `examples` drawn in it over all ranks, `first_state` and `generator`, the states of
-            the generator at the construction and now, and `order`, the examples of an epoch without replacement that
-            were not returned yet, or None.
+            `epoch`; `batches` and `examples` drawn in it over all ranks; `first_state` and `generator`, the states of
+            the generator at the construction and now; `order`, the examples of an epoch without replacement that were
+            not returned yet, or None.
         """
         return self._progress.state_dict()
 
@@ -310,20 +310,11 @@ def _check_pool(pool: object) -> None:
     if isinstance(pool, BackgroundPool):
         return
     message = f"pool must be a BackgroundPool, such as from_weights(weights) returns, got {type(pool).__name__}"
+    if isinstance(pool, ShardedBackgroundPool):
+        message += ", whose draws differ in number between ranks: call its draw in the loop"
     if isinstance(pool, Sampler):
         message += (
             ". If Lightning passed it: the sampler divides its draws among the ranks itself, so that "
             "Trainer(use_distributed_sampler=False) is right, or make the sampler in train_dataloader"
         )
     raise TypeError(message)
-
-
-def _checked_place(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
-    """Return rank and number of ranks, or None for those of the process group."""
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"rank and world_size must be given together, got {shown(rank)} and {shown(world_size)}")
-    if rank is None or world_size is None:
-        return None
-    world_size = pool_checks.integer("world_size", world_size)
-    wanted = f"an int in 0 … {world_size - 1}"
-    return pool_checks.integer("rank", rank, 0, world_size - 1, wanted=wanted), world_size

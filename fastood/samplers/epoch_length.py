@@ -35,6 +35,11 @@ class EpochLength:
         self.num_samples = None if num_samples is None else pool_checks.integer("num_samples", num_samples)
         self.drop_last = as_flag("drop_last", drop_last)
 
+    def settings(self) -> dict[str, int | bool | None]:
+        """Return the arguments by name."""
+        names = ("batch_size", "num_batches", "num_samples", "drop_last")
+        return {name: getattr(self, name) for name in names}
+
     def batches(self, ranks: int) -> int:
         """Return the number of batches of an epoch on so many ranks."""
         if self.num_samples is None:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from fastood.common.distributed import check_alike, exchange
 from fastood.ops import background_pool as ops
+from fastood.ops._arguments import shown
 from fastood.ops._arrays import Values, as_tensor
 from fastood.samplers import pool_checks
 from fastood.samplers.deferred import to_device
 
-__all__ = ["batch_tensors", "check_ranks", "digest", "gather_batch", "ranks_of_group"]
+__all__ = ["batch_tensors", "check_ranks", "checked_place", "digest", "gather_batch", "ranks_of_group"]
 
 _HEADER = 8
 """Numbers in front of a batch: validity, count, step size, mode, digest of the generator, and three sums."""
@@ -26,6 +27,17 @@ def ranks_of_group() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def checked_place(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
+    """Return rank and number of ranks, or None for those of the process group."""
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"rank and world_size must be given together, got {shown(rank)} and {shown(world_size)}")
+    if rank is None or world_size is None:
+        return None
+    world_size = pool_checks.integer("world_size", world_size)
+    wanted = f"an int in 0 … {world_size - 1}"
+    return pool_checks.integer("rank", rank, 0, world_size - 1, wanted=wanted), world_size
 
 
 def digest(generator: torch.Generator) -> int:

@@ -394,6 +394,8 @@ def bad_steps(rank: int, sampler_of: Callable[..., BackgroundPoolSampler]) -> No
     with pytest.raises(ValueError, match="ascend needs epsilon below 1"):
         sampler_of(epsilon=1.0).ascend(*good, lr=1.0)
     assert torch.equal(sampler.pool.weights, before)
+    with pytest.raises(TypeError, match="got ShardedBackgroundPool, whose draws differ in number between ranks"):
+        BackgroundPoolSampler(sampler.pool.shard(rank, 2), 4, 3, generator=seeded())
 
 
 def steps(rank: int, sampler_of: Callable[..., BackgroundPoolSampler]) -> None:

@@ -36,7 +36,8 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
     pool = BackgroundPool(5000, device="cuda")
     generator = torch.Generator("cuda")
     index, importance = pool.sample(8, generator=generator)
-    batches = iter(BackgroundPoolSampler(pool, 8, 10, generator=generator))
+    sampler = BackgroundPoolSampler(pool, 8, 10, generator=generator)
+    batches = iter(sampler)
     weights, state, path = pool.weights, pool.state_dict(), folder / "pool.safetensors"
     pool.save(path)
     return {
@@ -62,6 +63,7 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
         "BackgroundPool.load_state_dict": lambda: pool.load_state_dict(state),
         "BackgroundPool.save": lambda: pool.save(path),
         "BackgroundPoolSampler, per batch": lambda: next(batches),
+        "BackgroundPoolSampler.ascend": lambda: sampler.ascend(index, importance, lr=1.0),
     }
 
 
