@@ -278,7 +278,6 @@ class BackgroundPoolSampler(BatchSampler):
             mode=mode,
             generator=self.generator if self.world_size > 1 else None,
             stats=self.pool._state.stats[: ops.MASS_QUANTUM],
-            capacity=self.batch_size,
             device=self.pool.device,
         )
         self.pool.ascend(index, per_sample_loss, lr=lr, mode=mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,9 @@ from fastood.samplers.deferred import to_device
 __all__ = ["batch_tensors", "check_ranks", "checked_place", "digest", "gather_batch", "ranks_of_group"]
 
 _HEADER = 8
-"""Numbers in front of a batch: validity, count, step size, mode, digest of the generator, and three sums."""
+"""Numbers in front of a batch: validity, count, mode, digest of the generator, step size, and three sums."""
+_ROOM = 256
+"""Examples of a process that the first exchange has room for: a constant, so that all processes send equally much."""
 _MODES = ("exact", "sparse")
 
 
@@ -89,13 +92,12 @@ def gather_batch(
     lr: float,
     mode: str,
     generator: torch.Generator | None,
-    stats: Tensor | None,
-    capacity: int,
+    stats: Tensor,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Return the batches of all processes of the default group, joined in the order of the ranks.
 
-    One collective, which the host waits for; a second one if a batch is longer than `capacity`.
+    One collective, which the host waits for; a second one if the batch of a process has more than 256 examples.
 
     Args:
         index: Indices of this process, int64 `[b]`; b differs between processes and may be 0.
@@ -103,8 +105,7 @@ def gather_batch(
         lr: Step size, equal on every process.
         mode: "exact" or "sparse", equal on every process.
         generator: Generator whose state must be equal on every process; None if it may differ.
-        stats: Sums over the pool that must be equal on every process, float64 `[3]`; None if they may differ.
-        capacity: Usual length of a batch, equal on every process.
+        stats: Sums over the pool, float64 `[3]`, equal on every process.
         device: Device of the pool.
 
     Returns:
@@ -126,50 +127,53 @@ def gather_batch(
         rate = pool_checks.checked_ascent(index, per_sample_loss, lr, mode, empty=True)
         positions, loss = index, per_sample_loss.to(ops.LOSS_DTYPE)
         of_generator = 0 if generator is None else digest(generator)
-        header = [1, len(positions), _bits(rate), _MODES.index(mode), of_generator]
+        header = [1, len(positions), _MODES.index(mode), of_generator, _bits(rate)]
     except Exception as error:  # of any type, because the other processes wait for the exchange below
         trouble = error
-    sums = torch.zeros(3, dtype=torch.float64) if stats is None else stats
-    front = torch.cat([to_device(torch.tensor(header), wire), to_device(sums, wire).view(torch.int64)])
-    parts = _exchange(front, positions, loss, capacity)
-    heads = [part[:_HEADER].tolist() for part in parts] if wire.type == "cpu" else _read(parts)
+    front = torch.cat([to_device(torch.tensor(header), wire), to_device(stats, wire).view(torch.int64)])
+    every = _exchange(front, positions, loss, _ROOM)
+    # One read of the device for all decisions.
+    heads: list[list[int]] = every[:, :_HEADER].tolist()
     if trouble is not None:
         raise trouble
-    for rank, head in enumerate(heads):
-        if not head[0]:
-            raise ValueError(f"the arguments of ascend are invalid on rank {rank}: no weight was changed")
-    check_alike("lr", [_number(head[2]) for head in heads])
-    check_alike("mode", [_MODES[head[3]] for head in heads])
-    check_alike("the state of generator", [f"{head[4]:014x}" for head in heads])
-    check_alike("the sums over the pool's weights", [[_number(bits) for bits in head[5:]] for head in heads])
+    _check_heads(heads)
     counts = [head[1] for head in heads]
     if not any(counts):
         raise ValueError("index must have at least one example on some process")
-    if max(counts) > capacity:
-        capacity = max(counts)
-        parts = _exchange(front, positions, loss, capacity)
-    begin = _HEADER + capacity
-    joined = torch.cat([part[_HEADER : _HEADER + count] for part, count in zip(parts, counts, strict=True)])
-    losses = torch.cat([part[begin : begin + count] for part, count in zip(parts, counts, strict=True)])
-    return to_device(joined, device), to_device(losses.view(torch.float64), device)
+    room = max(_ROOM, *counts)
+    if room > _ROOM:
+        every = _exchange(front, positions, loss, room)
+    rows = list(zip(every[:, _HEADER : _HEADER + room], every[:, _HEADER + room :], counts, strict=True))
+    joined = torch.cat([of_rank[:count] for of_rank, _, count in rows])
+    losses = torch.cat([of_rank[:count] for _, of_rank, count in rows])
+    return to_device(joined, device), to_device(losses.view(ops.LOSS_DTYPE), device)
 
 
-def _exchange(front: Tensor, index: Tensor, loss: Tensor, capacity: int) -> list[Tensor]:
-    """Return header, indices and losses of every process, int64 `[8 + 2 capacity]`; losses as their bits."""
-    packet = torch.zeros(_HEADER + 2 * capacity, dtype=torch.int64, device=front.device)
+def _check_heads(heads: list[list[int]]) -> None:
+    """Raise ValueError if the arguments of a process were invalid, or differ between processes."""
+    for rank, (is_valid, *_) in enumerate(heads):
+        if not is_valid:
+            raise ValueError(f"the arguments of ascend are invalid on rank {rank}: no weight was changed")
+    if all(head[2:] == heads[0][2:] for head in heads):
+        return
+    check_alike("mode", [_MODES[head[2]] for head in heads])
+    check_alike("the state of generator", [f"{head[3]:014x}" for head in heads])
+    check_alike("lr", [_number(head[4]) for head in heads])
+    check_alike("the sums over the pool's weights", [[_number(bits) for bits in head[5:]] for head in heads])
+
+
+def _exchange(front: Tensor, index: Tensor, loss: Tensor, room: int) -> Tensor:
+    """Return header, indices and losses of every process, int64 `[R, 8 + 2 room]`; losses as their bits."""
+    packet = torch.zeros(_HEADER + 2 * room, dtype=torch.int64, device=front.device)
     packet[:_HEADER] = front
     # A longer batch is sent again, once every process knows its length.
-    if len(index) <= capacity:
+    if len(index) <= room:
         packet[_HEADER : _HEADER + len(index)] = index
-        packet[_HEADER + capacity : _HEADER + capacity + len(loss)] = loss.view(torch.int64)
-    parts = [torch.empty_like(packet) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, packet)
-    return parts
-
-
-def _read(parts: list[Tensor]) -> list[list[int]]:
-    """Return the headers, by one read of the device."""
-    return torch.stack([part[:_HEADER] for part in parts]).tolist()
+        packet[_HEADER + room : _HEADER + room + len(loss)] = loss.view(torch.int64)
+    size = dist.get_world_size()
+    every = packet.new_empty(size * len(packet))
+    dist.all_gather_into_tensor(every, packet)
+    return every.view(size, -1)
 
 
 def _device_of_group(device: torch.device) -> torch.device:
@@ -181,9 +185,10 @@ def _device_of_group(device: torch.device) -> torch.device:
 
 def _bits(number: float) -> int:
     """Return the bits of a float64 as an integer."""
-    return int(torch.tensor(number, dtype=torch.float64).view(torch.int64))
+    return int.from_bytes(struct.pack("<d", number), "little", signed=True)
 
 
 def _number(bits: int) -> float:
     """Return the float64 with these bits."""
-    return float(torch.tensor(bits).view(torch.float64))
+    (number,) = struct.unpack("<d", bits.to_bytes(8, "little", signed=True))
+    return float(number)

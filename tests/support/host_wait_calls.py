@@ -14,6 +14,7 @@ from fastood.detectors import LinearHeadModel
 from fastood.detectors.registry import build_detectors
 from fastood.metrics import DetectionEvaluator, HistogramEvaluator, ScoreCalibration
 from fastood.samplers import BackgroundPool, BackgroundPoolSampler, ShardedBackgroundPool
+from tests.support.one_process import one_process
 
 __all__ = ["calls"]
 
@@ -30,6 +31,16 @@ def _device_batch(rows: int = ROWS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     targets = torch.arange(rows) % CLASSES
     mixed = torch.where(torch.arange(rows) % 5 < 2, -1, targets)
     return logits.cuda(), features.cuda(), mixed.cuda(), torch.rand(rows, generator=generator).cuda()
+
+
+def of_two(call: Call) -> Call:
+    """Return the call as one of two processes makes it."""
+
+    def of_process() -> object:
+        with one_process(size=2):
+            return call()
+
+    return of_process
 
 
 def _pool_calls(folder: Path) -> dict[str, Call]:
@@ -64,6 +75,7 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
         "BackgroundPool.save": lambda: pool.save(path),
         "BackgroundPoolSampler, per batch": lambda: next(batches),
         "BackgroundPoolSampler.ascend": lambda: sampler.ascend(index, importance, lr=1.0),
+        "BackgroundPoolSampler.ascend, several processes": of_two(lambda: sampler.ascend(index, importance, lr=1.0)),
     }
 
 

@@ -11,14 +11,19 @@ from torch import Tensor
 
 
 @contextmanager
-def one_process() -> Iterator[None]:
-    """Stand in for `torch.distributed`, which has no backend for tensors of the emulated device."""
+def one_process(size: int = 1) -> Iterator[None]:
+    """Stand in for `torch.distributed`, which has no backend for tensors of the emulated device.
+
+    Args:
+        size: Number of processes; the others have the tensors of this one.
+    """
 
     def all_gather(parts: list[Tensor], own: Tensor, group: object = None) -> None:
-        parts[0].copy_(own)
+        for part in parts:
+            part.copy_(own)
 
-    def all_gather_into_tensor(whole: Tensor, own: Tensor, group: object = None) -> None:
-        whole.copy_(own.view_as(whole))
+    def all_gather_into_tensor(every: Tensor, own: Tensor, group: object = None) -> None:
+        every.view(size, -1).copy_(own.view(1, -1).expand(size, -1))
 
     def all_gather_object(parts: list[object], own: object, group: object = None) -> None:
         parts[0] = own
@@ -31,7 +36,8 @@ def one_process() -> Iterator[None]:
         for name, value in (
             ("is_initialized", lambda: True),
             ("get_rank", lambda group=None: 0),
-            ("get_world_size", lambda group=None: 1),
+            ("get_world_size", lambda group=None: size),
+            ("get_backend", lambda group=None: "nccl"),
             ("all_reduce", lambda tensor, group=None: None),
             ("all_gather", all_gather),
             ("all_gather_into_tensor", all_gather_into_tensor),
