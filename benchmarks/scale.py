@@ -37,7 +37,9 @@ EXACT_UP_TO = 1e8
 def percentiles(times: list[float]) -> dict[str, float]:
     """Return median, 20th and 80th percentile in microseconds."""
     p20, *_, p80 = statistics.quantiles(times, n=5)
-    return {name: round(1e6 * value, 1) for name, value in (("p50", statistics.median(times)), ("p20", p20), ("p80", p80))}
+    return {
+        name: round(1e6 * value, 1) for name, value in (("p50", statistics.median(times)), ("p20", p20), ("p80", p80))
+    }
 
 
 def timed(call: Callable[[], object], *, repeats: int) -> dict[str, float]:

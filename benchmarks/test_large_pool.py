@@ -17,7 +17,7 @@ import pytest
 import torch
 from harness import Comparison, Run, compare, host_growth
 from large_pools import write_large_pool
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from fastood.data import Augment, DataConfig, DetectionTask, load_task

@@ -18,7 +18,7 @@ from fastood.console.terminal import tolerant_terminal
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.train.config import Device
 from fastood.train.engine.failure import StageFailedError
-from fastood.train.engine.processes import launched_processes
+from fastood.train.engine.launch import launched_processes
 
 if TYPE_CHECKING:
     from fastood.train.run import Run

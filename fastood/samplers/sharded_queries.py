@@ -179,6 +179,11 @@ class ShardedQueries:
         processes = self._processes
         return selection.log_histogram(self._state.omega, bins, largest=processes.largest, add=processes.add)
 
+    def effective_sample_size_tensor(self) -> Tensor:
+        """Return the effective sample size of the whole pool on its device, float64 `[]`; no exchange and no wait."""
+        total, squares = self._whole[1], self._whole[2]
+        return total * total / squares
+
     def effective_sample_size(self) -> float:
         """Return `(Σ w)² / Σ w²` of the whole pool, from 1 to N. Waits for the device.
 

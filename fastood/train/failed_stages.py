@@ -38,9 +38,8 @@ def failed_arms(method: Method, failed: Mapping[str, StageFailure]) -> dict[str,
 
 def learnt_pool_of(method: Method, failed: Mapping[str, StageFailure]) -> LearntPool | None:
     """Return the method's learnt weights; None if it learns none, or the stage that learns them has failed."""
-    learnt = method.learnt_pool
-    if learnt is None:
+    if method.learnt_arm is None:
         return None
     names = {arm.name: arm.stage for arm in method.arms}
-    needs = next(stage.needs for stage in method.stages if stage.name == names[learnt.arm])
-    return None if set(needs) & set(with_dependants(method, failed)) else learnt
+    needs = next(stage.needs for stage in method.stages if stage.name == names[method.learnt_arm])
+    return None if set(needs) & set(with_dependants(method, failed)) else method.learnt_pool

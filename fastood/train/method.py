@@ -82,8 +82,6 @@ class LearntPool:
 
     pool: BackgroundPool | ShardedBackgroundPool
     """Final once every stage has run."""
-    arm: str
-    """Arm that trains on the images that the pool selects."""
     effective_sample_sizes: Tensor
     """Effective sample size of the pool after each of its T ascent steps so far, float64 `[T]`."""
 
@@ -144,6 +142,11 @@ class Method(ABC):
     def baseline(self) -> str | None:
         """Arm that the others are compared with, by default the first; None if each is evaluated on other images."""
         return self.arms[0].name
+
+    @property
+    def learnt_arm(self) -> str | None:
+        """Arm that trains on the images that learnt background weights select; None without such weights."""
+        return None
 
     @property
     def learnt_pool(self) -> LearntPool | None:

@@ -89,9 +89,8 @@ def small_backgrounds(method: Method, task: DetectionTask, config: MethodConfig)
         return []
     warnings = []
     gamma: Any = getattr(config, "sample_rate", None)
-    learnt = method.learnt_pool
     for arm in method.arms:
-        is_learnt = learnt is not None and arm.name == learnt.arm
+        is_learnt = arm.name == method.learnt_arm
         # The pool selects by weights that are not learnt yet: only the expected number of images is known.
         count = int(gamma * task.background_size) if is_learnt else method.background_count(arm.name)
         if not 0 < count < size:

@@ -25,6 +25,7 @@ from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailedError, StageFailure
 from fastood.train.engine.group import Group
 from fastood.train.engine.processes import from_first_process, of_every_process, open_fabric, without_group
+from fastood.train.engine.shared_folder import see_folder
 from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, is_restarted, read_sessions
 from fastood.train.failed_stages import failed_arms, learnt_pool_of
@@ -89,6 +90,7 @@ class Run:
         self.fabric = fabric
         self._held = ExitStack()
         self._in_session = False
+        self._is_alone = False
 
     @classmethod
     def open(cls, config: RunConfig, path: Path, *, resume: bool = False, command: str | None = None) -> Self:
@@ -123,7 +125,9 @@ class Run:
             fabric = open_fabric(resolve_device(asked.device), precision=config.precision)
             # The first process alone reads and writes the folder.
             resolved = from_first_process(enter, fabric)
-            run = cls(resolved, folder, **_load_parts(resolved), fabric=fabric)
+            share = (fabric.global_rank, fabric.world_size) if divides_background(resolved, fabric) else None
+            run = cls(resolved, folder, **_load_parts(resolved, share=share), fabric=fabric)
+            run._require_shared_folder()
             # The number of batches drawn ahead is part of the result, and its default differs between loaders.
             depth = run.loading.prefetch_depth
             run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=depth))
@@ -246,7 +250,8 @@ class Run:
     def evaluate(self) -> Evaluation | None:
         """Score the test images with every arm's stored weights, and compute the metrics.
 
-        Several processes share the forward passes, with the bits of one process, and the group is then closed.
+        Several processes share the forward passes, with the bits of one process. If they have divided the background,
+        the first one then reads all of it, since metrics and report describe the whole.
 
         Returns:
             The results; None in all processes but the first.
@@ -257,14 +262,6 @@ class Run:
             ValueError: If a file is damaged or an image unreadable; on every process.
         """
         failures = self.failures()
-        learnt = learnt_pool_of(self.method, failures)
-
-        def load_pool() -> None:
-            if learnt is not None:
-                with naming(self.folder.pool):
-                    learnt.pool.load_state_dict(self.folder.read_pool())
-
-        self._from_first(load_pool)
         failed = failed_arms(self.method, failures)
         scores = {}
         for arm in self.method.arms:
@@ -280,16 +277,21 @@ class Run:
         self.end_sharing()
         if not self.is_first:
             return None
+        task, method = self._whole
+        learnt = learnt_pool_of(method, failures)
+        if learnt is not None:
+            with naming(self.folder.pool):
+                learnt.pool.load_state_dict(self.folder.read_pool())
         metrics = metrics_document(
-            self.method,
-            self.task,
+            method,
+            task,
             scores,
             protocol=self.config.protocol,
             seed=self.config.seed,
             failed=failed,
             learnt=learnt,
         )
-        if warnings := run_warnings(self.method, metrics, scores, read_curves(self.folder.curves)):
+        if warnings := run_warnings(method, metrics, scores, read_curves(self.folder.curves)):
             metrics["warnings"] = warnings
         return Evaluation(metrics=metrics, scores=scores)
 
@@ -305,12 +307,13 @@ class Run:
             # Results may be written again: the session ended with the first ones.
             self._in_session = False
         folder.write_scores(scores)
-        learnt = self.method.learnt_pool if "pool" in metrics else None
+        task, method = self._whole
+        learnt = method.learnt_pool if "pool" in metrics else None
         pool = None
         if learnt is not None:
             pool = LearntWeights(
                 weights=learnt.pool.weights.cpu(),
-                images=self.task.background,
+                images=task.background,
                 effective_sample_sizes=folder.read_pool().get("effective_sample_sizes"),
             )
         write_report(
@@ -329,13 +332,37 @@ class Run:
         return self._from_first(self.folder.read_failures)
 
     def end_sharing(self) -> None:
-        """Wait for all processes and close their group, so that the first one can compute metrics and write alone.
+        """Wait for all processes; from here on the first one computes metrics and writes alone.
 
-        Metrics and report may take longer than the other processes would wait in a collective.
+        The others wait in `close`, outside of any collective, however long it takes.
         """
         if is_shared(self.fabric):
             self.fabric.barrier()
-            close_group()
+        self._is_alone = True
+
+    @cached_property
+    def _whole(self) -> tuple[DetectionTask, Method]:
+        """Images and method with the whole background, of which a process of several may have a slice alone."""
+        if self.task.share is None:
+            return self.task, self.method
+        parts = _load_parts(self.config)
+        return parts["task"], parts["method"]
+
+    def _require_shared_folder(self) -> None:
+        """Check that all processes see the run's folder, if each has to store its slice of a learnt pool there.
+
+        Raises:
+            ValueError: If a process does not; then on every process.
+        """
+        if self.task.share is None or self.method.learnt_arm is None:
+            return
+        unseen = [str(rank) for rank, sees in enumerate(see_folder(self.folder.path, self.fabric)) if not sees]
+        if unseen:
+            raise ValueError(
+                f"the run folder {self.folder.path} must be on a disk that all processes share, because each stores "
+                f"its slice of the learnt weights there; ranks that do not see it: {', '.join(unseen)}. Choose another "
+                "--out"
+            )
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
         """Return a network for evaluation on this process's device; the processes share its batches."""
@@ -365,13 +392,13 @@ class Run:
                 model.load_state_dict(self.folder.read_weights(arm.name))
 
         self._from_first(load)
-        if is_shared(self.fabric):
+        if is_shared(self.fabric) and not self._is_alone:
             broadcast_tensors(model.state_dict())
         return model
 
     def _from_first(self, make: Callable[[], T]) -> T:
         """Return the result of the first process; of this one once the group is closed."""
-        return from_first_process(make, self.fabric) if is_shared(self.fabric) else make()
+        return from_first_process(make, self.fabric) if is_shared(self.fabric) and not self._is_alone else make()
 
     def _write_beginning(self) -> None:
         """Check that all processes have the run's images, and write config and images' digests into its folder."""
@@ -392,10 +419,20 @@ class Run:
         from_first_process(write, self.fabric)
 
 
-def _load_parts(config: RunConfig) -> dict[str, Any]:
-    """Load the images of a config and build its method, on the number of threads that it names."""
+def divides_background(config: RunConfig, fabric: Fabric) -> bool:
+    """Return whether the processes of a run divide the background images among them."""
+    return fabric.world_size > 1 and config.method.divides_background and config.method.needs_background
+
+
+def _load_parts(config: RunConfig, *, share: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Load the images of a config and build its method, on the number of threads that it names.
+
+    Args:
+        config: The config.
+        share: Rank and number of the processes that divide the background; None for all of it.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    task = load_task(config.data, seed=config.seed)
+    task = load_task(config.data, seed=config.seed, share=share)
     require_enough_ood(task, config.protocol)
     return {"task": task, "method": config.method.build(config.model, task=task, seed=config.seed)}

@@ -13,7 +13,7 @@ from fastood.common.distributed import exchange
 from fastood.common.gathering import gather_rows
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (OSError, TypeError, ValueError)}
 """Errors that keep their type on the processes that did not raise them; others become a RuntimeError."""

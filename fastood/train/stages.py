@@ -60,7 +60,7 @@ def train_stages(
         state = {name: gathered(tensor) for name, tensor in learnt.pool.state_dict().items()}
         state["effective_sample_sizes"] = learnt.effective_sample_sizes
         if fabric.is_global_zero:
-            folder.write_pool(state, background=context.task.background.sha256())
+            folder.write_pool(state, background=context.task.background_digest())
 
 
 def _train_or_fail(

@@ -77,7 +77,7 @@ class AdversarialBackground:
         """Return the batches of several batches drawn at once."""
         count = drawn.size // self.batch_size
         if drawn.position is None:
-            return [Drawn(index=index, size=len(index)) for index in drawn.index.split(self.batch_size)]
+            return [Drawn(index=index, size=len(index)) for index in torch.split(drawn.index, self.batch_size)]
         if count == 1:
             return [drawn]
         batch = drawn.position // self.batch_size
@@ -116,7 +116,7 @@ class AdversarialBackground:
         self.pool.load_state_dict(state["pool"])
         self._generator.set_state(state["generator"])
         ahead = state["ahead"].to(self.pool.device)
-        self._ahead = [drawn_by_owner(index, self.owned) for index in ahead.split(self.batch_size) if len(index)]
+        self._ahead = [drawn_by_owner(index, self.owned) for index in torch.split(ahead, self.batch_size) if len(index)]
         self._sizes.load(state["effective_sample_sizes"])
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -48,7 +48,7 @@ def save_slices(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     dist.barrier()
-    dcp.save(slices, checkpoint_id=folder)
+    dcp.save(slices, checkpoint_id=folder)  # type: ignore[attr-defined]
 
     def reference(key: str, tensor: DTensor) -> dict[str, Any]:
         return {
@@ -87,7 +87,9 @@ def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device)
     with warnings.catch_warnings():
         # It warns that a single process reads what several may have written, as intended here.
         warnings.filterwarnings("ignore", module="torch.distributed.checkpoint")
-        dcp.load(tensors, checkpoint_id=folder / name, no_dist=processes == 1)
+        dcp.load(  # type: ignore[attr-defined]
+            tensors, checkpoint_id=folder / name, no_dist=processes == 1
+        )
     loaded: dict[str, Any] = _replaced(state, lambda key, value: tensors.get(key, value))
     return loaded
 

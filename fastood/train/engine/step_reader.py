@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 READ_EVERY = 10
 """Steps between two reads on a device, where a read waits for all steps before it."""

@@ -69,7 +69,8 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         # At least float32: half precision cannot count.
         dtype = torch.promote_types(inputs.dtype, torch.float32)
         own = inputs.new_full((1,), inputs.numel() // inputs.shape[1], dtype=dtype)
-        sums, count = all_reduce(torch.cat([inputs.sum(axes, dtype=dtype), own])).split([inputs.shape[1], 1])
+        together = all_reduce(torch.cat([inputs.sum(axes, dtype=dtype), own]))
+        sums, count = together[:-1], together[-1:]
         # Two passes, not E[x²] - E[x]², which cancels where the mean is large.
         mean = sums / count
         centred = inputs - mean.view(shape)

@@ -37,7 +37,7 @@ class BackgroundPart:
 
 def owned_slice(task: DetectionTask) -> range | None:
     """Return the rows of the background that this process has; None if it has all of them."""
-    if len(task.background) == task.background_size:
+    if task.share is None:
         return None
     return range(task.background_begin, task.background_begin + len(task.background))
 
@@ -86,7 +86,7 @@ def selected_part(task: DetectionTask, index: Tensor) -> BackgroundPart:
 
     Args:
         task: The images.
-        index: Selected rows of this process's slice, int64 `[n]`, on the device of the process group.
+        index: Selected rows of this process's slice, int64 `[n]`, on the device of its pool.
     """
     owned = owned_slice(task)
     if owned is None:
@@ -95,11 +95,6 @@ def selected_part(task: DetectionTask, index: Tensor) -> BackgroundPart:
     every = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=index.device)
     dist.all_gather_into_tensor(every, own)
     return BackgroundPart(index=index.cpu(), owned=owned, counts=tuple(every.tolist()))
-
-
-def group_device() -> torch.device:
-    """Return the device of this process's tensors in a collective of the default group."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

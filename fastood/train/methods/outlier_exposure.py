@@ -27,7 +27,6 @@ from fastood.train.method import Method, MethodConfig
 from fastood.train.methods.background_part import (
     BackgroundPart,
     full_part,
-    group_device,
     on_device,
     owned_slice,
     random_part,
@@ -209,9 +208,8 @@ class Exposure(Method):
     def _selecting_pool(self) -> BackgroundPool | ShardedBackgroundPool:
         """Return the weights of the resampled arm, on the CPU or the device of the process group."""
         assert self.config.pool_weights is not None
-        if owned_slice(self.task) is not None:
-            return ShardedBackgroundPool.from_file(self.config.pool_weights, device=group_device())
-        pool = BackgroundPool(self.task.background_size)
+        make = BackgroundPool if owned_slice(self.task) is None else ShardedBackgroundPool
+        pool = make(self.task.background_size)
         pool.load_state_dict(load_file(self.config.pool_weights))
         return pool
 
@@ -233,7 +231,7 @@ class Exposure(Method):
         if size != background_size:
             content = "no weights" if size is None else f"of {size} images"
             raise ValueError(f"pool_weights must be of the {background_size} background images, got {path}: {content}")
-        require_same_background(path, self.task.background.sha256())
+        require_same_background(path, self.task.background_digest())
 
     def _learning_stages(self) -> tuple[ImageStage, ...]:
         """Return the stages between pre-training and fine-tuning."""

@@ -141,13 +141,14 @@ class Resample(Exposure):
         Where the images are divided among processes, the pool is, too, and each process makes its slice.
         """
         if self._pool is None:
-            options = {
-                "epsilon": self.config.epsilon,
-                "momentum": self.config.weight_momentum,
-                "initial_weight": self.config.initial_weight,
-            }
-            kind = BackgroundPool if owned_slice(self.task) is None else ShardedBackgroundPool
-            self._pool = kind(self.task.background_size, device=device, **options)
+            make = BackgroundPool if owned_slice(self.task) is None else ShardedBackgroundPool
+            self._pool = make(
+                self.task.background_size,
+                epsilon=self.config.epsilon,
+                momentum=self.config.weight_momentum,
+                initial_weight=self.config.initial_weight,
+                device=device,
+            )
         return self._pool
 
     @property
@@ -156,12 +157,16 @@ class Resample(Exposure):
         return self.open_pool()
 
     @property
+    def learnt_arm(self) -> str:
+        """The resampled arm."""
+        return "resampled"
+
+    @property
     def learnt_pool(self) -> LearntPool:
         """Pool, and the effective sample size of its weights after each step of the reweighting."""
         none = torch.empty(0, dtype=torch.float64)
         return LearntPool(
             pool=self.pool,
-            arm="resampled",
             effective_sample_sizes=none if self._adversary is None else self._adversary.effective_sample_sizes,
         )
 

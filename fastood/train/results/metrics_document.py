@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastood.common.seeding import named_generator
 from fastood.data import DetectionTask
@@ -84,7 +83,7 @@ def metrics_document(
             if arm.name in scores
         },
         **({"failed": _failures(method, failed)} if failed else {}),
-        **({} if learnt is None else {"pool": _pool_summary(learnt, method.background_index(learnt.arm), task)}),
+        **({} if learnt is None else {"pool": _pool_summary(learnt, method, task)}),
     }
 
 
@@ -117,9 +116,10 @@ def _aurc(scores: ArmScores) -> dict[str, float]:
     }
 
 
-def _pool_summary(learnt: LearntPool, chosen: Tensor, task: DetectionTask) -> dict[str, Any]:
+def _pool_summary(learnt: LearntPool, method: Method, task: DetectionTask) -> dict[str, Any]:
     """Return size, effective sample size, and for each source count, mean relative weight and selected images."""
-    background = task.background
+    assert method.learnt_arm is not None
+    background, chosen = task.background, method.background_index(method.learnt_arm)
     weights = learnt.pool.weights.cpu()
     relative = weights / weights.mean()
     selected = torch.zeros(len(background), dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from fastood.data import Augment
 from fastood.losses import OutlierExposureLoss
