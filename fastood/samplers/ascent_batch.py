@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,7 +81,7 @@ class AscentBatch:
         count = float(len(self.index))
         if isinstance(drawn, float):
             bad, total = self._sum_on_host(num_examples, importance)
-            return torch.tensor([bad, total, count, self.lr, self.sparse, drawn], dtype=torch.float64)
+            return torch.from_numpy(np.array([bad, total, count, self.lr, self.sparse, drawn], dtype=np.float64))
         # The negated comparison also selects NaN.
         wrong = ~((self.loss >= 0) & (self.loss < torch.inf)) | (self.index < 0) | (self.index >= num_examples)
         # Clamped, because errors are raised after the exchange with the other processes.

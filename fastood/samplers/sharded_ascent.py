@@ -6,6 +6,7 @@ import math
 from functools import partial
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class ShardedAscent(ShardedDraws):
             columns = list(zip(*rows, strict=True))
             totals = [limits[-1], sum(columns[ops.WEIGHT_TOTAL]), sum(columns[ops.SQUARE_TOTAL])]
             self._on_host = [*totals, *rows[0][ops.MASS_QUANTUM : ops.BOUND], max(columns[ops.BOUND])]
-            self._whole = torch.tensor(self._on_host, dtype=torch.float64)
+            self._whole = torch.from_numpy(np.array(self._on_host))
         else:
             running = every[:, : ops.MASS_QUANTUM].cumsum(0)
             self._part = (running[rank - 1, 0] if rank else torch.zeros_like(running[0, 0]), running[rank, 0])
@@ -76,7 +77,7 @@ class ShardedAscent(ShardedDraws):
             own = torch.full((ROW,), _BAD_ARGUMENTS, dtype=torch.float64, device=self.device)
         rows = self._processes.gather(own)
         if self.device.type == "cpu":
-            # The result is at hand: plain numbers cost less than small tensors.
+            # Plain numbers and NumPy cost less than small tensors.
             numbers = rows.tolist()
             done = self._step(batch, error, self._shared_on_host(numbers)).tolist()
             self._gather_totals()
@@ -109,7 +110,7 @@ class ShardedAscent(ShardedDraws):
         loss, count, mean = sum(row[1] for row in rows), sum(row[2] for row in rows), math.nan
         if count and not any(row[0] or row[3:] != rows[0][3:] for row in rows):
             mean = loss / count
-        return torch.tensor([*self._on_host[:2], mean, count], dtype=torch.float64)
+        return torch.from_numpy(np.array([*self._on_host[:2], mean, count], dtype=np.float64))
 
     def _report_step(self, batch: AscentBatch, result: list[float], origin: Origin) -> None:
         """Finish a step whose numbers have been copied from the device as one list."""
