@@ -60,7 +60,7 @@ class ShardedQueries:
     def select(self, rate: float, *, generator: torch.Generator, calibrated: bool = False) -> Tensor:
         """Return the examples of this slice in the subset that `BackgroundPool.select` draws with the same generator.
 
-        Every process draws the uniform numbers of all N examples, about 5 ns each on the CPU, and keeps those of its
+        Every process draws the uniform numbers of all N examples, some 6 ns each on the CPU, and keeps those of its
         slice: PyTorch's generator of the CPU cannot skip numbers, and equal numbers make the subset that of the
         undivided pool. Memory does not depend on N: numbers are drawn by chunks of 2^20.
 
