@@ -20,7 +20,8 @@ def check_config(config: RunConfig) -> None:
 
     Raises:
         ValueError: If the method needs background images and none are named, if `torch.compile` has no compiler here,
-            or if a batch size is not a multiple of the number of processes.
+            or if a batch size is not a multiple of the number of processes (that of a background which the processes
+            divide may be any).
 
     Example:
         >>> from fastood.data import DataConfig
@@ -34,7 +35,8 @@ folder:PATH, the name of a data set or noise
     require_background(config)
     processes = launched_processes()
     for field in fields(config.method):
-        if field.name.endswith("batch_size"):
+        divided = config.method.divides_background and field.name == "background_batch_size"
+        if field.name.endswith("batch_size") and not divided:
             require_equal_shares(f"method.{field.name}", getattr(config.method, field.name), processes)
     require_compiler(config.compile)
 
