@@ -54,10 +54,17 @@ def read_command_line(
 
 
 def launcher() -> list[str]:
-    """Return the words that launched this process: Python, or torchrun with its number of processes."""
+    """Return the words that launched this process: Python, below torchrun, srun or mpirun with their processes.
+
+    Processes with RANK and WORLD_SIZE alone are launched by means that their variables do not tell: Python is returned.
+    """
     local = os.environ.get("LOCAL_WORLD_SIZE")
     if "TORCHELASTIC_RUN_ID" not in os.environ or local is None:
-        return [_from_here(sys.executable)]
+        python = [_from_here(sys.executable)]
+        for name, *words in (("SLURM_STEP_NUM_TASKS", "srun", "--ntasks"), ("OMPI_COMM_WORLD_SIZE", "mpirun", "-n")):
+            if (count := os.environ.get(name, "1")) != "1":
+                return [*words, count, *python]
+        return python
     torchrun = Path(sys.executable).with_name("torchrun")
     words = [_from_here(sys.executable), "-m", "torch.distributed.run"]
     if torchrun.exists():

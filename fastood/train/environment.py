@@ -53,7 +53,7 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
 def is_restarted(path: Path) -> bool:
     """Return whether the last session was begun by the torchrun that has now started this process again.
 
-    `torchrun --max-restarts` starts the processes anew with the same command after one has ended.
+    `torchrun --max-restarts` starts the processes again, with the same command, after one has ended.
 
     Args:
         path: File of the sessions.

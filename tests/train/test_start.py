@@ -129,6 +129,10 @@ def test_python_is_named_as_it_is_found_from_here(tmp_path: Path, monkeypatch: p
     assert launcher() == ["bin/torchrun", "--nproc-per-node", "4"]
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert launcher() == ["torchrun", "--nproc-per-node", "4"]
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    for name, words in (("OMPI_COMM_WORLD_SIZE", ["mpirun", "-n"]), ("SLURM_STEP_NUM_TASKS", ["srun", "--ntasks"])):
+        monkeypatch.setenv(name, "8")
+        assert launcher() == [*words, "8", "python"]
 
 
 def test_a_background_below_a_batch_is_told_before_work(

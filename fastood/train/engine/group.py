@@ -1,4 +1,4 @@
-"""The group of processes of a run: joined at its beginning by whatever launcher, and left together at its end."""
+"""The group of processes of a run: joined at its beginning, under any launcher, and left together at its end."""
 
 from __future__ import annotations
 

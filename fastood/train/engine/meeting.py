@@ -24,8 +24,8 @@ JOIN_TIMEOUT = timedelta(minutes=5)
 def meet(launch: Launch) -> Store:
     """Open the store by which the processes find each other, and wait until all have come.
 
-    torchrun keeps its store when it restarts the processes. So those of this start agree on a name that no other start
-    has, and use keys below it alone: an address of a process that has died would be taken for that of a living one.
+    The processes of a start agree on a name that no other start has, and use keys below it alone: torchrun keeps its
+    store when it restarts them, and the address of a process that has died would be taken for that of a living one.
 
     Returns:
         The store, for keys of this start.
