@@ -14,7 +14,7 @@ from fastood.common.distributed import check_in_group
 __all__ = ["PIECE_BYTES", "broadcast_tensors", "gather_rows"]
 
 PIECE_BYTES = 1 << 26
-"""Bytes that one collective receives from all processes together, 64 MiB, but at least 1 MiB of each."""
+"""Bytes that one collective receives from all processes together: 64 MiB."""
 
 _DTYPES = (
     torch.bool,
@@ -191,7 +191,7 @@ def _gathered(values: Tensor | None, shards: list[_Shard], common: _Shard, group
     if values is not None and len(values) > 0:
         own = values.detach().contiguous().reshape(-1).view(torch.uint8)
     parts = torch.split(whole.view(-1).view(torch.uint8), [count * row for count in counts])
-    longest, piece_bytes = max(counts) * row, max(1 << 20, PIECE_BYTES // len(counts))
+    longest, piece_bytes = max(counts) * row, max(1, PIECE_BYTES // len(counts))
     for begin in range(0, longest, piece_bytes):
         # Shorter parts are padded: a collective takes as many bytes of every process.
         size = min(piece_bytes, longest - begin)

@@ -39,6 +39,15 @@ def evaluators(rank: int) -> None:
     assert first.gather().compute() == DetectionEvaluator().update(SCORES, LABELS, LABELS).compute()
     assert len(DetectionEvaluator().gather().id_scores) == 0
 
+    pixels, of_pixels = torch.stack([SCORES, SCORES.flip(0)])[:, None], LABELS.expand(2, 1, 4)
+    images = DetectionEvaluator(mode="segmentation")
+    if rank == 1:
+        images.update(pixels, of_pixels)
+    want = DetectionEvaluator(mode="segmentation").update(pixels, of_pixels)
+    assert images.gather().compute() == want.compute()
+    unlike = DetectionEvaluator(mode="segmentation", tpr=0.9 if rank else 0.95).update(pixels, of_pixels)
+    raises_alike(unlike.gather, ValueError, "images must have the same metrics .* FPR95TPR on rank 0 and .* FPR90TPR on")
+
     other = DetectionEvaluator().update(SCORES.double() if rank else SCORES, LABELS)
     raises_alike(other.gather, TypeError, r"got torch\.float32 on rank 0 and torch\.float64 on rank 1")
     assert len(other.id_scores) == 2
