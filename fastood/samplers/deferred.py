@@ -14,7 +14,7 @@ __all__ = ["DeferredChecks", "Origin", "to_device"]
 Origin = Literal["this", "earlier", "replayed"]
 """Call that a result belongs to: the one that reports it, an earlier one, or one that a CUDA graph has replayed."""
 
-_MOST = 16
+_MOST = 64
 """Largest number of unread results. Beyond it `add` waits for the oldest, which the device has passed long before."""
 
 
@@ -78,14 +78,15 @@ class DeferredChecks:
                 self._report_first()
 
     def poll(self) -> None:
-        """Report the results that have arrived, in the order of the calls, without waiting.
+        """Report the results that have arrived, in the order of the calls; wait only if too many are unread.
 
         Raises:
             Exception: The first exception of a `report`; later results stay unread.
         """
         # An event cannot be queried while a graph is captured.
         while self._unread and not _is_capturing():
-            if not self._unread[0].arrived.query():  # type: ignore[no-untyped-call]
+            # Bounded here, at the beginning of a call, so that a call that raises has not done anything.
+            if len(self._unread) < _MOST and not self._unread[0].arrived.query():  # type: ignore[no-untyped-call]
                 break
             self._report_first()
 

@@ -31,7 +31,7 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
         device: "cpu" or "cuda".
         processes: Number of processes that share the work.
     """
-    session = {
+    session: dict[str, Any] = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": None,
         "command": command,
@@ -51,23 +51,28 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
 
 
 def is_restarted(path: Path) -> bool:
-    """Return whether the last session was begun by the torchrun that has now started this process again.
+    """Return whether the last session is of another process of the torchrun that has started this one.
 
-    `torchrun --max-restarts` starts the processes again, with the same command, after one has ended.
+    `torchrun --max-restarts` starts the processes again, with the same command, after one has ended. Its count of
+    restarts does not tell: a node on which none has ended starts its processes again without counting.
 
     Args:
         path: File of the sessions.
     """
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        return False
-    sessions = read_sessions(path)
-    return bool(sessions) and sessions[-1].get("torchrun") == _torchrun()
+    launch, sessions = _torchrun(), read_sessions(path)
+    before = sessions[-1].get("torchrun") if sessions else None
+    return (
+        launch is not None
+        and isinstance(before, dict)
+        and before.get("run") == launch["run"]
+        and before.get("process") != launch["process"]
+    )
 
 
-def _torchrun() -> str | None:
-    """Return a name of the torchrun that has started this process, the same after a restart; None without."""
+def _torchrun() -> dict[str, str] | None:
+    """Return names of the torchrun that has started this process, and of this process; None without torchrun."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if run_id is None else f"{run_id}, pid {os.getppid()}"
+    return None if run_id is None else {"run": f"{run_id}, pid {os.getppid()}", "process": f"pid {os.getpid()}"}
 
 
 def end_session(path: Path) -> None:

@@ -25,7 +25,7 @@ from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailedError, StageFailure
 from fastood.train.engine.group import Group
 from fastood.train.engine.processes import from_first_process, of_every_process, open_fabric, without_group
-from fastood.train.engine.shared_folder import see_folder
+from fastood.train.engine.shared_folder import is_shared as folder_is_shared
 from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, is_restarted, read_sessions
 from fastood.train.failed_stages import failed_arms, learnt_pool_of
@@ -127,7 +127,7 @@ class Run:
             resolved = from_first_process(enter, fabric)
             share = (fabric.global_rank, fabric.world_size) if divides_background(resolved, fabric) else None
             run = cls(resolved, folder, **_load_parts(resolved, share=share), fabric=fabric)
-            run._require_shared_folder()
+            run._look_for_shared_folder()
             # The number of batches drawn ahead is part of the result, and its default differs between loaders.
             depth = run.loading.prefetch_depth
             run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=depth))
@@ -348,21 +348,14 @@ class Run:
         parts = _load_parts(self.config)
         return parts["task"], parts["method"]
 
-    def _require_shared_folder(self) -> None:
-        """Check that all processes see the run's folder, if each has to store its slice of a learnt pool there.
-
-        Raises:
-            ValueError: If a process does not; then on every process.
-        """
-        if self.task.share is None or self.method.learnt_arm is None:
-            return
-        unseen = [str(rank) for rank, sees in enumerate(see_folder(self.folder.path, self.fabric)) if not sees]
-        if unseen:
-            raise ValueError(
-                f"the run folder {self.folder.path} must be on a disk that all processes share, because each stores "
-                f"its slice of the learnt weights there; ranks that do not see it: {', '.join(unseen)}. Choose another "
-                "--out"
-            )
+    def _look_for_shared_folder(self) -> None:
+        """Find out whether every process sees the run's folder, where each can then store its slice of the pool."""
+        if self.task.share is not None and self.method.learnt_arm is not None:
+            self.folder.checkpoints.is_shared = folder_is_shared(self.folder.path, self.fabric)
+            if not self.folder.checkpoints.is_shared:
+                self.fabric.print(
+                    f"the processes do not share {self.folder.path}: the first one stores the whole pool", flush=True
+                )
 
     def trained(self, model: nn.Module) -> TrainedNetwork:
         """Return a network for evaluation on this process's device; the processes share its batches."""

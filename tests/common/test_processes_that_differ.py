@@ -46,7 +46,7 @@ def evaluators(rank: int) -> None:
     want = DetectionEvaluator(mode="segmentation").update(pixels, of_pixels)
     assert images.gather().compute() == want.compute()
     unlike = DetectionEvaluator(mode="segmentation", tpr=0.9 if rank else 0.95).update(pixels, of_pixels)
-    raises_alike(unlike.gather, ValueError, "images must have the same metrics .* FPR95TPR on rank 0 and .* FPR90TPR on")
+    raises_alike(unlike.gather, ValueError, "must have the same metrics .* FPR95TPR on rank 0 and .* FPR90TPR on")
 
     other = DetectionEvaluator().update(SCORES.double() if rank else SCORES, LABELS)
     raises_alike(other.gather, TypeError, r"got torch\.float32 on rank 0 and torch\.float64 on rank 1")

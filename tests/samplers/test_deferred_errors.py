@@ -84,6 +84,22 @@ def test_a_bad_batch_changes_nothing_and_the_next_call_raises(kind: str, mode: s
     assert_same(contents(pool), contents(cpu))
 
 
+def test_steps_that_do_not_wait_report_late() -> None:
+    pool = BackgroundPool(100, device="cuda")
+    good, bad = batch(1, 2), batch(100)
+    with count_host_waits() as waits:
+        pool.ascend(*bad, lr=1.0)
+        for _ in range(deferred_module._MOST - 1):
+            pool.ascend(*good, lr=1.0, wait=False)
+    assert not waits, waits
+    before = contents(pool)
+    with pytest.raises(ValueError, match="got 100 at position 0"):
+        pool.ascend(*good, lr=1.0, wait=False)
+    assert_same(contents(pool), before)
+    with pytest.raises(TypeError, match="wait must be"):
+        pool.ascend(*good, lr=1.0, wait=None)
+
+
 CALLS: dict[str, Callable[[BackgroundPool, Path], object]] = {
     "synchronize": lambda pool, _: pool.synchronize(),
     "state_dict": lambda pool, _: pool.state_dict(),
@@ -198,7 +214,7 @@ def test_errors_do_not_pile_up() -> None:
         pool.importance(index)
     with pytest.raises(ValueError, match="got 100"):
         pool.importance(index)
-    assert len(pool._checks._unread) == deferred_module._MOST
+    assert len(pool._checks._unread) == deferred_module._MOST - 1
 
 
 def test_values_that_were_overwritten_are_not_reported() -> None:

@@ -233,12 +233,14 @@ def test_torchrun_restarts_from_the_last_checkpoint(tmp_path: Path):
 def test_another_torchrun_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sessions = tmp_path / "environment.json"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     begin_session(sessions, command="train", device="cpu")
-    assert not is_restarted(sessions)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not is_restarted(sessions), "the same process"
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
     assert is_restarted(sessions)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
+    assert not is_restarted(sessions)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     assert not is_restarted(sessions)
     assert not is_restarted(tmp_path / "absent.json")
 

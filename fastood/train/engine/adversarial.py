@@ -93,7 +93,11 @@ class AdversarialBackground:
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
         """Take an ascent step on the weighted outlier loss, in closed form: no second backward pass."""
-        self.pool.ascend(index, per_sample_loss, lr=self.learning_rate, mode=self.mode)
+        if isinstance(self.pool, ShardedBackgroundPool):
+            self.pool.ascend(index, per_sample_loss, lr=self.learning_rate, mode=self.mode)
+        else:
+            # A loss that is not finite is found by the loop, which reads the losses of all steps.
+            self.pool.ascend(index, per_sample_loss, lr=self.learning_rate, mode=self.mode, wait=False)
         self._sizes.append(self.pool.effective_sample_size_tensor())
 
     def scalars(self) -> dict[str, Tensor]:

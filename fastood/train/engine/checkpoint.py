@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from fastood.common.config_checks import shorten
 from fastood.common.files import write_atomically
-from fastood.train.engine.slices import remove_other_slices, save_slices
+from fastood.train.engine.slices import gather_slices, remove_other_slices, save_slices
 
 
 class CheckpointFolder:
@@ -19,6 +19,9 @@ class CheckpointFolder:
 
     Args:
         folder: Folder of the files; created when the first is written.
+
+    Attributes:
+        is_shared: Whether every process sees the folder, so that each can store its slices of divided tensors there.
 
     Example:
         >>> import tempfile
@@ -32,6 +35,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.is_shared = True
 
     def path(self, stage: str) -> Path:
         """File of one stage."""
@@ -48,7 +52,8 @@ class CheckpointFolder:
     def save_together(self, stage: str, state: Mapping[str, Any], *, step: int) -> None:
         """Replace the stage's checkpoint; the first process writes it, each process its slices of divided tensors.
 
-        Collective: every process must call it, with the folder shared by all if a tensor is divided.
+        Collective: every process must call it. If the processes do not share the folder, the first one gathers the
+        slices and writes them.
 
         Args:
             stage: Name of the stage.
@@ -58,7 +63,10 @@ class CheckpointFolder:
         Raises:
             OSError: If a file cannot be written.
         """
-        stored = save_slices(state, self.folder / f"{stage}.slices-{step:09}")
+        if self.is_shared:
+            stored = save_slices(state, self.folder / f"{stage}.slices-{step:09}")
+        else:
+            stored = gather_slices(state)
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.save(stage, stored)
             remove_other_slices(self.folder, stage, stored)

@@ -103,28 +103,6 @@ def require_equal_shares(name: str, batch_size: int, processes: int) -> None:
         raise ValueError(f"{name} must be a multiple of the {processes} processes, got {batch_size}")
 
 
-def of_whole_batch(share: Tensor, fabric: Fabric) -> Tensor:
-    """Gather a value per image of the whole batch, `[B]` on every process, from those of each share."""
-    if fabric.world_size == 1:
-        return share
-    whole = share.new_empty(len(share) * fabric.world_size)
-    dist.all_gather_into_tensor(whole, share.detach().contiguous())
-    return whole
-
-
-def mean_of_processes(value: Tensor, fabric: Fabric) -> float:
-    """Return the mean of a scalar over all processes, on every process."""
-    return float(value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value.clone(), reduce_op="mean")))
-
-
-def sum_of_processes(count: int, fabric: Fabric) -> int:
-    """Return the sum of a count over all processes, on every process."""
-    if fabric.world_size == 1:
-        return count
-    total = fabric.all_reduce(torch.tensor(count, dtype=torch.int64, device=fabric.device), reduce_op="sum")
-    return int(cast(Tensor, total))
-
-
 def any_process(flag: bool, fabric: Fabric) -> bool:
     """Return whether a flag is set on any process, so that all act alike."""
     if fabric.world_size == 1:

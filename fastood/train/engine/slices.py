@@ -24,11 +24,6 @@ REFERENCE = "fastood.slices"
 """Key of the references in a checkpoint."""
 
 
-def has_slices(state: Mapping[str, Any]) -> bool:
-    """Return whether a state holds a tensor that is divided among processes."""
-    return bool(_slices_of(state))
-
-
 def save_slices(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write every slice of this process, and return the state with references in their place.
 
@@ -62,6 +57,17 @@ def save_slices(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return stored
 
 
+def gather_slices(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state with whole tensors in the first process, for a folder that other processes do not see.
+
+    Collective: every process must call it.
+    """
+    whole: dict[str, Any] = _replaced(
+        state, lambda key, value: gathered(value) if isinstance(value, DTensor) else value
+    )
+    return whole
+
+
 def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device) -> dict[str, Any]:
     """Return a state in which every reference is replaced by its tensor.
 
@@ -74,7 +80,7 @@ def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device)
         device: Device of the process group's tensors.
 
     Raises:
-        FileNotFoundError: If the slices are missing.
+        FileNotFoundError: If a process does not see the slices; then on every process.
     """
     wanted = _references_of(state)
     if not wanted:
@@ -82,8 +88,14 @@ def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device)
     processes = dist.get_world_size() if dist.is_initialized() else 1
     tensors = {key: _empty(reference, processes, device) for key, reference in wanted.items()}
     (name,) = {reference[REFERENCE] for reference in wanted.values()}
-    if not (folder / name / ".metadata").exists():
-        raise FileNotFoundError(f"{folder / name} is missing or incomplete: it holds slices of the checkpoint")
+    sees = torch.tensor(int((folder / name / ".metadata").exists()))
+    if processes > 1:
+        dist.all_reduce(sees, op=dist.ReduceOp.MIN)
+    if not sees:
+        raise FileNotFoundError(
+            f"{folder / name} is missing or incomplete, at least where one of the processes runs: it holds slices of "
+            "the checkpoint, which every process reads"
+        )
     with warnings.catch_warnings():
         # It warns that a single process reads what several may have written, as intended here.
         warnings.filterwarnings("ignore", module="torch.distributed.checkpoint")

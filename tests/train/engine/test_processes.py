@@ -17,7 +17,6 @@ from fastood.train.engine.stage import StageRun
 from fastood.train.methods.bal.gan_stage import BoundaryStageRun
 from tests.support.launched import FORKSERVER
 from tests.support.tiny_run import tiny_args, tiny_data_args
-from tests.train.engine.test_loop import make_stage, start
 from tests.train.methods.test_bal import bal_args
 
 WORLD_SIZE = 2
@@ -86,12 +85,12 @@ def few_epochs(folder: Path, name: str) -> list[str]:
     return [*args, "--model.dropout", "0"]
 
 
-def compare_runs(run: Path, other: Path, *, arms: Sequence[str]) -> None:
+def compare_runs(run: Path, other: Path, *, arms: Sequence[str], atol: float) -> None:
     """Check that two runs have the weights and results of these arms up to rounding."""
     for arm in arms:
         ours, theirs = (load_file(folder / "models" / f"{arm}.safetensors") for folder in (run, other))
         for name, value in theirs.items():
-            torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=atol)
     metrics, wanted = (json.loads((folder / "metrics.json").read_text())["arms"] for folder in (run, other))
     for arm in arms:
         assert metrics[arm]["background_size"] == wanted[arm]["background_size"]
@@ -116,8 +115,8 @@ def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path: Path) -
     assert "stopped in stage 'reweight' after step 8" in said
     codes, said = together([*few_epochs(tmp_path, "three"), "--resume"], tmp_path, processes=3)
     assert codes == [0] * 3, said
-    compare_runs(runs["two"], runs["one"], arms=["none", "random", "full"])
-    compare_runs(runs["three"], runs["two"], arms=["none", "random", "resampled", "full"])
+    compare_runs(runs["two"], runs["one"], arms=["none", "random", "full"], atol=2e-2)
+    compare_runs(runs["three"], runs["two"], arms=["none", "random", "resampled", "full"], atol=1e-3)
     two, three = (load_file(runs[name] / "pool.safetensors") for name in ("two", "three"))
     assert two["omega"].shape == (80,)
     assert two["omega"].std() > 0.1
@@ -161,10 +160,3 @@ def test_processes_share_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr("fastood.train.command.launched_processes", lambda: 2)
     assert train.main([]) == 1
     assert "several processes need the name of the run that they share: --name NAME" in capsys.readouterr().err
-
-
-def test_another_number_of_processes_does_not_go_on():
-    state = start(make_stage()).state_dict()
-    state["dropout"] *= 2
-    with pytest.raises(ValueError, match="the checkpoint of stage 'stage' must be of 1 processes, got 2"):
-        start(make_stage()).load_state_dict(state)
