@@ -90,7 +90,7 @@ class Run:
         self.fabric = fabric
         self._held = ExitStack()
         self._in_session = False
-        self._is_alone = False
+        self._is_sharing = fabric.world_size > 1
 
     @classmethod
     def open(cls, config: RunConfig, path: Path, *, resume: bool = False, command: str | None = None) -> Self:
@@ -336,9 +336,14 @@ class Run:
 
         The others wait in `close`, outside of any collective, however long it takes.
         """
-        if is_shared(self.fabric):
+        if self._shares:
             self.fabric.barrier()
-        self._is_alone = True
+        self._is_sharing = False
+
+    @property
+    def _shares(self) -> bool:
+        """Whether all processes take part in each pass over images, and in each read of the folder."""
+        return self._is_sharing and is_shared(self.fabric)
 
     @cached_property
     def _whole(self) -> tuple[DetectionTask, Method]:
@@ -364,7 +369,7 @@ class Run:
             augment=self.config.augment,
             fabric=without_group(self.fabric, precision=self.config.precision),
             channels_last=self.config.channels_last,
-            shared_by=self.fabric,
+            shared_by=self.fabric if self._shares else None,
         )
 
     def embed(self, model: nn.Module, images: ImageSet) -> Tensor:
@@ -385,13 +390,13 @@ class Run:
                 model.load_state_dict(self.folder.read_weights(arm.name))
 
         self._from_first(load)
-        if is_shared(self.fabric) and not self._is_alone:
+        if self._shares:
             broadcast_tensors(model.state_dict())
         return model
 
     def _from_first(self, make: Callable[[], T]) -> T:
         """Return the result of the first process; of this one once the group is closed."""
-        return from_first_process(make, self.fabric) if is_shared(self.fabric) and not self._is_alone else make()
+        return from_first_process(make, self.fabric) if self._shares else make()
 
     def _write_beginning(self) -> None:
         """Check that all processes have the run's images, and write config and images' digests into its folder."""
