@@ -24,7 +24,8 @@ from fastood.data import Augment, DataConfig, DetectionTask, load_task
 from fastood.losses import OutlierExposureLoss
 from fastood.models import build_model
 from fastood.samplers import AscentMode, BackgroundPool
-from fastood.train.engine.background import AdversarialBackground, Background, SubsetBackground
+from fastood.train.engine.adversarial import AdversarialBackground
+from fastood.train.engine.background import Background, SubsetBackground
 from fastood.train.engine.image_stage import ImageStage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
@@ -95,27 +96,15 @@ def growth(folder: Path, names: tuple[str, ...], count: int) -> dict[str, int]:
     return {name: host_growth(loading(folder, name, count)) for name in names}
 
 
-class PoolSteps(AdversarialBackground):
-    """Draws from a pool with ascent of one mode.
-
-    Args:
-        count: Number of images.
-        mode: "exact" or "sparse".
-    """
-
-    def __init__(self, count: int, mode: AscentMode) -> None:
-        super().__init__(
-            BackgroundPool(count, epsilon=0.5, momentum=0.9),
-            batch_size=BATCH,
-            learning_rate=WEIGHT_LEARNING_RATE,
-            generator=torch.Generator().manual_seed(0),
-        )
-        self.mode = mode
-
-    def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
-        """Take an ascent step of the mode."""
-        self.pool.ascend(index, per_sample_loss, lr=self.learning_rate, mode=self.mode)
-        self.effective_sample_sizes.append(self.pool.effective_sample_size())
+def adversarial(count: int, mode: AscentMode, device: torch.device | str = "cpu") -> AdversarialBackground:
+    """Return draws from a pool of `count` images on a device, with ascent of a mode."""
+    return AdversarialBackground(
+        BackgroundPool(count, epsilon=0.5, momentum=0.9, device=device),
+        batch_size=BATCH,
+        learning_rate=WEIGHT_LEARNING_RATE,
+        generator=torch.Generator(device).manual_seed(0),
+        mode=mode,
+    )
 
 
 def subset(count: int) -> SubsetBackground:
@@ -124,7 +113,7 @@ def subset(count: int) -> SubsetBackground:
     return SubsetBackground(index, batch_size=BATCH, generator=torch.Generator().manual_seed(0))
 
 
-def trainer(task: DetectionTask, name: str, background: Callable[[], Background], device: str) -> Run:
+def trainer(task: DetectionTask, name: str, background: Callable[[StageContext], Background], device: str) -> Run:
     """Return some steps of the trainer."""
     stage = ImageStage(
         name="reweight",
@@ -151,11 +140,11 @@ def trainer(task: DetectionTask, name: str, background: Callable[[], Background]
 
 def pool_alone(count: int, mode: AscentMode) -> Run:
     """Return draws, importance and ascent of as many steps, without network and images."""
-    background, loss = PoolSteps(count, mode), torch.rand(BATCH, generator=torch.Generator().manual_seed(1))
+    background, loss = adversarial(count, mode), torch.rand(BATCH, generator=torch.Generator().manual_seed(1))
 
     def steps() -> None:
         for _ in range(STEPS):
-            index = background.draw()
+            index = background.draw().index
             background.importance(index)
             background.observe(index, loss)
 
@@ -170,9 +159,9 @@ def test_step(folder: Path, count: int, network: str, device: str, budget: dict[
     for rows in torch.split(task.background.images, 1 << 16):
         rows.max()  # Read once, so that the file is in the page cache.
     providers = {
-        "fastood": trainer(task, network, lambda: PoolSteps(count, "sparse"), device),
-        "exact ascent": trainer(task, network, lambda: PoolSteps(count, "exact"), device),
-        "fixed subset": trainer(task, network, lambda: subset(count), device),
+        "fastood": trainer(task, network, lambda context: adversarial(count, "sparse", device), device),
+        "exact ascent": trainer(task, network, lambda context: adversarial(count, "exact", device), device),
+        "fixed subset": trainer(task, network, lambda context: subset(count), device),
         "pool alone": pool_alone(count, "sparse"),
         "pool alone, exact": pool_alone(count, "exact"),
     }
