@@ -79,9 +79,11 @@ class ResampleConfig(ExposureConfig):
 
     ascent: Ascent = "auto"
     """Weights that a step moves. exact: all, as in the paper, in a pass over the pool. sparse: those of the drawn
-    images, in a time that does not depend on the size of the pool. The gradient is the same, but its part that comes
-    from the sums over all weights, small in a large pool, and the momentum reach an image only when it is drawn. auto:
-    exact for fewer than 1,000,000 background images, else sparse."""
+    images, in a time that does not depend on the size of the pool. It differs in two ways. The part of the gradient
+    that comes from the sums over all weights reaches an image only when it is drawn, so that weights spread less. And
+    a drawn image, which may not be drawn again for thousands of steps, takes at once the way that momentum would carry
+    it in them: the step is 1 / (1 - momentum) times as long, without momentum. auto: exact for fewer than 1,000,000
+    background images, else sparse."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +147,7 @@ class Resample(Exposure):
             self._pool = make(
                 self.task.background_size,
                 epsilon=self.config.epsilon,
-                momentum=self.config.weight_momentum,
+                momentum=self.config.weight_momentum if self.ascent_mode == "exact" else 0.0,
                 initial_weight=self.config.initial_weight,
                 device=device,
             )
@@ -177,6 +179,12 @@ class Resample(Exposure):
             return self.config.ascent
         return "exact" if self.task.background_size < SPARSE_FROM else "sparse"
 
+    @property
+    def weight_learning_rate(self) -> float:
+        """Step size of the weights: η_w, or with sparse steps η_w / (1 - momentum), the sum of a step's momentum."""
+        momentum = self.config.weight_momentum if self.ascent_mode == "sparse" else 0.0
+        return self.config.weight_learning_rate / (1 - momentum)
+
     def _check_pool_weights(self) -> None:
         """Accept that there is no file: the weights are learnt."""
 
@@ -194,7 +202,7 @@ class Resample(Exposure):
             self._adversary = AdversarialBackground(
                 pool,
                 batch_size=self.config.background_batch_size,
-                learning_rate=self.config.weight_learning_rate,
+                learning_rate=self.weight_learning_rate,
                 generator=on_device(named_generator(self.seed, "reweight", "background"), pool.device),
                 batches_ahead=order.batches_per_epoch if self.config.sampler_refresh == "epoch" else 1,
                 mode=mode,

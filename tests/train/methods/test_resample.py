@@ -171,3 +171,27 @@ def test_a_rate_that_keeps_less_than_one_image_is_refused():
 def test_unknown_arm():
     with pytest.raises(ValueError, match="arm must be one of none, random, resampled, full, got 'half'"):
         method().background_index("half")
+
+
+def test_sparse_steps_take_the_momentum_at_once():
+    """An image that is drawn once moves as far as by exact steps whose other gradients vanish."""
+    chosen = {mode: method(ascent=mode) for mode in ("exact", "sparse")}
+    sources = {mode: resample.stages[1].background(on_cpu()) for mode, resample in chosen.items()}
+    assert {mode: source.mode for mode, source in sources.items()} == {"exact": "exact", "sparse": "sparse"}
+    start = float(sources["exact"].pool.state_dict()["omega"][3])
+    sources["exact"].learning_rate /= 1000  # small steps: the gradient stays what it is
+    sources["sparse"].learning_rate /= 1000
+    for source in sources.values():
+        source.observe(torch.tensor([3]), torch.ones(1))
+    for _ in range(200):
+        sources["exact"].observe(torch.tensor([5]), torch.zeros(1))
+    moved = {mode: float(source.pool.state_dict()["omega"][3]) - start for mode, source in sources.items()}
+    assert moved["sparse"] == pytest.approx(moved["exact"], rel=1e-3)
+    assert moved["sparse"] > 0
+
+
+@pytest.mark.parametrize(("size", "mode"), [(999_999, "exact"), (1_000_000, "sparse")])
+def test_the_size_of_the_pool_decides_how_weights_move(size: int, mode: str):
+    resample = method()
+    resample.task = SimpleNamespace(background_size=size)
+    assert resample.ascent_mode == mode
