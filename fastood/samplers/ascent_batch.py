@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastood.common.transfer import to_device
 from fastood.ops import background_pool as ops
-from fastood.samplers.deferred import Origin, to_device
+from fastood.samplers.deferred import Origin
 
 __all__ = ["ROW", "WHERE", "AscentBatch", "too_large"]
 

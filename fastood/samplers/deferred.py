@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DeferredChecks", "Origin", "to_device"]
+__all__ = ["DeferredChecks", "Origin"]
 
 Origin = Literal["this", "earlier", "replayed"]
 """Call that a result belongs to: the one that reports it, an earlier one, or one that a CUDA graph has replayed."""
@@ -113,16 +113,6 @@ class DeferredChecks:
         # Not before: a KeyboardInterrupt while the host waits must not lose the result.
         self._unread.popleft()
         report(values.tolist(), "earlier")
-
-
-def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the tensor on `device`, contiguous, without waiting for the device."""
-    if tensor.device == device or not tensor.is_cpu:
-        return tensor.to(device, dtype).contiguous()
-    # The driver has read pageable memory when the call returns; pinned memory it reads later, when the caller may have
-    # overwritten it.
-    host = tensor.clone() if tensor.is_pinned() else tensor
-    return host.contiguous().to(device, dtype, non_blocking=True)
 
 
 def _is_capturing() -> bool:

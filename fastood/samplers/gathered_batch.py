@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.common.distributed import check_alike, exchange
+from fastood.common.transfer import to_device
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import shown
 from fastood.ops._arrays import Values, as_tensor
 from fastood.samplers import pool_checks
-from fastood.samplers.deferred import to_device
 
 __all__ = ["batch_tensors", "check_ranks", "checked_place", "digest", "gather_batch", "ranks_of_group"]
 

@@ -11,12 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.common.transfer import to_device
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_device, as_flag
 from fastood.ops._arrays import Values
 from fastood.samplers import pool_checks
 from fastood.samplers.ascent_batch import AscentBatch
-from fastood.samplers.deferred import DeferredChecks, Origin, to_device
+from fastood.samplers.deferred import DeferredChecks, Origin
 from fastood.samplers.queries import PoolQueries
 from fastood.samplers.sharded import ShardedBackgroundPool
 from fastood.samplers.softplus import inverse_softplus, inverse_softplus_of

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastood.common.transfer import to_device
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_flag
 from fastood.samplers import pool_checks
-from fastood.samplers.deferred import to_device
 from fastood.samplers.processes import digest
 from fastood.samplers.sharded_queries import ShardedQueries
 from fastood.samplers.without_replacement import earliest_clocks_of_slice

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastood.common.transfer import to_device
 from fastood.ops.augment_images import augment_images
-from fastood.samplers.deferred import to_device
 
 MEAN, STD = 0.5, 0.25
 """Normalisation of every data set (Li & Vasconcelos 2020, supplementary C,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastood.common.seeding import named_generator
+from fastood.common.transfer import to_device
 from fastood.console.wording import some
 from fastood.data import Images
 from fastood.data.loaders import open_loader
-from fastood.samplers.deferred import to_device
 from fastood.train.engine.background import Background, Drawn, drawn_by_owner
 from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.objective import Batch
