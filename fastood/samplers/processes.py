@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.common.distributed import check_alike, check_in_group, exchange, raise_on_every_process
+from fastood.common.division import processes_with_rows, slice_rows
 
 __all__ = ["Processes", "digest", "slice_bounds"]
 
@@ -19,9 +20,7 @@ _LABELS = {"generator": "the state of generator"}
 
 
 def slice_bounds(num_examples: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return begin and end of the slice of a rank: `ceil(N / R)` examples each, the last slice the rest.
-
-    `torch.chunk` and `Shard(0)` of a DTensor cut alike.
+    """Return begin and end of the slice of a rank, as `slice_rows` divides the examples.
 
     Raises:
         ValueError: If a rank would have no example. Every rank raises.
@@ -30,15 +29,15 @@ def slice_bounds(num_examples: int, rank: int, world_size: int) -> tuple[int, in
         >>> [slice_bounds(10, rank, 4) for rank in range(4)]
         [(0, 3), (3, 6), (6, 9), (9, 10)]
     """
-    size = -(-num_examples // world_size)
-    used = -(-num_examples // size)
+    rows, used = slice_rows(num_examples, rank, world_size), processes_with_rows(num_examples, world_size)
     if used < world_size:
+        size = len(slice_rows(num_examples, 0, world_size))
         raise ValueError(
             f"num_examples must give each of {world_size} processes an example, got {num_examples}: at "
             f"ceil({num_examples} / {world_size}) = {size} examples each, {used} processes have all of them; start at "
             f"most {used} processes"
         )
-    return rank * size, min((rank + 1) * size, num_examples)
+    return rows.start, rows.stop
 
 
 class Processes:

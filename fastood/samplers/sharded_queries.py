@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastood.common.division import slice_rows
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_flag
 from fastood.samplers import pool_checks, selection
@@ -141,16 +142,15 @@ class ShardedQueries:
         with self._processes.agreeing("top") as alike:
             self._own_checks.settle(captured=False)
             alike["k"] = k = pool_checks.integer("k", k, 1, len(self), wanted=f"an int in 1 … {len(self)}")
-        # The first slice is the largest one: no process has more candidates.
-        most = min(k, -(-len(self) // self._processes.size))
+        processes = self._processes.size
+        counts = [min(k, len(slice_rows(len(self), rank, processes))) for rank in range(processes)]
         own = selection.heaviest(self._state.omega, min(k, self.end - self.begin))
         # ω and index as float64: exact for both, below 2^53 examples.
-        candidates = torch.full((2, most), torch.nan, dtype=torch.float64, device=self.device)
+        # The first slice is the largest one: no process has more candidates.
+        candidates = torch.full((2, counts[0]), torch.nan, dtype=torch.float64, device=self.device)
         candidates[0, : len(own)] = self._state.omega[own].double()
         candidates[1, : len(own)] = (own + self.begin).double()
         # Lists follow in the order of the slices and are sorted by weight, then index: a stable sort keeps that order.
-        size = -(-len(self) // self._processes.size)
-        counts = [min(k, size, len(self) - rank * size) for rank in range(self._processes.size)]
         every = self._processes.gather(candidates)
         omega, index = torch.cat([part[:, :count] for part, count in zip(every, counts, strict=True)], 1)
         heaviest: Tensor = index[omega.sort(descending=True, stable=True).indices[:k]]

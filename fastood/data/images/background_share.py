@@ -6,6 +6,8 @@ from numbers import Integral
 
 from torch import Tensor
 
+from fastood.common.division import processes_with_rows, slice_rows
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BackgroundShare:
@@ -28,7 +30,7 @@ class BackgroundShare:
 
 
 def slice_bounds(count: int, share: tuple[int, int]) -> tuple[int, int]:
-    """Return the rows of a process: slices of ceil(N/R), as `torch.chunk` cuts them, the last one smaller.
+    """Return the rows of a process, as `slice_rows` divides the images.
 
     Args:
         count: Number N of images of the background. Without images every slice is empty.
@@ -55,11 +57,11 @@ def slice_bounds(count: int, share: tuple[int, int]) -> tuple[int, int]:
     rank, processes = map(int, share)
     if not 0 <= rank < processes:
         raise ValueError(f"share must be (rank, world_size) with 0 <= rank < world_size, got ({rank}, {processes})")
-    size = -(-count // processes)
-    if count and size * (processes - 1) >= count:
-        filled = -(-count // size)
+    rows, filled = slice_rows(count, rank, processes), processes_with_rows(count, processes)
+    if 0 < filled < processes:
+        size = len(slice_rows(count, 0, processes))
         raise ValueError(
             f"data.background must have images for each of the {processes} processes, got {count} images, which are "
             f"slices of {size} for {filled} processes: start at most {filled}, or name a larger background"
         )
-    return rank * size, min((rank + 1) * size, count)
+    return rows.start, rows.stop

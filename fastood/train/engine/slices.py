@@ -20,6 +20,8 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from fastood.common.division import slice_rows
+
 REFERENCE = "fastood.slices"
 """Key of the references in a checkpoint."""
 
@@ -71,8 +73,8 @@ def gather_slices(state: Mapping[str, Any]) -> dict[str, Any]:
 def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device) -> dict[str, Any]:
     """Return a state in which every reference is replaced by its tensor.
 
-    Collective: every process must call it. With several processes a tensor is divided among them, in slices of
-    `ceil(N / R)`; a single process reads it whole.
+    Collective: every process must call it. With several processes a tensor is divided among them as `slice_rows`
+    divides rows; a single process reads it whole.
 
     Args:
         state: State with references, as `save_slices` returns it.
@@ -118,8 +120,7 @@ def _empty(reference: Mapping[str, Any], processes: int, device: torch.device) -
     size, dtype = reference["size"], getattr(torch, reference["dtype"])
     if processes == 1:
         return torch.empty(size, dtype=dtype)
-    length, rank = -(-size // processes), dist.get_rank()
-    local = torch.empty(max(0, min(length, size - rank * length)), dtype=dtype, device=device)
+    local = torch.empty(len(slice_rows(size, dist.get_rank(), processes)), dtype=dtype, device=device)
     mesh = DeviceMesh(device.type, torch.arange(processes))
     return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=torch.Size([size]), stride=(1,))
 

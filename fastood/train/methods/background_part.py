@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.common.division import slice_rows
 from fastood.data import DetectionTask
 
 _CHUNK = 1 << 24
@@ -47,8 +48,8 @@ def slices_of(task: DetectionTask) -> list[range]:
     size = task.background_size
     if owned_slice(task) is None:
         return [range(size)]
-    length = -(-size // dist.get_world_size())
-    return [range(begin, min(begin + length, size)) for begin in range(0, size, length)]
+    processes = dist.get_world_size()
+    return [slice_rows(size, rank, processes) for rank in range(processes)]
 
 
 def full_part(task: DetectionTask) -> BackgroundPart:
