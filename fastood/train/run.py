@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,36 +22,23 @@ from fastood.data.summary import data_summary, summary_lines
 from fastood.train.arm import Arm
 from fastood.train.config import Device, RunConfig, to_dict
 from fastood.train.engine.curve import read_curves
-from fastood.train.engine.failure import StageFailedError, StageFailure
+from fastood.train.engine.failure import StageFailure
 from fastood.train.engine.group import Group
 from fastood.train.engine.processes import from_first_process, of_every_process, open_fabric, without_group
 from fastood.train.engine.shared_folder import is_shared as folder_is_shared
 from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, is_restarted, read_sessions
-from fastood.train.failed_stages import failed_arms, learnt_pool_of
+from fastood.train.evaluation import Evaluation, evaluate_scores, score_arms
 from fastood.train.method import Method
 from fastood.train.report import LearntWeights, write_report
 from fastood.train.requirements import check_config, require_background, require_enough_ood, small_backgrounds
 from fastood.train.resolved_config import config_to_run, resolve, resolve_device
-from fastood.train.results.metrics_document import metrics_document
-from fastood.train.results.run_warnings import run_warnings
-from fastood.train.results.scoring import ArmScores, score_arm
 from fastood.train.run_folder import RunFolder, fingerprint, naming
 from fastood.train.shared_work import is_shared, raise_on_all
 from fastood.train.stages import train_stages
 from fastood.train.trained_network import TrainedNetwork
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Results of a run before they are written."""
-
-    metrics: dict[str, Any]
-    """Contents of metrics.json."""
-    scores: dict[str, ArmScores]
-    """Scores of the test images by arm."""
 
 
 class Run:
@@ -262,38 +249,14 @@ class Run:
             ValueError: If a file is damaged or an image unreadable; on every process.
         """
         failures = self.failures()
-        failed = failed_arms(self.method, failures)
-        scores = {}
-        for arm in self.method.arms:
-            if arm.name in failed:
-                continue
-            arm_scores = score_arm(self.trained(self.network(arm)), arm, self.task)
-            if (reason := arm_scores.undefined()) is None:
-                scores[arm.name] = arm_scores
-            else:
-                failed[arm.name] = StageFailure(stage=arm.stage, step=None, steps=None, reason=reason)
-        if not scores:
-            raise StageFailedError(f"no arm can be evaluated: {next(iter(failed.values())).describe()}")
+        scores, failed = score_arms(self.method, self.task, failures, lambda arm: self.trained(self.network(arm)))
         self.end_sharing()
         if not self.is_first:
             return None
         task, method = self._whole
-        learnt = learnt_pool_of(method, failures)
-        if learnt is not None:
-            with naming(self.folder.pool):
-                learnt.pool.load_state_dict(self.folder.read_pool())
-        metrics = metrics_document(
-            method,
-            task,
-            scores,
-            protocol=self.config.protocol,
-            seed=self.config.seed,
-            failed=failed,
-            learnt=learnt,
+        return evaluate_scores(
+            method, task, scores, config=self.config, folder=self.folder, failures=failures, failed=failed
         )
-        if warnings := run_warnings(method, metrics, scores, read_curves(self.folder.curves)):
-            metrics["warnings"] = warnings
-        return Evaluation(metrics=metrics, scores=scores)
 
     def report(self, evaluation: Evaluation) -> None:
         """Write scores, report.html and, last, metrics.json: a run that has it has everything else.
