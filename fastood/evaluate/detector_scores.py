@@ -26,7 +26,7 @@ from fastood.train.engine.processes import any_process
 from fastood.train.failed_stages import failed_arms
 from fastood.train.run import Run
 from fastood.train.run_folder import fingerprint
-from fastood.train.shared_work import compute_shared, is_shared, of_any
+from fastood.train.shared_work import compute_shared, is_group_open, of_any
 from fastood.train.trained_network import Outputs
 
 AVAILABLE: Mapping[str, Build] = {**DETECTORS, "bal": builder("bal", BoundaryAwareDetector)}
@@ -116,7 +116,7 @@ def _score_arm(run: Run, arm: Arm, names: Sequence[str], digests: Mapping[str, s
             skipped["odin"] = str(error)
     skipped = of_any(skipped, run.fabric)
     fitted = {name: detector for name, detector in fitted.items() if name not in skipped}
-    if isinstance(odin, ODIN) and is_shared(run.fabric):
+    if isinstance(odin, ODIN) and is_group_open(run.fabric):
         # Machines that round differently may choose differently: all take the step of the first process.
         odin.epsilon = exchange(odin.epsilon, device=network.device)[0]
     outputs: dict[str, Outputs] = {"id_train": train}

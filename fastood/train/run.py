@@ -25,7 +25,7 @@ from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailure
 from fastood.train.engine.group import Group
 from fastood.train.engine.processes import from_first_process, of_every_process, open_fabric, without_group
-from fastood.train.engine.shared_folder import is_shared as folder_is_shared
+from fastood.train.engine.shared_folder import is_folder_shared
 from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, is_restarted, read_sessions
 from fastood.train.evaluation import Evaluation, evaluate_scores, score_arms
@@ -34,7 +34,7 @@ from fastood.train.report import LearntWeights, write_report
 from fastood.train.requirements import check_config, require_background, require_enough_ood, small_backgrounds
 from fastood.train.resolved_config import config_to_run, resolve, resolve_device
 from fastood.train.run_folder import RunFolder, fingerprint, naming
-from fastood.train.shared_work import is_shared, raise_on_all
+from fastood.train.shared_work import is_group_open, raise_on_all
 from fastood.train.stages import train_stages
 from fastood.train.trained_network import TrainedNetwork
 
@@ -306,7 +306,7 @@ class Run:
     @property
     def _shares(self) -> bool:
         """Whether all processes take part in each pass over images, and in each read of the folder."""
-        return self._is_sharing and is_shared(self.fabric)
+        return self._is_sharing and is_group_open(self.fabric)
 
     @cached_property
     def _whole(self) -> tuple[DetectionTask, Method]:
@@ -319,7 +319,7 @@ class Run:
     def _look_for_shared_folder(self) -> None:
         """Find out whether every process sees the run's folder, where each can then store its slice of the pool."""
         if self.task.share is not None and self.method.learnt_arm is not None:
-            self.folder.checkpoints.is_shared = folder_is_shared(self.folder.path, self.fabric)
+            self.folder.checkpoints.is_shared = is_folder_shared(self.folder.path, self.fabric)
             if not self.folder.checkpoints.is_shared:
                 self.fabric.print(
                     f"the processes do not share {self.folder.path}: the first one stores the whole pool", flush=True

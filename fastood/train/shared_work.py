@@ -19,7 +19,7 @@ _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (OSErr
 """Errors that keep their type on the processes that did not raise them; others become a RuntimeError."""
 
 
-def is_shared(fabric: Fabric | None) -> bool:
+def is_group_open(fabric: Fabric | None) -> bool:
     """Return whether a group of several processes is open, so that each has to take part in every exchange."""
     return fabric is not None and fabric.world_size > 1 and dist.is_initialized()
 
@@ -42,7 +42,7 @@ def compute_shared(
 ) -> tuple[Tensor, ...]:
     """Compute rows for `count` items by all processes, and return all rows on every process.
 
-    Collective, in the same order on all processes, unless `is_shared` is false: one process then computes everything.
+    Collective, in the same order on all processes, unless `is_group_open` is false: one process then computes everything.
 
     Args:
         count: Number of items, at least 1, equal on all processes.
@@ -57,7 +57,7 @@ def compute_shared(
         Exception: If `compute` raises one on any process: its error on the first such process, and an error with its
             message on all others, before rows are exchanged.
     """
-    if fabric is None or not is_shared(fabric):
+    if fabric is None or not is_group_open(fabric):
         return tuple(compute(range(count)))
     part = part_of(count, fabric.global_rank, fabric.world_size)
     rows: Sequence[Tensor] = ()
@@ -86,7 +86,7 @@ def raise_on_all(error: Exception | None, fabric: Fabric) -> None:
         Exception: `error` itself on the process that it is of. Others raise an error of its type if that is an OSError,
             TypeError or ValueError, and otherwise a RuntimeError, with its message.
     """
-    if not is_shared(fabric):
+    if not is_group_open(fabric):
         if error is not None:
             raise error
         return
@@ -113,7 +113,7 @@ def of_any(reasons: Mapping[str, str], fabric: Fabric) -> dict[str, str]:
     Returns:
         The reason of the first process that has one, for each name, in the order of the ranks.
     """
-    if not is_shared(fabric):
+    if not is_group_open(fabric):
         return dict(reasons)
     found: dict[str, str] = {}
     for of_process in exchange(dict(reasons), device=fabric.device):

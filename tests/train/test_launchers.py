@@ -24,7 +24,7 @@ from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.engine.interrupt import StopRequest
 from fastood.train.engine.launch import find_launch
 from fastood.train.engine.processes import open_fabric
-from fastood.train.engine.shared_folder import is_shared, see_folder
+from fastood.train.engine.shared_folder import is_folder_shared, see_folder
 from fastood.train.environment import begin_session, is_restarted
 from tests.support.launched import free_port, launched
 from tests.support.tiny_run import tiny_args, tiny_data_args
@@ -136,7 +136,7 @@ def test_nodes_without_a_shared_disk_stop_and_go_on(tmp_path: Path):
 def see(folder: Path) -> int:
     with Group.join():
         fabric = open_fabric("cpu", precision="32-true")
-        seen = see_folder(Path("runs"), fabric), see_folder(folder, fabric), is_shared(Path("runs"), fabric)
+        seen = see_folder(Path("runs"), fabric), see_folder(folder, fabric), is_folder_shared(Path("runs"), fabric)
         assert seen == ([True, False], [True, True], False)
         assert fabric.world_size == 2
     return 0

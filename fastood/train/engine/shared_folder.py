@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def is_shared(folder: Path, fabric: Fabric) -> bool:
+def is_folder_shared(folder: Path, fabric: Fabric) -> bool:
     """Return whether every process finds in a folder what the first process writes there; the same on every process.
 
     Collective: every process must call it. The first process creates the folder, and leaves nothing in it.
@@ -30,7 +30,7 @@ def is_shared(folder: Path, fabric: Fabric) -> bool:
 def see_folder(folder: Path, fabric: Fabric) -> list[bool]:
     """Return for each process, by rank, whether it finds in a folder what the first process writes there.
 
-    Collective, as `is_shared`, which has the arguments and errors.
+    Collective, as `is_folder_shared`, which has the arguments and errors.
     """
     if fabric.world_size == 1:
         return [True]
