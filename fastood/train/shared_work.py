@@ -42,7 +42,7 @@ def compute_shared(
 ) -> tuple[Tensor, ...]:
     """Compute rows for `count` items by all processes, and return all rows on every process.
 
-    Collective, in the same order on all processes, unless `is_group_open` is false: one process then computes everything.
+    Collective, in the same order on all processes. Where `is_group_open` is false, the process computes everything.
 
     Args:
         count: Number of items, at least 1, equal on all processes.
