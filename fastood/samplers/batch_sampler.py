@@ -13,13 +13,13 @@ from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_flag
 from fastood.ops._arrays import Values
 from fastood.samplers import pool_checks
+from fastood.samplers.digests import generator_digest
 from fastood.samplers.draw_progress import DrawProgress
 from fastood.samplers.epoch_length import EpochLength
 from fastood.samplers.gathered_batch import (
     batch_tensors,
     check_ranks,
     checked_place,
-    digest,
     gather_batch,
     ranks_of_group,
 )
@@ -191,7 +191,7 @@ class BackgroundPoolSampler(BatchSampler):
             "replacement": self.replacement,
             "the number of batches drawn in this epoch": self._progress.batches,
             "the sums over the pool's weights": self.pool._state.stats[: ops.MASS_QUANTUM].tolist(),
-            "the state of generator": f"{digest(self.generator):014x}",
+            "the state of generator": generator_digest(self.generator),
         }
         check_ranks(self.rank, alike, device=self.pool.device)
 

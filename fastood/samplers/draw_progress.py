@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastood.samplers import pool_checks
+from fastood.samplers.digests import digest
 
 __all__ = ["DrawProgress"]
 
@@ -63,7 +63,7 @@ class DrawProgress:
             self.generator.set_state(self._first_state)
             return
         content = self._first_state.numpy().tobytes() + epoch.to_bytes(8, "big")
-        self.generator.manual_seed(int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big"))
+        self.generator.manual_seed(digest(content))
 
     def state_dict(self) -> dict[str, Any]:
         """Return position and generator; see `BackgroundPoolSampler.state_dict`."""

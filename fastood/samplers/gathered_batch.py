@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 
 import torch
@@ -15,8 +14,9 @@ from fastood.ops import background_pool as ops
 from fastood.ops._arguments import shown
 from fastood.ops._arrays import Values, as_tensor
 from fastood.samplers import pool_checks
+from fastood.samplers.digests import generator_digest
 
-__all__ = ["batch_tensors", "check_ranks", "checked_place", "digest", "gather_batch", "ranks_of_group"]
+__all__ = ["batch_tensors", "check_ranks", "checked_place", "gather_batch", "ranks_of_group"]
 
 _HEADER = 8
 """Numbers in front of a batch: validity, count, mode, digest of the generator, step size, and three sums."""
@@ -41,12 +41,6 @@ def checked_place(rank: int | None, world_size: int | None) -> tuple[int, int] |
     world_size = pool_checks.integer("world_size", world_size)
     wanted = f"an int in 0 … {world_size - 1}"
     return pool_checks.integer("rank", rank, 0, world_size - 1, wanted=wanted), world_size
-
-
-def digest(generator: torch.Generator) -> int:
-    """Return a digest of the state of a generator, an integer of 56 bits."""
-    state = generator.get_state().numpy().tobytes()
-    return int.from_bytes(hashlib.blake2b(state, digest_size=7).digest(), "big")
 
 
 def check_ranks(rank: int, alike: dict[str, object], *, device: torch.device) -> None:
@@ -126,7 +120,7 @@ def gather_batch(
         index, per_sample_loss = batch_tensors(index, per_sample_loss, wire)
         rate = pool_checks.checked_ascent(index, per_sample_loss, lr, mode, empty=True)
         positions, loss = index, per_sample_loss.to(ops.LOSS_DTYPE)
-        of_generator = 0 if generator is None else digest(generator)
+        of_generator = 0 if generator is None else int(generator_digest(generator), 16)
         header = [1, len(positions), _MODES.index(mode), of_generator, _bits(rate)]
     except Exception as error:  # of any type, because the other processes wait for the exchange below
         trouble = error

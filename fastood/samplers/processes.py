@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from fastood.common.distributed import check_alike, check_in_group, exchange, raise_on_every_process
 from fastood.common.division import processes_with_rows, slice_rows
+from fastood.samplers.digests import digest
 
-__all__ = ["Processes", "digest", "slice_bounds"]
+__all__ = ["Processes", "slice_bounds"]
 
 _LABELS = {"generator": "the state of generator"}
 """Names of exchanged values in errors, where they differ from the name of the argument."""
@@ -120,7 +120,7 @@ class Processes:
         except Exception as error:  # of any type, because the other processes wait for the exchange below
             trouble = error
         # Usually only a digest is exchanged, one integer; the values follow only if digests differ.
-        number = -1 if trouble is not None else int(digest(repr((call, alike)).encode()), 16)
+        number = -1 if trouble is not None else digest(repr((call, alike)).encode())
         numbers = self.gather(torch.full((1,), number, device=self.device))
         if number >= 0 and len(set(numbers.flatten().tolist())) == 1:
             return
@@ -129,8 +129,3 @@ class Processes:
         for name in dict.fromkeys(name for values in every for name in values):
             check_alike(_LABELS.get(name, name), [values.get(name) for values in every])
         raise ValueError(f"all processes must make the same call, got {call} on rank {self.rank} and another one")
-
-
-def digest(content: bytes) -> str:
-    """Return a digest of 14 hexadecimal digits, which fits into an int64."""
-    return hashlib.blake2b(content, digest_size=7).hexdigest()

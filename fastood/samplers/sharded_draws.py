@@ -13,7 +13,7 @@ from fastood.common.transfer import to_device
 from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_flag
 from fastood.samplers import pool_checks
-from fastood.samplers.processes import digest
+from fastood.samplers.digests import digest, generator_digest
 from fastood.samplers.sharded_queries import ShardedQueries
 from fastood.samplers.without_replacement import earliest_clocks_of_slice
 
@@ -80,7 +80,7 @@ class ShardedDraws(ShardedQueries):
                 self._own_checks.settle(captured=False)
                 batch_size = self._check_draw(batch_size, generator, replacement, stratified)
                 alike.update(batch_size=batch_size, replacement=replacement, stratified=stratified)
-                alike["generator"] = digest(generator.get_state().numpy().tobytes())
+                alike["generator"] = generator_digest(generator)
         else:
             batch_size = self._check_draw(batch_size, generator, replacement, stratified)
         if not replacement:
@@ -133,7 +133,7 @@ class ShardedDraws(ShardedQueries):
         """Draw the earliest of the clocks of all slices; all arguments have been checked."""
         # Clocks of two slices must be independent: each process seeds a generator by the common state and its rank.
         seed = generator.get_state().numpy().tobytes() + self._processes.rank.to_bytes(8, "little")
-        source = torch.Generator(self.device).manual_seed(int(digest(seed), 16))
+        source = torch.Generator(self.device).manual_seed(digest(seed))
         drawn = torch.rand(1, dtype=torch.float64, device=self.device, generator=generator)
         self._drawn = float(drawn) if self.device.type == "cpu" else drawn
         with allocating(f"batch_size {batch_size}"):

@@ -10,7 +10,8 @@ from fastood.ops import background_pool as ops
 from fastood.ops._arguments import allocating, as_flag
 from fastood.samplers import pool_checks, selection
 from fastood.samplers.deferred import DeferredChecks
-from fastood.samplers.processes import Processes, digest
+from fastood.samplers.digests import generator_digest
+from fastood.samplers.processes import Processes
 from fastood.samplers.softplus import softplus
 from fastood.samplers.state import PoolState
 
@@ -112,7 +113,7 @@ class ShardedQueries:
             self._own_checks.settle(captured=False)
             rate, calibrated = pool_checks.checked_rate(rate), as_flag("calibrated", calibrated)
             pool_checks.check_generator(generator, self.device)
-            alike.update(rate=rate, calibrated=calibrated, generator=digest(generator.get_state().numpy().tobytes()))
+            alike.update(rate=rate, calibrated=calibrated, generator=generator_digest(generator))
         expected = rate * len(self)
         # Not `expected / total`, which multiplies by the rounded inverse of a tensor.
         factor = self._full(expected) / self._whole[ops.WEIGHT_TOTAL]
