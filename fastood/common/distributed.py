@@ -74,7 +74,7 @@ def check_alike(name: str, every: list[T], ending: str = "") -> None:
     Args:
         name: Name of the value, for the error.
         every: Values of all processes, as `exchange` returns them.
-        ending: Ending of the error's message.
+        ending: Text after the error's message.
 
     Example:
         >>> check_alike("bits", [20, 20])

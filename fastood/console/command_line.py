@@ -54,9 +54,9 @@ def read_command_line(
 
 
 def launcher() -> list[str]:
-    """Return the words that launched this process: Python, below torchrun, srun or mpirun with their processes.
+    """Return the words that launched this process: Python, after torchrun, srun or mpirun with the number of processes.
 
-    Processes with RANK and WORLD_SIZE alone are launched by means that their variables do not tell: Python is returned.
+    RANK and WORLD_SIZE alone do not identify the launcher: for such a process the words are those of Python.
     """
     local = os.environ.get("LOCAL_WORLD_SIZE")
     if "TORCHELASTIC_RUN_ID" not in os.environ or local is None:

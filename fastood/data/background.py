@@ -1,4 +1,4 @@
-"""Background of a task: the whole in one process, or the slice of one of several."""
+"""Background of a task: the whole of it, or the slice of one of several processes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -103,7 +103,7 @@ def _pixel_chunks(config: DataConfig, selections: Selections, *, seed: int) -> t
     count = background_rows(config, selections)
     if selections.background is not None:
         selection = selections.background
-        # Files that stay encoded cannot be blended; they are handed on for the error.
+        # Files that stay encoded cannot be blended; the check of the blending raises the error.
         encoded = encoded_images(config, selection, shape)
         images = _unread(selections, count) if encoded is None else encoded.select(selection.rows)
         chunks = decode_in_chunks(selection.source, selection.rows, size=shape[1], channels=shape[0])

@@ -33,7 +33,7 @@ def decode_set(config: DataConfig, selection: Selection, shape: tuple[int, int, 
 
 
 def set_of(selection: Selection, images: Images, *, name: str) -> ImageSet:
-    """Return the set of selected images, from the images and what the selection knows of them."""
+    """Return the set of selected images, with labels, groups, names and digest of the selection."""
     source, index = selection.source, selection.index
     return ImageSet(
         name=name,

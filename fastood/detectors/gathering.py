@@ -13,7 +13,7 @@ __all__ = ["gather_rows"]
 def gather_rows(group: dist.ProcessGroup | None = None, /, **rows: Tensor | None) -> dict[str, Tensor]:
     """Return the training rows of all processes, in the order of their ranks, on every process.
 
-    A detector that is fitted to them has the state of one process with all rows, to the bit if the processes hold
+    A detector that is fitted to them has the state of one process with all rows, bit for bit if the processes hold
     consecutive parts of the training set: `detector.fit_features(**gather_rows(features=features, labels=labels))`. It
     serves detectors that keep all rows (`KNN`) or read them twice (`ReAct`, `ViM`, shrinkage "ledoit_wolf"). Every
     process then holds all rows. `MahalanobisDetector.partial_fit` and `all_reduce` exchange sums of d² numbers instead.

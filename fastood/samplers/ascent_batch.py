@@ -17,7 +17,7 @@ from fastood.samplers.deferred import Origin
 __all__ = ["ROW", "WHERE", "AscentBatch", "too_large"]
 
 ROW = 6
-"""Numbers that a process of a sharded pool tells the others before a step; see `AscentBatch.summary`."""
+"""Count of the numbers that a process of a sharded pool sends before a step; see `AscentBatch.summary`."""
 WHERE: dict[Origin, str] = {
     "this": "",
     "earlier": "; this was the batch of an earlier call of ascend, which changed nothing",

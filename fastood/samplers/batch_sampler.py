@@ -152,7 +152,7 @@ class BackgroundPoolSampler(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         self._progress.begin()
-        # After the agreement: an epoch that is too long is then an error on every rank.
+        # After the comparison of ranks, so that an epoch that is too long is an error on every rank.
         self._check_agreement()
         self._length.check(self.world_size, drawable=None if self.replacement else self.pool.drawable)
         progress, rank, ranks = self._progress, self.rank, self.world_size
@@ -227,7 +227,7 @@ class BackgroundPoolSampler(BatchSampler):
         return self._progress.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state: the next iteration returns the batches that followed it.
+        """Resume from a state: the next iteration returns the batches that followed it.
 
         The number of ranks may be another one. An epoch of `num_batches` then has the batches that were left, and an
         epoch of `num_samples` the examples that were left.
@@ -281,7 +281,7 @@ class BackgroundPoolSampler(BatchSampler):
             device=self.pool.device,
         )
         self.pool.ascend(index, per_sample_loss, lr=lr, mode=mode)
-        # Otherwise one rank might raise in its next draw, and another one wait for it in the next collective.
+        # Without it one rank could raise in its next draw while another waits for it in the next collective.
         self.pool.synchronize()
 
     @staticmethod

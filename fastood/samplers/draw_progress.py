@@ -37,7 +37,7 @@ class DrawProgress:
         self.restart()
 
     def restart(self) -> None:
-        """Go to the start of an epoch."""
+        """Set the position to the start of an epoch."""
         self.batches, self.examples = 0, 0
         self.order: Tensor | None = None
 
@@ -48,7 +48,11 @@ class DrawProgress:
         self._is_loaded = False
 
     def advance(self, examples: int) -> None:
-        """Count a batch of so many examples over all ranks."""
+        """Count a batch.
+
+        Args:
+            examples: Examples of the batch over all ranks.
+        """
         self.batches += 1
         self.examples += examples
 
@@ -77,7 +81,7 @@ class DrawProgress:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, num_examples: int, device: torch.device) -> None:
-        """Continue from a state; see `BackgroundPoolSampler.load_state_dict`.
+        """Resume from a state; see `BackgroundPoolSampler.load_state_dict` for the errors.
 
         Args:
             state: State that `state_dict` returned.

@@ -41,7 +41,7 @@ class EpochLength:
         return {name: getattr(self, name) for name in names}
 
     def batches(self, ranks: int) -> int:
-        """Return the number of batches of an epoch on so many ranks."""
+        """Return the number of batches of an epoch on each of `ranks` ranks."""
         if self.num_samples is None:
             return self.num_batches or 0
         whole = ranks * self.batch_size

@@ -33,7 +33,11 @@ def ranks_of_group() -> tuple[int, int]:
 
 
 def checked_place(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
-    """Return rank and number of ranks, or None for those of the process group."""
+    """Return rank and number of ranks after checks; None if both are None, for those of the process group.
+
+    Raises:
+        ValueError: If one of them is missing, not an int or out of range.
+    """
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank and world_size must be given together, got {shown(rank)} and {shown(world_size)}")
     if rank is None or world_size is None:

@@ -16,7 +16,7 @@ from fastood.samplers.digests import digest
 __all__ = ["Processes", "slice_bounds"]
 
 _LABELS = {"generator": "the state of generator"}
-"""Names of exchanged values in errors, where they differ from the name of the argument."""
+"""Names of exchanged values in errors, if they differ from the name of the argument."""
 
 
 def slice_bounds(num_examples: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return _report(error, None)
         with group, ExitStack() as held:
             code = _run(args, group, held)
-        # A process that has ended while this one waited for the end of all.
+        # An error if another process has failed while this one waited for all to finish.
         return code or int(group.ended is not None)
 
 
@@ -94,7 +94,7 @@ def _run(args: Sequence[str], group: Group, held: ExitStack) -> int:
 
 
 def _agreed_command(args: Sequence[str], group: Group) -> Command:
-    """Return the command of the first process, which reads recipe and run: the disks of others may lack them.
+    """Return the command of the first process, which alone reads recipe and run: other nodes may lack the files.
 
     Raises:
         SystemExit: If an option is wrong; on every process.
@@ -123,7 +123,7 @@ def _agreed_command(args: Sequence[str], group: Group) -> Command:
 
 
 def _broken(error: RuntimeError, group: Group) -> int:
-    """Report that another process has ended, or raise an error of this process."""
+    """Print which other process has ended, and return the exit code; raise `error` if none has."""
     ended = group.break_off()
     if ended is None:
         raise error

@@ -58,9 +58,9 @@ class Command:
     Without options it needs no download and takes a minute or two on two CPU cores. A run leaves its config,
     metrics.json, scores, weights, TensorBoard curves and report.html in OUT/NAME.
 
-    Several GPUs, or CPU processes, on one machine or several, share every batch and compute the result of one:
+    Several GPUs or CPU processes, on one or more machines, divide every batch and compute the result of one process:
     torchrun --nproc-per-node 2 -m fastood.train METHOD --name NAME. Slurm's srun, accelerate launch, and processes with
-    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT join in the same way. The first process alone writes the run.
+    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT join one run in the same way. The first process writes the results.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]

@@ -51,10 +51,10 @@ def begin_session(path: Path, *, command: str, device: str, processes: int = 1) 
 
 
 def is_restarted(path: Path) -> bool:
-    """Return whether the last session is of another process of the torchrun that has started this one.
+    """Return whether the torchrun of this process has started an earlier process of the run.
 
     `torchrun --max-restarts` starts the processes again, with the same command, after one has ended. Its count of
-    restarts does not tell: a node on which none has ended starts its processes again without counting.
+    restarts does not show this: a node on which no process has ended starts its processes again without counting.
 
     Args:
         path: File of the sessions.
@@ -70,7 +70,7 @@ def is_restarted(path: Path) -> bool:
 
 
 def _torchrun() -> dict[str, str] | None:
-    """Return names of the torchrun that has started this process, and of this process; None without torchrun."""
+    """Return identifiers of the torchrun of this process ("run") and of this process ("process"); None without it."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     return None if run_id is None else {"run": f"{run_id}, pid {os.getppid()}", "process": f"pid {os.getpid()}"}
 

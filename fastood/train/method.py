@@ -40,7 +40,7 @@ class MethodConfig(ABC):
     summary: ClassVar[str]
     """One line of help: the method, its authors and the year."""
     divides_background: ClassVar[bool] = False
-    """Flag: several processes divide the background images among them, so that each has a part in memory."""
+    """Flag: several processes divide the background images, so that each holds a slice of them in memory."""
     ignores_background: ClassVar[bool] = False
     """Flag: no arm of the method ever trains with background images."""
 
@@ -170,7 +170,14 @@ class Method(ABC):
         return torch.empty(0, dtype=torch.int64)
 
     def background_count(self, arm: str) -> int:
-        """Return the number of background images that an arm trains on, over all processes; all must call it."""
+        """Return the number of background images that an arm trains on, over all processes; every process must call it.
+
+        Args:
+            arm: Name of the arm.
+
+        Raises:
+            ValueError: If there is no arm of this name.
+        """
         return len(self.background_index(arm))
 
     def build_classifier(self) -> Classifier:

@@ -20,8 +20,8 @@ def check_config(config: RunConfig) -> None:
 
     Raises:
         ValueError: If the method needs background images and none are named, if `torch.compile` has no compiler here,
-            or if a batch size is not a multiple of the number of processes (that of a background which the processes
-            divide may be any).
+            or if a batch size is not a multiple of the number of processes (except that of a background which the
+            processes divide).
 
     Example:
         >>> from fastood.data import DataConfig

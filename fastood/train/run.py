@@ -44,18 +44,18 @@ T = TypeVar("T")
 class Run:
     """A run: its config, images, method and device, and the folder that it is written to.
 
-    `Run.open` begins or resumes a run, `Run.load` opens a finished one. Either is to be closed, by `close` or as a
-    context manager: the folder is locked and the group of processes open until then.
+    `Run.open` begins or resumes a run, `Run.load` opens a finished one. Call `close`, or use the run as a context
+    manager: until then the folder is locked and the group of processes is open.
 
     Args:
-        config: Everything that decides the result.
+        config: All settings that determine the result.
         folder: Where the run is written.
         task: Images to train on and to evaluate with.
         method: Stages to train and arms to evaluate.
         fabric: Device and group of processes.
 
     Example:
-        Train and evaluate a method from Python; several processes run all of it:
+        Train and evaluate a method from Python; with several processes each one executes this code:
 
         >>> from pathlib import Path
         >>> from fastood.train.config import PRESETS
@@ -129,8 +129,8 @@ class Run:
     def load(cls, config: RunConfig, folder: RunFolder, *, device: Device | None = None, write: bool = False) -> Self:
         """Open a finished run to evaluate it again; several processes share the work.
 
-        Every process reads the images and their record in the folder, and the first one alone the other files. A
-        compiler and the run's loader serve training alone, and may be missing.
+        Every process reads the images and their digests in the folder; the first one alone reads the other files. The
+        compiler and the loader of the run are needed for training alone, and may be missing.
 
         Args:
             config: The run's config, `folder.read_config()`; the protocol may be another.
@@ -140,7 +140,7 @@ class Run:
 
         Raises:
             BlockingIOError: If `write` is set and another process is writing the run.
-            FileNotFoundError: If images, or the record of the run's images, are missing.
+            FileNotFoundError: If images, or the digests of the run's images, are missing.
             ValueError: If the images are not those of the run, or the config does not fit this machine.
         """
         require_background(config)
@@ -161,7 +161,7 @@ class Run:
                 folder.require_same_data(fingerprint(parts["task"]))
             except (OSError, TypeError, ValueError) as raised:
                 error = raised
-            # Images may be missing or differ on one machine alone, and the other processes would wait for its own.
+            # Images may be missing or differ on one machine alone, while the other processes wait for this one.
             raise_on_all(error, fabric)
             run = cls(config, folder, **parts, fabric=fabric)
             run._held = held.pop_all()
@@ -178,13 +178,16 @@ class Run:
     def close(self) -> None:
         """Unlock the folder, restore PyTorch's number of threads, and leave the group of processes.
 
-        A process without further work waits for the last one, unless the caller has set up the group.
+        A process without further work waits for the last one, unless the caller set up the group.
         """
         self._held.close()
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the first of its group: it alone computes metrics and writes."""
+        """Whether this process is the first of its group, which alone computes metrics and writes files of the run.
+
+        Slices of a divided pool are the exception: each process stores its slice in the folder if it sees the folder.
+        """
         return self.fabric.is_global_zero
 
     @cached_property
@@ -216,7 +219,7 @@ class Run:
             StageFailedError: If training fails in every arm.
             OSError: If the folder cannot be written.
             ValueError: If a checkpoint is damaged.
-            TrainingInterrupted: On Ctrl-C or SIGTERM; the run can be resumed.
+            TrainingInterrupted: On Ctrl-C, SIGTERM or SIGUSR1; the run can be resumed.
         """
         config = self.config
         self.fabric.print(self.loading, flush=True)
@@ -295,9 +298,9 @@ class Run:
         return self._from_first(self.folder.read_failures)
 
     def end_sharing(self) -> None:
-        """Wait for all processes; from here on the first one computes metrics and writes alone.
+        """Wait for all processes; after it the first one computes metrics and writes alone.
 
-        The others wait in `close`, outside of any collective, however long it takes.
+        The others wait for it in `close`, without a collective and without a timeout.
         """
         if self._shares:
             self.fabric.barrier()
@@ -310,14 +313,14 @@ class Run:
 
     @cached_property
     def _whole(self) -> tuple[DetectionTask, Method]:
-        """Images and method with the whole background, of which a process of several may have a slice alone."""
+        """Images and method with the whole background, even if this process has a slice of it."""
         if self.task.share is None:
             return self.task, self.method
         parts = _load_parts(self.config)
         return parts["task"], parts["method"]
 
     def _look_for_shared_folder(self) -> None:
-        """Find out whether every process sees the run's folder, where each can then store its slice of the pool."""
+        """Test whether every process sees the run's folder; if so, each can store its slice of the pool there."""
         if self.task.share is not None and self.method.learnt_arm is not None:
             self.folder.checkpoints.is_shared = is_folder_shared(self.folder.path, self.fabric)
             if not self.folder.checkpoints.is_shared:
@@ -358,7 +361,7 @@ class Run:
         return model
 
     def _from_first(self, make: Callable[[], T]) -> T:
-        """Return the result of the first process; of this one once the group is closed."""
+        """Return the result of the first process, or of this one if the processes no longer share the work."""
         return from_first_process(make, self.fabric) if self._shares else make()
 
     def _write_beginning(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (OSError, TypeError, ValueError)}
-"""Errors that keep their type on the processes that did not raise them; others become a RuntimeError."""
+"""Types of errors that are raised on the other processes, too; others become a RuntimeError."""
 
 
 def is_group_open(fabric: Fabric | None) -> bool:
@@ -46,16 +46,16 @@ def compute_shared(
 
     Args:
         count: Number of items, at least 1, equal on all processes.
-        compute: Returns tensors `[n, ...]` for a range of items, as many for every range; called with this process's
-            part alone, and not at all for an empty one.
+        compute: Function that returns tensors `[n, ...]` for a range of items, as many for every range; called with
+            this process's part alone, and not at all if the part is empty.
         fabric: The processes; None for this process alone.
 
     Returns:
         The tensors of all items, in the order of the items.
 
     Raises:
-        Exception: If `compute` raises one on any process: its error on the first such process, and an error with its
-            message on all others, before rows are exchanged.
+        Exception: If `compute` raises one on any process; on every process, as by `raise_on_all`, before rows are
+            exchanged.
     """
     if fabric is None or not is_group_open(fabric):
         return tuple(compute(range(count)))
@@ -76,15 +76,15 @@ def compute_shared(
 
 
 def raise_on_all(error: Exception | None, fabric: Fabric) -> None:
-    """Raise the error of the first process that has one, on every process; without any, return.
+    """Raise the error of the first process that has one, on every process; every process must call it.
 
     Args:
         error: Error of this process; None if it has succeeded.
         fabric: The processes.
 
     Raises:
-        Exception: `error` itself on the process that it is of. Others raise an error of its type if that is an OSError,
-            TypeError or ValueError, and otherwise a RuntimeError, with its message.
+        Exception: `error` itself on the process that it belongs to. The others raise an error with its message: an
+            OSError, TypeError or ValueError if the type of `error` is derived from one, otherwise a RuntimeError.
     """
     if not is_group_open(fabric):
         if error is not None:
@@ -104,7 +104,7 @@ def raise_on_all(error: Exception | None, fabric: Fabric) -> None:
 
 
 def of_any(reasons: Mapping[str, str], fabric: Fabric) -> dict[str, str]:
-    """Return the reasons of all processes by name, on every process, so that all leave out the same names.
+    """Return the reasons of all processes by name, so that all leave out the same names; all must call it.
 
     Args:
         reasons: Reasons of this process by name.

@@ -40,8 +40,8 @@ class TrainedNetwork:
     """A network in evaluation mode: no augmentation, no dropout, BatchNorm with its running statistics.
 
     Several processes share the batches of a call: each computes a contiguous part of the batches that one process would
-    compute, and all have the results, with the bits of one process. All must make the same calls in the same order. An
-    error of one process is raised by all.
+    compute, and all receive the results, equal to those of one process bit for bit. All must make the same calls in the
+    same order. An error of one process is raised on all.
 
     Args:
         module: The network; left in eval mode, on the device of `fabric`.
@@ -145,5 +145,5 @@ class TrainedNetwork:
 
 
 def _rows(images: Images, begin: int, end: int) -> Images:
-    """Return consecutive images, not copied if they are decoded."""
+    """Return the images `begin … end - 1`, a view if they are decoded."""
     return images[begin:end] if isinstance(images, Tensor) else select_images(images, torch.arange(begin, end))

@@ -169,7 +169,7 @@ def end_badly(how: str, args: list[str]) -> int:
 @pytest.mark.parametrize(
     ("how", "code", "told"),
     [
-        ("kill", -signal.SIGKILL, "has ended without a word: killed?"),
+        ("kill", -signal.SIGKILL, "has ended without a message; it may have been killed"),
         ("raise", 1, "has failed: AttributeError: a fault of the second process"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_process_that_waits_for_a_dead_one_is_ended(tmp_path: Path):
     ended = launched(wait_in_vain, plain(free_port()), two_folders(tmp_path))
     assert [process.code for process in ended] == [9, 1]
     assert "error: process 0 of 2 (host " in ended[1].said
-    assert "this process waits for it and is ended" in ended[1].said
+    assert "this process still waits for it, and ends now" in ended[1].said
 
 
 RESTARTED = """

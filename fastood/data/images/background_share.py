@@ -11,7 +11,7 @@ from fastood.common.division import processes_with_rows, slice_rows
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BackgroundShare:
-    """Place of a slice in the whole background, and what is known of the whole.
+    """Position of a slice in the whole background, with size, digest and counts of the whole.
 
     Example:
         >>> share = BackgroundShare(begin=4, size=7, digest=lambda: "…", group_counts=lambda: Tensor([7]))
@@ -61,7 +61,7 @@ def slice_bounds(count: int, share: tuple[int, int]) -> tuple[int, int]:
     if 0 < filled < processes:
         size = len(slice_rows(count, 0, processes))
         raise ValueError(
-            f"data.background must have images for each of the {processes} processes, got {count} images, which are "
+            f"data.background must have images for each of the {processes} processes, got {count} images, in "
             f"slices of {size} for {filled} processes: start at most {filled}, or name a larger background"
         )
     return rows.start, rows.stop

@@ -104,7 +104,7 @@ def digest_of_set(
         images: Digest of the images, or their pixels in order, uint8 `[n, C, H, W]` each.
         rows: Labels and sources, int64 `[N]` each; hashed in chunks.
         covers_rows: Whether the digest of the images depends on labels and sources. They are then left out if there
-            are more than 2²⁴, which takes no time per image; smaller sets keep the SHA-256 that earlier versions wrote.
+            are more than 2²⁴, so that the time does not grow with N; smaller sets keep the SHA-256 of earlier versions.
 
     Returns:
         The SHA-256 in hexadecimal.

@@ -96,7 +96,7 @@ class AdversarialBackground:
         if isinstance(self.pool, ShardedBackgroundPool):
             self.pool.ascend(index, per_sample_loss, lr=self.learning_rate, mode=self.mode)
         else:
-            # A loss that is not finite is found by the loop, which reads the losses of all steps.
+            # The loop, which reads the losses of all steps, finds one that is not finite.
             self.pool.ascend(index, per_sample_loss, lr=self.learning_rate, mode=self.mode, wait=False)
         self._sizes.append(self.pool.effective_sample_size_tensor())
 
@@ -125,7 +125,7 @@ class AdversarialBackground:
 
 
 class _Series:
-    """Growing series of float64 numbers on a device, appended to without waiting for the device.
+    """Growing series of float64 numbers on a device; an append does not wait for the device.
 
     Args:
         device: Device of the numbers.

@@ -15,7 +15,7 @@ from fastood.train.engine.stream import EpochStream
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Drawn:
-    """Batch of B images, of which this process knows and loads a part."""
+    """Batch of B images, of which this process has the indices of a part, and loads that part."""
 
     index: Tensor
     """Images of the part, int64 `[b]`: rows of the whole set."""
@@ -36,7 +36,7 @@ class Drawn:
 
 
 def drawn_by_owner(index: Tensor, owned: range | None) -> Drawn:
-    """Return the part of a whole batch, int64 `[B]`, that has the images of `owned`; all of it for None."""
+    """Return the part of a whole batch, int64 `[B]`, whose images are in `owned`; the whole batch for None."""
     if owned is None:
         return Drawn(index=index, size=len(index))
     position = ((index >= owned.start) & (index < owned.stop)).nonzero().flatten()
@@ -44,7 +44,7 @@ def drawn_by_owner(index: Tensor, owned: range | None) -> Drawn:
 
 
 class Background(Protocol):
-    """Source of background mini-batches that observes the loss of each batch.
+    """Source of background mini-batches, which receives the losses of each batch.
 
     A batch may be drawn some steps before it is used; the loop calls `importance` and `observe` when it is used.
     """
@@ -63,7 +63,7 @@ class Background(Protocol):
         ...
 
     def observe(self, index: Tensor, per_sample_loss: Tensor) -> None:
-        """Take in the outlier losses float32 `[b]` of the images just used."""
+        """Receive the outlier losses, float32 `[b]`, of the images just used."""
         ...
 
     def scalars(self) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ class SubsetBackground:
     """A fixed subset of the background, shuffled again after each pass.
 
     Every process draws the same batches of the whole subset. If the images are divided among the processes, each keeps
-    the draws of its own: the batches do not depend on the number of processes.
+    the draws of its images: the batches do not depend on the number of processes.
 
     Args:
         index: The subset, ascending, n of at least 1 over all processes: a tensor int64 or a range, which takes no

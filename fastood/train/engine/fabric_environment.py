@@ -1,4 +1,4 @@
-"""Ranks of the process group for Fabric, whose own environments know the variables of some launchers alone."""
+"""Ranks of the process group for Fabric, whose own environments read the variables of some launchers alone."""
 
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -8,7 +8,7 @@ class ProcessGroupEnvironment(ClusterEnvironment):
     """Ranks of PyTorch's process group, which is set up already.
 
     Args:
-        local_rank: Number of this process among those of its node.
+        local_rank: Rank of this process on its node.
     """
 
     def __init__(self, local_rank: int) -> None:
@@ -17,7 +17,7 @@ class ProcessGroupEnvironment(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Return False: Fabric chooses it never by itself."""
+        """Return False, so that Fabric does not choose this environment by itself."""
         return False
 
     @property
@@ -40,19 +40,19 @@ class ProcessGroupEnvironment(ClusterEnvironment):
         return dist.get_world_size()
 
     def set_world_size(self, size: int) -> None:
-        """Keep the group's number."""
+        """Ignore the number: that of the group counts."""
 
     def global_rank(self) -> int:
         """Return the rank of this process."""
         return dist.get_rank()
 
     def set_global_rank(self, rank: int) -> None:
-        """Keep the group's rank."""
+        """Ignore the rank: that in the group counts."""
 
     def local_rank(self) -> int:
-        """Return the number of this process among those of its node."""
+        """Return the rank of this process on its node."""
         return self._local_rank
 
     def node_rank(self) -> int:
-        """Return 0: nothing of this library depends on the node."""
+        """Return 0: fastood does not use the number of the node."""
         return 0

@@ -1,4 +1,4 @@
-"""The group of processes of a run: joined at its beginning, under any launcher, and left together at its end."""
+"""Group of the processes of a run: joined at the beginning under any launcher, and left by all together at the end."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """Time that a process waits for the others in a collective.
 
-The first process alone writes checkpoints and the report, and shares of an evaluation differ in length: the others wait
-for it meanwhile. It may be long, since the death of a process is not found by it but by `Lifeline`, within a minute."""
+The first process alone writes checkpoints and the report, and shares of an evaluation differ in length, while the
+others wait. It may be long because `Lifeline`, not this timeout, detects the death of a process, within a minute."""
 
 
 class Group:
-    """The processes that train one run. It does nothing for a single process.
+    """Processes that train or evaluate one run; without effect for a single process.
 
-    `Group.join` sets up PyTorch's process group. A group that is already set up, by Ray Train, Lightning or the
-    caller, is used, and neither watched nor destroyed. As a context manager it is left at the end: a process without
-    work waits for the last one; after an error it tells the others, which then end as well.
+    `Group.join` sets up PyTorch's process group. A group that is already set up, by Ray Train, Lightning or the caller,
+    is used, and neither monitored nor destroyed. At the end of the context a process without work waits for the last
+    one; a process that ends with an error informs the others, which then end, too.
 
     Args:
         launch: How this process was launched.
-        lifeline: Connections to the other processes; None for a single process or another's group.
+        lifeline: Connections to the other processes; None for a single process, or a group that the caller has set up.
 
     Example:
         >>> with Group.join() as group:
@@ -54,7 +54,7 @@ class Group:
         Raises:
             ConnectionError: If torchrun has ended meanwhile, or a process cannot be reached.
             OSError: If the first process cannot open MASTER_PORT.
-            TimeoutError: If a process does not join within `meeting.JOIN_TIMEOUT`; the error has its rank.
+            TimeoutError: If a process does not join within `meeting.JOIN_TIMEOUT`; the error names its rank.
             ValueError: If the launcher's variables contradict one another.
         """
         launch = find_launch()
@@ -62,7 +62,7 @@ class Group:
             return cls(launch)
         store = meet(launch)
         dist.init_process_group(
-            # Objects travel through the CPU, so that processes agree before any of them opens a device.
+            # Objects are exchanged on the CPU, so that processes agree before any of them opens a device.
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
             rank=launch.rank,
@@ -77,14 +77,14 @@ class Group:
 
     @property
     def ended(self) -> str | None:
-        """Another process that has ended before its time, with host, process id and cause; None if there is none."""
+        """Description of another process that has ended early: rank, host, process id and cause; None if none has."""
         return None if self._lifeline is None else self._lifeline.ended
 
     def break_off(self, seconds: float = 5.0) -> str | None:
-        """Leave a group of which another process has ended, and return which; None if there is no such process.
+        """Leave the group if another process has ended, and return the description of that one; None if none has.
 
         Args:
-            seconds: Time to wait for the news, which may come after an error in a collective.
+            seconds: Seconds to wait for the message of its end, which may arrive after the error of a collective.
         """
         if self._lifeline is None or self._lifeline.wait_for_end_of_another(seconds) is None:
             return None
@@ -92,7 +92,7 @@ class Group:
         return self.ended
 
     def fail(self, reason: str) -> None:
-        """Tell the other processes that this one ends with an error, and leave them."""
+        """Inform the other processes that this one ends with an error, and leave the group."""
         if self._lifeline is not None and not self._is_left:
             self._is_left = True
             self._lifeline.fail(reason)
@@ -120,7 +120,7 @@ class Group:
 def close_group() -> None:
     """Destroy the process group, if there is one.
 
-    Must be called on every exit path of the process that made it: threads of the group that run when the interpreter
+    The process that made it must call this on every exit path: threads of a group that still run when the interpreter
     ends abort the process.
     """
     if dist.is_available() and dist.is_initialized():

@@ -65,8 +65,8 @@ class ImageStage:
 class ImageStageRun:
     """An `ImageStage` in progress.
 
-    On a GPU no step waits for the device, except where a loader with workers must know the images that a pool on the
-    device has drawn, and where processes that share a pool count their draws.
+    On a GPU a step waits for the device in two cases alone: a loader with workers needs the images that a pool on the
+    device has drawn, and processes that divide a pool need the number of their draws.
 
     Args:
         stage: Stage to run.
@@ -113,11 +113,13 @@ class ImageStageRun:
         """Train on one batch.
 
         Returns:
-            The loss of this process, `[]`. The mean over the processes is the loss of the whole batch.
+            The loss of this process, floating-point `[]` on its device. The mean over the processes is the loss of the
+            whole batch.
 
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite, or cannot be computed because a value is. A single
-                process on the CPU raises before a weight of network or pool moves; others at a later step.
+                process on the CPU raises before a weight of network or pool changes. On a GPU, or with several
+                processes, the loop finds it when it reads the losses.
         """
         epoch = self.step / self.order.batches_per_epoch
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -152,7 +154,7 @@ class ImageStageRun:
         return value
 
     def _observe(self, source: Background, index: Tensor, per_sample: Tensor, images: StepImages) -> None:
-        """Pass the background losses to their source; a pool refuses those of a step that has diverged, or earlier."""
+        """Pass the background losses to their source; a pool raises ValueError for losses that are not finite."""
         try:
             source.observe(index, per_sample)
         except ValueError as error:
@@ -161,7 +163,7 @@ class ImageStageRun:
             raise NonFiniteLossError(self._describe(str(error), self.step, images)) from None
 
     def _undefined_loss(self) -> Tensor:
-        """Return a NaN that depends on every weight: other processes wait for this one's gradients."""
+        """Return a NaN that depends on every weight: the other processes wait for the gradients of this one."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         return torch.stack([weight.sum() for weight in weights]).sum() * math.nan
 
@@ -196,7 +198,7 @@ class ImageStageRun:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def take_accuracy_counts(self) -> Tensor:
-        """Return the correctly classified and all training images of this process since the last call, `[2]`."""
+        """Return the counts of correct and of all classified images of this process since the last call, `[2]`."""
         return self._accuracy.take()
 
     def scalars(self) -> dict[str, Tensor]:
@@ -208,7 +210,7 @@ class ImageStageRun:
         self.batches.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which another process resumes exactly."""
+        """Return the state from which new processes resume exactly; every process must call it."""
         random_state = {"cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state(self.fabric.device)

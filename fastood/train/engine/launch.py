@@ -16,7 +16,7 @@ _INTERACTIVE = ("bash", "interactive")
 _MPI = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"))
 """Variables of Open MPI, and of MPICH and Intel MPI: number of processes, and rank."""
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
-"""Variables with the number of a process on its node; the first one that is set counts."""
+"""Variables with the rank of a process on its node; the first one that is set counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Launch:
     """torchrun (also below `accelerate launch`), RANK and WORLD_SIZE alone, srun, mpirun, or a process group that is
     already set up, as Ray Train and Lightning do; "none" for a single process."""
     rank: int = 0
-    """Number of this process, from 0."""
+    """Rank of this process, from 0."""
     processes: int = 1
     """Number of processes."""
     address: str = ""
@@ -45,19 +45,20 @@ def launched_processes() -> int:
     return find_launch().processes
 
 
-def told_local_rank() -> int | None:
-    """Return the number of this process among those of its node, by the launcher's variables; None without any."""
+def launcher_local_rank() -> int | None:
+    """Return the rank of this process on its node by the launcher's variables; None if none is set."""
     return next((number for name in _LOCAL_RANKS if (number := _number(os.environ, name)) is not None), None)
 
 
 def find_launch(variables: Mapping[str, str] | None = None) -> Launch:
     """Read how this process was launched.
 
-    A process group that is already set up decides. Otherwise torchrun's variables do, which may run inside a Slurm job,
-    and then RANK and WORLD_SIZE, Slurm's and MPI's, which must agree as far as several are set.
+    A process group that is already set up takes precedence, then the variables of torchrun, which may run inside a
+    Slurm job. Otherwise RANK and WORLD_SIZE, the variables of Slurm and those of MPI count. If several of these name
+    more than one process, they must agree.
 
     Args:
-        variables: The environment; None for that of this process.
+        variables: Environment variables; None for the process group and the environment of this process.
 
     Raises:
         ValueError: If variables contradict one another, or do not suffice to join the other processes.
@@ -141,7 +142,7 @@ def _srun(variables: Mapping[str, str]) -> Launch | None:
         nodes = next((variables[name] for name in names if variables.get(name)), "127.0.0.1")
         address = SLURMEnvironment.resolve_root_node_address(nodes)
     if not port:
-        # Every task derives the same port from the job: different ones for jobs and steps that share a node.
+        # Every task derives the same port from the job; jobs and steps that share a node derive different ports.
         job = (_number(variables, "SLURM_JOB_ID") or 0) + (_number(variables, "SLURM_STEP_ID") or 0)
         port = 15000 + job % 10000
     return Launch(launcher="srun", rank=rank, processes=count, address=address, port=port)
@@ -164,7 +165,7 @@ def _mpi(variables: Mapping[str, str]) -> list[Launch]:
 
 
 def _require_agreement(launches: list[Launch], variables: Mapping[str, str]) -> None:
-    """Raise ValueError unless all launchers tell one rank and one number of processes, and a place to meet."""
+    """Raise ValueError unless all launchers state one rank and one number of processes, and an address is known."""
     used, world_size, rank = launches[0], _number(variables, "WORLD_SIZE"), _number(variables, "RANK")
     for other in launches[1:]:
         for what, one, two in (("processes", used.processes, other.processes), ("rank", used.rank, other.rank)):
@@ -173,15 +174,15 @@ def _require_agreement(launches: list[Launch], variables: Mapping[str, str]) -> 
                     f"the variables of {_NAMES[used.launcher]} and of {_NAMES[other.launcher]} contradict one another "
                     f"in the {_WHAT[what]}: {one} and {two}; unset those of one of them"
                 )
-    for name, value, told in (("WORLD_SIZE", world_size, used.processes), ("RANK", rank, used.rank)):
-        if value is not None and value != told:
+    for name, value, stated in (("WORLD_SIZE", world_size, used.processes), ("RANK", rank, used.rank)):
+        if value is not None and value != stated:
             raise ValueError(
-                f"{name} is {value}, but {told} by {_NAMES[used.launcher]}: unset {name}, or start as many processes"
+                f"{name} is {value}, but {stated} by {_NAMES[used.launcher]}: unset {name}, or start as many processes"
             )
     if not used.address or not used.port:
         name = "MASTER_PORT" if used.address else "MASTER_ADDR"
         raise ValueError(
-            f"{name}, where the process of rank 0 is reached, is not set, which mpirun does not tell: set MASTER_ADDR "
+            f"{name}, where the process of rank 0 is reached, is not set, and mpirun does not set it: set MASTER_ADDR "
             "and MASTER_PORT alike for all processes (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or use torchrun"
         )
 

@@ -1,4 +1,4 @@
-"""Connections between the processes of a run, by which each learns that another has died, and of which rank it was."""
+"""Connections between the processes of a run, over which each is informed of the death and the rank of another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GRACE = 20.0
-"""Seconds from the news that a process has ended to the end of this one: collectives of NCCL do not return then."""
+"""Seconds from the message that another process has ended to the end of this one, whose collectives may not return."""
 _CONNECT_TIMEOUT = 30.0
 _MAX_REASON = 2000
 
@@ -25,7 +25,7 @@ Exchange = Callable[[Any], list[Any]]
 
 @dataclass(eq=False)
 class _Peer:
-    """A process at the other end of a connection."""
+    """Process at the other end of a connection."""
 
     rank: int
     who: str
@@ -35,17 +35,17 @@ class _Peer:
 
 
 class Lifeline:
-    """A TCP connection from each process to the first one, which the system closes if the process at its end dies.
+    """TCP connection from each process to the first one, which the operating system closes if a process dies.
 
-    A process that leaves says so before. If a connection closes without that, or its process tells an error, then the
-    first process tells all others. A process that does not end by itself within `GRACE` seconds of such news, because
-    it waits for the other one in a collective, is ended.
+    A process that leaves sends a message first. If a connection closes without one, or a process reports an error, then
+    the first process informs all others. A process that has not ended by itself `GRACE` seconds later, because it waits
+    in a collective for the process that has ended, ends with exit code 1.
 
     Args:
         rank: This process.
         processes: Number of processes.
-        exchange: Gathers values over all processes; used in the constructor alone.
-        address: Host name of the first process as others know it; None to use its own host name.
+        exchange: Function that gathers values of all processes; called in the constructor alone.
+        address: Host name at which the other processes reach the first one; None for its own host name.
 
     Raises:
         ConnectionError: If a process cannot connect to the first one; on every process.
@@ -60,7 +60,7 @@ class Lifeline:
         self._all_left = threading.Event()
         self._leaving = threading.Event()
         self.ended: str | None = None
-        """The process that has ended before its time, and why; None as long as there is none."""
+        """Description of the process that has ended early, with the cause; None if none has."""
         server = socket.create_server(("", 0), backlog=processes) if rank == 0 else None
         key = secrets.token_hex(16)
         place = exchange(None if server is None else (_hosts(address), server.getsockname()[1], key))[0]
@@ -88,12 +88,12 @@ class Lifeline:
         self._thread.start()
 
     def wait_for_end_of_another(self, seconds: float) -> str | None:
-        """Wait for the news that a process has ended, and return them; None if there are none."""
+        """Wait for the message that another process has ended, and return its description; None if none has."""
         self._news.wait(seconds)
         return self.ended
 
     def fail(self, reason: str) -> None:
-        """Tell all processes that this one ends with an error; after news of another one's end it is not told."""
+        """Inform all processes that this one ends with an error, unless another one has ended before it."""
         with self._lock:
             known = self._news.is_set()
         self._leaving.set()
@@ -138,7 +138,7 @@ class Lifeline:
         self._all_left.set()
 
     def _receive(self, peer: _Peer) -> bool:
-        """Take what a process has sent; return whether its connection is still needed."""
+        """Read the messages of a process; return whether its connection is still needed."""
         try:
             data = peer.link.recv(4096)
         except OSError:
@@ -160,11 +160,12 @@ class Lifeline:
         if data:
             return True
         if not peer.left and not self._leaving.is_set():
-            self._spread(f"process {peer.rank} of {self.processes} ({peer.who}) has ended without a word: killed?")
+            name = f"process {peer.rank} of {self.processes} ({peer.who})"
+            self._spread(f"{name} has ended without a message; it may have been killed")
         return False
 
     def _spread(self, text: str) -> None:
-        """Keep the first news of an end, tell them to the other processes, and make sure that this process ends."""
+        """Store the first description of an end, send it to the other processes, and ensure that this process ends."""
         with self._lock:
             if self._news.is_set():
                 return
@@ -179,7 +180,7 @@ class Lifeline:
 
     def _end_soon(self) -> None:
         if not self._leaving.wait(GRACE):
-            print(f"error: {self.ended}; this process waits for it and is ended", file=sys.stderr, flush=True)
+            print(f"error: {self.ended}; this process still waits for it, and ends now", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _send(self, peer: _Peer, message: dict[str, Any]) -> None:
@@ -199,7 +200,7 @@ class Lifeline:
 
 
 def _hosts(address: str | None) -> list[str]:
-    """Return the names by which other processes may reach this host, without repetitions."""
+    """Return names and addresses at which other processes may reach this host, without repetitions."""
     name = socket.gethostname()
     found = [name] if address is None else [address, name]
     with suppress(OSError):
@@ -233,10 +234,10 @@ def _connect(hosts: list[str], port: int, key: str, *, rank: int, who: str) -> _
 
 
 def _accept(server: socket.socket, key: str, processes: int) -> dict[int, _Peer]:
-    """Accept the connection of every other process, and of nobody else.
+    """Accept one connection of every other process; refuse connections without the key.
 
     Raises:
-        OSError: If one does not come.
+        OSError: If a process does not connect in time.
     """
     peers: dict[int, _Peer] = {}
     server.settimeout(_CONNECT_TIMEOUT + 5)
@@ -248,20 +249,20 @@ def _accept(server: socket.socket, key: str, processes: int) -> dict[int, _Peer]
             with suppress(OSError):
                 while not greeting.endswith(b"\n") and len(greeting) < 64 and (data := link.recv(64)):
                     greeting += data
-            told, _, number = greeting.decode(errors="replace").strip().partition(" ")
-            if not secrets.compare_digest(told.encode(), key.encode()) or not number.isdecimal():
+            sent, _, number = greeting.decode(errors="replace").strip().partition(" ")
+            if not secrets.compare_digest(sent.encode(), key.encode()) or not number.isdecimal():
                 link.close()
                 continue
             link.sendall(b"ok\n")
             _keep_alive(link)
             peers[int(number)] = _Peer(rank=int(number), who="", link=link)
     except TimeoutError:
-        raise ConnectionError(f"{processes - 1 - len(peers)} have not connected") from None
+        raise ConnectionError(f"{processes - 1 - len(peers)} processes have not connected") from None
     return peers
 
 
 def _keep_alive(link: socket.socket) -> None:
-    """Let the system notice within 45 s that the machine at the other end is gone."""
+    """Make the system close the connection within 45 s if the machine at the other end does not answer."""
     link.settimeout(None)
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6), ("TCP_NODELAY", 1)):

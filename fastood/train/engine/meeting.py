@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 JOIN_TIMEOUT = timedelta(minutes=5)
-"""Time from the first process that joins to the last one: more than nodes differ in starting Python."""
+"""Time from the first process that joins to the last one; nodes take different times to start Python."""
 
 
 def meet(launch: Launch) -> Store:
-    """Open the store by which the processes find each other, and wait until all have come.
+    """Open the store through which the processes find each other, and wait until all have joined.
 
-    The processes of a start agree on a name that no other start has, and use keys below it alone: torchrun keeps its
-    store when it restarts them, and the address of a process that has died would be taken for that of a living one.
+    The processes of a start agree on a name that no other start has, and use only keys below it: torchrun keeps its
+    store when it restarts them, and the address of a process that has died could be mistaken for that of a new one.
 
     Returns:
         The store, for keys of this start.
@@ -33,7 +33,7 @@ def meet(launch: Launch) -> Store:
     Raises:
         ConnectionError: If torchrun has ended meanwhile.
         OSError: If the first process cannot open MASTER_PORT.
-        TimeoutError: If a process does not come within `JOIN_TIMEOUT`; the error has its rank.
+        TimeoutError: If a process does not join within `JOIN_TIMEOUT`; the error names its rank.
     """
     store = _open_store(launch)
     deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
@@ -44,7 +44,7 @@ def meet(launch: Launch) -> Store:
 
 
 def _lead(store: Store, launch: Launch, own: str, deadline: float) -> str:
-    """Call the other processes to a new meeting, and confirm each that has come."""
+    """Announce a new meeting to the other processes, and confirm it once all have joined; return its name."""
     store.set("fastood/meeting", own)
     keys = {rank: f"fastood/{own}/come/{rank}" for rank in range(1, launch.processes)}
     missing = dict(keys)
@@ -62,7 +62,7 @@ def _lead(store: Store, launch: Launch, own: str, deadline: float) -> str:
 
 
 def _follow(store: Store, launch: Launch, own: str, deadline: float) -> str:
-    """Come to the latest meeting, until the first process has confirmed this one."""
+    """Join the latest meeting until the first process confirms that this process is in it; return its name."""
     come = ""
     while time.monotonic() < deadline:
         if store.check(["fastood/meeting"]):
@@ -76,15 +76,15 @@ def _follow(store: Store, launch: Launch, own: str, deadline: float) -> str:
         time.sleep(0.05)
     raise TimeoutError(
         f"process {launch.rank} of {launch.processes} has not met all others within {JOIN_TIMEOUT.seconds} s; the "
-        f"first one names those that are missing ({launch.launcher}, {launch.address}:{launch.port})"
+        f"error of process 0 names those that are missing ({launch.launcher}, {launch.address}:{launch.port})"
     )
 
 
 def require_launcher() -> None:
-    """Check that torchrun still runs: PyTorch would try for minutes to reach one that was killed.
+    """Check that torchrun still runs: PyTorch would try for minutes to connect to one that was killed.
 
     Raises:
-        ConnectionRefusedError: If the store that torchrun opens before it launches anything is gone.
+        ConnectionRefusedError: If nothing listens at the store that torchrun opens before it launches processes.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
@@ -97,7 +97,7 @@ def require_launcher() -> None:
 
 
 def _open_store(launch: Launch) -> Store:
-    """Open the store by which processes find each other: torchrun's, or that of the first process."""
+    """Open the store of torchrun, or else that of the first process, which this one may be."""
     require_launcher()
     place = f"{launch.address}:{launch.port}"
     try:

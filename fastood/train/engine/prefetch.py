@@ -13,7 +13,7 @@ from fastood.train.engine.background import Drawn
 
 
 def whole_batch(index: Tensor) -> Drawn:
-    """Return a batch, int64 `[B]`, of which this process loads every image."""
+    """Return a batch, int64 `[B]`, of which this process loads all images."""
     return Drawn(index=index, size=len(index))
 
 
@@ -68,7 +68,9 @@ class PrefetchedBatches:
         while self._submitted < len(self._pending):
             drawn, draws = self._pending[self._submitted]
             if len(drawn.index) > 0:
-                self.loader.submit(drawn.index - self._begin if self._begin else drawn.index, part_of(draws, drawn))
+                self.loader.submit(
+                    drawn.index - self._begin if self._begin else drawn.index, draws_of_part(draws, drawn)
+                )
             self._submitted += 1
         drawn, _ = self._pending[0]
         images = self.loader.collect() if len(drawn.index) > 0 else None
@@ -100,7 +102,7 @@ class PrefetchedBatches:
         """Resume from a state of `state_dict`; must be called before the first `next`.
 
         Raises:
-            ValueError: If the state holds another number of batches chosen ahead.
+            ValueError: If the state holds another number of batches that were chosen ahead.
         """
         pending = state["pending"]
         if len(pending) != self.loader.prefetch_depth:
@@ -118,8 +120,8 @@ class PrefetchedBatches:
         )
 
 
-def part_of(draws: AugmentDraws, drawn: Drawn) -> AugmentDraws:
-    """Return the crops and flips of this process's part of a batch."""
+def draws_of_part(draws: AugmentDraws, drawn: Drawn) -> AugmentDraws:
+    """Return the crops and flips of this process's part of a batch from those of the whole batch."""
     if drawn.position is None:
         return draws
     # Moved first: a position on a device cannot index a tensor on the host.

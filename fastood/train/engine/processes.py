@@ -1,8 +1,10 @@
 """Distributed training: processes that take each step together, each with a part of the batch and the same weights.
 
-Every process draws the same batches from the same generators and takes a contiguous part of each. Losses are means, so
-that the mean of the shares' gradients, which DistributedDataParallel forms, is the gradient of the whole batch; shares
-are of one size for this. BatchNorm that learns its statistics uses the whole batch, too (`sync_batch_norm`).
+Every process draws the same batches from the same generators and trains on a part of each: an equal contiguous share,
+or the images of its slice if the processes divide the background (`StageBatches`). DistributedDataParallel averages the
+gradients of the processes. Losses are means over the images of a process, weighted by count where the counts differ:
+the average is then the gradient of the whole batch. BatchNorm that learns its statistics uses the whole batch, too
+(`sync_batch_norm`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastood.train.engine.group import outcome_of_first
-from fastood.train.engine.launch import told_local_rank
+from fastood.train.engine.launch import launcher_local_rank
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -27,8 +29,8 @@ T = TypeVar("T")
 def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabric:
     """Open the device of this process, with the process group if one is set up (`Group.join`).
 
-    A process that sees one GPU takes it, since its launcher has then given each process its own; otherwise the GPU of
-    its number on the node.
+    A process that sees a single GPU uses it: its launcher has then assigned a GPU to each process. Otherwise the
+    process uses the GPU whose number is its rank on the node.
 
     Raises:
         ValueError: If the node has fewer GPUs than processes.
@@ -60,20 +62,20 @@ def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabri
 
 
 def _place_on_node() -> tuple[int, int]:
-    """Return the number of this process on its node, and the number of processes there."""
-    mine = (socket.gethostname(), told_local_rank())
+    """Return the rank of this process on its node, and the number of processes there."""
+    mine = (socket.gethostname(), launcher_local_rank())
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, mine)
     here = [rank for rank, (host, _) in enumerate(every) if host == mine[0]]
-    told = [every[rank][1] for rank in here]
-    # A group that its owner has set up within one task of a launcher repeats that task's number.
-    if None in told or len(set(told)) < len(told):
+    stated = [every[rank][1] for rank in here]
+    # Processes that one task of a launcher has started all have the variables of that task.
+    if None in stated or len(set(stated)) < len(stated):
         return here.index(dist.get_rank()), len(here)
-    return told[here.index(dist.get_rank())], max(told) + 1
+    return stated[here.index(dist.get_rank())], max(stated) + 1
 
 
 def _single(accelerator: str, devices: int | list[int], precision: Any) -> Fabric:
-    """Return a Fabric instance of one process; no launcher's variables make Fabric wait for others."""
+    """Return a Fabric instance of one process, which ignores the variables of launchers and waits for no process."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -88,13 +90,13 @@ def without_group(fabric: Fabric, *, precision: Any) -> Fabric:
 
 
 def share_of(values: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's part of the values of the whole batch, along the first axis."""
+    """Return this process's equal share of the values `[B, ...]` of a whole batch, `[B / R, ...]`, in rank order."""
     size = len(values) // fabric.world_size
     return values[fabric.global_rank * size : (fabric.global_rank + 1) * size]
 
 
 def require_equal_shares(name: str, batch_size: int, processes: int) -> None:
-    """Check that a batch can be divided among the processes.
+    """Check that a batch can be divided into equal shares of the processes.
 
     Raises:
         ValueError: If its size is not a multiple of the number of processes.
@@ -104,7 +106,7 @@ def require_equal_shares(name: str, batch_size: int, processes: int) -> None:
 
 
 def any_process(flag: bool, fabric: Fabric) -> bool:
-    """Return whether a flag is set on any process, so that all act alike."""
+    """Return on every process whether a flag is set on any."""
     if fabric.world_size == 1:
         return flag
     count = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")

@@ -37,7 +37,7 @@ def see_folder(folder: Path, fabric: Fabric) -> list[bool]:
 
     def write() -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        # A name never asked for before: no cache of a network file system answers for the server.
+        # A new name: no client of a network file system has cached that it does not exist.
         name = f".shared.{secrets.token_hex(8)}.tmp"
         (folder / name).touch()
         return name

@@ -1,4 +1,4 @@
-"""Slices of tensors that processes own, stored by torch.distributed.checkpoint beside a stage's checkpoint.
+"""Slices of tensors that processes own, stored by torch.distributed.checkpoint next to a stage's checkpoint.
 
 A checkpoint is one file that the first process writes. Of a tensor that is divided among the processes (a DTensor) it
 holds only a reference; each process writes its slice into a folder of the same step, before the file is replaced. The
@@ -33,7 +33,7 @@ def save_slices(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Args:
         state: State of a stage; nested mappings and lists of numbers and tensors.
-        folder: Folder of the slices, shared by all processes; what a killed attempt left in it is replaced.
+        folder: Folder of the slices, shared by all processes; files of an attempt that was killed are removed.
 
     Raises:
         OSError: If a process cannot write its slice.

@@ -77,25 +77,28 @@ class StageRun(Protocol):
         ...
 
     def take_accuracy_counts(self) -> Tensor:
-        """Return the correctly classified and all training images of this process since the last call, `[2]`."""
+        """Return the counts of correct and of all classified images of this process since the last call, `[2]`."""
         ...
 
     def train_step(self) -> Tensor:
         """Take one step.
 
         Returns:
-            The loss of this process, `[]` on its device. It may be NaN or infinite: the loop reads it later, so that a
-            step does not wait for the device.
+            The loss of this process, floating-point `[]`, on the stage's device or the CPU. The mean over the processes
+            is the loss of the whole batch. It may be NaN or infinite: the loop reads it later, so that a step does not
+            wait for the device.
 
         Raises:
-            StageFailedError: If the loss is NaN or infinite and known at once, or cannot be computed.
+            StageFailedError: If the loss cannot be computed, or the stage reads it at once and it is NaN or infinite.
         """
         ...
 
     def loss_failure(self, step: int, loss: float) -> StageFailedError:
-        """Return the error for a loss that is NaN or infinite, of a step of the last `READ_EVERY`.
+        """Return the error for a loss that is NaN or infinite; every process must call it.
 
-        Every process must call it.
+        Args:
+            step: Number of the step, from 0, one of the last `READ_EVERY`.
+            loss: Mean loss of the processes.
         """
         ...
 
@@ -108,7 +111,10 @@ class StageRun(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which another process resumes exactly; the network's weights as "model"."""
+        """Return the state from which new processes resume exactly, with the network's weights as "model".
+
+        Every process must call it.
+        """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -47,9 +47,9 @@ class StepImages:
 class StageBatches:
     """Batches of in-distribution images and, if there is a background, of background images.
 
-    Every process has an equal share of the in-distribution batch. It has an equal share of the background batch, too,
-    or, if the images are divided among the processes, those draws that are its own, whose losses are then weighted by
-    count. Indices and crops do not depend on the number of processes.
+    Every process has an equal share of the in-distribution batch. It also has an equal share of the background batch
+    or, if the processes divide the background, the images of its slice, whose losses are weighted by count. Indices and
+    crops do not depend on the number of processes.
 
     Args:
         context: Images, device and seed of the run.
@@ -177,7 +177,7 @@ class StageBatches:
         """Resume from a state of `state_dict`.
 
         Raises:
-            ValueError: If it is that of another prefetch depth.
+            ValueError: If the state was saved with another prefetch depth.
         """
         self.order.load_state_dict(state["order"])
         self._in_dist.load_state_dict(state["id_batches"])

@@ -1,4 +1,4 @@
-"""Losses that stay on the device until they are read together, with what processes must agree on."""
+"""Losses that stay on the device until they are read together, with counts and stop requests of all processes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Reading:
 class StepReader:
     """Losses of the steps since the last read.
 
-    A read is one reduction over the processes and one copy to the host. On the CPU, where nothing runs behind the host,
-    every step is read.
+    A read is one all-reduce over the processes and one copy to the host. On the CPU, where the host computes the steps
+    itself, every step is read.
 
     Args:
         fabric: Device and group of processes.
@@ -50,7 +50,7 @@ class StepReader:
         self.every = 1 if fabric.device.type == "cpu" else READ_EVERY
 
     def add(self, loss: Tensor) -> None:
-        """Add the loss of a step, `[]`."""
+        """Add the loss of this process at a step, floating-point `[]`."""
         self._losses.append(loss)
 
     def read(self, *, stop: bool, accuracy_counts: Tensor, scalars: Mapping[str, Tensor]) -> Reading:
@@ -62,7 +62,7 @@ class StepReader:
             scalars: Numbers of this process, `[]` each.
         """
         device, count = self._fabric.device, len(self._losses)
-        # A fill and copies on the device: no number is read from the host's memory while the device works.
+        # A fill and copies on the device: a copy from pageable memory of the host would wait for the device.
         shared = torch.full((count + 3,), float(stop), dtype=torch.float64, device=device)
         if count:
             shared[:count] = torch.stack(self._losses)

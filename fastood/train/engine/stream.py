@@ -94,7 +94,7 @@ def permuted(place: Tensor, size: int, keys: Tensor) -> Tensor:
 
     A Feistel network over the smallest even number of bits that holds `size`, applied again to values outside of the
     range (cycle walking: https://en.wikipedia.org/wiki/Format-preserving_encryption), at most three times on average
-    per place. Each round is a bijection whatever its function is, hence so is the whole.
+    per place. Each round is a bijection for any function in it, hence so is the whole.
 
     Args:
         place: int64 `[B]`, each in `0 … size - 1`.

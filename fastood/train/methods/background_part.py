@@ -1,4 +1,4 @@
-"""Parts of the background that an arm trains with, each process holding the images of its own slice."""
+"""Parts of the background that an arm trains with; several processes may each have the images of one slice."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def slices_of(task: DetectionTask) -> list[range]:
 
 
 def full_part(task: DetectionTask) -> BackgroundPart:
-    """Return all images of the background, in no memory."""
+    """Return all images of the background, as a range, which takes no memory."""
     slices, owned = slices_of(task), owned_slice(task)
     return BackgroundPart(
         index=slices[0] if owned is None else owned, owned=owned, counts=tuple(len(part) for part in slices)
@@ -67,7 +67,7 @@ def random_part(task: DetectionTask, rate: float, *, generator: torch.Generator)
 
     Args:
         task: The images.
-        rate: γ in (0, 1].
+        rate: Probability γ in (0, 1].
         generator: Source of the draws, on the CPU, in the same state on every process.
     """
     slices, owned = slices_of(task), owned_slice(task)
@@ -83,7 +83,7 @@ def random_part(task: DetectionTask, rate: float, *, generator: torch.Generator)
 
 
 def selected_part(task: DetectionTask, index: Tensor) -> BackgroundPart:
-    """Return the part of which this process has selected `index` in its slice; every process must call it.
+    """Return the part that consists of the rows that each process has selected; every process must call it.
 
     Args:
         task: The images.

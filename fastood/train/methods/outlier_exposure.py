@@ -182,7 +182,10 @@ class Exposure(Method):
         return model
 
     def background_index(self, arm: str) -> Tensor:
-        """Return the background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all."""
+        """Return the background images of an arm: none, each with probability γ, by learnt weight (eq. 20), or all.
+
+        If the processes divide the background, the images are those of this process's slice; all must call it.
+        """
         none = super().background_index(arm)
         if arm == "none":
             return none
@@ -206,7 +209,7 @@ class Exposure(Method):
         return selected_part(self.task, pool.select(self.config.sample_rate, generator=generator))
 
     def _selecting_pool(self) -> BackgroundPool | ShardedBackgroundPool:
-        """Return the weights of the resampled arm, on the CPU or the device of the process group."""
+        """Return the pool of the resampled arm, here with the weights of `pool_weights`, on the CPU."""
         assert self.config.pool_weights is not None
         make = BackgroundPool if owned_slice(self.task) is None else ShardedBackgroundPool
         pool = make(self.task.background_size)

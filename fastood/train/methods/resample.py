@@ -30,7 +30,7 @@ from fastood.train.methods.outlier_exposure import BackgroundName, Exposure, Exp
 SamplerRefresh = Literal["step", "epoch"]
 Ascent = Literal["auto", "exact", "sparse"]
 SPARSE_FROM = 1_000_000
-"""Background images from which `ascent: auto` moves the weights of the drawn ones alone."""
+"""Number of background images from which `ascent: auto` is sparse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,12 @@ class ResampleConfig(ExposureConfig):
     which draws a whole epoch's indices from the weights at its start. Importance always uses the current weights."""
 
     ascent: Ascent = "auto"
-    """Weights that a step moves. exact: all, as in the paper, in a pass over the pool. sparse: those of the drawn
-    images, in a time that does not depend on the size of the pool. It differs in two ways. The part of the gradient
-    that comes from the sums over all weights reaches an image only when it is drawn, so that weights spread less. And
-    a drawn image, which may not be drawn again for thousands of steps, takes at once the way that momentum would carry
-    it in them: the step is 1 / (1 - momentum) times as long, without momentum. auto: exact for fewer than 1,000,000
-    background images, else sparse."""
+    """Weights that a step changes. exact: all, as in the paper, in a pass over the pool. sparse: those of the drawn
+    images, in a time that does not depend on the size of the pool. It differs in two ways. An image that is not drawn
+    keeps its weight: its changes by the sums over all weights are left out, so that weights spread less. A drawn image,
+    which may not be drawn again for thousands of steps, takes at once the steps that momentum would add later: the step
+    size is η_w / (1 - weight_momentum), without momentum. auto: exact for fewer than 1,000,000 background images, else
+    sparse."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,9 +138,9 @@ class Resample(Exposure):
         super().setup()
 
     def open_pool(self, device: torch.device | str = "cpu") -> BackgroundPool | ShardedBackgroundPool:
-        """Return the pool, made at the first call with equal weights on `device`; the reweighting learns them.
+        """Return the pool; the first call makes it with equal weights on `device`, and the reweighting learns them.
 
-        Where the images are divided among processes, the pool is, too, and each process makes its slice.
+        If the processes divide the background, they divide the pool as well, and each makes its slice.
         """
         if self._pool is None:
             make = BackgroundPool if owned_slice(self.task) is None else ShardedBackgroundPool
@@ -155,7 +155,7 @@ class Resample(Exposure):
 
     @property
     def pool(self) -> BackgroundPool | ShardedBackgroundPool:
-        """Pool of the run; on the CPU before training begins."""
+        """Pool of the run, which this makes on the CPU unless a stage has made it on its device."""
         return self.open_pool()
 
     @property
@@ -174,7 +174,7 @@ class Resample(Exposure):
 
     @property
     def ascent_mode(self) -> AscentMode:
-        """Weights that a step of the reweighting moves."""
+        """Mode of the ascent, "exact" or "sparse", with "auto" resolved by the size of the whole background."""
         if self.config.ascent != "auto":
             return self.config.ascent
         return "exact" if self.task.background_size < SPARSE_FROM else "sparse"
