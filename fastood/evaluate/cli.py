@@ -18,7 +18,7 @@ from fastood.console.terminal import tolerant_terminal
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.train.config import Device
 from fastood.train.engine.failure import StageFailedError
-from fastood.train.engine.launch import launched_processes
+from fastood.train.engine.group import Group
 
 if TYPE_CHECKING:
     from fastood.train.run import Run
@@ -114,13 +114,24 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit status: 0 if the table agrees with metrics.json or, with detectors or another protocol, has been printed;
         1 if it differs or cannot be computed; 130 if stopped by Ctrl-C.
     """
-    with tolerant_terminal(), ExitStack() as held:
-        return _run(sys.argv[1:] if args is None else args, held)
+    args = sys.argv[1:] if args is None else args
+    with tolerant_terminal():
+        command: Command = read_command_line(
+            Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION
+        )
+        try:
+            group = Group.join()
+        except (OSError, ValueError) as error:
+            print(f"error: {printable_lines(str(error))}", file=sys.stderr)
+            return 1
+        with group, ExitStack() as held:
+            code = _run(command, group, held)
+        # An error if another process has failed while this one waited for all to finish.
+        return code or int(group.ended is not None)
 
 
-def _run(args: Sequence[str], held: ExitStack) -> int:
-    """Run the command line; the lock of the run is released with `held`."""
-    command: Command = read_command_line(Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION)
+def _run(command: Command, group: Group, held: ExitStack) -> int:
+    """Run the command; the lock of the run is released with `held`."""
     try:
         from fastood.train.report.results_table import print_metrics
         from fastood.train.run import Run
@@ -143,15 +154,19 @@ def _run(args: Sequence[str], held: ExitStack) -> int:
             return evaluate_detectors(run, command)
         evaluation = run.evaluate()
     except (OSError, StageFailedError, TypeError, ValueError) as error:
+        # The others may not have this error, and would wait for this process.
+        group.fail(str(error))
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        group.fail("it was stopped")
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if launched_processes() == 1 or "onnection" not in str(error):
+    except RuntimeError:
+        ended = group.break_off()
+        if ended is None:
             raise
-        print(f"error: another process of the group has ended: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"error: {ended}", file=sys.stderr)
         return 1
     if evaluation is None:
         return 0  # the first process prints and writes

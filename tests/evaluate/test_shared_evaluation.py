@@ -17,7 +17,8 @@ from fastood.data import Augment
 from fastood.evaluate import cli as evaluate
 from fastood.models import ModelConfig
 from fastood.train import cli as train
-from fastood.train.engine.processes import close_group, open_fabric, without_group
+from fastood.train.engine.group import Group
+from fastood.train.engine.processes import open_fabric, without_group
 from fastood.train.methods import METHODS
 from fastood.train.results.scoring import score_arm
 from fastood.train.trained_network import TrainedNetwork
@@ -57,22 +58,23 @@ def printing_to(path: Path) -> Iterator[None]:
 
 def scores_of_arms(rank: int, folder: Path) -> None:
     """Score every arm of some methods, with initial weights, alone and together with the others."""
-    fabric = open_fabric("cpu", precision="32-true")
-    alone = without_group(fabric, precision="32-true")
-    equal = {}
-    for name in FITTING:
-        config = METHODS[name].embedded()
-        method = config.build(ModelConfig(name="small-cnn"), task=tiny_task(), seed=0)
-        stages = {stage.name: stage for stage in method.stages}
-        for arm in method.arms[:3]:
-            model = stages[arm.stage].build_model()
-            found = []
-            for shared_by in (fabric, None):
-                network = TrainedNetwork(model, augment=Augment(), fabric=alone, shared_by=shared_by)
-                scores = score_arm(network, arm, tiny_task())
-                found.append([scores.id_scores, scores.correct, *scores.ood_scores.values()])
-            equal[f"{name}/{arm.name}"] = all(map(torch.equal, *found))
-    close_group()
+    with Group.join():
+        fabric = open_fabric("cpu", precision="32-true")
+        assert fabric.world_size == PROCESSES
+        alone = without_group(fabric, precision="32-true")
+        equal = {}
+        for name in FITTING:
+            config = METHODS[name].embedded()
+            method = config.build(ModelConfig(name="small-cnn"), task=tiny_task(), seed=0)
+            stages = {stage.name: stage for stage in method.stages}
+            for arm in method.arms[:3]:
+                model = stages[arm.stage].build_model()
+                found = []
+                for shared_by in (fabric, None):
+                    network = TrainedNetwork(model, augment=Augment(), fabric=alone, shared_by=shared_by)
+                    scores = score_arm(network, arm, tiny_task())
+                    found.append([scores.id_scores, scores.correct, *scores.ood_scores.values()])
+                equal[f"{name}/{arm.name}"] = all(map(torch.equal, *found))
     (folder / f"arms-{rank}.json").write_text(json.dumps(equal))
 
 
@@ -95,6 +97,9 @@ def evaluate_in_turns(rank: int, ports: list[int], finished: Path, folder: Path)
     def unreadable(augment: Augment, images: torch.Tensor) -> torch.Tensor:
         raise ValueError("image 3 is unreadable")
 
+    def stopped(augment: Augment, images: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
     patch.setattr(Augment, "normalize", counted)
     with group_of(PROCESSES, rank, ports[0]):
         scores_of_arms(rank, folder)
@@ -115,6 +120,9 @@ def evaluate_in_turns(rank: int, ports: list[int], finished: Path, folder: Path)
         patch.setattr(Augment, "normalize", unreadable if rank == 1 else normalize)
         with group_of(2, rank, ports[1]), printing_to(folder / f"broken-{rank}"):
             (folder / f"broken-{rank}.json").write_text(json.dumps(evaluate.main([str(finished), "--write"])))
+        patch.setattr(Augment, "normalize", stopped if rank == 1 else normalize)
+        with group_of(2, rank, ports[8]), printing_to(folder / f"stopped-{rank}"):
+            (folder / f"stopped-{rank}.json").write_text(json.dumps(evaluate.main([str(finished), "--write"])))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +141,7 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     for world_size in (1, 2, 3):
         shutil.copytree(finished, folder / str(world_size))
-    sockets = [socket.socket() for _ in range(8)]
+    sockets = [socket.socket() for _ in range(9)]
     for free in sockets:
         free.bind(("127.0.0.1", 0))
     ports = [free.getsockname()[1] for free in sockets]
@@ -190,3 +198,9 @@ def test_an_error_of_one_process_is_one_of_all(finished: Path, folder: Path) -> 
         assert read(folder / f"broken-{rank}.json") == 1
         assert "error: image 3 is unreadable" in (folder / f"broken-{rank}.err").read_text()
     assert (finished / "metrics.json").read_bytes() == (folder / "1" / "metrics.json").read_bytes()
+
+
+def test_a_process_that_is_stopped_ends_the_others(folder: Path) -> None:
+    assert [read(folder / f"stopped-{rank}.json") for rank in range(2)] == [1, 130]
+    assert "has failed: it was stopped" in (folder / "stopped-0.err").read_text()
+    assert "stopped; nothing was written" in (folder / "stopped-1.err").read_text()
