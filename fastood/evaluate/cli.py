@@ -18,9 +18,9 @@ from fastood.console.terminal import tolerant_terminal
 from fastood.metrics.protocol import PROTOCOLS, ProtocolName
 from fastood.train.config import Device
 from fastood.train.engine.failure import StageFailedError
-from fastood.train.engine.group import Group
 
 if TYPE_CHECKING:
+    from fastood.train.engine.group import Group
     from fastood.train.run import Run
 
 DESCRIPTION = """Score a run's stored weights again, print its table, and compare it with metrics.json.
@@ -119,6 +119,8 @@ def main(args: Sequence[str] | None = None) -> int:
         command: Command = read_command_line(
             Command, args=args, prog="python -m fastood.evaluate", description=DESCRIPTION
         )
+        from fastood.train.engine.group import Group
+
         try:
             group = Group.join()
         except (OSError, ValueError) as error:
@@ -163,8 +165,7 @@ def _run(command: Command, group: Group, held: ExitStack) -> int:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     except RuntimeError:
-        ended = group.break_off()
-        if ended is None:
+        if (ended := group.break_off()) is None:
             raise
         print(f"error: {ended}", file=sys.stderr)
         return 1

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -24,7 +24,13 @@ from fastood.train.config import Device, RunConfig, to_dict
 from fastood.train.engine.curve import read_curves
 from fastood.train.engine.failure import StageFailure
 from fastood.train.engine.group import Group
-from fastood.train.engine.processes import from_first_process, of_every_process, open_fabric, without_group
+from fastood.train.engine.processes import (
+    attempt_on_all,
+    from_first_process,
+    of_every_process,
+    open_fabric,
+    without_group,
+)
 from fastood.train.engine.shared_folder import is_folder_shared
 from fastood.train.engine.stage import StageContext
 from fastood.train.environment import begin_session, end_session, is_restarted, read_sessions
@@ -34,7 +40,7 @@ from fastood.train.report import LearntWeights, write_report
 from fastood.train.requirements import check_config, require_background, require_enough_ood, small_backgrounds
 from fastood.train.resolved_config import config_to_run, resolve, resolve_device
 from fastood.train.run_folder import RunFolder, fingerprint, naming
-from fastood.train.shared_work import is_group_open, raise_on_all
+from fastood.train.shared_work import is_group_open
 from fastood.train.stages import train_stages
 from fastood.train.trained_network import TrainedNetwork
 
@@ -100,8 +106,12 @@ class Run:
         folder = RunFolder(path)
         with ExitStack() as held:
             held.enter_context(Group.join())
-            check_config(config)
-            asked = resolve(config)
+
+            def check() -> RunConfig:
+                check_config(config)
+                return resolve(config)
+
+            asked = attempt_on_all("the check of the config", check)
             held.callback(torch.set_num_threads, torch.get_num_threads())
 
             def enter() -> RunConfig:
@@ -113,15 +123,21 @@ class Run:
             # The first process alone reads and writes the folder.
             resolved = from_first_process(enter, fabric)
             share = (fabric.global_rank, fabric.world_size) if divides_background(resolved, fabric) else None
-            run = cls(resolved, folder, **_load_parts(resolved, share=share), fabric=fabric)
+
+            def load() -> tuple[Self, int]:
+                run = cls(resolved, folder, **_load_parts(resolved, share=share), fabric=fabric)
+                return run, run.loading.prefetch_depth
+
+            # Images may be missing on one machine alone, and the other processes would wait for its own.
+            run, depth = attempt_on_all("opening the images", load)
             run._look_for_shared_folder()
             # The number of batches drawn ahead is part of the result, and its default differs between loaders.
-            depth = run.loading.prefetch_depth
             run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=depth))
             run._write_beginning()
-            if command is not None and run.is_first:
+            if command is not None:
                 device, processes = fabric.device.type, fabric.world_size
-                begin_session(folder.environment, command=command, device=device, processes=processes)
+                begin = partial(begin_session, folder.environment, command=command, device=device, processes=processes)
+                from_first_process(begin, fabric)
             run._held, run._in_session = held.pop_all(), command is not None
         return run
 
@@ -143,10 +159,14 @@ class Run:
             FileNotFoundError: If images, or the digests of the run's images, are missing.
             ValueError: If the images are not those of the run, or the config does not fit this machine.
         """
-        require_background(config)
-        accelerator = resolve_device(config.device if device is None else device)
         with ExitStack() as held:
             held.enter_context(Group.join())
+
+            def check() -> Literal["cpu", "cuda"]:
+                require_background(config)
+                return resolve_device(config.device if device is None else device)
+
+            accelerator = attempt_on_all("the check of the config", check)
             held.callback(torch.set_num_threads, torch.get_num_threads())
             fabric = open_fabric(accelerator, precision=config.precision)
 
@@ -155,15 +175,14 @@ class Run:
                     held.enter_context(folder.lock())
 
             from_first_process(enter, fabric)
-            parts, error = {}, None
-            try:
+
+            def load() -> Self:
                 parts = _load_parts(config)
                 folder.require_same_data(fingerprint(parts["task"]))
-            except (OSError, TypeError, ValueError) as raised:
-                error = raised
-            # Images may be missing or differ on one machine alone, while the other processes wait for this one.
-            raise_on_all(error, fabric)
-            run = cls(config, folder, **parts, fabric=fabric)
+                return cls(config, folder, **parts, fabric=fabric)
+
+            # Images may be missing or differ on one machine alone, and the other processes would wait for its own.
+            run = attempt_on_all("opening the images", load)
             run._held = held.pop_all()
         return run
 
@@ -369,7 +388,7 @@ class Run:
         for warning in small_backgrounds(self.method, self.task, self.config.method):
             if self.is_first:
                 print(f"warning: {warning}", file=sys.stderr)
-        digests = fingerprint(self.task)
+        digests = attempt_on_all("reading the images", lambda: fingerprint(self.task))
         for rank, other in enumerate(of_every_process(digests, self.fabric)):
             if other != digests:
                 differing = ", ".join(name for name in digests if other.get(name) != digests[name])

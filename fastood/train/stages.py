@@ -47,20 +47,22 @@ def train_stages(
         failure = _train_or_fail(stage, folder, context, embed, checkpoint_every)
         if failure is not None:
             failed[stage.name] = failure
-            if fabric.is_global_zero:
-                folder.write_failures(failed)
+            from_first_process(lambda: folder.write_failures(failed), fabric)
     arms = failed_arms(method, failed)
     if len(arms) == len(method.arms):
         raise StageFailedError(f"every arm has failed: {next(iter(failed.values())).describe()}")
-    if fabric.is_global_zero:
+
+    def write_weights() -> None:
         for arm in method.arms:
             if arm.name not in arms:
                 folder.write_weights(arm.name, _final_weights(folder, arm.stage))
+
+    from_first_process(write_weights, fabric)
     if (learnt := learnt_pool_of(method, failed)) is not None:
         state = {name: gathered(tensor) for name, tensor in learnt.pool.state_dict().items()}
         state["effective_sample_sizes"] = learnt.effective_sample_sizes
-        if fabric.is_global_zero:
-            folder.write_pool(state, background=context.task.background_digest())
+        background = context.task.background_digest()
+        from_first_process(lambda: folder.write_pool(state, background=background), fabric)
 
 
 def _train_or_fail(

@@ -1,5 +1,6 @@
 """The checkpoints of a run's stages."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from fastood.common.config_checks import shorten
 from fastood.common.files import write_atomically
+from fastood.train.engine.group import outcome_of_first
 from fastood.train.engine.slices import gather_slices, remove_other_slices, save_slices
 
 
@@ -61,15 +63,24 @@ class CheckpointFolder:
             step: Steps done, which names the folder of the slices.
 
         Raises:
-            OSError: If a file cannot be written.
+            OSError: If a file cannot be written; then on every process.
         """
-        if self.is_shared:
-            stored = save_slices(state, self.folder / f"{stage}.slices-{step:09}")
-        else:
-            stored = gather_slices(state)
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            self.save(stage, stored)
+        slices = self.folder / f"{stage}.slices-{step:09}"
+        stored = save_slices(state, slices) if self.is_shared else gather_slices(state)
+
+        def save() -> None:
+            try:
+                self.save(stage, stored)
+            except OSError:
+                # On a full disk they would take the room that is needed to resume.
+                shutil.rmtree(slices, ignore_errors=True)
+                raise
             remove_other_slices(self.folder, stage, stored)
+
+        if dist.is_initialized():
+            outcome_of_first(save)
+        else:
+            save()
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """Return the stage's checkpoint on the CPU, or None before its first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,20 @@ class StageFailure:
 def reason_of(error: Exception, *, stage: str, step: int, steps: int | None) -> StageFailure:
     """Return the failure of which an error informs; stage and step are left out of its reason.
 
+    Args:
+        error: The error; a step that its message names is that of the failure, since losses may be read later.
+        stage: Name of the stage.
+        step: Steps of the stage that were done.
+        steps: Steps of the whole stage; None if it did not begin.
+
     Example:
         >>> error = NonFiniteLossError("stage 'a', step 3 of 9: the loss is nan")
         >>> reason_of(error, stage="a", step=3, steps=9).reason
         'the loss is nan'
+        >>> reason_of(error, stage="a", step=5, steps=9).step
+        3
     """
-    prefix = StageFailure(stage=stage, step=step, steps=steps, reason="").describe()
-    return StageFailure(stage=stage, step=step, steps=steps, reason=str(error).removeprefix(prefix))
+    text = str(error)
+    if named := re.match(rf"stage {re.escape(repr(stage))}, step (\d+) of {steps}: ", text):
+        step, text = int(named[1]), text[named.end() :]
+    return StageFailure(stage=stage, step=step, steps=steps, reason=text)

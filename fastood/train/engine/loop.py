@@ -15,7 +15,7 @@ from fastood.train.engine.failure import StageFailedError
 from fastood.train.engine.interrupt import StopRequest, TrainingInterrupted
 from fastood.train.engine.processes import any_process, from_first_process
 from fastood.train.engine.progress import StageProgress
-from fastood.train.engine.slices import load_slices
+from fastood.train.engine.slices import load_slices, remove_other_slices
 from fastood.train.engine.stage import StageRun
 from fastood.train.engine.step_reader import Reading, StepReader
 
@@ -55,7 +55,15 @@ def run_stage(
         # By rank, since each process applies dropout to different images.
         torch.manual_seed(seed + fabric.global_rank)
         curve = Curve(run.steps_per_epoch, run.total_steps)
-        if (saved := from_first_process(lambda: checkpoints.load(name), fabric)) is not None:
+
+        def load() -> dict[str, Any] | None:
+            found = checkpoints.load(name)
+            if found is not None:
+                # A kill may have come between the checkpoint and the removal of the slices of the one before.
+                remove_other_slices(checkpoints.folder, name, found)
+            return found
+
+        if (saved := from_first_process(load, fabric)) is not None:
             _resume(run, load_slices(saved, checkpoints.folder, device=device), checkpoints.path(name))
             if "curve" in saved:
                 curve.load_state_dict(saved["curve"])
@@ -72,8 +80,8 @@ def run_stage(
                     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
                     raise type(error)(f"{error}; {kept}") from error
         # For a finished stage as well: a kill may have come between its last checkpoint and this file.
-        if curves is not None and fabric.is_global_zero and curve.entries:
-            write_curve(curves, name, curve.entries)
+        if curves is not None and curve.entries:
+            from_first_process(lambda: write_curve(curves, name, curve.entries), fabric)
         # Checked here and not in the loop: the signal may have come while the last checkpoint was written.
         if any_process(stop.requested, fabric):
             raise TrainingInterrupted(name, run.step, checkpoints.path(name))

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastood.common.distributed import check_alike, exchange, raise_on_every_process
 from fastood.train.engine.group import outcome_of_first
 from fastood.train.engine.launch import launcher_local_rank
 
@@ -26,6 +27,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def attempt_on_all(call: str, attempt: Callable[[], T]) -> T:
+    """Return the result of a function that every process calls before it opens a device.
+
+    Args:
+        call: Name of the call, for the error on processes whose own function has succeeded.
+        attempt: The function; it must not communicate.
+
+    Raises:
+        Exception: If the function raises one on any process: its error there, and a ValueError on the others.
+    """
+    result, error = None, None
+    try:
+        result = attempt()
+    except Exception as raised:  # of any type, because the other processes wait for the exchange below
+        error = raised
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise_on_every_process(call, error)
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
 def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabric:
     """Open the device of this process, with the process group if one is set up (`Group.join`).
 
@@ -33,7 +56,8 @@ def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabri
     process uses the GPU whose number is its rank on the node.
 
     Raises:
-        ValueError: If the node has fewer GPUs than processes.
+        ValueError: If the node has fewer GPUs than processes, or the processes have different devices; on every
+            process.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         fabric = _single(accelerator, 1, precision)
@@ -44,16 +68,21 @@ def open_fabric(accelerator: Literal["cpu", "cuda"], *, precision: Any) -> Fabri
 
     from fastood.train.engine.fabric_environment import ProcessGroupEnvironment
 
+    check_alike("device", exchange(accelerator), ": choose one that all machines have, such as --device cpu")
     local_rank, here = _place_on_node()
-    device = torch.device(accelerator)
-    if accelerator == "cuda":
+
+    def choose() -> torch.device:
+        if accelerator == "cpu":
+            return torch.device("cpu")
         gpus = torch.cuda.device_count()
         if 1 < gpus <= local_rank:
             raise ValueError(
                 f"process {dist.get_rank()} is number {local_rank} on {socket.gethostname()}, which has {gpus} GPUs: "
                 "launch at most as many processes per node as it has GPUs"
             )
-        device = torch.device("cuda", local_rank if gpus > 1 else 0)
+        return torch.device("cuda", local_rank if gpus > 1 else 0)
+
+    device = attempt_on_all("the choice of a GPU", choose)
     # An entry per process of the node, of which Fabric takes that of this process.
     strategy = DDPStrategy(parallel_devices=[device] * here, cluster_environment=ProcessGroupEnvironment(local_rank))
     fabric = Fabric(strategy=strategy, precision=precision)

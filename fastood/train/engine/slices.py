@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 import torch.distributed as dist
@@ -20,7 +23,9 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from fastood.common.distributed import exchange
 from fastood.common.division import slice_rows
+from fastood.train.engine.group import outcome_of_first
 
 REFERENCE = "fastood.slices"
 """Key of the references in a checkpoint."""
@@ -36,16 +41,25 @@ def save_slices(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: Folder of the slices, shared by all processes; files of an attempt that was killed are removed.
 
     Raises:
-        OSError: If a process cannot write its slice.
+        OSError: If a process cannot write its slice; then on every process, and the folder is removed.
     """
     slices = _slices_of(state)
     if not slices:
         return dict(state)
-    if dist.get_rank() == 0:
+
+    def make_folder() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    dist.barrier()
-    dcp.save(slices, checkpoint_id=folder)  # type: ignore[attr-defined]
+
+    outcome_of_first(make_folder)
+    try:
+        with _named_errors(f"cannot write {folder}"):
+            dcp.save(slices, checkpoint_id=folder)  # type: ignore[attr-defined]
+    except (OSError, ValueError):
+        if dist.get_rank() == 0:
+            # On a full disk the part that was written would take the room that is needed to resume.
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
     def reference(key: str, tensor: DTensor) -> dict[str, Any]:
         return {
@@ -83,6 +97,8 @@ def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device)
 
     Raises:
         FileNotFoundError: If a process does not see the slices; then on every process.
+        OSError: If a process cannot read them; then on every process.
+        ValueError: If a file of them is missing or damaged; then on every process.
     """
     wanted = _references_of(state)
     if not wanted:
@@ -98,7 +114,8 @@ def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device)
             f"{folder / name} is missing or incomplete, at least where one of the processes runs: it holds slices of "
             "the checkpoint, which every process reads"
         )
-    with warnings.catch_warnings():
+    _check_files(folder / name, processes)
+    with warnings.catch_warnings(), _named_errors(f"cannot read {folder / name}"):
         # It warns that a single process reads what several may have written, as intended here.
         warnings.filterwarnings("ignore", module="torch.distributed.checkpoint")
         dcp.load(  # type: ignore[attr-defined]
@@ -106,6 +123,53 @@ def load_slices(state: Mapping[str, Any], folder: Path, *, device: torch.device)
         )
     loaded: dict[str, Any] = _replaced(state, lambda key, value: tensors.get(key, value))
     return loaded
+
+
+def _check_files(folder: Path, processes: int) -> None:
+    """Check the files of slices against the checksums in them, which `dcp.load` does not; each process checks a part.
+
+    Raises:
+        ValueError: If a file is missing or damaged; then on every process.
+    """
+    rank, problem = dist.get_rank() if processes > 1 else 0, None
+    try:
+        stored = dcp.FileSystemReader(folder).read_metadata().storage_data  # type: ignore[attr-defined]
+        places = sorted({(place.relative_path, place.offset, place.length) for place in stored.values()})
+        for path, offset, length in places[rank::processes]:
+            with (folder / path).open("rb") as file:
+                file.seek(offset)
+                part = file.read(length)
+            if len(part) < length or ZipFile(BytesIO(part)).testzip() is not None:
+                raise BadZipFile
+    except BadZipFile:
+        problem = f"{path} has other bytes than were written"
+    except Exception as error:  # of any type: the metadata are a pickle, whose damage raises what its bytes happen to
+        problem = f"{type(error).__name__}: {error}"
+    every = exchange(problem) if processes > 1 else [problem]
+    for found in every:
+        if found is not None:
+            raise ValueError(
+                f"{folder} is damaged ({found}): it holds slices of the checkpoint next to it; restore the folder, or "
+                "remove that checkpoint to train its stage again"
+            )
+
+
+@contextmanager
+def _named_errors(doing: str) -> Iterator[None]:
+    """Turn the error of torch.distributed.checkpoint, which is no `Exception`, into one that names the cause.
+
+    Raises:
+        OSError: If the error of the first process that has one is an OSError.
+        ValueError: If it is another.
+    """
+    try:
+        yield
+    except dcp.CheckpointException as error:  # type: ignore[attr-defined]
+        rank, (cause, _) = min(error.failures.items())
+        text = f"{doing}: process {rank}: {getattr(cause, 'strerror', None) or cause}"
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, text) from None
+        raise ValueError(text) from None
 
 
 def remove_other_slices(folder: Path, stage: str, keep: Mapping[str, Any]) -> None:

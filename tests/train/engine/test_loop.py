@@ -278,9 +278,12 @@ def test_draws_ahead_go_on_where_they_were_saved():
 def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = start(make_stage())
     run(whole, tmp_path)
+    # A kill came between the last checkpoint and the removal of the slices of the one before.
+    (tmp_path / "checkpoints" / "stage.slices-000000005").mkdir()
     again = start(make_stage())
     monkeypatch.setattr(again, "train_step", lambda: pytest.fail("ran again"))
     run(again, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["stage.pt"]
     assert torch.equal(again.model.head.weight, whole.model.head.weight)
 
 
