@@ -125,7 +125,13 @@ class Processes:
         if number >= 0 and len(set(numbers.flatten().tolist())) == 1:
             return
         self.raise_together(call, trouble)
-        every = exchange(alike, self.group, device=self.device)
+        made = exchange((call, alike), self.group, device=self.device)
+        for rank, (other, _) in enumerate(made):
+            if other != made[0][0]:
+                raise ValueError(
+                    f"every process must make the same call, got {made[0][0]} on rank 0 and {other} on rank {rank}"
+                )
+        every = [values for _, values in made]
         for name in dict.fromkeys(name for values in every for name in values):
             check_alike(_LABELS.get(name, name), [values.get(name) for values in every])
-        raise ValueError(f"all processes must make the same call, got {call} on rank {self.rank} and another one")
+        raise ValueError(f"the arguments of {call} must be of the same types on every process, got {every}")

@@ -80,7 +80,7 @@ def draw(rank: int, world_size: int, group: Group, folder: Path) -> None:
         (lambda: pool.top(21 if last else 3), "k must be an int in 1 … 20, got 21"),
         (lambda: pool.histogram(0 if last else 3), "bins must be an int >= 1, got 0"),
         (lambda: pool.histogram(3 + last), f"bins {differ}"),
-        (lambda: pool.top(3) if last else pool.histogram(3), "must be the same on every process"),
+        (lambda: pool.top(3) if last else pool.histogram(3), "make the same call, got histogram on rank 0 and top on"),
     ):
         raises(call, message, group, Exception)
         assert torch.equal(generator.get_state(), before)
