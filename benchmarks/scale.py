@@ -1,6 +1,6 @@
 """Memory and time of a pool by its size and the number of processes that divide it, as docs/scale.md states them.
 
-    python benchmarks/scale.py --out benchmarks/results/scale.json
+    python benchmarks/scale.py --out scale.json
     python benchmarks/scale.py --sizes 1e5 1e6 --processes 1 2
 
 Processes are joined by gloo on this machine, one thread each. For each size and number of processes: bytes of the pool
