@@ -1,4 +1,4 @@
-"""The examples of a pool in other people's loops: each runs as its docstring says, on two processes that stay equal."""
+"""Examples of a pool in the loops of other libraries: each runs as its docstring says, on two processes."""
 
 import importlib.util
 import os

@@ -350,7 +350,7 @@ def test_arrays_and_lists_step_as_tensors() -> None:
 
 
 def agreement(rank: int, sampler_of: Callable[..., BackgroundPoolSampler]) -> None:
-    """What differs between ranks is an error on every rank, before anything is drawn."""
+    """A difference between ranks is an error on every rank, before anything is drawn."""
     for options, message in (
         ({"seed": rank}, "the state of generator must be the same on every process"),
         ({"size": 100 + rank}, "num_examples must be the same on every process, got 100 on rank 0 and 101 on rank 1"),

@@ -1,4 +1,4 @@
-"""A pool over 2, 3 and 4 processes (gloo) against the undivided pool, which every process keeps beside its slice."""
+"""A pool over 2, 3 and 4 processes (gloo) against the undivided pool, which every process keeps next to its slice."""
 
 from pathlib import Path
 

@@ -31,7 +31,7 @@ def groups_of(rank: int) -> list[tuple[int, Group]]:
 
 
 def is_slice_of(pool: ShardedBackgroundPool, whole: BackgroundPool, rank: int, size: int, group: Group) -> None:
-    """The tensors are those of a slice cut from the whole pool, and draws go on with the same bits."""
+    """The tensors are those of a slice cut from the whole pool, and further draws have the same bits."""
     want = whole.shard(rank, size, group=group)
     for name in NAMES:
         assert torch.equal(getattr(pool._state, name)[:6], getattr(want._state, name)[:6]), name

@@ -131,7 +131,7 @@ def ascend(rank: int, world_size: int, group: Group, folder: Path) -> None:
 
 
 def outside(rank: int, world_size: int, group: Group, folder: Path) -> None:
-    """A process that is not in the group learns so, and does not wait."""
+    """A process that is not in the group gets an error, and does not wait."""
     if world_size < 4:
         return
     pair = dist.new_group([0, 1])

@@ -88,7 +88,7 @@ def steps(rank: int, world_size: int, group: Group, folder: Path) -> None:
 
 
 def late_errors(rank: int, world_size: int, group: Group, folder: Path) -> None:
-    """What is wrong on one process changes nothing, and is raised by the next collective call of every process."""
+    """An invalid batch of one process changes nothing, and raises in the next collective call of every process."""
     last = rank == world_size - 1
     with device():
         pool = ShardedBackgroundPool(100, device="cuda", group=group)

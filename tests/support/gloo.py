@@ -23,7 +23,7 @@ Body = Callable[[int, int, dist.ProcessGroup, Path], None]
 
 
 def run_in_groups(bodies: Sequence[Body], folder: Path, sizes: Sequence[int] = (2, 3, 4)) -> None:
-    """Run each body in groups of the given sizes, all in one launch of as many processes as the largest has."""
+    """Run each body in groups of the given sizes, in one launch of as many processes as the largest group has."""
     run = partial(_run, tuple(bodies), str(folder), tuple(sizes))
     mp.start_processes(run, nprocs=max(sizes), start_method="forkserver")
 
@@ -41,7 +41,7 @@ def _run(bodies: tuple[Body, ...], folder: str, sizes: tuple[int, ...], rank: in
                     try:
                         body(rank, size, group, shared)
                     except BaseException:
-                        # The first error is not always the one that is reported: others lose their connection by it.
+                        # The error that is reported may be another one: that of a process that lost its connection.
                         traceback.print_exc()
                         raise
         dist.barrier()

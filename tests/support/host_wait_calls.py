@@ -34,7 +34,7 @@ def _device_batch(rows: int = ROWS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def of_two(call: Call) -> Call:
-    """Return the call as one of two processes makes it."""
+    """Return a function that makes the call as one of two processes does."""
 
     def of_process() -> object:
         with one_process(size=2):
@@ -61,6 +61,7 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
         "BackgroundPool.importance": lambda: pool.importance(index),
         "BackgroundPool.ascend": lambda: pool.ascend(index, importance, lr=1.0),
         'BackgroundPool.ascend(mode="sparse")': lambda: pool.ascend(index, importance, lr=1.0, mode="sparse"),
+        "BackgroundPool.ascend(wait=False)": lambda: pool.ascend(index, importance, lr=1.0, wait=False),
         "BackgroundPool.synchronize": pool.synchronize,
         "BackgroundPool.weights": lambda: pool.weights,
         "BackgroundPool.drawable": lambda: pool.drawable,
@@ -70,6 +71,7 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
         "BackgroundPool.top": lambda: pool.top(10),
         "BackgroundPool.histogram": pool.histogram,
         "BackgroundPool.effective_sample_size": pool.effective_sample_size,
+        "BackgroundPool.effective_sample_size_tensor": pool.effective_sample_size_tensor,
         "BackgroundPool.state_dict": pool.state_dict,
         "BackgroundPool.load_state_dict": lambda: pool.load_state_dict(state),
         "BackgroundPool.save": lambda: pool.save(path),
@@ -106,6 +108,7 @@ def _sharded_calls(folder: Path) -> dict[str, Call]:
         "ShardedBackgroundPool.top": lambda: pool.top(10),
         "ShardedBackgroundPool.histogram": pool.histogram,
         "ShardedBackgroundPool.effective_sample_size": pool.effective_sample_size,
+        "ShardedBackgroundPool.effective_sample_size_tensor": pool.effective_sample_size_tensor,
         "ShardedBackgroundPool.state_dict": pool.state_dict,
         "ShardedBackgroundPool.load_state_dict": lambda: pool.load_state_dict(state),
         "ShardedBackgroundPool.save": lambda: pool.save(path),

@@ -1,4 +1,4 @@
-"""Processes that a launcher has started: its variables, a folder of their own, and what each said on stderr."""
+"""Processes with the variables of a launcher, each in a folder of its own, and their exit codes and output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-# Imported once for all processes that are forked from this server.
+# The server imports them once for all processes that are forked from it.
 FORKSERVER.set_forkserver_preload(
     ["fastood.train.run", "lightning_fabric.strategies.ddp", "torch.nn.parallel", "torch.utils.tensorboard"]
 )
@@ -26,7 +26,7 @@ PLAIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended."""
+    """Exit code and output of a process that has ended."""
 
     code: int | None
     said: str

@@ -1,4 +1,4 @@
-"""Launchers join one run, also on nodes without a shared disk, and what ends it: deaths, errors and signals."""
+"""Launchers whose processes join one run, also without a shared disk, and the ends of a run by death and signal."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def train_in_a_group_of_its_own(port: int, args: list[str]) -> int:
 
 
 def train_on_nodes(args: list[str], stop: tuple[str, int] | None) -> int:
-    """Train; with `stop`, SIGUSR1 comes to the second process alone at that step of that stage."""
+    """Train; with `stop`, send SIGUSR1 to the second process alone at that step of that stage."""
     step = ImageStageRun.train_step
 
     def train_step(run: ImageStageRun) -> float:
@@ -118,7 +118,7 @@ def test_each_launcher_joins_one_run(tmp_path: Path):
         assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
 
 
-def test_nodes_without_a_shared_disk_stop_and_go_on(tmp_path: Path):
+def test_nodes_without_a_shared_disk_stop_and_resume(tmp_path: Path):
     """All stages, of which each begins with weights of another; the second node never sees the folder of the run."""
     folders = two_folders(tmp_path)
     args = tiny_args(tmp_path, out=Path("runs"))
@@ -142,7 +142,7 @@ def see(folder: Path) -> int:
     return 0
 
 
-def test_a_folder_that_only_some_processes_see_is_told(tmp_path: Path):
+def test_a_folder_that_only_some_processes_see_is_recognised(tmp_path: Path):
     folders = two_folders(tmp_path)
     ended = launched(see, plain(free_port()), folders, tmp_path / "shared")
     assert [process.code for process in ended] == [0, 0], (ended[0].said, ended[1].said)
@@ -185,7 +185,7 @@ def test_a_process_that_dies_ends_the_others_by_name(tmp_path: Path, how: str, c
 
 
 def wait_in_vain() -> int:
-    """Wait in something that does not end when the other process dies, as a collective of NCCL."""
+    """Wait in a call that does not return when the other process dies, as a collective of NCCL."""
     lifeline.GRACE = 1.0
     with Group.join() as group:
         if group.launch.rank == 0:
@@ -230,7 +230,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(tmp_path: Path):
     assert "epoch 1/1, step 3/3" in done.stdout
 
 
-def test_another_torchrun_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_another_torchrun_does_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sessions = tmp_path / "environment.json"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
     begin_session(sessions, command="train", device="cpu")
