@@ -124,15 +124,18 @@ class Run:
             resolved = from_first_process(enter, fabric)
             share = (fabric.global_rank, fabric.world_size) if divides_background(resolved, fabric) else None
 
-            def load() -> tuple[Self, int]:
+            def load() -> Any:
                 run = cls(resolved, folder, **_load_parts(resolved, share=share), fabric=fabric)
-                return run, run.loading.prefetch_depth
+                return run, run.loading  # looked up here, because DALI may be missing on one machine alone
 
             # Images may be missing on one machine alone, and the other processes would wait for its own.
-            run, depth = attempt_on_all("opening the images", load)
+            run: Self
+            run, plan = attempt_on_all("opening the images", load)
+            # The same loader on every process, although the slice of the last one may be smaller.
+            run.loading = from_first_process(lambda: plan, fabric)
             run._look_for_shared_folder()
             # The number of batches drawn ahead is part of the result, and its default differs between loaders.
-            run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=depth))
+            run.config = replace(resolved, data=replace(resolved.data, prefetch_depth=run.loading.prefetch_depth))
             run._write_beginning()
             if command is not None:
                 device, processes = fabric.device.type, fabric.world_size
@@ -176,13 +179,13 @@ class Run:
 
             from_first_process(enter, fabric)
 
-            def load() -> Self:
+            def load() -> Any:
                 parts = _load_parts(config)
                 folder.require_same_data(fingerprint(parts["task"]))
                 return cls(config, folder, **parts, fabric=fabric)
 
             # Images may be missing or differ on one machine alone, and the other processes would wait for its own.
-            run = attempt_on_all("opening the images", load)
+            run: Self = attempt_on_all("opening the images", load)
             run._held = held.pop_all()
         return run
 

@@ -22,7 +22,7 @@ from tests.support.tiny_run import tiny_args
 from tests.train.engine.test_processes import as_torchrun, together
 
 
-def diverging_torchrun(rank: int, port: int, log: Path, stop: None, args: list[str]) -> None:
+def diverging_torchrun(rank: int, processes: int, port: int, log: Path, stop: None, args: list[str]) -> None:
     """One process of the group; in the second one alone an operator refuses the values of one stage."""
     warnings.simplefilter("error", FutureWarning)
     call, step = LogitObjective.__call__, ImageStageRun.train_step
@@ -41,7 +41,7 @@ def diverging_torchrun(rank: int, port: int, log: Path, stop: None, args: list[s
     patch = pytest.MonkeyPatch()
     patch.setattr(LogitObjective, "__call__", refuse)
     patch.setattr(ImageStageRun, "train_step", train_step)
-    as_torchrun(rank, port, log, stop, args)
+    as_torchrun(rank, processes, port, log, stop, args)
 
 
 def test_an_arm_that_diverges_in_one_process_fails_in_all(tmp_path: Path):

@@ -17,7 +17,7 @@ from fastood.train import cli as train
 from fastood.train.command import parse_command
 from fastood.train.engine.image_stage import ImageStageRun
 from fastood.train.run import Run
-from tests.support.tiny_run import contents, finished_run, tiny_args
+from tests.support.tiny_run import contents, finished_run, tiny_args, tiny_data_args
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -146,10 +146,12 @@ def test_a_background_below_a_batch_is_told_before_work(
         assert f"warning: arm '{arm}' trains on all of its background images at every step" in said
         assert count in said
     assert "'full'" not in said
-    monkeypatch.setattr("fastood.train.requirements.launched_processes", lambda: 2)
+    # A background that every process has must be shared equally.
+    monkeypatch.setattr("fastood.train.requirements.launched_processes", lambda: 3)
     monkeypatch.setattr("fastood.train.stages.run_stage", lambda *args, **kwargs: pytest.fail("worked"))
-    assert train.main(args) == 1
-    assert "cannot be trained by 2 processes: sample_rate (γ) 0.1 leaves it" in capsys.readouterr().err
+    sizes = ["--method.batch-size", "15", "--method.background-batch-size", "99"]
+    assert train.main(["reject", *tiny_data_args(tmp_path), *sizes]) == 1
+    assert "cannot be trained by 3 processes: 80 of 80 background images" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -105,7 +105,7 @@ class ImageStageRun:
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
         self.images_per_step = self.order.batch_size + (0 if self.background is None else self.background.batch_size)
         self._accuracy = AccuracyCounter(task.num_classes)
-        self._recent: deque[StepImages] = deque(maxlen=READ_EVERY)
+        self._recent: deque[tuple[StepImages, str | None]] = deque(maxlen=READ_EVERY)
         # Reading a loss on the CPU costs nothing, and stops a diverged step before it moves a weight.
         self._reads_losses = fabric.world_size == 1 and fabric.device.type == "cpu"
 
@@ -141,26 +141,23 @@ class ImageStageRun:
             )
         value = loss.detach()
         if self._reads_losses and not math.isfinite(number := float(value)):
-            raise NonFiniteLossError(self._describe(problem or f"the loss is {number}", self.step, images))
-        self._recent.append(images)
+            raise self._failure(problem, f"the loss is {number}", images)
+        self._recent.append((images, problem))
         self._stepper.zero_grad()
         self.fabric.backward(loss)
         self._stepper.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         if self.background is not None and images.background is not None:
-            self._observe(self.background, images.background.index, per_sample[images.id_count :], images)
+            try:
+                self.background.observe(images.background.index, per_sample[images.id_count :])
+            except ValueError as error:
+                # A pool refuses losses that are not finite, on every process.
+                if self._reads_losses or not self._has_diverged(error):
+                    raise
+                raise self._failure(problem, str(error), images) from None
         self.step += 1
         return value
-
-    def _observe(self, source: Background, index: Tensor, per_sample: Tensor, images: StepImages) -> None:
-        """Pass the background losses to their source; a pool raises ValueError for losses that are not finite."""
-        try:
-            source.observe(index, per_sample)
-        except ValueError as error:
-            if self._reads_losses or not self._has_diverged(error):
-                raise
-            raise NonFiniteLossError(self._describe(str(error), self.step, images)) from None
 
     def _undefined_loss(self) -> Tensor:
         """Return a NaN that depends on every weight: the other processes wait for the gradients of this one."""
@@ -175,14 +172,22 @@ class ImageStageRun:
 
     def loss_failure(self, step: int, loss: float) -> NonFiniteLossError:
         """Return the error for the loss of a recent step, which names its images."""
-        images = self._recent[step - self.step] if step - self.step >= -len(self._recent) else None
-        return NonFiniteLossError(self._describe(f"the loss is {loss}", step, images))
+        images, problem = self._recent[step - self.step]
+        # The state after the step is not saved: the stage ends with it.
+        self.step = step
+        return self._failure(problem, f"the loss is {loss}", images)
 
-    def _describe(self, problem: str, step: int, images: StepImages | None) -> str:
-        text = f"stage {self.stage.name!r}, step {step} of {self.total_steps}: {problem}"
-        if images is None:
-            return text
-        return f"{text}; {images.describe()}"
+    def _failure(self, problem: str | None, otherwise: str, images: StepImages) -> NonFiniteLossError:
+        """Return the error of the present step; every process must call it.
+
+        Args:
+            problem: Reason that this process knows, if any; the first one of all processes is named.
+            otherwise: Reason if no process knows one.
+            images: Images of the step.
+        """
+        known = [reason for reason in of_every_process(problem, self.fabric) if reason is not None]
+        text = f"stage {self.stage.name!r}, step {self.step} of {self.total_steps}: {[*known, otherwise][0]}"
+        return NonFiniteLossError(f"{text}; {images.describe()}")
 
     def require_finite_weights(self) -> None:
         """Raise `NonFiniteLossError` if a parameter or a BatchNorm statistic is NaN or infinite."""
