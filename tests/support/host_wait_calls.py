@@ -61,7 +61,6 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
         "BackgroundPool.importance": lambda: pool.importance(index),
         "BackgroundPool.ascend": lambda: pool.ascend(index, importance, lr=1.0),
         'BackgroundPool.ascend(mode="sparse")': lambda: pool.ascend(index, importance, lr=1.0, mode="sparse"),
-        "BackgroundPool.ascend(wait=False)": lambda: pool.ascend(index, importance, lr=1.0, wait=False),
         "BackgroundPool.synchronize": pool.synchronize,
         "BackgroundPool.weights": lambda: pool.weights,
         "BackgroundPool.drawable": lambda: pool.drawable,
@@ -78,6 +77,8 @@ def _pool_calls(folder: Path) -> dict[str, Call]:
         "BackgroundPoolSampler, per batch": lambda: next(batches),
         "BackgroundPoolSampler.ascend": lambda: sampler.ascend(index, importance, lr=1.0),
         "BackgroundPoolSampler.ascend, several processes": of_two(lambda: sampler.ascend(index, importance, lr=1.0)),
+        # Last: the passes of a calibrated selection depend on the weights.
+        "BackgroundPool.ascend(wait=False)": lambda: pool.ascend(index, importance, lr=1.0, wait=False),
     }
 
 
