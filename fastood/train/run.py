@@ -124,13 +124,10 @@ class Run:
             resolved = from_first_process(enter, fabric)
             share = (fabric.global_rank, fabric.world_size) if divides_background(resolved, fabric) else None
 
-            def load() -> Any:
-                run = cls(resolved, folder, **_load_parts(resolved, share=share), fabric=fabric)
-                return run, run.loading  # looked up here, because DALI may be missing on one machine alone
-
-            # Images may be missing on one machine alone, and the other processes would wait for its own.
-            run: Self
-            run, plan = attempt_on_all("opening the images", load)
+            # Images may be missing on one machine alone, while the other processes wait for this one.
+            parts = attempt_on_all("opening the images", partial(_load_parts, resolved, share=share))
+            run = cls(resolved, folder, **parts, fabric=fabric)
+            plan = attempt_on_all("the choice of a loader", lambda: run.loading)
             # The same loader on every process, although the slice of the last one may be smaller.
             run.loading = from_first_process(lambda: plan, fabric)
             run._look_for_shared_folder()
@@ -179,13 +176,13 @@ class Run:
 
             from_first_process(enter, fabric)
 
-            def load() -> Any:
+            def load() -> dict[str, Any]:
                 parts = _load_parts(config)
                 folder.require_same_data(fingerprint(parts["task"]))
-                return cls(config, folder, **parts, fabric=fabric)
+                return parts
 
             # Images may be missing or differ on one machine alone, and the other processes would wait for its own.
-            run: Self = attempt_on_all("opening the images", load)
+            run = cls(config, folder, **attempt_on_all("opening the images", load), fabric=fabric)
             run._held = held.pop_all()
         return run
 
