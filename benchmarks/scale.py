@@ -117,8 +117,9 @@ def main() -> None:
                 rows.append(json.loads(Path(folder, "row.json").read_text(encoding="utf-8")))
             print(json.dumps(rows[-1]), flush=True)
     if arguments.out is not None:
-        document = {"batch": BATCH, "metadata": metadata("cpu"), "rows": rows}
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        head = json.dumps({"batch": BATCH, "metadata": metadata("cpu")}, indent=1).removesuffix("\n}")
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        arguments.out.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":
