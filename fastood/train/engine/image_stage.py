@@ -105,7 +105,7 @@ class ImageStageRun:
         self.total_steps = stage.schedule.epochs * self.order.batches_per_epoch
         self.images_per_step = self.order.batch_size + (0 if self.background is None else self.background.batch_size)
         self._accuracy = AccuracyCounter(task.num_classes)
-        self._recent: deque[tuple[StepImages, str | None]] = deque(maxlen=READ_EVERY)
+        self._recent: deque[_Step] = deque(maxlen=READ_EVERY)
         # Reading a loss on the CPU costs nothing, and stops a diverged step before it moves a weight.
         self._reads_losses = fabric.world_size == 1 and fabric.device.type == "cpu"
 
@@ -125,7 +125,10 @@ class ImageStageRun:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.schedule.learning_rate_at(epoch)
-        batch, images = self.batches.next()
+        try:
+            batch, images = self.batches.next()
+        except ValueError as error:
+            raise self._refusal(error) from error
         problem = None
         try:
             loss, per_sample = self.objective(
@@ -135,14 +138,11 @@ class ImageStageRun:
             if not self._has_diverged(error):
                 raise
             problem = str(error)
-            loss, per_sample = (
-                self._undefined_loss(),
-                torch.full(batch.labels.shape, math.nan, device=batch.labels.device),
-            )
+            loss, per_sample = self._undefined_loss(), torch.full_like(batch.labels, math.nan, dtype=torch.float32)
         value = loss.detach()
         if self._reads_losses and not math.isfinite(number := float(value)):
             raise self._failure(problem, f"the loss is {number}", images)
-        self._recent.append((images, problem))
+        self._recent.append(_Step(images, value, problem))
         self._stepper.zero_grad()
         self.fabric.backward(loss)
         self._stepper.step()
@@ -152,10 +152,8 @@ class ImageStageRun:
             try:
                 self.background.observe(images.background.index, per_sample[images.id_count :])
             except ValueError as error:
-                # A pool refuses losses that are not finite, on every process.
-                if self._reads_losses or not self._has_diverged(error):
-                    raise
-                raise self._failure(problem, str(error), images) from None
+                self.step += 1
+                raise self._refusal(error) from error
         self.step += 1
         return value
 
@@ -172,10 +170,25 @@ class ImageStageRun:
 
     def loss_failure(self, step: int, loss: float) -> NonFiniteLossError:
         """Return the error for the loss of a recent step, which names its images."""
-        images, problem = self._recent[step - self.step]
+        failed = self._recent[step - self.step]
         # The state after the step is not saved: the stage ends with it.
         self.step = step
-        return self._failure(problem, f"the loss is {loss}", images)
+        return self._failure(failed.problem, f"the loss is {loss}", failed.images)
+
+    def _refusal(self, error: ValueError) -> Exception:
+        """Return the error of a stage whose pool has refused losses that are not finite, otherwise the error itself.
+
+        A pool refuses them on every process: on the CPU those of this step, on a GPU those of an earlier one.
+        """
+        if self._reads_losses or not self._recent or not self._has_diverged(error):
+            return error
+        first = self.step - len(self._recent)
+        for step, recent in enumerate(self._recent, first):
+            if not math.isfinite(loss := float(recent.loss)):
+                return self.loss_failure(step, loss)
+        # The loss of another process.
+        self.step -= 1
+        return self._failure(None, str(error), self._recent[-1].images)
 
     def _failure(self, problem: str | None, otherwise: str, images: StepImages) -> NonFiniteLossError:
         """Return the error of the present step; every process must call it.
@@ -263,6 +276,18 @@ class ImageStageRun:
             moment = ("dropout", str(self.step), str(self.fabric.world_size))
             seed = named_generator(self.context.seed, self.stage.rng_name, *moment).initial_seed()
             torch.manual_seed(seed + self.fabric.global_rank)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step whose loss may not have been read yet."""
+
+    images: StepImages
+    """Its images."""
+    loss: Tensor
+    """Loss of this process, `[]`."""
+    problem: str | None
+    """Reason why the loss cannot be computed; None if there is none, or another process has it."""
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:

@@ -1,5 +1,9 @@
 """Training steps on a device: the host waits once for every ten of them, for their losses together."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -10,7 +14,10 @@ from fastood.models import build_model
 from fastood.samplers import BackgroundPool
 from fastood.train.engine.adversarial import AdversarialBackground
 from fastood.train.engine.background import Background, SubsetBackground
+from fastood.train.engine.checkpoint import CheckpointFolder
+from fastood.train.engine.failure import NonFiniteLossError
 from fastood.train.engine.image_stage import ImageStage
+from fastood.train.engine.loop import run_stage
 from fastood.train.engine.objective import LogitObjective
 from fastood.train.engine.schedule import Schedule
 from fastood.train.engine.stage import StageContext
@@ -32,28 +39,34 @@ def subset(context: StageContext) -> SubsetBackground:
     return SubsetBackground(torch.arange(40), batch_size=24, generator=torch.Generator().manual_seed(1))
 
 
+def stage_of(background: Callable[[StageContext], Background] | None, **options: Any) -> ImageStage:
+    return ImageStage(
+        name="stage",
+        rng_name="stage",
+        schedule=Schedule(**({"epochs": 100, "learning_rate": 0.05} | options)),
+        build_model=lambda: build_model(
+            "small-cnn", num_classes=4, in_channels=1, image_size=8, generator=torch.Generator().manual_seed(5)
+        ),
+        objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.5, reduction="mean")),
+        batch_size=16,
+        background=background,
+    )
+
+
+def on_device() -> StageContext:
+    return StageContext(task=tiny_task(), augment=Augment(), seed=0, fabric=Fabric(accelerator="cuda", devices=1))
+
+
 @pytest.mark.parametrize(
     "background",
     [None, subset, lambda context: pool(context, "exact"), lambda context: pool(context, "sparse")],
     ids=["none", "subset", "exact", "sparse"],
 )
-def test_ten_steps_wait_once(background: Background | None) -> None:
+def test_ten_steps_wait_once(background: Callable[[StageContext], Background] | None) -> None:
     with torch.random.fork_rng(devices=[]), emulated_cuda(), one_process():
-        stage = ImageStage(
-            name="stage",
-            rng_name="stage",
-            schedule=Schedule(epochs=100, learning_rate=0.05),
-            build_model=lambda: build_model(
-                "small-cnn", num_classes=4, in_channels=1, image_size=8, generator=torch.Generator().manual_seed(5)
-            ),
-            objective=lambda: LogitObjective(OutlierExposureLoss(weight=0.5, reduction="mean")),
-            batch_size=16,
-            background=background,
-        )
-        fabric = Fabric(accelerator="cuda", devices=1)
-        context = StageContext(task=tiny_task(), augment=Augment(), seed=0, fabric=fabric)
+        stage, context = stage_of(background), on_device()
         run = stage.begin(stage.build_model(), context)
-        reader = StepReader(fabric)
+        reader = StepReader(context.fabric)
         reader.add(run.train_step())  # makes the buffers of the optimiser
         reader.read(stop=False, accuracy_counts=run.take_accuracy_counts(), scalars=run.scalars())
         torch.cuda.synchronize()
@@ -65,3 +78,23 @@ def test_ten_steps_wait_once(background: Background | None) -> None:
             reading = reader.read(stop=False, accuracy_counts=run.take_accuracy_counts(), scalars=run.scalars())
         assert len(waits) == 1, str(waits)
         assert len(reading.losses) == READ_EVERY
+
+
+@pytest.mark.parametrize("background", [None, lambda context: pool(context, "sparse")], ids=["none", "pool"])
+def test_a_loss_that_is_not_finite_is_found_late_and_named(
+    background: Callable[[StageContext], Background] | None, tmp_path: Path
+) -> None:
+    """By the pool, which refuses it, or by the read of ten steps: the error has the step and its images."""
+    with torch.random.fork_rng(devices=[]), emulated_cuda(), one_process():
+        stage = stage_of(background, learning_rate=1e30)
+        run = stage.begin(stage.build_model(), on_device())
+        with pytest.raises(
+            NonFiniteLossError, match=r"stage 'stage', step [1-9] of 600: the loss is .*; in-distrib.*; no"
+        ):
+            run_stage(
+                run,
+                checkpoints=CheckpointFolder(tmp_path),
+                checkpoint_every=200,
+                tensorboard_folder=tmp_path / "tensorboard",
+            )
+    assert not list(tmp_path.glob("*.pt"))
