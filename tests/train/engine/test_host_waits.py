@@ -81,13 +81,17 @@ def test_ten_steps_wait_once(background: Callable[[StageContext], Background] | 
 
 
 @pytest.mark.parametrize("background", [None, lambda context: pool(context, "sparse")], ids=["none", "pool"])
+@pytest.mark.parametrize("is_fast", [False, True], ids=["device behind", "device ahead"])
 def test_a_loss_that_is_not_finite_is_found_late_and_named(
-    background: Callable[[StageContext], Background] | None, tmp_path: Path
+    background: Callable[[StageContext], Background] | None, is_fast: bool, tmp_path: Path
 ) -> None:
-    """By the pool, which refuses it, or by the read of ten steps: the error has the step and its images."""
+    """By the read of ten steps, or before by a draw from the pool, which has refused the loss."""
     with torch.random.fork_rng(devices=[]), emulated_cuda(), one_process():
         stage = stage_of(background, learning_rate=1e30)
         run = stage.begin(stage.build_model(), on_device())
+        if is_fast:
+            step = run.train_step
+            run.train_step = lambda: (step(), torch.cuda.synchronize())[0]
         with pytest.raises(
             NonFiniteLossError, match=r"stage 'stage', step [1-9] of 600: the loss is .*; in-distrib.*; no"
         ):
