@@ -113,7 +113,7 @@ def train_until_killed(args: list[str], stage: str, step: int, moment: str) -> N
     elif moment == "checkpoint half written":
         patch.setattr(Path, "replace", kill_before_replacing)
     elif moment == "judging":
-        patch.setattr("fastood.train.run.score_arm", kill)
+        patch.setattr("fastood.train.evaluation.score_arm", kill)
     train.main(args)
 
 

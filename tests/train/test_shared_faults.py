@@ -78,6 +78,7 @@ def fill_disk(rank: int, world_size: int, group: dist.ProcessGroup, folder: Path
     state = {"pool": ShardedBackgroundPool(9, group=group).state_dict()}
     checkpoints.save_together("a", {"step": 1} | state, step=1)
     before = sorted(path.name for path in folder.iterdir())
+    dist.barrier()  # the first process would make the next folder while others list this one
     for kind, name, failing in (
         (FileSystemWriter, "write_data", 1),
         (FileSystemWriter, "finish", 0),
