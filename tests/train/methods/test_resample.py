@@ -50,7 +50,7 @@ def test_every_arm_starts_from_pretraining_and_takes_the_same_steps():
 
 
 def on_cpu() -> StageContext:
-    """What the stages share, in one process."""
+    """Return the context of stages in one process on the CPU."""
     return StageContext(task=tiny_task(), augment=Augment(), seed=0, fabric=Fabric(accelerator="cpu", devices=1))
 
 
