@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -35,7 +35,7 @@ class Drawn:
         return whole
 
 
-def drawn_by_owner(index: Tensor, owned: range | None) -> Drawn:
+def drawn_by_owner(index: Tensor, owned: range | None = None) -> Drawn:
     """Return the part of a whole batch, int64 `[B]`, whose images are in `owned`; the whole batch for None."""
     if owned is None:
         return Drawn(index=index, size=len(index))
@@ -115,10 +115,9 @@ class SubsetBackground:
         """Draw the next batch of the pass."""
         place = self._stream.next()
         if self.owned is None:
-            return Drawn(index=self._images(place), size=len(place))
-        place = place - self._before
-        position = ((place >= 0) & (place < len(self.index))).nonzero().flatten()
-        return Drawn(index=self._images(place[position]), size=len(place), position=position)
+            return drawn_by_owner(self._images(place))
+        own = drawn_by_owner(place, range(self._before, self._before + len(self.index)))
+        return replace(own, index=self._images(own.index - self._before))
 
     def _images(self, place: Tensor) -> Tensor:
         return place + self.index.start if isinstance(self.index, range) else self.index[place]

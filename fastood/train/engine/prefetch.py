@@ -9,12 +9,7 @@ from torch import Tensor
 
 from fastood.data import Augment, AugmentDraws
 from fastood.data.loaders import ImageLoader
-from fastood.train.engine.background import Drawn
-
-
-def whole_batch(index: Tensor) -> Drawn:
-    """Return a batch, int64 `[B]`, of which this process loads all images."""
-    return Drawn(index=index, size=len(index))
+from fastood.train.engine.background import Drawn, drawn_by_owner
 
 
 class PrefetchedBatches:
@@ -42,7 +37,7 @@ class PrefetchedBatches:
         augment: Augment,
         height: int,
         generator: torch.Generator,
-        own: Callable[[Tensor], Drawn] = whole_batch,
+        own: Callable[[Tensor], Drawn] = drawn_by_owner,
         begin: int = 0,
     ) -> None:
         self.loader = loader
